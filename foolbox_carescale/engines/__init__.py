@@ -1,0 +1,1 @@
+"""Root finders for the rescaling factor: one interface, one module per machine."""
