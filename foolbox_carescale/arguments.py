@@ -1,0 +1,283 @@
+"""Arguments of the operators: checked, brought to one dtype, flattened, and back."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import eagerpy as ep
+import numpy as np
+
+from . import backends
+
+# x may leave the bounds by this many units in the last place of the largest bound: what
+# decoding, resizing and undoing a normalisation leave behind. Such x counts as on the bound.
+ROUNDING_ULPS = 8
+
+_HALF = {"float16", "bfloat16"}
+_EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call's arguments, flat and in the dtype that computes: rows are samples.
+
+    ``delta`` is whatever second tensor the operator takes: directions, gradients, points.
+    """
+
+    x: ep.Tensor  # (N, n), not yet clipped to the bounds
+    delta: ep.Tensor  # (N, n)
+    eps: float | ep.Tensor  # a number, or (N, 1)
+    p: float
+    lower: float | ep.Tensor  # a number, or (1, n) or (N, n)
+    upper: float | ep.Tensor
+    tolerance: float  # by which x may leave the bounds
+    concrete: bool  # whether values can be read
+    shape: tuple[Any, ...]  # of the caller's x
+    dtype: Any  # of the caller's x
+    dtype_name: str
+    unwrap: Callable[[ep.Tensor], Any]
+
+    @property
+    def empty(self) -> bool:
+        """Nothing to compute: no samples, or samples without elements."""
+        return any(size == 0 for size in self.shape)
+
+    def restore(self, flat: ep.Tensor) -> Any:
+        """Shape, dtype and wrapping of the caller's x, for a tensor of shape (N, n)."""
+        return self._restore(flat, tuple(self.shape[1:]))
+
+    def restore_eta(self, eta: ep.Tensor) -> Any:
+        """The same for one number per sample, as (N, 1, ..., 1)."""
+        return self._restore(eta, (1,) * (len(self.shape) - 1))
+
+    def restore_norm(self, norm: ep.Tensor) -> Any:
+        """The same for one number per sample, as (N,)."""
+        return self._restore(norm, ())
+
+    def _restore(self, t: ep.Tensor, sample_shape: tuple[int, ...]) -> Any:
+        rows = self.shape[0] if self.empty else -1
+        t = t.reshape((rows, *sample_shape))
+        return self.unwrap(t if t.dtype == self.dtype else t.astype(self.dtype))
+
+    def eps_tensor(self, like: ep.Tensor) -> ep.Tensor:
+        """Eps as a tensor that broadcasts to (N, n), in the dtype of ``like``."""
+        if isinstance(self.eps, float):
+            return ep.ones(like, (1, 1)) * self.eps
+        return self.eps if self.eps.dtype == like.dtype else self.eps.astype(like.dtype)
+
+    def reject_bad_values(self) -> None:
+        """Raise the ValueError that says which value is wrong; nothing where values are traced."""
+        if not self.concrete or self.empty:
+            return
+        x, delta = backends.detach(self.x), backends.detach(self.delta)
+        outside = ep.logical_or(x < self.lower - self.tolerance, x > self.upper + self.tolerance)
+        infinite = delta.abs() == math.inf
+        nan = ep.logical_or(x != x, delta != delta)
+        if ep.logical_or(nan, ep.logical_or(outside, infinite)).any().item():
+            raise ValueError(_describe(self, x, delta))
+
+
+def prepare(
+    x: Any, delta: Any, eps: Any, p: Any, bounds: Any, *, name: str = "delta", least_p: float = 0.0
+) -> Problem:
+    """Check everything that shows without reading x and delta, and bring them to one form.
+
+    Raises:
+        ValueError: it names the argument, the value and the remedy.
+    """
+    order = checked_order(p, least_p)
+    unwrap = ep.RestoreTypeFunc[Any](x) if isinstance(x, ep.Tensor) else _raw
+    x_, delta_ = backends.as_eagerpy(x, "x"), backends.as_eagerpy(delta, name)
+    kind = backends.framework(x_)
+    if backends.framework(delta_) != kind:
+        raise ValueError(
+            f"{name}: expected a {kind} tensor like x, got {backends.framework(delta_)}; "
+            "convert one of them"
+        )
+    shape = tuple(x_.shape)
+    if len(shape) == 0:
+        raise ValueError("x: expected a batch of shape (N, ...), got a scalar")
+    if not _same_shape(shape, tuple(delta_.shape)):
+        raise ValueError(
+            f"{name}: expected the shape of x, {shape}, got {tuple(delta_.shape)}; "
+            "broadcast it yourself, so that every sample has its own"
+        )
+    dtype, dtype_name = x_.dtype, backends.dtype_name(x_)
+    if dtype_name not in _EPS:
+        raise ValueError(f"x: expected a floating dtype, got {dtype_name}; scale images to floats")
+    if dtype_name in _HALF:
+        x_ = x_.float32()
+    if delta_.dtype != x_.dtype:
+        delta_ = delta_.astype(x_.dtype)
+
+    n = math.prod(shape[1:])
+    if any(size == 0 for size in shape):
+        flat_x, flat_delta = x_.reshape((shape[0], n)), delta_.reshape((shape[0], n))
+    else:
+        flat_x, flat_delta = x_.reshape((-1, n)), delta_.reshape((-1, n))
+    lower, upper = _checked_bounds(bounds, x_, n)
+    eps_ = checked_eps(eps, x_)
+    parts = [flat_x, flat_delta]
+    if not isinstance(eps_, float):
+        parts.append(eps_)
+    concrete = not any(backends.is_traced(t) for t in parts)
+    return Problem(
+        x=flat_x,
+        delta=flat_delta,
+        eps=eps_,
+        p=order,
+        lower=lower,
+        upper=upper,
+        tolerance=ROUNDING_ULPS * _EPS[dtype_name] * _largest_bound(lower, upper),
+        concrete=concrete,
+        shape=shape,
+        dtype=dtype,
+        dtype_name=dtype_name,
+        unwrap=unwrap,
+    )
+
+
+def checked_order(p: Any, least: float = 0.0) -> float:
+    """P as a float in (0, inf], or in [least, inf]."""
+    try:
+        order = float(p)
+    except (TypeError, ValueError):
+        raise ValueError(f"p: expected a number in (0, inf], got {p!r}") from None
+    if not order > 0:
+        raise ValueError(f"p: expected a number in (0, inf], got {p!r}")
+    if order < least:
+        raise ValueError(
+            f"p: expected a number in [{least:g}, inf], got {p!r}: for smaller p the ball is "
+            "not convex and the steepest step has no closed form; use perturb with a direction"
+        )
+    return order
+
+
+def checked_eps(eps: Any, x: ep.Tensor) -> float | ep.Tensor:
+    """Eps as a float, or as a tensor of shape (N, 1) in the dtype of x."""
+    if isinstance(eps, numbers.Real) and not isinstance(eps, bool):
+        value = float(eps)
+        if not 0 <= value < math.inf:
+            raise ValueError(f"eps: expected a finite number >= 0, got {eps!r}")
+        return value
+    if isinstance(eps, (list, tuple)):
+        eps = np.asarray(eps, dtype=float)
+    tensor = _like(eps, x, "eps")
+    if tensor.ndim == 0:
+        tensor = tensor.reshape((1,))
+    if tensor.ndim != 1 or (tensor.shape[0] not in (1, x.shape[0]) and x.shape[0] is not None):
+        raise ValueError(
+            f"eps: expected a number or a tensor of shape ({x.shape[0]},), one per sample, "
+            f"got shape {tuple(tensor.shape)}"
+        )
+    if not backends.is_traced(tensor):
+        values = backends.to_numpy(backends.detach(tensor))
+        bad = ~((values >= 0) & (values < math.inf))
+        if bad.any():
+            raise ValueError(
+                f"eps: expected finite numbers >= 0, got {values[bad][0]!r} for sample "
+                f"{int(np.argmax(bad))}"
+            )
+    return tensor.reshape((-1, 1))
+
+
+def _raw(t: ep.Tensor) -> Any:
+    return t.raw
+
+
+def _same_shape(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+    # None: a dimension that TensorFlow learns only when the graph runs
+    return len(a) == len(b) and all(
+        i == j or i is None or j is None for i, j in zip(a, b, strict=True)
+    )
+
+
+def _like(value: Any, x: ep.Tensor, name: str) -> ep.Tensor:
+    """A tensor of the framework, device and dtype of x."""
+    if isinstance(value, np.ndarray) and backends.framework(x) != "numpy":
+        value = ep.from_numpy(x, value.astype(backends.dtype_name(x)))
+    tensor = backends.as_eagerpy(value, name)
+    if backends.framework(tensor) != backends.framework(x):
+        raise ValueError(
+            f"{name}: expected a {backends.framework(x)} or NumPy tensor, got "
+            f"{backends.framework(tensor)}"
+        )
+    return tensor if tensor.dtype == x.dtype else tensor.astype(x.dtype)
+
+
+def _checked_bounds(
+    bounds: Any, x: ep.Tensor, n: int
+) -> tuple[float | ep.Tensor, float | ep.Tensor]:
+    try:
+        lower, upper = bounds
+    except (TypeError, ValueError):
+        raise ValueError(f"bounds: expected a pair (lower, upper), got {bounds!r}") from None
+    if isinstance(lower, numbers.Real) and isinstance(upper, numbers.Real):
+        if not -math.inf < lower < upper < math.inf:
+            raise ValueError(f"bounds: expected finite lower < upper, got ({lower!r}, {upper!r})")
+        return float(lower), float(upper)
+    lower_, upper_ = _bound(lower, x, n, "lower"), _bound(upper, x, n, "upper")
+    if not (backends.is_traced(lower_) or backends.is_traced(upper_)):
+        low, high = backends.to_numpy(lower_), backends.to_numpy(upper_)
+        ordered = np.isfinite(low) & np.isfinite(high) & (low < high)
+        if not ordered.all():
+            low, high = np.broadcast_arrays(low, high)
+            at = np.unravel_index(int(np.argmin(ordered)), ordered.shape)
+            raise ValueError(
+                f"bounds: expected finite lower < upper everywhere, got ({low[at]!r}, {high[at]!r})"
+            )
+    return lower_, upper_
+
+
+def _bound(bound: Any, x: ep.Tensor, n: int, which: str) -> ep.Tensor:
+    if isinstance(bound, numbers.Real):
+        return ep.ones(x, (1, 1)) * float(bound)
+    tensor = backends.detach(_like(bound, x, f"bounds ({which})"))
+    try:
+        template = ep.zeros_like(x)
+        if tensor.ndim < x.ndim or tensor.shape[0] == 1:
+            template = template[:1]
+        spread = template + tensor
+        if not _same_shape(tuple(spread.shape), tuple(template.shape)):
+            raise ValueError("it has more dimensions than x")
+        return spread.reshape((-1, n))
+    except Exception as error:
+        raise ValueError(
+            f"bounds: the {which} bound of shape {tuple(tensor.shape)} does not broadcast to x "
+            f"of shape {tuple(x.shape)}; per channel of images it is (1, C, 1, 1)"
+        ) from error
+
+
+def _largest_bound(lower: float | ep.Tensor, upper: float | ep.Tensor) -> float:
+    if isinstance(lower, float) and isinstance(upper, float):
+        return max(abs(lower), abs(upper))
+    if any(isinstance(b, float) or backends.is_traced(b) for b in (lower, upper)):
+        return 1.0  # only concrete values are ever compared with the tolerance
+    return max(float(np.abs(backends.to_numpy(b)).max(initial=0.0)) for b in (lower, upper))
+
+
+def _describe(problem: Problem, x: ep.Tensor, delta: ep.Tensor) -> str:
+    points, directions = backends.to_numpy(x), backends.to_numpy(delta)
+    for name, values in (("x", points), ("delta", directions)):
+        bad = np.isnan(values) if name == "x" else ~np.isfinite(values)
+        if bad.any():
+            row = int(np.argmax(bad.any(axis=-1)))
+            return (
+                f"{name}: {int(bad.sum())} of {bad.size} values are NaN or infinite, the first in "
+                f"sample {row}; a model that returns NaN gradients is a usual cause"
+            )
+    low, high = (
+        b if isinstance(b, float) else backends.to_numpy(b) for b in (problem.lower, problem.upper)
+    )
+    excess = np.maximum(low - points, points - high)
+    row, column = np.unravel_index(int(np.argmax(excess)), excess.shape)
+    low, high = (np.broadcast_to(b, points.shape)[row, column] for b in (low, high))
+    return (
+        f"x: {int((excess > problem.tolerance).sum())} of {excess.size} values lie outside the "
+        f"bounds, the worst is {points[row, column]:g} in sample {int(row)}, where the bounds are "
+        f"[{low:g}, {high:g}]; clip x, or pass its own bounds=(lower, upper)"
+    )

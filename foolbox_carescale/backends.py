@@ -1,0 +1,139 @@
+"""What EagerPy does not tell of a tensor: traced or concrete, where it lives, its NumPy view.
+
+No framework is imported here: a tensor of a framework can only exist when its
+framework has been imported, so ``sys.modules`` has it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import eagerpy as ep
+import numpy as np
+
+
+def as_eagerpy(value: Any, name: str) -> ep.Tensor:
+    """Wrap a native tensor, with an error that names the argument when it is none."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor) and _root(value) != "torch":
+        # subclasses of other packages (torchvision's tv_tensors) that EagerPy does not know
+        value = value.as_subclass(torch.Tensor)
+    tf = sys.modules.get("tensorflow")
+    if tf is not None and not isinstance(value, ep.Tensor) and hasattr(value, "handle"):
+        value = tf.convert_to_tensor(value)  # tf.Variable
+    try:
+        return ep.astensor(value)
+    except ValueError:
+        raise ValueError(
+            f"{name}: expected a NumPy array, a PyTorch, TensorFlow or JAX tensor, or an "
+            f"EagerPy tensor, got {type(value).__name__}"
+        ) from None
+
+
+def framework(t: ep.Tensor) -> str:
+    """One of ``"numpy"``, ``"torch"``, ``"tensorflow"``, ``"jax"``."""
+    return {
+        "NumPyTensor": "numpy",
+        "PyTorchTensor": "torch",
+        "TensorFlowTensor": "tensorflow",
+        "JAXTensor": "jax",
+    }[type(t).__name__]
+
+
+def is_traced(t: ep.Tensor) -> bool:
+    """Whether the values cannot be read: jit, vmap, grad transforms, graphs, compilation."""
+    kind, raw = framework(t), t.raw
+    if kind == "torch":
+        torch = sys.modules["torch"]
+        return bool(
+            torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+            or torch._C._functorch.is_functorch_wrapped_tensor(raw)
+            or type(raw).__module__.startswith("torch._subclasses")
+        )
+    if kind == "jax":
+        return isinstance(raw, sys.modules["jax"].core.Tracer)
+    if kind == "tensorflow":
+        return bool(sys.modules["tensorflow"].is_symbolic_tensor(raw))
+    return False
+
+
+def on_cpu(t: ep.Tensor) -> bool:
+    """Whether a concrete tensor lies in the memory of the host."""
+    kind, raw = framework(t), t.raw
+    if kind == "torch":
+        return bool(raw.device.type == "cpu")
+    if kind == "jax":
+        return all(d.platform == "cpu" for d in raw.devices())
+    if kind == "tensorflow":
+        return "GPU" not in raw.device and "TPU" not in raw.device
+    return True
+
+
+def to_numpy(t: ep.Tensor) -> np.ndarray[Any, Any]:
+    """The values as a NumPy array, without a copy where the framework allows it."""
+    if framework(t) == "torch":
+        view: np.ndarray[Any, Any] = t.raw.numpy(force=True)
+        return view
+    return np.asarray(t.raw)
+
+
+def from_numpy(like: ep.Tensor, array: np.ndarray[Any, Any]) -> ep.Tensor:
+    """A tensor of the framework and device of ``like`` with the values and dtype of ``array``."""
+    return ep.from_numpy(like, array)
+
+
+def detach(t: ep.Tensor) -> ep.Tensor:
+    """The same values, constant for every kind of differentiation."""
+    kind, raw = framework(t), t.raw
+    if kind == "torch":
+        return ep.astensor(raw.detach())
+    if kind == "jax":
+        return ep.astensor(sys.modules["jax"].lax.stop_gradient(raw))
+    if kind == "tensorflow":
+        return ep.astensor(sys.modules["tensorflow"].stop_gradient(raw))
+    return t
+
+
+def may_need_gradient(*tensors: ep.Tensor) -> bool:
+    """False only where it is certain that nobody differentiates through these tensors."""
+    kind = framework(tensors[0])
+    if kind == "torch":
+        torch = sys.modules["torch"]
+        if any(is_traced(t) for t in tensors):
+            return True
+        return torch.is_grad_enabled() and any(t.raw.requires_grad for t in tensors)
+    if kind == "jax":
+        # a value that jax.grad or jax.jvp follows is a tracer
+        return any(is_traced(t) for t in tensors)
+    # nothing that is public in TensorFlow tells whether a tape is recording
+    return kind == "tensorflow"
+
+
+def dtype_name(t: ep.Tensor) -> str:
+    """``"float32"`` and so on, spelt alike for every framework."""
+    dtype = t.dtype
+    return str(getattr(dtype, "name", dtype)).removeprefix("torch.")
+
+
+def largest(t: ep.Tensor) -> float:
+    """The largest finite value of the dtype of ``t``."""
+    name = dtype_name(t)
+    if name == "bfloat16":
+        return 3.3895313892515355e38
+    return float(np.finfo(name).max)
+
+
+def widen(t: ep.Tensor) -> ep.Tensor:
+    """The tensor in float64 where the framework and the device have it, else as it is."""
+    kind = framework(t)
+    if kind == "jax" and not sys.modules["jax"].config.jax_enable_x64:
+        return t
+    if kind == "torch" and t.raw.device.type == "mps":
+        return t
+    return t.float64()
+
+
+def _root(value: Any) -> str:
+    return type(value).__module__.split(".")[0]
