@@ -1,8 +1,230 @@
-"""The command line: ``carescale evaluate``, ``report`` and ``attacks``."""
+"""The command line: ``carescale evaluate``, ``carescale report`` and ``carescale attacks``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
+import contextlib
+import importlib.util
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import foolbox_carescale
+from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError
 
 if TYPE_CHECKING:
-    pass
+    from rich.console import Console
+
+    from foolbox_carescale.evaluate import Progress
+
+WRONG_INPUT, INTERRUPTED = 2, 130
+"""Exit codes."""
+
+_EXTRA = (
+    "hydra",
+    "matplotlib",
+    "pyarrow",
+    "rich",
+    "safetensors",
+    "sklearn",
+    "torch",
+    "torchvision",
+)
+_PLAIN_WIDTH = 110
+"""Columns of a table that is written to a file or a pipe."""
+
+_EVALUATE_HELP = """\
+examples:
+  carescale evaluate
+      the embedded default: a small classifier of digits, Foolbox's attacks beside ours
+  carescale evaluate experiments/quickstart.yaml model.name=resnet18 attacks.ours.steps=20
+      a file, and overrides of what is in it
+  carescale evaluate samples=20 '~attacks.foolbox_l1_pgd' output=runs/small
+      the default with fewer samples, without one of its attacks, into a folder of your choice
+  carescale evaluate attacks.mine.name=L2DeepFoolAttack attacks.mine.steps=30 'epsilons.L2=[0.5,1]'
+      the default and one attack more
+  carescale evaluate --print-config
+      all keys and their values, as a file to start from
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Without the program's name; None takes the process's.
+
+    Returns:
+        The exit code: 0, 2 after wrong input, 130 after Ctrl-C.
+    """
+    parsed = _parser().parse_args(arguments)
+    try:
+        with _warnings_in_one_line():
+            command: Callable[[argparse.Namespace], int] = parsed.command
+            return command(parsed)
+    except UserError as error:
+        print(f"carescale: error: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        sys.stdout = None
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="carescale", description="Measure adversarial robustness, at exactly epsilon."
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"carescale {foolbox_carescale.__version__}"
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="attack a model and store, print and draw what it withstands",
+        epilog=_EVALUATE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    evaluate.add_argument(
+        "config", nargs="*", metavar="FILE.yaml | key=value", help="a file first, then overrides"
+    )
+    evaluate.add_argument(
+        "--print-config", action="store_true", help="print the resolved config and stop"
+    )
+    evaluate.set_defaults(command=_evaluate)
+    report = commands.add_parser("report", help="print and draw a run again, from its results")
+    report.add_argument("run", help="the run folder")
+    report.set_defaults(command=_report)
+    attacks = commands.add_parser("attacks", help="list the attacks and their arguments")
+    attacks.add_argument("word", nargs="?", default="", help="only names that contain this")
+    attacks.set_defaults(command=_attacks)
+    return parser
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    _require_extra()
+    from foolbox_carescale.evaluate import evaluate, load_evaluation, print_report, write_report
+
+    path, overrides = _split(arguments.config)
+    evaluation = load_evaluation(path, overrides)
+    if arguments.print_config:
+        print(evaluation.to_yaml(), end="")
+        return 0
+    try:
+        with _progress_bar() as on_progress:
+            results = evaluate(evaluation, on_progress=on_progress)
+    except KeyboardInterrupt:
+        print("carescale: interrupted; what was computed is in the run folder", file=sys.stderr)
+        return INTERRUPTED
+    console = _console()
+    print_report(results, console)
+    written = ", ".join(path.name for path in write_report(results))
+    console.print(f"{results.folder}: results/*.parquet, config.yaml, {written}", highlight=False)
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    _require_extra()
+    from foolbox_carescale.evaluate import Results, print_report, write_report
+
+    results = Results.load(arguments.run)
+    print_report(results, _console())
+    write_report(results)
+    return 0
+
+
+def _attacks(arguments: argparse.Namespace) -> int:
+    from foolbox_carescale import get_attack, list_attacks
+
+    for name in list_attacks():
+        if arguments.word.lower() in name.lower():
+            attack: Any = get_attack(name)
+            accepted = inspect.signature(attack).parameters.values()
+            print(f"{name}({', '.join(map(_described, accepted))})")
+    return 0
+
+
+def _described(parameter: inspect.Parameter) -> str:
+    bare = str(parameter.replace(annotation=parameter.empty, default=parameter.empty))
+    return bare if parameter.default is parameter.empty else f"{bare}={parameter.default!r}"
+
+
+def _split(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """A file, if the first argument is one, and overrides."""
+
+    def is_override(argument: str) -> bool:
+        return "=" in argument or argument.startswith("~")
+
+    path = arguments[0] if arguments and not is_override(arguments[0]) else None
+    overrides = list(arguments[1:] if path is not None else arguments)
+    for argument in overrides:
+        if not is_override(argument):
+            raise UserError(
+                f"{argument!r} is neither an override (key=value) nor the first argument (a file)"
+            )
+    return path, overrides
+
+
+def _require_extra() -> None:
+    missing = [
+        package for name, package in _EXTRA.items() if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise UserError(
+            f"this command needs {', '.join(missing)};"
+            " run: pip install 'foolbox-carescale[evaluate]'"
+        )
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Iterator[Callable[[Progress], None] | None]:
+    """A bar with the current attack and the time left; nothing where stdout is no terminal."""
+    if not sys.stdout.isatty():
+        yield None
+        return
+    from rich import progress
+
+    bar = progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("preparing", total=None)
+
+        def show(state: Progress) -> None:
+            text = "attacking"
+            if state.cell is not None:
+                text = f"{state.cell.label}, epsilon {state.cell.epsilon:g}"
+                text += f": robust {state.robust_accuracy:.2f}"
+            bar.update(task, completed=state.done, total=state.total, description=text)
+
+        yield show
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Show this package's warnings to its users as they are: without a place in the code."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Any, category: Any, *rest: Any) -> None:
+            if issubclass(category, EvaluationWarning):
+                print(f"carescale: warning: {message}", file=sys.stderr)
+            else:
+                shown(message, category, *rest)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        warnings.simplefilter("always", EvaluationWarning)
+        yield

@@ -1,0 +1,48 @@
+"""Measure the robust accuracy of a classifier, and the true size of every perturbation.
+
+``evaluate(Evaluation())`` runs the embedded default; ``carescale evaluate`` does the same.
+Names are imported on first use, so that the command line can say which extra is missing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from foolbox_carescale.evaluate.compose import load_evaluation
+    from foolbox_carescale.evaluate.config import AttackConfig, DataConfig, Evaluation, ModelConfig
+    from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError
+    from foolbox_carescale.evaluate.report import print_report, write_report
+    from foolbox_carescale.evaluate.results import CellSummary, Results
+    from foolbox_carescale.evaluate.runner import Progress, evaluate
+
+_HOMES = {
+    "compose": ("load_evaluation",),
+    "config": ("AttackConfig", "DataConfig", "Evaluation", "ModelConfig"),
+    "errors": ("EvaluationWarning", "UserError"),
+    "report": ("print_report", "write_report"),
+    "results": ("CellSummary", "Results"),
+    "runner": ("Progress", "evaluate"),
+}
+
+__all__ = [
+    "AttackConfig",
+    "CellSummary",
+    "DataConfig",
+    "Evaluation",
+    "EvaluationWarning",
+    "ModelConfig",
+    "Progress",
+    "Results",
+    "UserError",
+    "evaluate",
+    "load_evaluation",
+    "print_report",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

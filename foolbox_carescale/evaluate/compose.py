@@ -1,0 +1,191 @@
+"""From a YAML file and dotted overrides to an Evaluation, through Hydra's compose API."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from foolbox_carescale.evaluate.config import (
+    AttackConfig,
+    DataConfig,
+    Evaluation,
+    ModelConfig,
+    default_attacks,
+    default_epsilons,
+    field_names,
+    plain,
+)
+from foolbox_carescale.evaluate.errors import UserError, nearest
+
+_SCHEMA, _RUN = "carescale_schema", "carescale_run"
+_NODES = {"model": ModelConfig, "data": DataConfig}
+
+
+def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Evaluation:
+    """The run that a YAML file and overrides describe.
+
+    What the file leaves out is the embedded default's. ``attacks`` and ``epsilons`` are the
+    exception: a file that has them replaces them as a whole. In ``attacks.<label>``, and in
+    ``model`` and ``data`` beside ``_target_``, keys that the config does not know are
+    keyword arguments of what is named there.
+
+    Args:
+        path: A YAML file, which may have a Hydra defaults list; None for the default run.
+        overrides: Hydra's override grammar, such as ``model.name=resnet18``,
+            ``attacks.mine.steps=20`` or ``~attacks.mine``.
+
+    Raises:
+        UserError: The file or an override cannot be used; the message says which and why.
+    """
+    content = _read(Path(path)) if path is not None else {}
+    content.setdefault("attacks", plain(default_attacks()))
+    content.setdefault("epsilons", default_epsilons())
+    _check_mappings(content)
+    for label, attack in content["attacks"].items():
+        content["attacks"][label] = _gather(attack, AttackConfig, f"attacks.{label}")
+    arranged = [_arrange(override, content) for override in overrides]
+    for key, node in _NODES.items():
+        given = content.get(key) or {}
+        if "_target_" in given:
+            content[key] = _gather(given, node, key)
+    defaults = list(content.pop("defaults", None) or [])
+    if "_self_" not in defaults:
+        defaults.append("_self_")
+
+    store = ConfigStore.instance()
+    store.store(_SCHEMA, Evaluation(attacks={}, epsilons={}))
+    store.store(_RUN, {"defaults": [_SCHEMA, *defaults], **content})
+    where = (
+        initialize(config_path=None, version_base="1.3")
+        if path is None
+        else initialize_config_dir(str(Path(path).resolve().parent), version_base="1.3")
+    )
+    try:
+        with where:
+            composed = compose(_RUN, overrides=arranged)
+        evaluation = OmegaConf.to_object(composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(error, path)) from error
+    assert isinstance(evaluation, Evaluation)
+    evaluation.validate()
+    return evaluation
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        loaded = OmegaConf.load(path)
+    except FileNotFoundError:
+        near = [str(other) for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise UserError(f"{path}: no such file; {nearest(str(path), near)}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise UserError(f"{path}: is not valid YAML{at}: {problem}") from error
+    content: Any = OmegaConf.to_container(loaded)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a list; give a mapping, such as 'seed: 0'")
+    for key in content:
+        if key != "defaults" and key not in field_names(Evaluation):
+            known = field_names(Evaluation)
+            raise UserError(f"{path}: there is no key {key!r}; {nearest(str(key), known)}")
+    return content
+
+
+def _check_mappings(content: dict[str, Any]) -> None:
+    for key in ("model", "data", "attacks", "epsilons"):
+        value = content.get(key, {})
+        if value is None:
+            content[key] = {}
+        elif not isinstance(value, dict):
+            raise UserError(f"{key}: {value!r} is not a mapping; see carescale evaluate --help")
+    for label, attack in content["attacks"].items():
+        if not isinstance(attack, dict):
+            raise UserError(
+                f"attacks.{label}: {attack!r} is not a mapping; write attacks.{label}.name=..."
+            )
+
+
+def _gather(node: dict[str, Any], config: type, key: str) -> dict[str, Any]:
+    """Move the keys that the config does not know below ``params``."""
+    known = field_names(config)
+    gathered = {k: v for k, v in node.items() if k in known}
+    beside = {k: v for k, v in node.items() if k not in known}
+    params = gathered.get("params") or {}
+    if not isinstance(params, dict):
+        raise UserError(f"{key}.params: {params!r} is not a mapping")
+    return {**gathered, "params": {**params, **beside}}
+
+
+def _arrange(override: str, content: dict[str, Any]) -> str:
+    """The override with keyword arguments below ``params``, and allowed to add to mappings.
+
+    Hydra refuses to add an entry to a mapping of dataclasses, so a new attack's label is put
+    into ``content`` first.
+    """
+    match = re.fullmatch(r"(\+\+|\+|~)?(attacks|epsilons|model|data)\.([^=]+)(=.*)?", override)
+    if not match:
+        return override
+    prefix, group, rest, value = match[1] or "", match[2], match[3], match[4] or ""
+    parts = rest.split(".")
+    add = prefix if prefix == "~" else "++"
+    if group == "epsilons":
+        # the norm may hold a dot of its own, L1.5, which Hydra would split
+        if "." in rest:
+            raise UserError(f"epsilons.{rest}: write this norm into a YAML file instead")
+        return f"{add}epsilons.{rest}{value}"
+    if group == "attacks":
+        label, *inner = parts
+        if label not in content["attacks"]:
+            if inner != ["name"] or prefix == "~":
+                raise UserError(
+                    f"attacks.{rest}: no attack has the label {label!r};"
+                    f" {nearest(label, content['attacks'])}"
+                    f" (a new one starts with attacks.{label}.name=...)"
+                )
+            content["attacks"][label] = {"params": {}}
+        if inner and inner[0] not in field_names(AttackConfig):
+            inner = ["params", *inner]
+        return f"{add}{'.'.join(['attacks', label, *inner])}{value}"
+    given = content.setdefault(group, {}) or {}
+    if parts == ["_target_"]:
+        given["_target_"] = value[1:]
+    if "_target_" in given and parts[0] not in field_names(_NODES[group]):
+        return f"{add}{'.'.join([group, 'params', *parts])}{value}"
+    return f"{add}{group}.{rest}{value}" if parts[0] == "params" else override
+
+
+def _explain(error: BaseException, path: str | Path | None) -> str:
+    """One line from Hydra's and OmegaConf's chain of errors: key, offence, nearest key."""
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    found = next((e for e in chain if isinstance(e, OmegaConfBaseException)), None)
+    if found is None:  # an override that does not parse, a delete or a group that is not there
+        return "configuration: " + str(error).split("\nSee ")[0].replace("\n", " ")
+    problem = str(found).split("\n")[0]
+    key = found.full_key or ""
+    parent = found.object_type
+    if dataclasses.is_dataclass(parent) and problem.startswith("Key "):
+        known = field_names(parent if isinstance(parent, type) else type(parent))
+        name = key.rpartition(".")[2]
+        hint = nearest(name, known)
+        if "_target_" in known:
+            hint += " (arguments of what is named go below params)"
+        return f"{key}: there is no such key; {hint}"
+    source = str(error).split("\n")[0]
+    at = key or (source if "override" in source else f"{path}" if path else "configuration")
+    problem = problem.replace(" is not a ListConfig, list or tuple.", " is not a list: write [...]")
+    return f"{at}: {problem}" + (f" ({source})" if "override" in source and key else "")

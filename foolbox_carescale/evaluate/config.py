@@ -1,0 +1,215 @@
+"""What a run is made of: dataclasses that are both the Python API and Hydra's schema."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import yaml
+
+from foolbox_carescale.evaluate.errors import UserError, nearest
+
+
+@dataclass
+class ModelConfig:
+    """The classifier under attack; it takes images in [0, 1] and normalises them itself.
+
+    Attributes:
+        name: A torchvision classifier, such as ``resnet18``.
+        weights: ``auto``, ``embedded`` (the digits classifier that ships with the package),
+            ``DEFAULT`` or another of torchvision's weights by name, a file (safetensors, or
+            a PyTorch state dict, which is read without running code), or None: untrained.
+            ``auto`` takes what fits the data: the embedded weights for digits, DEFAULT for
+            data with ImageNet's 1000 classes; otherwise the network stays untrained, and a
+            warning says so.
+        num_classes: None takes it from the weights, otherwise from the data.
+        mean, std: Per-channel normalisation; None takes them from the weights.
+        _target_: ``package.module.callable`` of your own, instead of ``name``. It returns a
+            ``torch.nn.Module`` or a Foolbox model.
+        params: Keyword arguments of the constructor or of ``_target_``.
+    """
+
+    name: str = "shufflenet_v2_x0_5"
+    weights: str | None = "auto"
+    num_classes: int | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    _target_: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DataConfig:
+    """Images in [0, 1] with labels.
+
+    Attributes:
+        name: ``digits`` (embedded, held-out images only), ``foolbox/imagenet`` or another of
+            Foolbox's sample sets (20 images each), ``folder`` (one directory per class), or a
+            torchvision data set by name, such as ``CIFAR10``.
+        root: Directory of ``folder`` and of torchvision's data sets.
+        size: Resize the shorter side to this many pixels and crop the centre; None keeps
+            the images as they are.
+        seed: Chooses which samples are drawn where the data hold more than are asked for.
+        _target_: ``package.module.callable`` of your own, instead of ``name``. It returns
+            ``(images, labels)`` or a data set of ``(image, label)`` pairs.
+        params: Keyword arguments of the data set or of ``_target_``.
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    size: int | None = None
+    seed: int = 0
+    _target_: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class AttackConfig:
+    """One attack, run at each of its epsilons.
+
+    Attributes:
+        name: A class of ``foolbox.attacks`` or of this package.
+        epsilons: None takes the run's epsilons of the attack's norm.
+        repeat: Runs the attack this often and keeps what succeeds.
+        params: Keyword arguments of the constructor. In YAML files and on the command line
+            they stand beside the other keys: ``attacks.mine.steps=20``.
+    """
+
+    name: str = ""
+    epsilons: list[float] | None = None
+    repeat: int = 1
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+def default_attacks() -> dict[str, AttackConfig]:
+    """Foolbox's attacks and ours, side by side, by label."""
+    l2_noise, linf_noise = [2.0, 5.0, 10.0, 15.0], [0.1, 0.25, 0.5, 0.75]
+    pgd = {"steps": 20}
+    return {
+        "foolbox_l2_noise": AttackConfig("L2AdditiveGaussianNoiseAttack", l2_noise),
+        "foolbox_l2_aware_noise": AttackConfig(
+            "L2ClippingAwareAdditiveGaussianNoiseAttack", l2_noise
+        ),
+        "foolbox_l2_pgd": AttackConfig("L2PGD", params=dict(pgd)),
+        "foolbox_linf_noise": AttackConfig("LinfAdditiveUniformNoiseAttack", linf_noise),
+        "foolbox_linf_pgd": AttackConfig("LinfPGD", params=dict(pgd)),
+        "foolbox_l1_pgd": AttackConfig("L1PGD", params=dict(pgd)),
+    }
+
+
+def default_epsilons() -> dict[str, list[float]]:
+    """Epsilons that take the embedded model from about 0.9 to 0 robust accuracy."""
+    return {
+        "L2": [0.1, 0.25, 0.5, 0.75, 1.0],
+        "Linf": [0.005, 0.01, 0.02, 0.03, 0.05],
+        "L1": [1.0, 2.0, 4.0, 8.0, 16.0],
+    }
+
+
+@dataclass
+class Evaluation:
+    """A run. ``Evaluation()`` is the embedded default; ``evaluate`` runs it.
+
+    Attributes:
+        model: The classifier.
+        data: The images.
+        attacks: By label; the label names the curve and the rows of the table.
+        epsilons: By norm: ``L1``, ``L2``, ``Linf``; an attack's own list overrides them.
+            Units of the images, whose pixels are in [0, 1].
+        samples: At most this many; None takes all.
+        batch_size: Samples that are attacked together. Random attacks draw anew per batch,
+            so another batch size gives other draws.
+        seed: Of everything random in the attacks.
+        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda:0``, ...
+        output: The run folder; None makes a new one below ``runs``, named for the time.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    attacks: dict[str, AttackConfig] = field(default_factory=default_attacks)
+    epsilons: dict[str, list[float]] = field(default_factory=default_epsilons)
+    samples: int | None = 100
+    batch_size: int = 100
+    seed: int = 0
+    device: str = "auto"
+    output: str | None = None
+
+    def validate(self) -> None:
+        """Raise a UserError for values that no run can use, before anything is computed."""
+        for key in ("samples", "batch_size"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise UserError(f"{key}: {value} is not positive")
+        if self.seed < 0:
+            raise UserError(f"seed: {self.seed} is negative; give an integer from 0 on")
+        if not self.attacks:
+            raise UserError("attacks: there is none; give one, e.g. attacks.mine.name=L2PGD")
+        for norm, values in self.epsilons.items():
+            norm_order(norm)
+            _check_epsilons(f"epsilons.{norm}", values)
+        for label, attack in self.attacks.items():
+            if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", label):  # it becomes a file name
+                raise UserError(
+                    f"attacks: the label {label!r} is not made of letters, digits, _ . and -"
+                )
+            if not attack.name:
+                raise UserError(
+                    f"attacks.{label}.name: is missing; name an attack, e.g. L2PGD"
+                    f" (other labels of this run: {', '.join(set(self.attacks) - {label})})"
+                )
+            if attack.repeat < 1:
+                raise UserError(f"attacks.{label}.repeat: {attack.repeat} is not positive")
+            if attack.epsilons is not None:
+                _check_epsilons(f"attacks.{label}.epsilons", attack.epsilons)
+
+    def to_yaml(self) -> str:
+        """The run as YAML that ``load_evaluation`` reads back, without ``output``."""
+        content = plain(self)
+        del content["output"]  # where a run is stored is no part of what it computes
+        for node in (*content["attacks"].values(), content["model"], content["data"]):
+            if node.get("_target_", "") is None:
+                continue  # only what has no other keys of its own takes arguments beside them
+            params = node.pop("params")
+            node.update({"params": params} if set(params) & set(node) else params)
+        return yaml.safe_dump(content, sort_keys=False)
+
+
+def field_names(config: type) -> list[str]:
+    """The keys that a config class knows."""
+    return [f.name for f in fields(config)]
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses as dicts, all the way down."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def norm_order(name: str) -> float:
+    """The order p of a norm's name: 2.0 for ``L2``, inf for ``Linf``, 1.5 for ``L1.5``."""
+    match = re.fullmatch(r"L(inf|\d+(?:\.\d+)?)", name)
+    if not match or float(match[1]) == 0:
+        raise UserError(
+            f"epsilons.{name}: {name!r} is not a norm; {nearest(name, ('L1', 'L2', 'Linf'))}"
+        )
+    return float(match[1])
+
+
+def norm_name(p: float) -> str:
+    """The name of the norm of order p: ``Linf`` for inf, ``L2`` for 2.0."""
+    return f"L{p:g}"
+
+
+def _check_epsilons(key: str, values: list[float]) -> None:
+    if not values:
+        raise UserError(f"{key}: the list is empty; give at least one epsilon, e.g. [0.5, 1.0]")
+    for value in values:
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"{key}: {value:g} is not a positive, finite number")
+    if len(set(values)) < len(values):
+        raise UserError(f"{key}: {values} holds an epsilon twice")

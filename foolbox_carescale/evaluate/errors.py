@@ -1,0 +1,37 @@
+"""Errors and warnings that speak to the person who started the run."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Wrong input: one line that names the argument, the value and the remedy.
+
+    The command line prints the message and exits with code 2; everything else
+    that is raised is a programming error and keeps its traceback.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class EvaluationWarning(UserWarning):
+    """Something that makes the numbers of a run less trustworthy."""
+
+
+def nearest(name: str, valid: Iterable[str], *, shown: int = 3) -> str:
+    """A remedy for a misspelt name: the closest valid names, or all if they are few.
+
+    Returns:
+        A phrase such as ``did you mean 'steps'?`` or ``valid: 'a', 'b'``.
+    """
+    names = sorted(set(valid))
+    by_lower = {candidate.lower(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.lower(), list(by_lower), n=shown, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(repr(by_lower[match]) for match in close)}?"
+    few = 12  # more than that is no help on one line
+    listed = ", ".join(repr(candidate) for candidate in names[:few])
+    return f"valid: {listed}{', ...' if len(names) > few else ''}" if names else "there is none"

@@ -1,0 +1,251 @@
+"""Models: torchvision's by name with weights from several sources, or one's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import pickle
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from foolbox.models import Model, PyTorchModel
+
+from foolbox_carescale.evaluate.config import ModelConfig
+from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError, nearest
+
+EMBEDDED_WEIGHTS = Path(__file__).with_name("digits_shufflenet.safetensors")
+"""Made by ``experiments/train_digits.py``."""
+
+EMBEDDED_NAME = "shufflenet_v2_x0_5"
+
+IMAGENET_CLASSES = 1000
+
+
+class Normalized(torch.nn.Module):
+    """A model on ``(x - mean) / std``, so that its own input stays in [0, 1]."""
+
+    def __init__(self, model: torch.nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits, shape (N, classes), of images in [0, 1], shape (N, C, H, W)."""
+        logits: torch.Tensor = self.model((x - self.mean) / self.std)
+        return logits
+
+
+def load_model(
+    config: ModelConfig, *, data: str = "digits", num_classes: int = 10, device: str = "auto"
+) -> tuple[Any, ModelConfig]:
+    """The Foolbox model that a config describes, in evaluation mode, with bounds (0, 1).
+
+    Args:
+        config: Which model.
+        data: Name of the data, and
+        num_classes: their number of classes: what ``weights="auto"`` must fit.
+        device: As in ``Evaluation``.
+
+    Returns:
+        The Foolbox model, and the config with ``auto`` and None resolved.
+
+    Raises:
+        UserError: The model, its weights or the device cannot be had.
+    """
+    where = find_device(device)
+    if config._target_ is not None:
+        made = call_target("model", config._target_, config.params)
+        if isinstance(made, Model):
+            if tuple(made.bounds) != (0, 1):
+                made = made.transform_bounds((0, 1))
+            return made, config
+        if not isinstance(made, torch.nn.Module):
+            raise UserError(
+                f"model._target_: {config._target_} returned {type(made).__name__};"
+                " return a torch.nn.Module or a Foolbox model"
+            )
+        network, mean, std = made, None, None
+    else:
+        config = _choose_weights(config, data, num_classes)
+        network, mean, std, classes = _torchvision_model(config, num_classes)
+        config = dataclasses.replace(config, num_classes=classes)
+    mean, std = config.mean or mean, config.std or std
+    if mean is not None or std is not None:
+        mean = mean or [0.0] * len(std or ())
+        std = std or [1.0] * len(mean)
+        if len(mean) != len(std) or not all(value > 0 for value in std):
+            raise UserError(
+                f"model.std: {std} does not fit mean {mean}; one positive number per channel"
+            )
+        network = Normalized(network, mean, std)
+        config = dataclasses.replace(config, mean=list(mean), std=list(std))
+    if config._target_ is not None and network.training:
+        warnings.warn(
+            "the model was in training mode and is set to evaluation mode",
+            EvaluationWarning,
+            stacklevel=2,
+        )
+    return PyTorchModel(network.eval(), bounds=(0, 1), device=where), config
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` is a GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"device: {name!r} cannot be used ({reason}); try device=cpu") from error
+    return device
+
+
+def call_target(key: str, target: str, params: Mapping[str, Any]) -> Any:
+    """What ``_target_`` names, called with its keyword arguments.
+
+    Modules in the working directory are found, as with ``python -m``.
+    """
+    module_name, _, name = target.rpartition(".")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except (ModuleNotFoundError, ValueError) as error:
+        missing = getattr(error, "name", None)
+        if missing is not None and not f"{module_name}.".startswith(f"{missing}."):
+            raise  # the user's module is there, but something that it imports is not
+        raise UserError(
+            f"{key}._target_: there is no module {module_name!r} for {target!r};"
+            " write package.module.callable"
+        ) from error
+    function: Callable[..., Any] | None = getattr(module, name, None)
+    if not callable(function):
+        raise UserError(
+            f"{key}._target_: {module_name} has no callable {name!r}; {nearest(name, vars(module))}"
+        )
+    return function(**params)
+
+
+def _choose_weights(config: ModelConfig, data: str, num_classes: int) -> ModelConfig:
+    if config.weights == "auto":
+        if config.name == EMBEDDED_NAME and data == "digits":
+            return dataclasses.replace(config, weights="embedded")
+        if num_classes == IMAGENET_CLASSES:
+            return dataclasses.replace(config, weights="DEFAULT")
+        warnings.warn(
+            f"{config.name} has no weights for {data}, so it is untrained and its numbers mean"
+            " nothing; give model.weights (a file, or the name of torchvision's weights)",
+            EvaluationWarning,
+            stacklevel=3,
+        )
+        return dataclasses.replace(config, weights=None)
+    if config.weights == "embedded" and config.name != EMBEDDED_NAME:
+        raise UserError(
+            f"model.weights: the embedded ones are {EMBEDDED_NAME}'s, not {config.name}'s;"
+            " give DEFAULT, a file or null"
+        )
+    return config
+
+
+def _torchvision_model(
+    config: ModelConfig, data_classes: int
+) -> tuple[torch.nn.Module, list[float] | None, list[float] | None, int]:
+    names = torchvision.models.list_models(module=torchvision.models)
+    if config.name not in names:
+        raise UserError(
+            f"model.name: torchvision has no classifier {config.name!r};"
+            f" {nearest(config.name, names)}"
+        )
+    if config.weights is None:
+        classes = config.num_classes or data_classes
+        return _build(config, num_classes=classes), None, None, classes
+    path = EMBEDDED_WEIGHTS if config.weights == "embedded" else Path(config.weights).expanduser()
+    if path.is_file():
+        state, metadata = _read_state(path)
+        classes = config.num_classes or int(metadata.get("num_classes", data_classes))
+        network = _build(config, num_classes=classes)
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            reason = "; ".join(line.strip() for line in str(error).split("\n")[1:3])
+            raise UserError(
+                f"model.weights: {path} does not fit {config.name} with {classes} classes"
+                f" ({reason[:200]}); check model.name and model.num_classes"
+            ) from error
+        return network, _floats(metadata.get("mean")), _floats(metadata.get("std")), classes
+    weights = _named_weights(config)
+    arguments = {"weights": weights}
+    if config.num_classes is not None:
+        arguments["num_classes"] = config.num_classes
+    network = _build(config, **arguments)
+    preset = weights.transforms()
+    return network, list(preset.mean), list(preset.std), len(weights.meta["categories"])
+
+
+def _named_weights(config: ModelConfig) -> Any:
+    assert config.weights is not None
+    enum = torchvision.models.get_model_weights(config.name)
+    name = config.weights.rpartition(".")[2]
+    looks_like_file = "/" in config.weights or config.weights.endswith(
+        (".safetensors", ".pt", ".pth", ".bin")
+    )
+    if looks_like_file or name not in enum.__members__:
+        valid = nearest(name, ["embedded", "auto", "DEFAULT", *enum.__members__])
+        raise UserError(
+            f"model.weights: {config.weights!r} is no such file"
+            + ("" if looks_like_file else f", nor weights of {config.name}; {valid}")
+        )
+    return enum[name]
+
+
+def _build(config: ModelConfig, **arguments: Any) -> torch.nn.Module:
+    try:
+        network: torch.nn.Module = torchvision.models.get_model(
+            config.name, **arguments, **config.params
+        )
+    except (TypeError, ValueError) as error:  # of the user's params or num_classes
+        raise UserError(f"model: torchvision cannot build {config.name}: {error}") from error
+    except OSError as error:  # URLError is one
+        raise UserError(
+            f"model.weights: {config.weights} of {config.name} could not be downloaded ({error});"
+            " give a local file, or null for an untrained network"
+        ) from error
+    return network
+
+
+def _read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """A state dict and its metadata; never runs code from the file."""
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        except SafetensorError as error:
+            raise UserError(f"model.weights: {path} is not a safetensors file ({error})") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(
+            f"model.weights: {path} is not a plain PyTorch state dict, and anything else is refused"
+            " because it could run code; save model.state_dict()"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
+        raise UserError(f"model.weights: {path} holds no state dict; save model.state_dict()")
+    return state, {}
+
+
+def _floats(text: str | None) -> list[float] | None:
+    return [float(part) for part in text.split(",")] if text else None
