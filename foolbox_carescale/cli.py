@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 WRONG_INPUT, INTERRUPTED = 2, 130
 """Exit codes."""
 
-_EXTRA = (
-    "hydra",
-    "matplotlib",
-    "pyarrow",
-    "rich",
-    "safetensors",
-    "sklearn",
-    "torch",
-    "torchvision",
-)
+_EXTRA = {
+    "hydra": "hydra-core",
+    "matplotlib": "matplotlib",
+    "pyarrow": "pyarrow",
+    "rich": "rich",
+    "safetensors": "safetensors",
+    "sklearn": "scikit-learn",
+    "torch": "torch",
+    "torchvision": "torchvision",
+}
+"""Modules of the evaluate extra, and the packages that bring them."""
+
 _PLAIN_WIDTH = 110
 """Columns of a table that is written to a file or a pipe."""
 
