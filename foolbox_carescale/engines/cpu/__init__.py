@@ -1,0 +1,217 @@
+"""The root finder for arrays in main memory, compiled by numba: passes over rows, no sort.
+
+Rows are samples. In all functions x and delta have shape (N, n) and one dtype, float32 or
+float64; eps is float64 (N,), nonnegative and finite; p in (0, inf]; lower and upper have the dtype
+of x and shape (1, 1), (1, n) or (N, n). Nothing of this is checked here.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import kernels
+from .threads import get_num_threads, set_num_threads, spread
+
+__all__ = ["Flags", "get_num_threads", "gradients", "perturb", "set_num_threads", "solve"]
+
+Array = NDArray[Any]
+
+# Relative error of the norm at which a row is done, several times the rounding of its sums and
+# several times below what the package promises (1e-6 and 1e-12).
+SLACK = {np.dtype(np.float32): 2e-7, np.dtype(np.float64): 1e-13}
+
+
+class Flags(enum.IntFlag):
+    """What is wrong with a row; eta is 0 then."""
+
+    NAN_X = kernels.NAN_X
+    NAN_DELTA = kernels.NAN_DELTA  # or infinite
+    OUT_OF_BOUNDS = kernels.OUT_OF_BOUNDS
+
+
+def solve(
+    x: Array,
+    delta: Array,
+    eps: Array,
+    p: float,
+    lower: Array,
+    upper: Array,
+    *,
+    tolerance: float,
+) -> tuple[Array, Array]:
+    """Eta with ||min(eta |delta|, room)||_p = eps; the largest breakpoint where out of reach.
+
+    room is upper - x where delta > 0, x - lower where delta < 0, and 0 where delta = 0.
+    Eta is 0 where eps is 0 or nothing can move.
+
+    Args:
+        x: Points, shape (N, n).
+        delta: Directions, shape (N, n).
+        eps: Wanted norms, shape (N,).
+        p: Order of the norm.
+        lower: Lower bounds.
+        upper: Upper bounds.
+        tolerance: x may lie this far outside of the bounds; it counts as lying on them.
+
+    Returns:
+        eta, float64 (N,), finite in the dtype of x; and `Flags`, uint8 (N,).
+    """
+    eta, flags = np.zeros(x.shape[0]), np.zeros(x.shape[0], np.uint8)
+    x, x_step = _flat(x)
+    _solve(x, x_step, delta, eps, p, lower, upper, tolerance, x, x_step, kernels.SOLVE_ONLY, eta, flags)
+    return eta, flags
+
+
+def perturb(
+    x: Array,
+    delta: Array,
+    eps: Array,
+    p: float,
+    lower: Array,
+    upper: Array,
+    *,
+    tolerance: float,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """clip(x + eta * delta, lower, upper), with the eta of `solve`, written while the row is hot.
+
+    Args:
+        x: Points, shape (N, n).
+        delta: Directions, shape (N, n).
+        eps: Wanted norms, shape (N,).
+        p: Order of the norm.
+        lower: Lower bounds.
+        upper: Upper bounds.
+        tolerance: As in `solve`.
+        out: Where to write, shape and dtype of x; may be x itself, but not overlap it otherwise.
+
+    Returns:
+        The perturbed points, eta and flags. Rows with a flag hold nothing of use.
+    """
+    eta, flags = np.zeros(x.shape[0]), np.zeros(x.shape[0], np.uint8)
+    result = np.empty(x.shape, x.dtype) if out is None else out
+    target = result if _has_flat_rows(result) else np.empty(x.shape, x.dtype)
+    mode = kernels.WRITE_IN_PLACE if target is x else kernels.WRITE
+    x, x_step = _flat(x)
+    flat, step = _flat(target)
+    _solve(x, x_step, delta, eps, p, lower, upper, tolerance, flat, step, mode, eta, flags)
+    if target is not result:
+        result[...] = target
+    return result, eta, flags
+
+
+def gradients(
+    x: Array,
+    delta: Array,
+    eps: Array,
+    eta: Array,
+    p: float,
+    lower: Array,
+    upper: Array,
+    grad_eta: Array,
+) -> tuple[Array, Array, Array]:
+    """The vector-Jacobian product of `solve`, in closed form with the saturated set held fixed.
+
+    0 where eps is out of reach or 0, or nothing can move; always finite.
+
+    Args:
+        x: Points, shape (N, n).
+        delta: Directions, shape (N, n).
+        eps: Wanted norms, shape (N,).
+        eta: What `solve` returned for these.
+        p: Order of the norm.
+        lower: Lower bounds.
+        upper: Upper bounds.
+        grad_eta: The vector, shape (N,).
+
+    Returns:
+        The products for x, delta (N, n; dtype of x) and eps (N,; float64).
+    """
+    rows, n = x.shape
+    grad_x, grad_delta = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
+    grad_eps = np.zeros(rows)
+    order, wide = _orders(p, x.dtype)
+    x, x_step = _flat(x)
+    delta, delta_step = _flat(delta)
+    lower, upper = _bounds(lower, upper)
+    eps, eta, grad_eta = (np.ascontiguousarray(a, np.float64) for a in (eps, eta, grad_eta))
+
+    def run(first: int, last: int) -> None:
+        kernels.gradient_rows(
+            x, x_step, delta, delta_step, n, lower, upper, eps, eta, order, wide, grad_eta,
+            grad_x, grad_delta, grad_eps, first, last,
+        )  # fmt: skip
+
+    _spread(run, rows, n)
+    return grad_x, grad_delta, grad_eps
+
+
+def _solve(
+    x: Array, x_step: int, delta: Array, eps: Array, p: float, lower: Array, upper: Array,
+    tolerance: float, out: Array, out_step: int, mode: int, eta: Array, flags: Array,
+) -> None:  # fmt: skip
+    rows, n = delta.shape
+    order, wide = _orders(p, x.dtype)
+    slack = SLACK[x.dtype] * max(p, 1.0)
+    limit = x.dtype.type(tolerance)
+    delta, delta_step = _flat(delta)
+    lower, upper = _bounds(lower, upper)
+    eps = np.ascontiguousarray(eps, np.float64)
+
+    def run(first: int, last: int) -> None:
+        kernels.solve_rows(
+            x, x_step, delta, delta_step, n, lower, upper, eps, order, wide, limit, slack,
+            out, out_step, mode, eta, flags, first, last,
+        )  # fmt: skip
+
+    _spread(run, rows, n)
+
+
+def _spread(run: Callable[[int, int], None], rows: int, n: int) -> None:
+    if rows and n:
+        spread(run, rows, rows * n)
+
+
+def _orders(p: float, dtype: np.dtype[Any]) -> tuple[tuple[Any, ...], tuple[float, ...]]:
+    """P in the dtype of the array and in float64, as often as says its kind: see `kernels`."""
+    kind = kernels.KINDS.get(p, kernels.GENERAL)
+    if kind != kernels.GENERAL:
+        return (dtype.type(p),) * kind, (float(p),) * kind
+    fraction, exponent = math.frexp(p)
+    high = math.ldexp(round(math.ldexp(fraction, 12)), exponent - 12)
+    order = (high, p - high, *(p,) * (kind - 2))
+    return tuple(dtype.type(a) for a in order), order
+
+
+def _has_flat_rows(a: Array) -> bool:
+    step, unit = a.strides
+    return unit == a.itemsize and step >= a.shape[1] * unit and step % unit == 0
+
+
+def _flat(a: Array) -> tuple[Array, int]:
+    """The elements from the first to the last as one row, and how far apart the rows begin."""
+    if not a.flags.c_contiguous:
+        rows, n = a.shape
+        if rows and n and _has_flat_rows(a):
+            step = a.strides[0] // a.itemsize
+            size = (rows - 1) * step + n
+            return np.lib.stride_tricks.as_strided(a, (size,), (a.itemsize,)), step
+        a = np.ascontiguousarray(a)
+    return a.reshape(-1), a.shape[1]
+
+
+def _bounds(lower: Array, upper: Array) -> tuple[Any, Any]:
+    if lower.size == upper.size == 1:
+        return lower[0, 0], upper[0, 0]
+    shape = np.broadcast_shapes((1, max(lower.shape[1], upper.shape[1])))
+    return _bound_rows(lower, shape[1]), _bound_rows(upper, shape[1])
+
+
+def _bound_rows(bound: Array, n: int) -> Array:
+    return np.ascontiguousarray(np.broadcast_to(bound, (bound.shape[0], n)))
