@@ -1,5 +1,11 @@
-"""Clipping-aware rescaling for Foolbox: perturbations that are exactly epsilon after the clip."""
+"""Clipping-aware rescaling for Foolbox: perturbations that are exactly epsilon after the clip.
 
+Importing the package adds its attacks to ``foolbox.attacks``. No deep-learning framework is
+imported: an operator uses the one that its tensors come from.
+"""
+
+from . import attacks
+from .attacks import get_attack, list_attacks
 from .rescale import (
     clipping_aware_rescaling,
     l2_clipping_aware_rescaling,
@@ -10,8 +16,11 @@ from .rescale import (
 )
 
 __all__ = [
+    "attacks",
     "clipping_aware_rescaling",
+    "get_attack",
     "l2_clipping_aware_rescaling",
+    "list_attacks",
     "perturb",
     "project",
     "reachable_norm",

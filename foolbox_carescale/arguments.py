@@ -90,7 +90,7 @@ def prepare(
         ValueError: it names the argument, the value and the remedy.
     """
     order = checked_order(p, least_p)
-    unwrap = ep.RestoreTypeFunc[Any](x) if isinstance(x, ep.Tensor) else _raw
+    unwrap = _wrapped if isinstance(x, ep.Tensor) else _raw
     x_, delta_ = backends.as_eagerpy(x, "x"), backends.as_eagerpy(delta, name)
     kind = backends.framework(x_)
     if backends.framework(delta_) != kind:
@@ -185,6 +185,10 @@ def checked_eps(eps: Any, x: ep.Tensor) -> float | ep.Tensor:
     return tensor.reshape((-1, 1))
 
 
+def _wrapped(t: ep.Tensor) -> Any:
+    return t
+
+
 def _raw(t: ep.Tensor) -> Any:
     return t.raw
 
@@ -274,10 +278,10 @@ def _describe(problem: Problem, x: ep.Tensor, delta: ep.Tensor) -> str:
         b if isinstance(b, float) else backends.to_numpy(b) for b in (problem.lower, problem.upper)
     )
     excess = np.maximum(low - points, points - high)
-    row, column = np.unravel_index(int(np.argmax(excess)), excess.shape)
+    row, column = divmod(int(np.argmax(excess)), excess.shape[1])
     low, high = (np.broadcast_to(b, points.shape)[row, column] for b in (low, high))
     return (
         f"x: {int((excess > problem.tolerance).sum())} of {excess.size} values lie outside the "
-        f"bounds, the worst is {points[row, column]:g} in sample {int(row)}, where the bounds are "
+        f"bounds, the worst is {points[row, column]:g} in sample {row}, where the bounds are "
         f"[{low:g}, {high:g}]; clip x, or pass its own bounds=(lower, upper)"
     )

@@ -61,3 +61,30 @@ def dual_direction(gradient: ep.Tensor, p: float) -> ep.Tensor:
     magnitudes = gradient.abs()
     top = magnitudes.max(axis=-1, keepdims=True)
     return sign * power(magnitudes / ep.where(top > 0, top, 1.0), 1 / (p - 1))
+
+
+def sample(like: ep.Tensor, distribution: str) -> ep.Tensor:
+    """Independent noise of the shape, framework and device of ``like``, from its global generator.
+
+    Args:
+        like: The tensor whose shape and dtype to take (half precision is sampled in float32).
+        distribution: "gaussian", "uniform" in [-1, 1], or "laplace".
+
+    Raises:
+        ValueError: another distribution.
+    """
+    half = dtype_name(like) in ("float16", "bfloat16")
+    template = like.float32() if half else like
+    if distribution == "gaussian":
+        noise = ep.normal(template, template.shape)
+    elif distribution == "uniform":
+        noise = ep.uniform(template, template.shape, low=-1.0, high=1.0)
+    elif distribution == "laplace":
+        u = ep.uniform(template, template.shape, low=-1.0, high=1.0)
+        rest = ep.maximum(1 - u.abs(), ep.ones_like(u) * 1e-7)  # log(0)
+        noise = -u.sign() * ep.log(rest)
+    else:
+        raise ValueError(
+            f"distribution: expected 'gaussian', 'uniform' or 'laplace', got {distribution!r}"
+        )
+    return noise.astype(like.dtype) if noise.dtype != like.dtype else noise

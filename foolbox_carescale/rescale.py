@@ -22,8 +22,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import eagerpy as ep
 
-from . import backends, engines, norms
+from . import autodiff, backends, engines, norms
 from .arguments import Problem, prepare
+from .closed_form import clip, moved, room_of
 from .engines.generic import bracket
 
 T = TypeVar("T")
@@ -101,8 +102,7 @@ def perturb(x: T, delta: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0
 
     Source: Rauber & Bethge 2020, arXiv 2007.07677.
     """
-    problem = prepare(x, delta, eps, p, bounds)
-    result: T = problem.restore(_move(problem, _eta(problem)))
+    result: T = _perturbed(prepare(x, delta, eps, p, bounds))
     return result
 
 
@@ -129,7 +129,7 @@ def reachable_norm(x: T, delta: T, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) 
     if problem.empty:
         return problem.restore_norm(_zeros(problem))  # type: ignore[no-any-return]
     problem.reject_bad_values()
-    result: T = problem.restore_norm(norms.lp_norm(_room(problem), problem.p))
+    result: T = problem.restore_norm(norms.lp_norm(room_of(problem), problem.p))
     return result
 
 
@@ -162,17 +162,17 @@ def project(x: T, x0: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) 
     if problem.p == math.inf:
         problem.reject_bad_values()
         eps_ = problem.eps_tensor(center)
-        inner = _clip(target, center - eps_, center + eps_)
-        return problem.restore(_clip(inner, problem.lower, problem.upper))  # type: ignore[no-any-return]
+        inner = clip(target, center - eps_, center + eps_)
+        return problem.restore(clip(inner, problem.lower, problem.upper))  # type: ignore[no-any-return]
     problem = _along(problem, target - center)
     if problem.p == 1:
         problem.reject_bad_values()
         return problem.restore(_project_l1(problem))  # type: ignore[no-any-return]
     eta = _eta(problem)
     inside = eta >= 1.0
-    moved = _move(problem, ep.minimum(eta, ep.ones_like(eta)))
+    radial = moved(problem, ep.minimum(eta, ep.ones_like(eta)))
     # x0 + (x - x0) is not x to the last digit
-    result = ep.where(inside, _clip(target, problem.lower, problem.upper), moved)
+    result = ep.where(inside, clip(target, problem.lower, problem.upper), radial)
     return problem.restore(result)  # type: ignore[no-any-return]
 
 
@@ -213,8 +213,7 @@ def steepest_step(x: T, grad: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0
         direction = norms.dual_direction(wide, problem.p).astype(problem.delta.dtype)
     else:
         direction = norms.dual_direction(problem.delta, problem.p)
-    problem = _along(problem, direction)
-    return problem.restore(_move(problem, _eta(problem)))  # type: ignore[no-any-return]
+    return _perturbed(_along(problem, direction))  # type: ignore[no-any-return]
 
 
 def l2_clipping_aware_rescaling(x: T, delta: T, eps: Any, a: float = 0.0, b: float = 1.0) -> T:
@@ -240,80 +239,16 @@ def l2_clipping_aware_rescaling(x: T, delta: T, eps: Any, a: float = 0.0, b: flo
     return clipping_aware_rescaling(x, delta, eps, p=2.0, bounds=(a, b))
 
 
-def _eta(problem: Problem) -> ep.Tensor:
-    """Eta, shape (N, 1): the root from an engine, and its gradient from the closed form."""
+def _perturbed(problem: Problem) -> Any:
     if problem.empty:
-        return _zeros(problem)
-    eta = engines.solve(problem)
-    tensors = [problem.x, problem.delta]
-    if not isinstance(problem.eps, float):
-        tensors.append(problem.eps)
-    if backends.may_need_gradient(*tensors):
-        eta = _with_gradient(problem, backends.detach(eta))
-    return eta
+        return problem.restore(problem.x)
+    if not autodiff.needed(problem):
+        return problem.restore(engines.perturb(problem))
+    return problem.restore(moved(problem, autodiff.solve(problem)))
 
 
-def _with_gradient(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
-    """The same eta, as an expression whose derivatives, of every order, are the right ones.
-
-    With the saturated set S and the rest U held fixed,
-
-        eta = ((eps^p - sum_S room^p) / sum_U |v|^p)^(1/p)
-
-    in units of the solution, where it reads eta * (1)^(1/p): the numerator is written as
-    the denominator's value plus what changes, so that no cancellation enters.
-    """
-    magnitude, room = problem.delta.abs(), _room(problem)
-    eps = problem.eps_tensor(problem.x)
-    unit = backends.detach(eps)
-    unit = ep.where(unit > 0, unit, 1.0)
-    still = backends.detach(magnitude), backends.detach(room)
-    moved = eta * still[0]
-    one = ep.ones_like(eta)
-    eps = eps / unit * one  # (N, 1), also where eps is one number
-
-    if problem.p == math.inf:
-        # the coordinates that reach eps first decide alone
-        free = ep.logical_and(still[1] >= unit, still[0] > 0)
-        first = ep.where(free, magnitude, 0.0).max(axis=-1, keepdims=True)
-        regular = ep.logical_and(backends.detach(first) > 0, eta > 0)
-        first = ep.where(regular, first, one)
-        factor = eps * backends.detach(first) / first
-        return ep.where(regular, eta * factor, eta)
-
-    # the last few digits of a breakpoint do not make a coordinate unsaturated
-    slack = 1.0 - 4 * _resolution(problem)
-    saturated = moved >= still[1] * slack
-    unsaturated = ep.logical_and(ep.logical_not(saturated), still[0] > 0)
-    weights = ep.where(unsaturated, magnitude, 0.0) * eta / unit
-    den = norms.accumulate(norms.power(weights, problem.p))
-    spent = norms.accumulate(norms.power(ep.where(saturated, room, 0.0) / unit, problem.p))
-    num = norms.power(eps, problem.p) - spent
-    regular = ep.logical_and(backends.detach(den) > 0, eta > 0)
-    den = ep.where(regular, den, one)
-    factor = (backends.detach(den) + (num - backends.detach(num))) / den
-    return ep.where(regular, eta * norms.power(ep.where(regular, factor, one), 1 / problem.p), eta)
-
-
-def _resolution(problem: Problem) -> float:
-    return 2.0**-52 if backends.dtype_name(problem.x) == "float64" else 2.0**-23
-
-
-def _room(problem: Problem) -> ep.Tensor:
-    """Distance to the bound that the direction points at, 0 where it is 0; never negative."""
-    x, v = problem.x, problem.delta
-    room = ep.where(v > 0, problem.upper - x, ep.where(v < 0, x - problem.lower, ep.zeros_like(x)))
-    return ep.maximum(room, ep.zeros_like(room))
-
-
-def _move(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
-    return _clip(problem.x + eta * problem.delta, problem.lower, problem.upper)
-
-
-def _clip(t: ep.Tensor, lower: float | ep.Tensor, upper: float | ep.Tensor) -> ep.Tensor:
-    # by selection: the derivative is 1 on the bounds themselves in every backend
-    t = ep.where(t > upper, ep.zeros_like(t) + upper, t)
-    return ep.where(t < lower, ep.zeros_like(t) + lower, t)
+def _eta(problem: Problem) -> ep.Tensor:
+    return _zeros(problem) if problem.empty else autodiff.solve(problem)
 
 
 def _along(problem: Problem, direction: ep.Tensor) -> Problem:
@@ -322,7 +257,7 @@ def _along(problem: Problem, direction: ep.Tensor) -> Problem:
 
 def _project_l1(problem: Problem) -> ep.Tensor:
     """``sign(v) clip(|v| - t, 0, room)`` with the t >= 0 for which it sums to eps, or t = 0."""
-    v, room = problem.delta.abs(), _room(problem)
+    v, room = problem.delta.abs(), room_of(problem)
     wide_v, wide_room = backends.widen(backends.detach(v)), backends.widen(backends.detach(room))
     eps = problem.eps_tensor(wide_v)
 
@@ -345,12 +280,12 @@ def _project_l1(problem: Problem) -> ep.Tensor:
     t = excess.astype(v.dtype) / ep.maximum(count, ep.ones_like(count))
     t = ep.where(inside, ep.zeros_like(t), t)
     shrunk = ep.minimum(ep.maximum(v - t, ep.zeros_like(v)), room)
-    return _clip(problem.x + problem.delta.sign() * shrunk, problem.lower, problem.upper)
+    return clip(problem.x + problem.delta.sign() * shrunk, problem.lower, problem.upper)
 
 
 def _fill_up(problem: Problem) -> ep.Tensor:
     """Coordinates in the order of their gradient take all their room, until eps is spent."""
-    gain, room = problem.delta.abs(), _room(problem)
+    gain, room = problem.delta.abs(), room_of(problem)
     wide = backends.widen(backends.detach(room))
     eps = problem.eps_tensor(wide)
     rank = backends.detach(gain)
@@ -368,7 +303,7 @@ def _fill_up(problem: Problem) -> ep.Tensor:
     part = left / ep.where(shared > 0, shared, 1.0)
     part = ep.minimum(ep.maximum(part, part * 0), ep.ones_like(part)).astype(room.dtype)
     step = ep.where(filled, room, ep.where(sharing, part * room, 0.0))
-    return _clip(problem.x + problem.delta.sign() * step, problem.lower, problem.upper)
+    return clip(problem.x + problem.delta.sign() * step, problem.lower, problem.upper)
 
 
 def _zeros(problem: Problem) -> ep.Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib.util
+from typing import TYPE_CHECKING, Any
 
 import eagerpy as ep
+import numpy as np
 
 from .. import backends
 from . import generic
@@ -12,24 +14,136 @@ from . import generic
 if TYPE_CHECKING:
     from ..arguments import Problem
 
+# checked once: whether it can be imported does not change while the program runs
+_HAS_NUMBA = importlib.util.find_spec("numba") is not None
+
+# The largest number of the dtypes that the engines themselves do not compute in.
+_LARGEST = {"float16": 65504.0, "bfloat16": 3.38e38}
+
+
+def explain(tensor: Any) -> str:
+    """Which engine serves a tensor, and why.
+
+    Args:
+        tensor: As for ``clipping_aware_rescaling``.
+
+    Returns:
+        One line: the engine's name, a colon, the reason.
+    """
+    t = backends.as_eagerpy(tensor, "tensor")
+    return ": ".join(_choose(t, traced=backends.is_traced(t)))
+
 
 def solve(problem: Problem) -> ep.Tensor:
     """Eta, shape (N, 1), in the dtype of ``problem.x``; bad values are reported by ValueError."""
+    engine, _ = _choose(problem.x, traced=not problem.concrete)
+    if engine == "cpu":
+        from . import cpu
+
+        eta, flags = cpu.solve(*_arrays(problem), tolerance=problem.tolerance)
+        if not flags.any():
+            eta = np.minimum(eta, _LARGEST.get(problem.dtype_name, np.inf))
+            return _tensor(problem, eta[:, None])
     problem.reject_bad_values()
     return _generic(problem)
 
 
-def _generic(problem: Problem) -> ep.Tensor:
-    x, delta = (
-        backends.widen(backends.detach(problem.x)),
-        backends.widen(backends.detach(problem.delta)),
+def perturb(problem: Problem) -> ep.Tensor:
+    """The clipped point ``clip(x + eta delta)``, shape (N, n), in the dtype of ``problem.x``."""
+    engine, _ = _choose(problem.x, traced=not problem.concrete)
+    if engine == "cpu":
+        from . import cpu
+
+        points, _, flags = cpu.perturb(*_arrays(problem), tolerance=problem.tolerance)
+        if not flags.any():
+            return _tensor(problem, points)
+    from ..closed_form import moved
+
+    return moved(problem, solve(problem))
+
+
+def gradients(
+    problem: Problem, eta: ep.Tensor, upstream: ep.Tensor
+) -> tuple[ep.Tensor, ep.Tensor, ep.Tensor] | None:
+    """The vector-Jacobian product of ``solve``, or None where no engine has it in closed form.
+
+    Args:
+        problem: What was solved.
+        eta: Its solution, shape (N, 1).
+        upstream: The vector, shape (N, 1).
+
+    Returns:
+        The products for x and delta, shape (N, n), and for eps, shape (N, 1).
+    """
+    engine, _ = _choose(problem.x, traced=not problem.concrete or backends.is_traced(upstream))
+    if engine != "cpu":
+        return None
+    from . import cpu
+
+    x, delta, eps, p, lower, upper = _arrays(problem)
+    vectors = (backends.to_numpy(t)[:, 0].astype(np.float64) for t in (eta, upstream))
+    root, vector = vectors
+    to_x, to_delta, to_eps = cpu.gradients(x, delta, eps, root, p, lower, upper, vector)
+    return (
+        _tensor(problem, to_x),
+        _tensor(problem, to_delta),
+        _tensor(problem, to_eps[:, None]),
     )
+
+
+def _choose(t: ep.Tensor, *, traced: bool) -> tuple[str, str]:
+    if traced:
+        return "generic", "the values are traced and the sorted closed form traces everywhere"
+    if not backends.on_cpu(t):
+        return "generic", f"the {backends.framework(t)} tensor is not in main memory"
+    if not _HAS_NUMBA:
+        return "generic", "numba is not installed"
+    return "cpu", f"a {backends.framework(t)} tensor in main memory, compiled by numba"
+
+
+def _arrays(problem: Problem) -> tuple[Any, Any, Any, float, Any, Any]:
+    x, delta = _unlocked(backends.to_numpy(problem.x)), _unlocked(backends.to_numpy(problem.delta))
+    if isinstance(problem.eps, float):
+        eps = np.full(len(x), problem.eps)
+    else:
+        wide = backends.to_numpy(problem.eps)[:, 0].astype(np.float64)
+        eps = np.broadcast_to(wide, (len(x),))
+    lower, upper = (
+        np.full((1, 1), b, x.dtype) if isinstance(b, float) else _unlocked(backends.to_numpy(b))
+        for b in (problem.lower, problem.upper)
+    )
+    return x, delta, eps, problem.p, lower, upper
+
+
+class _Unlocked:
+    """Memory of an array, for NumPy to look at as if it could be written; keeps the array alive."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self.array = array
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+
+
+def _unlocked(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    # JAX and TensorFlow hand out read-only views; numba would compile every kernel again
+    # for them, in all mixtures. Nothing is ever written to x, delta or the bounds.
+    return array if array.flags.writeable else np.asarray(_Unlocked(array))
+
+
+def _tensor(problem: Problem, array: np.ndarray[Any, Any]) -> ep.Tensor:
+    dtype = backends.dtype_name(problem.x)
+    return backends.from_numpy(problem.x, array.astype(dtype, copy=False))
+
+
+def _generic(problem: Problem) -> ep.Tensor:
+    x, delta = backends.widen(problem.x), backends.widen(problem.delta)
+    x, delta = backends.detach(x), backends.detach(delta)
     lower, upper = (
         b if isinstance(b, float) else b.astype(x.dtype) for b in (problem.lower, problem.upper)
     )
     room = ep.where(delta > 0, upper - x, ep.where(delta < 0, x - lower, ep.zeros_like(x)))
     room = ep.maximum(room, ep.zeros_like(room))
     eps = backends.detach(problem.eps_tensor(x))
-    limit = {"float16": 65504.0}.get(problem.dtype_name, backends.largest(problem.x))
+    limit = _LARGEST.get(problem.dtype_name, backends.largest(problem.x))
     eta = generic.solve(delta.abs(), room, eps, problem.p, limit)
     return eta if eta.dtype == problem.x.dtype else eta.astype(problem.x.dtype)

@@ -1,0 +1,146 @@
+"""What every fixed-epsilon attack of this package shares: order, distance, checks, variants."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from abc import ABC
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import eagerpy as ep
+from foolbox.attacks.base import FixedEpsilonAttack
+from foolbox.devutils import atleast_kd, flatten
+from foolbox.distances import LpDistance
+from foolbox.models import Model
+
+from .. import backends
+from ..arguments import checked_order, prepare
+from ..norms import lp_norm
+
+# A perturbation up to this much longer than epsilon is left as it is: the rounding of
+# x + perturbation in float32, not a violation.
+NORM_ROUNDING = 1e-5
+
+A = TypeVar("A", bound="ClipAwareAttack")
+
+
+class ClipAwareDistance(LpDistance):
+    """The Lp distance, which leaves perturbations of length epsilon untouched.
+
+    Foolbox clips every result of an attack to epsilon again. For a perturbation that is
+    already exactly epsilon long this only moves points off the bounds by a rounding error.
+    """
+
+    def __call__(self, references: Any, perturbed: Any) -> Any:
+        """p-norm of ``perturbed - references``, shape (N,)."""
+        (x, y), restore = ep.astensors_(references, perturbed)
+        return restore(_distance(x, y, self.p).astype(x.dtype))
+
+    def clip_perturbation(self, references: Any, perturbed: Any, epsilon: Any) -> Any:
+        """Shorten perturbations that are longer than epsilon, and only those."""
+        (x, y), restore = ep.astensors_(references, perturbed)
+        size = _distance(x, y, self.p)
+        fits = size <= epsilon * (1 + NORM_ROUNDING)
+        if fits.all():
+            return restore(y)
+        shrink = ep.where(fits, ep.ones_like(size), epsilon / ep.maximum(size, 1e-30))
+        shrunk = x + atleast_kd(shrink.astype(x.dtype), x.ndim) * (y - x)
+        if self.p == math.inf:
+            limit = atleast_kd((ep.ones_like(size) * epsilon).astype(x.dtype), x.ndim)
+            shrunk = x + ep.minimum(ep.maximum(y - x, -limit), limit)
+        return restore(ep.where(atleast_kd(fits, x.ndim), y, shrunk))
+
+
+class ClipAwareAttack(FixedEpsilonAttack, ABC):
+    """Base of the attacks whose perturbation has p-norm epsilon after the clip.
+
+    Args:
+        p: Order of the norm.
+    """
+
+    least_p = 0.0  # the smallest order that the attack is defined for
+
+    def __init__(self, *, p: float = 2.0) -> None:
+        self.p = checked_order(p, self.least_p)
+
+    @property
+    def distance(self) -> ClipAwareDistance:
+        """The Lp distance of the attack's order."""
+        return ClipAwareDistance(self.p)
+
+    def __call__(  # type: ignore[misc]  # final, but its checks are bare asserts
+        self, model: Model, inputs: Any, criterion: Any, *, epsilons: Any, **kwargs: Any
+    ) -> Any:
+        """Run the attack; arguments and results as for every attack of Foolbox.
+
+        Args:
+            model: A Foolbox model.
+            inputs: Points inside the model's bounds, shape (N, ...). What exceeds them by
+                rounding only is clipped.
+            criterion: Labels, or a Foolbox criterion.
+            epsilons: One epsilon or a sequence of them, in the units of the inputs.
+            **kwargs: For ``run``.
+
+        Returns:
+            Raw adversarials, clipped adversarials, success; lists where epsilons is one.
+
+        Raises:
+            ValueError: inputs outside the model's bounds, epsilon negative or not finite.
+        """
+        x, restore = ep.astensor_(inputs)
+        x = inside_bounds(x, model)
+        for epsilon in epsilons if isinstance(epsilons, Iterable) else [epsilons]:
+            check_epsilon(epsilon)
+        return super().__call__(model, restore(x), criterion, epsilons=epsilons, **kwargs)
+
+
+def check_epsilon(epsilon: Any) -> None:
+    """Raise for what cannot be an attack's epsilon; tensors are checked by the operator."""
+    if isinstance(epsilon, (int, float)) and not 0 <= epsilon < math.inf:
+        raise ValueError(f"epsilon: expected a finite number >= 0, got {epsilon!r}")
+
+
+def inside_bounds(x: ep.Tensor, model: Model) -> ep.Tensor:
+    """X with rounding errors at the model's bounds clipped away; a ValueError for more."""
+    if 0 in x.shape:
+        return x
+    prepare(x, ep.zeros_like(x), 0.0, math.inf, model.bounds).reject_bad_values()
+    return x.clip(*model.bounds)
+
+
+def norm_variant(attack: type[A], p: float | None) -> type[A]:
+    """The subclass of an attack for one order: ``L2ClipAwarePGD()`` is ``ClipAwarePGD(p=2)``.
+
+    With p None it is the general one, ``LpClipAwarePGD(p=..., ...)``, which has no default p.
+    """
+    prefix = {None: "Lp", 1.0: "L1", 2.0: "L2", math.inf: "Linf"}[p]
+    signature = inspect.signature(attack.__init__)
+    parameters = dict(signature.parameters)
+    if p is None:
+        parameters["p"] = parameters["p"].replace(default=inspect.Parameter.empty)
+    else:
+        del parameters["p"]
+    own = signature.replace(parameters=list(parameters.values()))
+
+    def initialize(self: Any, **kwargs: Any) -> None:
+        try:
+            own.bind(self, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{prefix}{attack.__name__}: {error}") from None
+        attack.__init__(self, **(kwargs if p is None else {"p": p, **kwargs}))
+
+    initialize.__signature__ = own  # type: ignore[attr-defined]
+    doc = inspect.getdoc(attack) or ""
+    if p is not None:
+        order = "inf" if p == math.inf else f"{p:g}"
+        doc = f"``{attack.__name__}(p={order}, ...)``.\n\n{doc}"
+    body = {"__init__": initialize, "__doc__": doc, "__module__": attack.__module__}
+    return type(prefix + attack.__name__, (attack,), body)
+
+
+def _distance(x: ep.Tensor, y: ep.Tensor, p: float) -> ep.Tensor:
+    # in float32 at least: half precision loses the norm of an image
+    if backends.dtype_name(x) in ("float16", "bfloat16"):
+        x, y = x.float32(), y.float32()
+    return lp_norm(flatten(y - x), p).reshape((-1,))

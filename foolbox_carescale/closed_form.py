@@ -1,0 +1,74 @@
+"""The formulas that carry derivatives: every backend's own autodiff of them is exact."""
+
+from __future__ import annotations
+
+import math
+
+import eagerpy as ep
+
+from . import backends, norms
+from .arguments import Problem
+
+
+def with_gradient(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
+    """The same eta, as an expression whose derivatives, of every order, are the right ones.
+
+    With the saturated set S and the rest U held fixed,
+
+        eta = ((eps^p - sum_S room^p) / sum_U |v|^p)^(1/p)
+
+    in units of the solution, where it reads eta * (1)^(1/p): the numerator is written as
+    the denominator's value plus what changes, so that no cancellation enters.
+    """
+    magnitude, room = problem.delta.abs(), room_of(problem)
+    eps = problem.eps_tensor(problem.x)
+    unit = backends.detach(eps)
+    unit = ep.where(unit > 0, unit, 1.0)
+    still = backends.detach(magnitude), backends.detach(room)
+    moved = eta * still[0]
+    one = ep.ones_like(eta)
+    eps = eps / unit * one  # (N, 1), also where eps is one number
+
+    if problem.p == math.inf:
+        # the coordinates that reach eps first decide alone
+        free = ep.logical_and(still[1] >= unit, still[0] > 0)
+        first = ep.where(free, magnitude, 0.0).max(axis=-1, keepdims=True)
+        regular = ep.logical_and(backends.detach(first) > 0, eta > 0)
+        first = ep.where(regular, first, one)
+        factor = eps * backends.detach(first) / first
+        return ep.where(regular, eta * factor, eta)
+
+    # the last few digits of a breakpoint do not make a coordinate unsaturated
+    slack = 1.0 - 4 * _resolution(problem)
+    saturated = moved >= still[1] * slack
+    unsaturated = ep.logical_and(ep.logical_not(saturated), still[0] > 0)
+    weights = ep.where(unsaturated, magnitude, 0.0) * eta / unit
+    den = norms.accumulate(norms.power(weights, problem.p))
+    spent = norms.accumulate(norms.power(ep.where(saturated, room, 0.0) / unit, problem.p))
+    num = norms.power(eps, problem.p) - spent
+    regular = ep.logical_and(backends.detach(den) > 0, eta > 0)
+    den = ep.where(regular, den, one)
+    factor = (backends.detach(den) + (num - backends.detach(num))) / den
+    return ep.where(regular, eta * norms.power(ep.where(regular, factor, one), 1 / problem.p), eta)
+
+
+def room_of(problem: Problem) -> ep.Tensor:
+    """Distance to the bound that the direction points at, 0 where it is 0; never negative."""
+    x, v = problem.x, problem.delta
+    room = ep.where(v > 0, problem.upper - x, ep.where(v < 0, x - problem.lower, ep.zeros_like(x)))
+    return ep.where(room >= 0, room, ep.zeros_like(room))
+
+
+def moved(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
+    """``clip(x + eta delta)``, shape (N, n)."""
+    return clip(problem.x + eta * problem.delta, problem.lower, problem.upper)
+
+
+def clip(t: ep.Tensor, lower: float | ep.Tensor, upper: float | ep.Tensor) -> ep.Tensor:
+    """Clip by selection: the derivative is 1 on the bounds themselves in every backend."""
+    t = ep.where(t > upper, ep.zeros_like(t) + upper, t)
+    return ep.where(t < lower, ep.zeros_like(t) + lower, t)
+
+
+def _resolution(problem: Problem) -> float:
+    return 2.0**-52 if backends.dtype_name(problem.x) == "float64" else 2.0**-23
