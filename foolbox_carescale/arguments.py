@@ -221,9 +221,10 @@ def _checked_bounds(
     except (TypeError, ValueError):
         raise ValueError(f"bounds: expected a pair (lower, upper), got {bounds!r}") from None
     if isinstance(lower, numbers.Real) and isinstance(upper, numbers.Real):
+        lower, upper = float(lower), float(upper)
         if not -math.inf < lower < upper < math.inf:
             raise ValueError(f"bounds: expected finite lower < upper, got ({lower!r}, {upper!r})")
-        return float(lower), float(upper)
+        return lower, upper
     lower_, upper_ = _bound(lower, x, n, "lower"), _bound(upper, x, n, "upper")
     if not (backends.is_traced(lower_) or backends.is_traced(upper_)):
         low, high = backends.to_numpy(lower_), backends.to_numpy(upper_)
@@ -257,11 +258,13 @@ def _bound(bound: Any, x: ep.Tensor, n: int, which: str) -> ep.Tensor:
 
 
 def _largest_bound(lower: float | ep.Tensor, upper: float | ep.Tensor) -> float:
-    if isinstance(lower, float) and isinstance(upper, float):
-        return max(abs(lower), abs(upper))
-    if any(isinstance(b, float) or backends.is_traced(b) for b in (lower, upper)):
-        return 1.0  # only concrete values are ever compared with the tolerance
-    return max(float(np.abs(backends.to_numpy(b)).max(initial=0.0)) for b in (lower, upper))
+    largest = 0.0
+    for bound in (lower, upper):
+        if isinstance(bound, float):
+            largest = max(largest, abs(bound))
+        elif not backends.is_traced(bound):  # only concrete values are compared with it
+            largest = max(largest, float(np.abs(backends.to_numpy(bound)).max(initial=0.0)))
+    return largest
 
 
 def _describe(problem: Problem, x: ep.Tensor, delta: ep.Tensor) -> str:

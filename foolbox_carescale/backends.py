@@ -23,12 +23,13 @@ def as_eagerpy(value: Any, name: str) -> ep.Tensor:
     if tf is not None and not isinstance(value, ep.Tensor) and hasattr(value, "handle"):
         value = tf.convert_to_tensor(value)  # tf.Variable
     try:
-        return ep.astensor(value)
+        tensor: ep.Tensor = ep.astensor(value)
     except ValueError:
         raise ValueError(
             f"{name}: expected a NumPy array, a PyTorch, TensorFlow or JAX tensor, or an "
             f"EagerPy tensor, got {type(value).__name__}"
         ) from None
+    return tensor
 
 
 def framework(t: ep.Tensor) -> str:
@@ -87,13 +88,16 @@ def from_numpy(like: ep.Tensor, array: np.ndarray[Any, Any]) -> ep.Tensor:
 def detach(t: ep.Tensor) -> ep.Tensor:
     """The same values, constant for every kind of differentiation."""
     kind, raw = framework(t), t.raw
+    if kind == "numpy":
+        return t
     if kind == "torch":
-        return ep.astensor(raw.detach())
-    if kind == "jax":
-        return ep.astensor(sys.modules["jax"].lax.stop_gradient(raw))
-    if kind == "tensorflow":
-        return ep.astensor(sys.modules["tensorflow"].stop_gradient(raw))
-    return t
+        raw = raw.detach()
+    elif kind == "jax":
+        raw = sys.modules["jax"].lax.stop_gradient(raw)
+    else:
+        raw = sys.modules["tensorflow"].stop_gradient(raw)
+    constant: ep.Tensor = ep.astensor(raw)
+    return constant
 
 
 def may_need_gradient(*tensors: ep.Tensor) -> bool:
