@@ -46,9 +46,18 @@ SAMPLE_SHARE = 16
 # How far the sample's own root is found: sampling errs by more than that.
 SAMPLE_SLACK = 1e-2
 SAMPLE_PASSES = 12
+# Start so many standard errors of the sample's sum beyond its root.
+SAMPLE_ERRORS = 2
 PASSES = 40
 # Halving the 2100 binades of float64 down to its last bit takes 64 steps; Newton takes the others.
 BRACKETED_PASSES = 200
+# A relative step in u from which on Newton runs in log u, and the longest there (57 binades).
+LARGE_STEP = 0.5
+LONGEST_STEP = 40.0
+# From this pass on a step must halve the bracket, or the bracket is halved instead.
+FREE_PASSES = 4
+# Room for the rescaling of a start before float32 ends.
+SMALLEST_SCALE, LARGEST_SCALE = 1e-36, 1e36
 TINY = 1e-30  # sums below have lost their small terms to float32's underflow
 NO_ROOT = -1.0
 SMALLEST_EPS = float(np.finfo(np.float64).tiny)  # below it 1 / eps overflows: taken as 0
@@ -60,12 +69,14 @@ FAST = {"reassoc", "contract", "nsz", "arcp", "afn"}
 
 def compiled(**options: Any) -> Callable[[Function], Function]:
     """`numba.njit`, cached on disk where there is a place to cache."""
+    # Python's error model tests every division for zero, which also prevents vectorisation.
+    options = {"nogil": True, "error_model": "numpy", **options}
 
     def decorate(function: Function) -> Function:
         try:
-            result: Function = njit(cache=True, nogil=True, **options)(function)
+            result: Function = njit(cache=True, **options)(function)
         except RuntimeError:  # no writable place
-            result = njit(nogil=True, **options)(function)
+            result = njit(**options)(function)
         return result
 
     return decorate
@@ -86,21 +97,21 @@ def _row(bound, i):
     raise NotImplementedError
 
 
-@overload(_at, inline="always")
+@overload(_at)
 def _at_overload(bound, j):
     if isinstance(bound, types.Array):
         return lambda bound, j: bound[j]
     return lambda bound, j: bound
 
 
-@overload(_part, inline="always")
+@overload(_part)
 def _part_overload(bound, start, stop):
     if isinstance(bound, types.Array):
         return lambda bound, start, stop: bound[start:stop]
     return lambda bound, start, stop: bound
 
 
-@overload(_row, inline="always")
+@overload(_row)
 def _row_overload(bound, i):
     if isinstance(bound, types.Array):
         return lambda bound, i: bound[i if bound.shape[0] > 1 else 0]
@@ -109,8 +120,7 @@ def _row_overload(bound, i):
 
 # Powers. `order` is (p,) * kind: the length of a tuple is part of its type, so each kind is
 # compiled for itself, and (unlike a function as argument or closure) it can be cached on disk.
-# For a general p, order[0] is p rounded to 12 bits, so that its product with an exponent is exact,
-# and order[1] the rest: p in float32 alone would bias all terms one way.
+# For a general p it holds p in two parts, the limits of c, and p: see `general_order`.
 
 FIRST, SQUARE, CUBE, THREE_HALVES, GENERAL, INFINITE = 1, 2, 3, 4, 5, 6
 KINDS = {1.0: FIRST, 2.0: SQUARE, 3.0: CUBE, 1.5: THREE_HALVES, math.inf: INFINITE}
@@ -127,7 +137,7 @@ def _power(c, order):
         return c * c * c
     if len(order) == THREE_HALVES:
         return c * np.sqrt(c)
-    return _general_power(c, order[0], order[1])
+    return _general_power(c, order[0], order[1], order[4], order[2], order[3])
 
 
 @compiled(fastmath=FAST)
@@ -142,18 +152,34 @@ def _lowered_power(c, order):
         return c * c
     if len(order) == THREE_HALVES:
         return np.sqrt(c)
-    return _general_power(c, order[0] - one, order[1])
+    return _general_power(c, order[0] - one, order[1], order[4] - one, order[2], order[3])
 
 
-def _general_power(c, p, rest):
+def general_order(p: float, dtype: np.dtype[Any]) -> tuple[float, ...]:
+    """The numbers that a general power takes.
+
+    Returns:
+        p rounded to 12 bits, whose product with an exponent is exact, and the rest of p, because
+        p in float32 alone would bias all terms one way; the least and the greatest c whose power
+        (and whose logarithm) is a normal number; p.
+    """
+    fraction, exponent = math.frexp(p)
+    high = math.ldexp(round(math.ldexp(fraction, 12)), exponent - 12)
+    # One less than the exponents' range, for the rounding of the limits themselves.
+    binades = np.finfo(dtype).maxexp - 2
+    limit = 2.0 ** (binades / max(p, 1.0))
+    return high, p - high, 1 / limit, limit, p
+
+
+def _general_power(c, high, low, p, least, most):
     raise NotImplementedError
 
 
 @overload(_general_power)
-def _general_power_overload(c, p, rest):
+def _general_power_overload(c, high, low, p, least, most):
     if c == types.float32:
-        return lambda c, p, rest: _power32(c, p, rest)
-    return lambda c, p, rest: _power64(c, p, rest)
+        return lambda c, high, low, p, least, most: _power32(c, high, low, p, least, most)
+    return lambda c, high, low, p, least, most: _power64(c, high, low, p, least, most)
 
 
 _SAME_BITS = {
@@ -174,46 +200,66 @@ def _bitcast(context, builder, signature, args):
     return builder.bitcast(args[0], context.get_value_type(signature.return_type))
 
 
-# 2^f = sum (ln 2)^k / k! f^k with |f| <= 1/2, cut where the next term is below the last bit.
-_EXP = tuple(math.log(2) ** k / math.factorial(k) for k in range(13))
-_EXP32 = tuple(np.float32(c) for c in _EXP[:8])
-# log2(m) = 2 / ln 2 * (t + t^3/3 + t^5/5 + ...), t = (m - 1) / (m + 1), sqrt(1/2) <= m < sqrt(2).
+# c^p = 2^(p log2 c) with c = 2^exponent m, sqrt(1/2) <= m < sqrt(2). The compiler vectorises
+# these, as it does not the powers of the mathematics library: ten times as fast.
+_ROOT_HALF = math.sqrt(0.5)
+
+
+def _fit(function, low, high, degree, dtype):
+    """Coefficients of the polynomial through the function's values at Chebyshev's nodes."""
+    fit = np.polynomial.Chebyshev.interpolate(function, degree, domain=[low, high])
+    return tuple(dtype(c) for c in fit.convert(kind=np.polynomial.Polynomial).coef)
+
+
+# In float32 a polynomial for log2(m) / (m - 1) costs less than a division. Both degrees are the
+# first whose error is below float32's last bit.
+_LOG32 = _fit(lambda t: np.log1p(t) / t / math.log(2), _ROOT_HALF - 1, 1 / _ROOT_HALF - 1, 8, np.float32)
+_EXP32 = _fit(np.exp2, -0.5, 0.5, 6, np.float32)
+_ROOT_HALF_BITS32 = np.int32(np.float32(_ROOT_HALF).view(np.int32))
+_MANTISSA32 = np.int32(23)
+_EXPONENT_BITS32 = np.int32(-(1 << 23))
+_EXPONENT_UNIT32 = np.float32(2.0**-23)
+# A float32 of this size has no bits for fractions, so adding it rounds; its last bits count up.
+_ROUND32 = np.float32(1.5 * 2**23)
+_ONE32 = np.float32(1)
+
+# In float64: log2(m) = 2 / ln 2 (t + t^3/3 + t^5/5 + ...) with t = (m - 1) / (m + 1), and
+# 2^f = sum (ln 2)^k / k! f^k, both cut where the next term is below the last bit.
 _LOG = tuple(2 / math.log(2) / (2 * k + 1) for k in range(10))
-_LOG32 = tuple(np.float32(c) for c in _LOG[:5])
-_ROOT_HALF32 = np.int32(np.float32(math.sqrt(0.5)).view(np.int32))
-_ROOT_HALF64 = np.int64(np.float64(math.sqrt(0.5)).view(np.int64))
-_ONE32, _ONE64 = np.float32(1), np.float64(1)
-_BIAS32, _BIAS64 = np.int32(127), np.int64(1023)
-_MANTISSA32, _MANTISSA64 = np.int32(23), np.int64(52)
-_NORMAL32, _NORMAL64 = np.finfo(np.float32).tiny, np.finfo(np.float64).tiny
-_EXPONENTS32 = np.float32(-126), np.float32(127)
-_EXPONENTS64 = -1022.0, 1023.0
+_EXP = tuple(math.log(2) ** k / math.factorial(k) for k in range(13))
+_ROOT_HALF_BITS64 = np.int64(np.float64(_ROOT_HALF).view(np.int64))
+_BIAS64, _MANTISSA64 = np.int64(1023), np.int64(52)
+_ONE64 = np.float64(1)
 
 
 @compiled(fastmath={"contract"})
-def _power32(c, p, rest):
-    bits = _bits(c)
-    exponent = (bits - _ROOT_HALF32) >> _MANTISSA32
-    m = _bits(np.int32(bits - (exponent << _MANTISSA32)))
-    t = (m - _ONE32) / (m + _ONE32)
-    q = t * t
-    log = _LOG32[3] + q * _LOG32[4]
-    log = _LOG32[1] + q * (_LOG32[2] + q * log)
-    log = t * (_LOG32[0] + q * log)
-    exact = p * np.float32(exponent)
-    y = exact + (p * log + rest * (np.float32(exponent) + log))
-    whole = np.floor(min(y, _EXPONENTS32[1]) + np.float32(0.5))
-    f = (exact - whole) + (p * log + rest * (np.float32(exponent) + log))
-    e = _EXP32[4] + f * (_EXP32[5] + f * (_EXP32[6] + f * _EXP32[7]))
-    e = _EXP32[0] + f * (_EXP32[1] + f * (_EXP32[2] + f * (_EXP32[3] + f * e)))
-    power = e * _bits(np.int32((np.int32(whole) + _BIAS32) << _MANTISSA32))
-    return power if (c >= _NORMAL32) & (y >= _EXPONENTS32[0]) else np.float32(0)
+def _power32(c, high, low, p, least, most):
+    """c^p for p = high + low; 0 where c <= least, most^p where c > most."""
+    clamped = c if c > least else least
+    bits = _bits(clamped if clamped < most else most)
+    # numba widens integer arithmetic to 64 bits, which would halve the speed
+    scaled = np.int32(np.int32(bits - _ROOT_HALF_BITS32) & _EXPONENT_BITS32)
+    t = _bits(np.int32(bits - scaled)) - _ONE32
+    e = np.float32(scaled)
+    log = _LOG32[6] + t * (_LOG32[7] + t * _LOG32[8])
+    log = _LOG32[3] + t * (_LOG32[4] + t * (_LOG32[5] + t * log))
+    log = t * (_LOG32[0] + t * (_LOG32[1] + t * (_LOG32[2] + t * log)))
+    exact = e * (high * _EXPONENT_UNIT32)
+    inexact = p * log + e * (low * _EXPONENT_UNIT32)
+    rounded = (exact + inexact) + _ROUND32
+    f = (exact - (rounded - _ROUND32)) + inexact
+    power = _EXP32[3] + f * (_EXP32[4] + f * (_EXP32[5] + f * _EXP32[6]))
+    power = _EXP32[0] + f * (_EXP32[1] + f * (_EXP32[2] + f * power))
+    power = _bits(np.int32(_bits(power) + np.int32(_bits(rounded) << _MANTISSA32)))
+    return power if c > least else np.float32(0)
 
 
 @compiled(fastmath={"contract"})
-def _power64(c, p, rest):
-    bits = _bits(c)
-    exponent = (bits - _ROOT_HALF64) >> _MANTISSA64
+def _power64(c, high, low, p, least, most):
+    """As `_power32`."""
+    clamped = c if c > least else least
+    bits = _bits(clamped if clamped < most else most)
+    exponent = (bits - _ROOT_HALF_BITS64) >> _MANTISSA64
     m = _bits(bits - (exponent << _MANTISSA64))
     t = (m - _ONE64) / (m + _ONE64)
     q = t * t
@@ -221,15 +267,15 @@ def _power64(c, p, rest):
     log = _LOG[4] + q * (_LOG[5] + q * (_LOG[6] + q * log))
     log = _LOG[1] + q * (_LOG[2] + q * (_LOG[3] + q * log))
     log = t * (_LOG[0] + q * log)
-    exact = p * np.float64(exponent)
-    y = exact + (p * log + rest * (np.float64(exponent) + log))
-    whole = np.floor(min(y, _EXPONENTS64[1]) + 0.5)
-    f = (exact - whole) + (p * log + rest * (np.float64(exponent) + log))
+    exact = high * np.float64(exponent)
+    inexact = p * log + low * np.float64(exponent)
+    whole = np.floor((exact + inexact) + 0.5)
+    f = (exact - whole) + inexact
     e = _EXP[9] + f * (_EXP[10] + f * (_EXP[11] + f * _EXP[12]))
     e = _EXP[5] + f * (_EXP[6] + f * (_EXP[7] + f * (_EXP[8] + f * e)))
     e = _EXP[0] + f * (_EXP[1] + f * (_EXP[2] + f * (_EXP[3] + f * (_EXP[4] + f * e))))
     power = e * _bits((np.int64(whole) + _BIAS64) << _MANTISSA64)
-    return power if (c >= _NORMAL64) & (y >= _EXPONENTS64[0]) else 0.0
+    return power if c > least else 0.0
 
 
 # Passes over a row.
@@ -278,18 +324,53 @@ def _sums(x, v, lower, upper, scale, inverse, order, tolerance):
     return total, moving, offences
 
 
+@compiled(fastmath=FAST)
+def _count_offences(x, v, lower, upper, tolerance):
+    largest, one, zero = np.finfo(v.dtype).max, x.dtype.type(1), x.dtype.type(0)
+    nan_x, bad_v, outside = zero, zero, zero
+    for j in range(x.size):
+        nan_x += zero if x[j] == x[j] else one
+        bad_v += zero if abs(v[j]) <= largest else one
+        above, below = _at(upper, j) - x[j], x[j] - _at(lower, j)
+        outside += one if (above < -tolerance) | (below < -tolerance) else zero
+    return nan_x, bad_v, outside
+
+
 @compiled()
 def _offences(x, v, lower, upper, tolerance):
     """Flags of a row."""
-    flags = 0
+    nan_x, bad_v, outside = 0.0, 0.0, 0.0
+    for start in range(0, x.size, BLOCK):
+        stop = min(start + BLOCK, x.size)
+        a, b, c = _count_offences(
+            x[start:stop],
+            v[start:stop],
+            _part(lower, start, stop),
+            _part(upper, start, stop),
+            tolerance,
+        )
+        nan_x += a
+        bad_v += b
+        outside += c
+    return (
+        (NAN_X if nan_x > 0 else 0)
+        | (NAN_DELTA if bad_v > 0 else 0)
+        | (OUT_OF_BOUNDS if outside > 0 else 0)
+    )
+
+
+@compiled(fastmath=FAST)
+def _far_block(x, v, lower, upper, inverse, order):
+    total, furthest, largest = 0.0, _bits(0.0), _bits(0.0)
     for j in range(x.size):
-        if np.isnan(x[j]):
-            flags |= NAN_X
-        elif not (_at(upper, j) - x[j] >= -tolerance and x[j] - _at(lower, j) >= -tolerance):
-            flags |= OUT_OF_BOUNDS
-        if not np.isfinite(v[j]):
-            flags |= NAN_DELTA
-    return flags
+        space = _at(upper, j) - x[j] if v[j] > 0 else x[j] - _at(lower, j)
+        room, size = float(space), float(abs(v[j]))
+        live = (size > 0) & (room > 0)
+        total += _power(room * inverse if live else 0.0, order)
+        # The order of the bits of floats >= 0 is theirs; maxima of integers are vectorised.
+        furthest = max(furthest, _bits(room / size if live else 0.0))
+        largest = max(largest, _bits(size if live else 0.0))
+    return total, _bits(furthest), _bits(largest)
 
 
 @compiled()
@@ -297,15 +378,18 @@ def _far_corner(x, v, lower, upper, inverse, order):
     """sum r^p over v != 0, the largest breakpoint room / |v|, and the largest |v| with room."""
     reach, furthest, largest = 0.0, 0.0, 0.0
     for start in range(0, x.size, BLOCK):
-        part = 0.0
-        for j in range(start, min(start + BLOCK, x.size)):
-            room = float(_at(upper, j) - x[j] if v[j] > 0 else x[j] - _at(lower, j))
-            size = abs(float(v[j]))
-            if size > 0 and room > 0:
-                part += _power(room * inverse, order)
-                furthest = max(furthest, room / size)
-                largest = max(largest, size)
-        reach += part
+        stop = min(start + BLOCK, x.size)
+        a, b, c = _far_block(
+            x[start:stop],
+            v[start:stop],
+            _part(lower, start, stop),
+            _part(upper, start, stop),
+            inverse,
+            order,
+        )
+        reach += a
+        furthest = max(furthest, b)
+        largest = max(largest, c)
     return reach, furthest, largest
 
 
@@ -319,10 +403,15 @@ def _beyond(x):
 
 
 @compiled()
-def _newton(x, v, lower, upper, target, p, inverse, order, start, slack, passes, tolerance):
-    """The scale with |total - target| <= slack, or NO_ROOT; and whether the row has offences."""
-    low, high, moving_high = 0.0, np.inf, 0.0
-    retreat = 0.25
+def _newton(
+    x, v, lower, upper, target, p, inverse, order, start, low, high, slack, passes, tolerance
+):
+    """The scale with |total - target| <= slack, or NO_ROOT; and whether the row has offences.
+
+    low and high are scales on either side of the root, 0 and infinity if not known. All arithmetic
+    on elements is in the type of `inverse`.
+    """
+    moving_high, width = 0.0, np.inf
     scale = float(type(inverse)(start))
     total, moving, offences = _sums(
         x, v, lower, upper, type(inverse)(scale), inverse, order, tolerance
@@ -334,65 +423,59 @@ def _newton(x, v, lower, upper, target, p, inverse, order, start, slack, passes,
         if abs(gap) <= slack:
             return scale, False
         if gap > 0:
-            if not moving > TINY * target:
-                return NO_ROOT, False
             low = max(low, scale)
-            following = scale * (1 + gap / moving) ** (1 / p)
-            if following >= high:
-                following = math.sqrt(low * high)
-            elif high < np.inf:
-                # `total` is concave: between here and `high` it rises at least as fast as at `high`
+            if high == np.inf and not moving > TINY * target:
+                return NO_ROOT, False
+        else:
+            high = min(high, scale)
+            moving_high = moving if moving < np.inf else 0.0
+        relative = gap / moving
+        if abs(relative) < LARGE_STEP:
+            following = scale * (1 + relative) ** (1 / p)
+            if gap > 0 and following < high < np.inf:
+                # `total` is concave in u: up to `high` it rises at least as fast as there.
                 least = gap * moving_high / moving * (scale / high) ** p
                 if gap - least <= slack:
                     return following, False
         else:
-            high = min(high, scale)
-            moving_high = moving if moving < np.inf else 0.0
-            left = 1 + gap / moving if moving > 0 else 0.0
-            following = scale * left ** (1 / p) if left > 0 else 0.0
-            if following <= low:
-                if low > 0:
-                    following = math.sqrt(low * high)
-                else:
-                    secant = (target / total) ** (1 / p)
-                    following = scale * retreat * (secant if secant > 0 else retreat)
-                    retreat *= retreat
+            # Far away, Newton in log u: directions that span hundreds of binades are nearly
+            # linear in it. This step can overshoot; nor need it be a number.
+            following = scale * math.exp(max(min(relative, LONGEST_STEP), -LONGEST_STEP) / p)
         scale = float(type(inverse)(following))
+        if low > 0 and high < np.inf:
+            shrunk = math.log(high / low)
+            if not low < scale < high or (k >= FREE_PASSES and shrunk > width / 2):
+                following = math.sqrt(low) * math.sqrt(high)
+                scale = float(type(inverse)(following))
+                shrunk = np.inf
+                if not low < scale < high:  # nothing in between in this precision
+                    return following, False
+            width = shrunk
         if not 0 < scale < np.inf:
             return NO_ROOT, False
-        total, moving, _ = _sums(
-            x, v, lower, upper, type(inverse)(scale), inverse, order, None
-        )
+        total, moving, _ = _sums(x, v, lower, upper, type(inverse)(scale), inverse, order, None)
     return NO_ROOT, False
 
 
 @compiled()
 def _bracketed(x, v, lower, upper, eps, order, slack):
-    """Eta by safeguarded Newton in float64: any row, at several times the cost."""
+    """Eta for any row, at several times the cost: in float64, between bounds known beforehand."""
     p, inverse = order[-1], 1 / eps
     reach, furthest, largest = _far_corner(x, v, lower, upper, inverse, order)
     if reach <= 1 + slack:
         return furthest * _beyond(x)
-    low = 0.0
     high = furthest * inverse
-    # the largest term alone is at most as large as the sum, and n times it at least
-    scale = max(1 / (largest * x.size ** (1 / p)), np.finfo(np.float64).tiny)
-    for k in range(BRACKETED_PASSES):
-        total, moving, _ = _sums(x, v, lower, upper, scale, inverse, order, None)
-        gap = 1 - total
-        if abs(gap) <= slack:
-            break
-        if gap > 0:
-            low = max(low, scale)
-        else:
-            high = min(high, scale)
-        if low > 0 and high <= low * (1 + 4e-16):
-            break
-        following = scale * (1 + gap / moving) ** (1 / p) if moving > max(0, -gap) else 0.0
-        if not low < following < high or k % 3 == 2:
-            following = math.sqrt(max(low, 1e-300)) * math.sqrt(high)
-        scale = following
-    return scale / inverse
+    ceiling = float(np.finfo(x.dtype).max)
+    if furthest > ceiling:
+        high = ceiling * inverse
+        total, _, _ = _sums(x, v, lower, upper, high, inverse, order, None)
+        if total <= 1:
+            return ceiling
+    low = max(1 / (largest * x.size ** (1 / p)), SMALLEST_EPS)
+    scale, _ = _newton(
+        x, v, lower, upper, 1.0, p, inverse, order, low, 0.0, high, slack, BRACKETED_PASSES, None
+    )
+    return scale / inverse if scale > 0 else furthest
 
 
 @compiled()
@@ -424,21 +507,26 @@ def _solve_row(x, v, lower, upper, eps, order, wide, tolerance, slack, room, dir
         return 0.0, _offences(x, v, lower, upper, tolerance)
     p, n, m = wide[-1], x.size, room.size
     inverse = x.dtype.type(1 / eps)
-    target = (float(inverse) * eps) ** p
     zero = x.dtype.type(0)
-    scale = NO_ROOT
     largest = _take_sample(x, v, lower, upper, room, direction)
-    start = 1 / (largest * m ** (1 / p)) if largest > 0 else 0.0
-    if 0 < start < np.inf and 0 < inverse < np.inf:
-        scale, _ = _newton(
-            room, direction, zero, zero, target * m / n, p, inverse, order, start,
-            target * m / n * SAMPLE_SLACK, SAMPLE_PASSES, None,
+    # The sum of powers is at least its largest term, and at most n times that.
+    start = 1 / (largest * n ** (1 / p)) if largest > 0 else 0.0
+    if SMALLEST_SCALE < start < LARGEST_SCALE and 0 < inverse < np.inf:
+        # exactly 1 but for the rounding of `inverse`
+        target = (float(inverse) * eps) ** p
+        share = target * m / n
+        guess, _ = _newton(
+            room, direction, zero, zero, share, p, inverse, order,
+            start, 0.0, np.inf, share * SAMPLE_SLACK, SAMPLE_PASSES, None,
         )  # fmt: skip
-        if scale == NO_ROOT:
-            scale = start
+        if guess == NO_ROOT:
+            guess = start
+        elif m < n:
+            # A first pass beyond the root tells how fast `total` rises at most from then on.
+            guess *= 1 + SAMPLE_ERRORS * math.sqrt(2 / m) / p
         scale, bad = _newton(
-            x, v, lower, upper, target, p, inverse, order, scale,
-            slack, PASSES, tolerance,
+            x, v, lower, upper, target, p, inverse, order,
+            guess, 0.0, np.inf, slack, PASSES, tolerance,
         )  # fmt: skip
         if bad:
             return 0.0, _offences(x, v, lower, upper, tolerance)
