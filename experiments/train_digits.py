@@ -3,7 +3,11 @@
 A torchvision ShuffleNet v2 x0.5 on scikit-learn's digits. Every third image is
 held out; it is never seen here except for the accuracy that is printed at the end.
 
-    python experiments/train_digits.py [--output PATH]
+    python -m experiments.train_digits [--output PATH]
+    python -m experiments.train_digits --adversarial 1.0 --output robust.safetensors
+
+With ``--adversarial EPSILON`` every batch is first attacked by ``L2ClipAwarePGD`` (Madry et al.
+2018, arXiv 1706.06083): the robust model of the strength benchmark.
 
 Single-threaded and seeded: on one machine and one torch version, two runs write
 the same bytes.
@@ -17,9 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from foolbox.models import PyTorchModel
 from safetensors.torch import save_file
 from torchvision.models import shufflenet_v2_x0_5
 
+from foolbox_carescale.attacks import L2ClipAwarePGD
 from foolbox_carescale.evaluate.digits import digits
 from foolbox_carescale.evaluate.models import EMBEDDED_WEIGHTS, Normalized
 
@@ -27,11 +33,12 @@ MEAN = STD = (0.5, 0.5, 0.5)
 EPOCHS = 40
 BATCH = 64
 PEAK_LEARNING_RATE = 1e-2
+ADVERSARIAL_STEPS = 5
 SHIFT = 3  # pixels, of 32: less than one pixel of the original 8 x 8 image
 
 
-def train(seed: int = 0, epochs: int = EPOCHS) -> Normalized:
-    """A classifier of the digits, in evaluation mode."""
+def train(seed: int = 0, epochs: int = EPOCHS, epsilon: float = 0.0) -> Normalized:
+    """A classifier of the digits, in evaluation mode; adversarially trained where epsilon > 0."""
     torch.manual_seed(seed)
     images_, labels_, _ = digits("train")
     images, labels = torch.from_numpy(images_), torch.from_numpy(labels_)
@@ -46,7 +53,10 @@ def train(seed: int = 0, epochs: int = EPOCHS) -> Normalized:
         total = 0.0
         # batches of equal size: a last batch of one or two would spoil batch norm
         for batch in torch.randperm(len(images))[: steps_per_epoch * BATCH].split(BATCH):
-            logits = model(shifted(images[batch]))
+            inputs = shifted(images[batch])
+            if epsilon:
+                inputs = attacked(model, inputs, labels[batch], epsilon)
+            logits = model(inputs)
             loss = torch.nn.functional.cross_entropy(logits, labels[batch])
             optimizer.zero_grad()
             loss.backward()
@@ -55,6 +65,17 @@ def train(seed: int = 0, epochs: int = EPOCHS) -> Normalized:
             total += loss.item()
         print(f"epoch {epoch + 1:2d}/{epochs}  loss {total / steps_per_epoch:.4f}", flush=True)
     return model.eval()
+
+
+def attacked(
+    model: Normalized, images: torch.Tensor, labels: torch.Tensor, epsilon: float
+) -> torch.Tensor:
+    """The images under a short L2 attack on the model in evaluation mode."""
+    attack = L2ClipAwarePGD(steps=ADVERSARIAL_STEPS, keep="last", random_start=False)
+    model.eval()
+    points = attack.run(PyTorchModel(model, bounds=(0, 1)), images, labels, epsilon=epsilon)
+    model.train()
+    return points.detach()  # type: ignore[no-any-return]
 
 
 def shifted(images: torch.Tensor) -> torch.Tensor:
@@ -83,12 +104,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=EMBEDDED_WEIGHTS)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--adversarial", type=float, default=0.0, metavar="EPSILON")
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)  # the order of summation, so the bytes, depend on the thread count
     torch.use_deterministic_algorithms(True)
     started = time.perf_counter()
-    model = train(arguments.seed)
+    model = train(arguments.seed, arguments.epochs, arguments.adversarial)
     held_out = accuracy(model, "test")
     print(f"training {accuracy(model, 'train'):.4f}, held out {held_out:.4f}", end=", ")
     print(f"{time.perf_counter() - started:.0f} s")
