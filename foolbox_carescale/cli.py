@@ -6,10 +6,11 @@ import argparse
 import contextlib
 import importlib.util
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import foolbox_carescale
 from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError
@@ -74,8 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG_INPUT, f"carescale: error: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="carescale", description="Measure adversarial robustness, at exactly epsilon."
     )
     parser.add_argument(
@@ -106,13 +114,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     _require_extra()
-    from foolbox_carescale.evaluate import evaluate, load_evaluation, print_report, write_report
+    from foolbox_carescale.evaluate import load_evaluation
 
     path, overrides = _split(arguments.config)
     evaluation = load_evaluation(path, overrides)
     if arguments.print_config:
         print(evaluation.to_yaml(), end="")
         return 0
+    # two busy-waiting threads on a core that another process uses wait for each other's time
+    # slices: 6 to 90 times slower; must be set before torch loads its OpenMP library
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # imports torch, which takes seconds: only after what is wrong with the config was said
+    from foolbox_carescale.evaluate import evaluate, print_report, write_report
+
     try:
         with _progress_bar() as on_progress:
             results = evaluate(evaluation, on_progress=on_progress)

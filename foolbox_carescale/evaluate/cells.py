@@ -14,18 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-try:
-    from foolbox_carescale import get_attack
-except ImportError:  # TODO remove
-
-    def get_attack(name):
-        import foolbox.attacks
-
-        if not hasattr(foolbox.attacks, name):
-            raise ValueError(f"there is no attack {name!r}; {nearest(name, dir(foolbox.attacks))}")
-        return getattr(foolbox.attacks, name)
-
-
+from foolbox_carescale import get_attack
 from foolbox_carescale.evaluate.config import AttackConfig, Evaluation, field_names, norm_name
 from foolbox_carescale.evaluate.errors import UserError, nearest
 
@@ -128,7 +117,7 @@ def make_attack(label: str, config: AttackConfig) -> tuple[Any, Literal["ours", 
         params["distance"] = _distance(label, params["distance"])
     _check_arguments(label, config.name, constructor, params)
     try:
-        attack = constructor(**params)
+        attack: Any = constructor(**params)
     except (TypeError, ValueError) as error:
         raise UserError(f"attacks.{label}: {config.name} refuses {params}: {error}") from error
     try:
@@ -181,6 +170,8 @@ def _fits(value: Any, hint: Any) -> bool:
     """Whether a value may be of a type; types that YAML cannot hold are left to the attack."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is Literal:
+        return value in typing.get_args(hint)
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 from hydra import compose, initialize, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -52,12 +53,13 @@ def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = (
     content.setdefault("epsilons", default_epsilons())
     _check_mappings(content)
     for label, attack in content["attacks"].items():
-        content["attacks"][label] = _gather(attack, AttackConfig, f"attacks.{label}")
+        gathered = _gather(attack, AttackConfig, f"attacks.{label}")
+        content["attacks"][label] = _with_floats(gathered, "epsilons")
+    content["epsilons"] = _with_floats(content["epsilons"], *content["epsilons"])
     arranged = [_arrange(override, content) for override in overrides]
     for key, node in _NODES.items():
-        given = content.get(key) or {}
-        if "_target_" in given:
-            content[key] = _gather(given, node, key)
+        given = _with_floats(content.get(key) or {}, "mean", "std")
+        content[key] = _gather(given, node, key) if "_target_" in given else given
     defaults = list(content.pop("defaults", None) or [])
     if "_self_" not in defaults:
         defaults.append("_self_")
@@ -85,8 +87,10 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         loaded = OmegaConf.load(path)
     except FileNotFoundError:
-        near = [str(other) for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise UserError(f"{path}: no such file; {nearest(str(path), near)}") from None
+        beside = {other.stem: str(other) for other in path.parent.glob("*.y*ml")}
+        close = difflib.get_close_matches(path.stem, beside, n=1)
+        hint = f"; did you mean {beside[close[0]]!r}?" if close else ""
+        raise UserError(f"{path}: there is no such file{hint}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -129,6 +133,15 @@ def _gather(node: dict[str, Any], config: type, key: str) -> dict[str, Any]:
     return {**gathered, "params": {**params, **beside}}
 
 
+def _with_floats(node: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """The node with whole numbers in these lists as floats, which OmegaConf insists on."""
+    lists = {key: node[key] for key in keys if isinstance(node.get(key), list)}
+    return node | {
+        key: [float(item) if type(item) is int else item for item in items]
+        for key, items in lists.items()
+    }
+
+
 def _arrange(override: str, content: dict[str, Any]) -> str:
     """The override with keyword arguments below ``params``, and allowed to add to mappings.
 
@@ -153,13 +166,13 @@ def _arrange(override: str, content: dict[str, Any]) -> str:
                 raise UserError(
                     f"attacks.{rest}: no attack has the label {label!r};"
                     f" {nearest(label, content['attacks'])}"
-                    f" (a new one starts with attacks.{label}.name=...)"
+                    + ("" if prefix == "~" else f" (a new one: attacks.{label}.name=...)")
                 )
             content["attacks"][label] = {"params": {}}
         if inner and inner[0] not in field_names(AttackConfig):
             inner = ["params", *inner]
         return f"{add}{'.'.join(['attacks', label, *inner])}{value}"
-    given = content.setdefault(group, {}) or {}
+    given = content.setdefault(group, {})
     if parts == ["_target_"]:
         given["_target_"] = value[1:]
     if "_target_" in given and parts[0] not in field_names(_NODES[group]):
@@ -168,24 +181,43 @@ def _arrange(override: str, content: dict[str, Any]) -> str:
 
 
 def _explain(error: BaseException, path: str | Path | None) -> str:
-    """One line from Hydra's and OmegaConf's chain of errors: key, offence, nearest key."""
+    """One line from Hydra's and OmegaConf's chain of errors: key, offence, remedy."""
     chain = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(cause)
     found = next((e for e in chain if isinstance(e, OmegaConfBaseException)), None)
-    if found is None:  # an override that does not parse, a delete or a group that is not there
-        return "configuration: " + str(error).split("\nSee ")[0].replace("\n", " ")
+    if isinstance(error, OverrideParseException):
+        given = (error.override or "").lstrip("+")
+        return f"the override {given!r} does not parse; write key=value, and lists as [1,2]"
+    if found is None:  # a delete, or a group, that is not there
+        first = str(error).split("\n")[0].replace(f"In '{_RUN}': ", "")
+        return f"{path or 'configuration'}: {first}"
     problem = str(found).split("\n")[0]
-    key = found.full_key or ""
+    key = str(found.full_key or path or "configuration")
     parent = found.object_type
-    if dataclasses.is_dataclass(parent) and problem.startswith("Key "):
+    if problem.startswith("Key ") and dataclasses.is_dataclass(parent):
         known = field_names(parent if isinstance(parent, type) else type(parent))
-        name = key.rpartition(".")[2]
-        hint = nearest(name, known)
+        hint = nearest(key.rpartition(".")[2], known)
         if "_target_" in known:
             hint += " (arguments of what is named go below params)"
         return f"{key}: there is no such key; {hint}"
-    source = str(error).split("\n")[0]
-    at = key or (source if "override" in source else f"{path}" if path else "configuration")
-    problem = problem.replace(" is not a ListConfig, list or tuple.", " is not a list: write [...]")
-    return f"{at}: {problem}" + (f" ({source})" if "override" in source and key else "")
+    for pattern, replacement in _PLAINER:
+        if match := re.match(pattern, problem):
+            return f"{key}: {match.expand(replacement).replace('KEY', key)}"
+    return f"{key}: {problem}"
+
+
+_PLAINER = (
+    (r"Value (.+) of type '.*' could not be converted to (\w+)", r"\1 is not of type \2"),
+    (
+        r"Value (.+) \(\w+\) is incompatible with type hint 'typing\.List.*",
+        r"\1 is not a list; write [\1]",
+    ),
+    (r"Value (.+) \(\w+\) is incompatible with type hint '(.+)'", r"\1 is not a \2"),
+    (r"Invalid value assigned: (\w+) is not a ListConfig.*", r"\1 is not a list; write KEY=[...]"),
+    (
+        r"(?:Merge error|Invalid type assigned): .* is not a subclass of \w+\. value: (.*)",
+        r"'\1' is not a mapping; write KEY.name=\1",
+    ),
+)
+"""OmegaConf's messages in this project's words."""

@@ -21,9 +21,9 @@ _SHADES = {
     "ours": ("#0b5394", "#5b9bd5", "#9dc3e6"),
     "foolbox": ("#d9580d", "#f4a259", "#8c510a"),
 }
-_NAMES = {"ours": "this package", "foolbox": "Foolbox"}
 _MARKERS = "osD^vP"
 _DPI = 130
+_GRID_DPI = 96  # the noise in the pictures does not compress
 _STYLE: Any = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -51,23 +51,23 @@ def curves(results: Results) -> Figure:
         panels = figure.subplots(1, len(orders), sharey=True, squeeze=False)[0]
         for panel, p in zip(panels, orders, strict=True):
             cells = [cell for cell in summary if cell.p == p]
-            counts = {"ours": 0, "foolbox": 0}
+            attacks = list(dict.fromkeys((cell.attack, cell.source) for cell in cells))
+            families = list(dict.fromkeys(_family(*attack) for attack in attacks))
             panel.axhline(results.clean_accuracy, color="0.55", lw=1, ls=(0, (4, 3)), label="clean")
-            for number, attack in enumerate(dict.fromkeys(cell.attack for cell in cells)):
+            for attack, source in attacks:
                 points = [cell for cell in cells if cell.attack == attack]
-                source = points[0].source
+                number = families.index(_family(attack, source))
                 shades = _SHADES[source]
                 panel.plot(
                     [cell.epsilon for cell in points],
                     [cell.robust_accuracy for cell in points],
                     label=attack,
-                    color=shades[counts[source] % len(shades)],
+                    color=shades[number % len(shades)],
                     marker=_MARKERS[number % len(_MARKERS)],
                     markersize=5,
                     lw=1.8,
                     ls="-" if source == "ours" else (0, (5, 1.5)),
                 )
-                counts[source] += 1
             panel.set_title(norm_name(p))
             panel.set_xscale("log")
             _label_epsilons(panel, sorted({cell.epsilon for cell in cells}))
@@ -122,7 +122,7 @@ def norms(results: Results) -> Figure:
     return figure
 
 
-def grid(examples: list[Example], samples: int = 3) -> Figure:
+def grid(examples: list[Example], samples: int = 2) -> Figure:
     """Clean images, and for each attack the perturbed ones and the differences below them."""
     examples = [example for example in examples if len(example["label"])]
     samples = min(samples, *(len(example["label"]) for example in examples))
@@ -130,7 +130,7 @@ def grid(examples: list[Example], samples: int = 3) -> Figure:
     with mpl.rc_context(_STYLE):
         size = (0.3 + 0.95 * columns, 0.75 + 2.0 * samples)
         tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
-        figure = Figure(figsize=size, layout=tight)
+        figure = Figure(figsize=size, layout=tight, dpi=_GRID_DPI)
         axes = figure.subplots(2 * samples, columns, squeeze=False)
         for axis in axes.flat:
             axis.set_axis_off()
@@ -185,6 +185,11 @@ def _picture(axis: Axes, image: npt.NDArray[Any], title: str = "", color: str = 
     axis.imshow(pixels, cmap="gray", vmin=0, vmax=1)
     if title:
         axis.set_title(title, fontsize=8, pad=2, color=color, fontweight="normal")
+
+
+def _family(attack: str, source: str) -> str:
+    """What Foolbox's and our version of an attack share, if their labels say whose they are."""
+    return attack.removeprefix(f"{source}_")
 
 
 def _subject(results: Results) -> str:

@@ -84,7 +84,8 @@ def load_model(
         std = std or [1.0] * len(mean)
         if len(mean) != len(std) or not all(value > 0 for value in std):
             raise UserError(
-                f"model.std: {std} does not fit mean {mean}; one positive number per channel"
+                f"model.mean, model.std: {mean} and {std} do not fit each other;"
+                " give one number per channel, and positive ones as std"
             )
         network = Normalized(network, mean, std)
         config = dataclasses.replace(config, mean=list(mean), std=list(std))
@@ -137,6 +138,12 @@ def call_target(key: str, target: str, params: Mapping[str, Any]) -> Any:
 
 
 def _choose_weights(config: ModelConfig, data: str, num_classes: int) -> ModelConfig:
+    names = torchvision.models.list_models(module=torchvision.models)
+    if config.name not in names:
+        raise UserError(
+            f"model.name: torchvision has no classifier {config.name!r};"
+            f" {nearest(config.name, names)}"
+        )
     if config.weights == "auto":
         if config.name == EMBEDDED_NAME and data == "digits":
             return dataclasses.replace(config, weights="embedded")
@@ -160,12 +167,6 @@ def _choose_weights(config: ModelConfig, data: str, num_classes: int) -> ModelCo
 def _torchvision_model(
     config: ModelConfig, data_classes: int
 ) -> tuple[torch.nn.Module, list[float] | None, list[float] | None, int]:
-    names = torchvision.models.list_models(module=torchvision.models)
-    if config.name not in names:
-        raise UserError(
-            f"model.name: torchvision has no classifier {config.name!r};"
-            f" {nearest(config.name, names)}"
-        )
     if config.weights is None:
         classes = config.num_classes or data_classes
         return _build(config, num_classes=classes), None, None, classes
@@ -179,7 +180,7 @@ def _torchvision_model(
         except RuntimeError as error:
             reason = "; ".join(line.strip() for line in str(error).split("\n")[1:3])
             raise UserError(
-                f"model.weights: {path} does not fit {config.name} with {classes} classes"
+                f"model.weights: {config.weights} does not fit {config.name} with {classes} classes"
                 f" ({reason[:200]}); check model.name and model.num_classes"
             ) from error
         return network, _floats(metadata.get("mean")), _floats(metadata.get("std")), classes
@@ -234,7 +235,10 @@ def _read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         except SafetensorError as error:
             raise UserError(f"model.weights: {path} is not a safetensors file ({error})") from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # of pickles that torch.save did not write; what cannot be read is refused below
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise UserError(
             f"model.weights: {path} is not a plain PyTorch state dict, and anything else is refused"

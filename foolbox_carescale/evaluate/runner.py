@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from foolbox_carescale.evaluate.cells import Cell, Unit, make_cells, make_units
-from foolbox_carescale.evaluate.config import Evaluation
+from foolbox_carescale.evaluate.config import Evaluation, ModelConfig
 from foolbox_carescale.evaluate.data import Data, load_data
 from foolbox_carescale.evaluate.errors import UserError
 from foolbox_carescale.evaluate.models import load_model
@@ -26,6 +27,9 @@ from foolbox_carescale.evaluate.store import SCHEMA, RunFolder
 
 EXAMPLES = 4
 """Samples whose images are stored, from the first block, at the middle epsilon of each attack."""
+
+SMALL = 64
+"""Pixels per side up to which a single thread of PyTorch is used."""
 
 Array = npt.NDArray[Any]
 
@@ -72,22 +76,14 @@ def evaluate(
     model, model_config = load_model(
         evaluation.model, data=data.name, num_classes=data.num_classes, device=evaluation.device
     )
-    evaluation = dataclasses.replace(evaluation, model=model_config)
-    worker = Worker(model, model_config._target_ or model_config.name, data, evaluation.batch_size)
-
-    folder = RunFolder.create(evaluation.output)
-    folder.write_config(_header() + evaluation.to_yaml())
-    units = list(make_units(cells, len(data), evaluation.batch_size, evaluation.seed))
-    shown = _shown(cells)
-    report = on_progress or (lambda progress: None)
-    report(Progress(None, 0, len(units)))
-    for done, unit in enumerate(units, start=1):
-        rows, perturbed = worker.run(unit)
-        folder.write_unit(unit.name, rows)
-        if unit.block == 0 and (unit.cell.label, unit.cell.epsilon) in shown:
-            folder.write_examples(unit.name, worker.examples(unit, perturbed))
-        accuracy = float(np.mean(rows["robust"].to_numpy()))
-        report(Progress(unit.cell, done, len(units), accuracy))
+    threads = evaluation.threads or _threads(data)
+    evaluation = dataclasses.replace(evaluation, model=model_config, threads=threads)
+    with _torch_threads(threads):
+        worker = _worker(model, model_config, data, evaluation.batch_size)
+        folder = RunFolder.create(evaluation.output)
+        folder.write_config(_header() + evaluation.to_yaml())
+        units = list(make_units(cells, len(data), evaluation.batch_size, evaluation.seed))
+        _run(worker, units, folder, on_progress or (lambda progress: None))
     return Results.load(folder.path)
 
 
@@ -237,16 +233,68 @@ def seed_everything(seed: int) -> None:
         JAXTensor.key = jax.random.PRNGKey(short)
 
 
+def _worker(model: Any, config: ModelConfig, data: Data, batch_size: int) -> Worker:
+    name = config._target_ or config.name
+    try:
+        return Worker(model, name, data, batch_size)
+    except (RuntimeError, AssertionError) as error:
+        if config._target_ is not None:
+            raise  # an error in the user's own model, who needs the traceback
+        shape = "x".join(map(str, data.images.shape[1:]))
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"model.name: {name} cannot classify images of shape {shape} ({reason});"
+            " try data.size=224"
+        ) from error
+
+
+def _run(
+    worker: Worker, units: list[Unit], folder: RunFolder, report: Callable[[Progress], None]
+) -> None:
+    shown = _shown(units)
+    report(Progress(None, 0, len(units)))
+    for done, unit in enumerate(units, start=1):
+        rows, perturbed = worker.run(unit)
+        folder.write_unit(unit.name, rows)
+        if unit.name in shown and len(perturbed):
+            folder.write_examples(unit.name, worker.examples(unit, perturbed))
+        accuracy = float(np.mean(rows["robust"].to_numpy()))
+        report(Progress(unit.cell, done, len(units), accuracy))
+
+
+def _shown(units: list[Unit]) -> set[str]:
+    """Names of the units whose images are stored: each attack's middle epsilon, first block."""
+    by_label: dict[str, list[Unit]] = {}
+    for unit in units:
+        if unit.block == 0:
+            by_label.setdefault(unit.cell.label, []).append(unit)
+    return {same[len(same) // 2].name for same in by_label.values()}
+
+
+def _threads(data: Data) -> int:
+    """One for small images: measured on two cores with the embedded model, a second thread
+    costs up to 50 times the time where another process wants that core.
+    """
+    import torch
+
+    small = max(data.images.shape[2:], default=1) <= SMALL
+    return 1 if small else torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _per_sample(array: Array) -> Array:
     return array.reshape(len(array), int(np.prod(array.shape[1:])))
-
-
-def _shown(cells: list[Cell]) -> set[tuple[str, float]]:
-    """Each attack's middle epsilon."""
-    by_label: dict[str, list[float]] = {}
-    for cell in cells:
-        by_label.setdefault(cell.label, []).append(cell.epsilon)
-    return {(label, sorted(eps)[len(eps) // 2]) for label, eps in by_label.items()}
 
 
 def _header() -> str:

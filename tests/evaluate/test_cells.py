@@ -1,0 +1,76 @@
+import pytest
+
+from foolbox_carescale.evaluate import AttackConfig, Evaluation, UserError
+from foolbox_carescale.evaluate.cells import make_attack, make_cells, make_units
+
+
+def test_a_unit_has_the_same_seed_in_whatever_company():
+    attacks = {"a": AttackConfig("L2PGD"), "b": AttackConfig("LinfPGD")}
+    together = make_units(make_cells(Evaluation(attacks=attacks)), 30, 10, seed=1)
+    alone = make_units(make_cells(Evaluation(attacks={"b": attacks["b"]})), 30, 10, seed=1)
+    seeds = {(u.cell.label, u.cell.epsilon, u.block): u.seed for u in together}
+    assert len(set(seeds.values())) == len(seeds)
+    for unit in alone:
+        assert seeds[unit.cell.label, unit.cell.epsilon, unit.block] == unit.seed
+
+
+def test_seeds_differ_by_run_seed_parameters_and_repeat():
+    configs = [
+        (0, AttackConfig("L2PGD")),
+        (1, AttackConfig("L2PGD")),
+        (0, AttackConfig("L2PGD", params={"steps": 3})),
+        (0, AttackConfig("L2PGD", repeat=2)),
+    ]
+    seeds = {
+        next(iter(make_units(make_cells(Evaluation(attacks={"a": c})), 1, 1, seed))).seed
+        for seed, c in configs
+    }
+    assert len(seeds) == len(configs)
+
+
+def test_an_attacks_own_epsilons_override_those_of_its_norm():
+    attacks = {"a": AttackConfig("L2PGD", epsilons=[3.0, 2.0]), "b": AttackConfig("L2PGD")}
+    cells = make_cells(Evaluation(attacks=attacks, epsilons={"L2": [1.0]}))
+    assert [(c.label, c.p, c.epsilon) for c in cells] == [
+        ("a", 2.0, 2.0),
+        ("a", 2.0, 3.0),
+        ("b", 2.0, 1.0),
+    ]
+
+
+def test_attacks_know_who_wrote_them():
+    assert make_attack("a", AttackConfig("L2PGD"))[1] == "foolbox"
+    assert make_attack("a", AttackConfig("L2ClipAwarePGD"))[1] == "ours"
+
+
+def test_attacks_of_any_distance_take_a_norm_by_name():
+    config = AttackConfig("GaussianBlurAttack", params={"distance": "Linf"})
+    assert make_attack("a", config)[0].distance.p == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        (AttackConfig("L2PDG"), r"attacks\.a\.name: .*L2PGD"),
+        (AttackConfig("Attack"), r"attacks\.a"),
+        (AttackConfig("L2PGD", params={"stps": 1}), "takes no 'stps'; did you mean 'steps'"),
+        (AttackConfig("L2PGD", params={"epsilon": [1]}), "did you mean 'epsilons'"),
+        (AttackConfig("L2PGD", params={"steps": "three"}), "'three' is str, but .* expects int"),
+        (AttackConfig("L2PGD", params={"steps": 1.5}), "1.5 is float, but .* expects int"),
+        (AttackConfig("L2ClipAwarePGD", params={"stps": 1}), "did you mean 'steps'"),
+        (AttackConfig("L2ClipAwarePGD", params={"schedule": "csine"}), "csine"),
+        (AttackConfig("ClipAwareGaussianNoise", params={"p": -1.0}), "-1"),
+        (AttackConfig("GaussianBlurAttack"), "give one, e.g. attacks.a.distance=L2"),
+        (AttackConfig("GaussianBlurAttack", params={"distance": "l2"}), "did you mean 'L2'"),
+    ],
+)
+def test_an_attack_that_cannot_be_made_is_one_line(config, line):
+    with pytest.raises(UserError, match=line) as caught:
+        make_attack("a", config)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_norm_without_epsilons_is_one_line():
+    attacks = {"a": AttackConfig("LinfPGD")}
+    with pytest.raises(UserError, match=r"epsilons\.Linf: is missing, but attack 'a'"):
+        make_cells(Evaluation(attacks=attacks, epsilons={"L2": [1.0]}))

@@ -1,0 +1,241 @@
+import foolbox as fb
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from foolbox_carescale.evaluate import (
+    AttackConfig,
+    DataConfig,
+    Evaluation,
+    ModelConfig,
+    Results,
+    UserError,
+    evaluate,
+    load_evaluation,
+)
+from foolbox_carescale.evaluate.data import load_data
+from foolbox_carescale.evaluate.models import load_model
+from foolbox_carescale.evaluate.runner import cross_entropy, perturbation_norms
+from foolbox_carescale.evaluate.store import SCHEMA
+
+ATTACKS = {
+    "noise": AttackConfig("L2AdditiveGaussianNoiseAttack", [2.0, 8.0]),
+    "pgd": AttackConfig("LinfPGD", [0.03], params={"steps": 5}),
+}
+
+
+def small(output, **changes):
+    settings = {"attacks": ATTACKS, "samples": 12, "batch_size": 5, "output": str(output)}
+    return Evaluation(**{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return evaluate(small(tmp_path_factory.mktemp("runs") / "run", samples=40, batch_size=16))
+
+
+def rows(results, *, without=("seconds", "cell")):
+    table = results.table.drop_columns(list(without))
+    keys = [("attack", "ascending"), ("epsilon", "ascending"), ("sample", "ascending")]
+    return table.sort_by(keys).to_pylist()
+
+
+class Brightness(torch.nn.Module):
+    """Says 0 for dark images and 1 for bright ones."""
+
+    def forward(self, x):
+        mean = x.flatten(1).mean(1)
+        return torch.stack([0.5 - mean, mean - 0.5], 1)
+
+
+def brightness():
+    return Brightness().eval()
+
+
+def grey():
+    levels = np.array([0.1, 0.9, 0.45, 0.9])
+    images = np.broadcast_to(levels[:, None, None, None], (4, 3, 4, 4)).astype(np.float32)
+    return images, np.array([0, 1, 0, 0])  # the last label is wrong
+
+
+def test_there_is_a_row_per_cell_and_sample(results):
+    assert results.table.schema.equals(SCHEMA)
+    assert results.table.num_rows == 3 * 40
+    assert {row["attack"] for row in rows(results)} == {"noise", "pgd"}
+    assert len({(r["attack"], r["epsilon"], r["sample"]) for r in rows(results)}) == 3 * 40
+
+
+def test_rows_agree_with_foolbox_itself(results):
+    data = load_data(DataConfig(), 40)
+    model, _ = load_model(ModelConfig())
+    images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
+    right = (model(images).argmax(1) == labels).numpy()
+    assert results.clean_accuracy == right.mean()
+    assert [r["attacked"] for r in rows(results) if r["attack"] == "pgd"] == right.tolist()
+
+    attacked = [r for r in rows(results) if r["attack"] == "pgd" and r["block"] == 0]
+    torch.manual_seed(attacked[0]["seed"])
+    chosen = np.flatnonzero(right[:16])
+    _, clipped, success = fb.attacks.LinfPGD(steps=5)(
+        model, images[chosen], labels[chosen], epsilons=0.03
+    )
+    kept = [r for r in attacked if r["attacked"]]
+    assert [r["success"] for r in kept] == success.tolist()
+    norms = perturbation_norms(data.images[chosen], clipped.numpy(), np.inf)
+    assert np.allclose([r["norm"] for r in kept], norms, rtol=1e-12)
+
+
+def test_what_the_model_gets_wrong_is_not_attacked_and_not_robust(tmp_path):
+    evaluation = small(
+        tmp_path / "run",
+        model=ModelConfig(_target_=f"{__name__}.brightness"),
+        data=DataConfig(_target_=f"{__name__}.grey"),
+        attacks={"fgm": AttackConfig("LinfFastGradientAttack", [0.1])},
+        batch_size=3,  # so that the last block has nothing to attack
+    )
+    table = rows(evaluate(evaluation))
+    assert [r["attacked"] for r in table] == [True, True, True, False]
+    assert [r["robust"] for r in table] == [True, True, False, False]
+    assert [r["success"] for r in table] == [False, False, True, None]
+    assert table[3]["norm"] is None
+    assert table[3]["loss"] == table[3]["clean_loss"]
+    assert table[2]["norm"] == pytest.approx(0.1, rel=1e-6)
+    assert table[2]["norm_over_epsilon"] == pytest.approx(1, rel=1e-6)
+    assert all(r["in_bounds"] for r in table[:3])
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_seed_others(tmp_path):
+    first = evaluate(small(tmp_path / "a"))
+    again = evaluate(small(tmp_path / "b"))
+    other = evaluate(small(tmp_path / "c", seed=1))
+    assert rows(first) == rows(again)
+    assert rows(first) != rows(other)
+
+
+def test_order_and_company_of_attacks_change_nothing(tmp_path):
+    both = evaluate(small(tmp_path / "a"))
+    swapped = evaluate(small(tmp_path / "b", attacks=dict(reversed(ATTACKS.items()))))
+    alone = evaluate(small(tmp_path / "c", attacks={"noise": ATTACKS["noise"]}))
+    assert rows(both) == rows(swapped)
+    assert [r for r in rows(both) if r["attack"] == "noise"] == rows(alone)
+
+
+def test_ours_are_exactly_epsilon_and_inside_the_box(tmp_path):
+    attacks = {
+        "noise": AttackConfig("ClipAwareGaussianNoise", [4.0], params={"p": 2}),
+        "uniform": AttackConfig("ClipAwareUniformNoise", [0.3], params={"p": float("inf")}),
+        "pgd": AttackConfig("L1ClipAwarePGD", [8.0], params={"steps": 3}),
+    }
+    table = [r for r in rows(evaluate(small(tmp_path / "run", attacks=attacks))) if r["attacked"]]
+    assert np.allclose([r["norm_over_epsilon"] for r in table], 1, atol=1e-5)
+    assert all(r["in_bounds"] and r["source"] == "ours" for r in table)
+
+
+def test_repeats_are_foolboxs(tmp_path):
+    attacks = {
+        "once": AttackConfig("L2AdditiveGaussianNoiseAttack", [12.0]),
+        "often": AttackConfig("L2AdditiveGaussianNoiseAttack", [12.0], repeat=10),
+    }
+    once, often = evaluate(small(tmp_path / "run", attacks=attacks)).summary()
+    assert often.robust_accuracy <= once.robust_accuracy
+
+
+def test_a_jax_model_runs_and_is_reproducible(tmp_path):
+    pytest.importorskip("jax")
+    model = ModelConfig(_target_="tests.evaluate.test_models.jax_model")
+    runs = [evaluate(small(tmp_path / name, model=model, samples=64)) for name in "ab"]
+    assert rows(runs[0]) == rows(runs[1])
+
+
+def test_progress_is_told_before_the_first_unit_and_after_each(tmp_path):
+    seen = []
+    evaluate(small(tmp_path / "run"), on_progress=seen.append)
+    assert [p.done for p in seen] == list(range(3 * 3 + 1))
+    assert {p.total for p in seen} == {9}
+    assert seen[0].cell is None
+    assert seen[-1].cell.label == "pgd"
+
+
+def test_what_was_computed_before_an_error_stays(tmp_path):
+    def stop(progress):
+        if progress.done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(small(tmp_path / "run"), on_progress=stop)
+    assert len(list((tmp_path / "run" / "results").glob("*.parquet"))) == 4
+    assert len(Results.load(tmp_path / "run").summary()) == 2
+
+
+def test_the_stored_config_runs_again_with_the_same_result(tmp_path):
+    first = evaluate(small(tmp_path / "a"))
+    stored = load_evaluation(tmp_path / "a" / "config.yaml", [f"output={tmp_path / 'b'}"])
+    assert stored.model.weights == "embedded"
+    assert rows(evaluate(stored)) == rows(first)
+
+
+def test_results_open_as_one_parquet_data_set(results):
+    table = pq.read_table(results.folder / "results")
+    assert table.num_rows == results.table.num_rows
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_alone(tmp_path):
+    evaluate(small(tmp_path / "run"))
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    with pytest.raises(UserError, match="already holds a run"):
+        evaluate(small(tmp_path / "run"))
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match=r"output: .* cannot be written"):
+        evaluate(small(tmp_path / "file" / "run"))
+
+
+def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
+    write, calls = pq.write_table, []
+
+    def full(table, path, **options):
+        calls.append(path)
+        if len(calls) == 3:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        write(table, path, **options)
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        evaluate(small(tmp_path / "run"))
+    assert len(list((tmp_path / "run" / "results").iterdir())) == 2
+    assert Results.load(tmp_path / "run").table.num_rows == 2 * 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"model": ModelConfig(weights=None, num_classes=7)}, "labels up to 9"),
+        ({"model": ModelConfig("alexnet", None)}, "cannot classify images of shape 3x32x32"),
+    ],
+)
+def test_a_model_that_does_not_fit_the_data_is_one_line(tmp_path, changes, line):
+    with pytest.raises(UserError, match=line):
+        evaluate(small(tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_cross_entropy_is_that_of_torch():
+    generator = np.random.default_rng(0)
+    logits, labels = 50 * generator.normal(size=(20, 5)), generator.integers(0, 5, 20)
+    expected = torch.nn.functional.cross_entropy(
+        torch.from_numpy(logits), torch.from_numpy(labels), reduction="none"
+    )
+    assert np.allclose(cross_entropy(logits, labels), expected)
+
+
+@pytest.mark.parametrize("p", [0.5, 1, 2, 3, np.inf])
+def test_norms_are_taken_in_float64(p):
+    clean = np.full((2, 3, 100, 100), 0.5, np.float32)
+    perturbed = clean + np.float32(2**-20)
+    expected = 2**-20 * (30000 ** (1 / p) if np.isfinite(p) else 1)
+    assert np.allclose(perturbation_norms(clean, perturbed, p), expected, rtol=1e-12)

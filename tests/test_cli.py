@@ -1,0 +1,177 @@
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from foolbox_carescale.cli import main
+
+QUICK = ["samples=6", "attacks.foolbox_linf_pgd.steps=2"]
+ONLY_PGD = textwrap.dedent(
+    """
+    attacks:
+      foolbox: {name: LinfPGD, steps: 2}
+      ours: {name: LinfClipAwarePGD, steps: 2}
+    epsilons: {Linf: [0.02, 0.05]}
+    samples: 6
+    """
+)
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(ONLY_PGD, encoding="utf-8")
+    return "run.yaml"
+
+
+def run(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "foolbox_carescale", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "PYTHONWARNINGS": "default"},
+    )
+
+
+def test_a_file_and_overrides_make_a_run_folder(config, tmp_path):
+    done = run("evaluate", config, "attacks.ours.steps=3", "output=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "clean accuracy" in done.stdout
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {
+        "config.yaml",
+        "curves.png",
+        "examples",
+        "grid.png",
+        "norms.png",
+        "results",
+        "summary.csv",
+    }
+    assert "steps: 3" in (tmp_path / "out" / "config.yaml").read_text(encoding="utf-8")
+
+
+def test_wrong_input_is_one_line_and_exit_code_2_in_a_process_of_its_own(config, tmp_path):
+    done = run("evaluate", config, "modle.name=resnet18", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == ("carescale: error: modle: there is no such key; did you mean 'model'?\n")
+    assert done.stdout == ""
+
+
+def test_a_default_folder_is_named_for_the_time(config, tmp_path, capsys):
+    assert main(["evaluate", config]) == 0
+    assert main(["evaluate", config]) == 0
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert "100%" not in capsys.readouterr().out  # no progress bar without a terminal
+
+
+def test_a_report_is_drawn_again_from_the_folder(config, tmp_path, capsys):
+    assert main(["evaluate", config, "output=out"]) == 0
+    first = capsys.readouterr().out
+    (tmp_path / "out" / "curves.png").unlink()
+    assert main(["report", "out"]) == 0
+    assert capsys.readouterr().out.splitlines()[:5] == first.splitlines()[:5]
+    assert (tmp_path / "out" / "curves.png").exists()
+
+
+def test_an_untrained_network_is_warned_about_in_one_line(config, capsys):
+    assert main(["evaluate", config, "model.name=resnet18"]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("carescale: warning: resnet18 has no weights for digits")
+    assert error.count("\n") == 1
+
+
+def test_print_config_is_a_file_to_start_from(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "--print-config", "seed=5"]) == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "own.yaml").write_text(printed, encoding="utf-8")
+    assert main(["evaluate", "own.yaml", "--print-config"]) == 0
+    assert capsys.readouterr().out == printed
+    assert "seed: 5" in printed
+
+
+def test_attacks_are_listed_with_their_arguments(capsys):
+    assert main(["attacks", "clipawarepgd"]) == 0
+    assert "L2ClipAwarePGD(" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["evaluate", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
+        (["evaluate", "run.yaml", "stray"], "'stray' is neither an override"),
+        (["evaluate", "run.yaml", "seed=x"], "seed: 'x' is not of type Integer"),
+        (["evaluate", "run.yaml", "epsilons.Linf=[-1]"], "epsilons.Linf: -1 is not a positive"),
+        (["evaluate", "run.yaml", "attacks.ours.name=L2PDG"], "L2PGD"),
+        (["evaluate", "run.yaml", "attacks.ours.stps=3"], "did you mean 'steps'"),
+        (["evaluate", "run.yaml", "model.name=resnet81"], "did you mean 'resnet18'"),
+        (["evaluate", "run.yaml", "data._target_=tests.test_cli.dark"], "outside the bounds"),
+        (["evaluate", "run.yaml", "output=run.yaml"], "cannot be written"),
+        (["evaluate", "run.yaml", "device=gpu"], "device: 'gpu' cannot be used"),
+        (["report", "nowhere"], "holds no results of a run"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(config, capsys, arguments, line):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("carescale: error: ")
+    assert line in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def dark():
+    import numpy as np
+
+    return np.full((2, 3, 32, 32), -2.1), np.array([0, 1])
+
+
+@pytest.mark.parametrize("arguments", [[], ["evaluat"], ["evaluate", "--quite"]])
+def test_a_wrong_command_is_one_line_and_exit_code_2(capsys, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_programming_error_keeps_its_traceback(config, monkeypatch):
+    def broken(*_, **__):
+        raise TypeError("a bug")
+
+    monkeypatch.setattr("foolbox_carescale.evaluate.runner.make_cells", broken)
+    with pytest.raises(TypeError, match="a bug"):
+        main(["evaluate", config])
+
+
+def test_ctrl_c_says_where_the_results_are(config, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("foolbox_carescale.evaluate.runner.Worker.run", interrupted)
+    assert main(["evaluate", config]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_missing_extras_are_named_with_the_command_that_brings_them(monkeypatch, capsys):
+    find = __import__("importlib.util").util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "hydra" else find(name)
+    )
+    assert main(["evaluate"]) == 2
+    error = capsys.readouterr().err
+    assert "needs hydra-core" in error
+    assert "pip install 'foolbox-carescale[evaluate]'" in error
+
+
+def test_the_package_imports_neither_torch_nor_hydra():
+    code = "import sys, foolbox_carescale, foolbox_carescale.cli; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"torch", "hydra", "jax", "tensorflow", "matplotlib"} & set(loaded)
