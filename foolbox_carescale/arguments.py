@@ -115,10 +115,7 @@ def prepare(
         delta_ = delta_.astype(x_.dtype)
 
     n = math.prod(shape[1:])
-    if any(size == 0 for size in shape):
-        flat_x, flat_delta = x_.reshape((shape[0], n)), delta_.reshape((shape[0], n))
-    else:
-        flat_x, flat_delta = x_.reshape((-1, n)), delta_.reshape((-1, n))
+    flat_x, flat_delta = _flat(x_, n), _flat(delta_, n)
     lower, upper = _checked_bounds(bounds, x_, n)
     eps_ = checked_eps(eps, x_)
     parts = [flat_x, flat_delta]
@@ -193,6 +190,11 @@ def _raw(t: ep.Tensor) -> Any:
     return t.raw
 
 
+def _flat(t: ep.Tensor, n: int) -> ep.Tensor:
+    # -1: the batch size may be unknown while tracing; it is not inferred from no elements
+    return t.reshape((t.shape[0] if t.shape[0] == 0 or n == 0 else -1, n))
+
+
 def _same_shape(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
     # None: a dimension that TensorFlow learns only when the graph runs
     return len(a) == len(b) and all(
@@ -249,7 +251,7 @@ def _bound(bound: Any, x: ep.Tensor, n: int, which: str) -> ep.Tensor:
         spread = template + tensor
         if not _same_shape(tuple(spread.shape), tuple(template.shape)):
             raise ValueError("it has more dimensions than x")
-        return spread.reshape((-1, n))
+        return _flat(spread, n)
     except Exception as error:
         raise ValueError(
             f"bounds: the {which} bound of shape {tuple(tensor.shape)} does not broadcast to x "

@@ -136,7 +136,8 @@ def widen(t: ep.Tensor) -> ep.Tensor:
         return t
     if kind == "torch" and t.raw.device.type == "mps":
         return t
-    return t.float64()
+    # EagerPy 0.30: JAXTensor.float64 gives float32
+    return t.astype(np.float64) if kind == "jax" else t.float64()
 
 
 def _root(value: Any) -> str:
