@@ -1,0 +1,94 @@
+"""One interface to the tensors of the four frameworks, so that a test is written once."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+FRAMEWORKS = ("numpy", "torch", "tensorflow", "jax")
+# NumPy itself has no bfloat16
+DTYPES = {
+    "numpy": ("float16", "float32", "float64"),
+    "torch": ("float16", "bfloat16", "float32", "float64"),
+    "tensorflow": ("float16", "bfloat16", "float32", "float64"),
+    "jax": ("float16", "bfloat16", "float32", "float64"),
+}
+SINGLE = [f"{framework}-float32" for framework in FRAMEWORKS]
+DOUBLE = [f"{framework}-float64" for framework in FRAMEWORKS]
+FULL = SINGLE + DOUBLE
+HALF = [f"{f}-{d}" for f in FRAMEWORKS for d in DTYPES[f] if d in ("float16", "bfloat16")]
+WITH_GRADIENT = ["torch-float64", "tensorflow-float64", "jax-float64"]
+
+
+class Kit:
+    """Makes, reads and differentiates tensors of one framework and dtype."""
+
+    def __init__(self, framework: str, dtype: str) -> None:
+        self.framework, self.dtype = framework, dtype
+        self.library = importlib.import_module("jax.numpy" if framework == "jax" else framework)
+
+    def tensor(self, values: Any) -> Any:
+        if self.framework == "torch":
+            return self.library.tensor(np.array(values), dtype=getattr(self.library, self.dtype))
+        if self.framework == "tensorflow":
+            return self.library.cast(self.library.constant(np.array(values)), self.dtype)
+        return self.library.array(values, dtype=self.dtype)
+
+    def numpy(self, tensor: Any) -> np.ndarray:
+        """The values in float64."""
+        if self.framework == "torch":
+            return tensor.detach().cpu().double().numpy()
+        return np.asarray(tensor).astype(np.float64)
+
+    def rounded(self, values: Any) -> np.ndarray:
+        """The values as this dtype holds them, in float64."""
+        return self.numpy(self.tensor(values))
+
+    def dtype_of(self, tensor: Any) -> str:
+        return str(getattr(tensor.dtype, "name", tensor.dtype)).removeprefix("torch.")
+
+    def is_own(self, tensor: Any) -> bool:
+        kinds = {
+            "numpy": lambda: np.ndarray,
+            "torch": lambda: self.library.Tensor,
+            "tensorflow": lambda: self.library.Tensor,
+            "jax": lambda: importlib.import_module("jax").Array,
+        }
+        return isinstance(tensor, kinds[self.framework]())
+
+    def gradient(self, f: Any, *values: Any) -> list[np.ndarray]:
+        """Of the sum of f's outcome, with respect to every argument."""
+        tensors = [self.tensor(v) for v in values]
+        if self.framework == "torch":
+            for t in tensors:
+                t.requires_grad_()
+            grads = self.library.autograd.grad(f(*tensors).sum(), tensors)
+        elif self.framework == "tensorflow":
+            with self.library.GradientTape() as tape:
+                for t in tensors:
+                    tape.watch(t)
+                total = self.library.reduce_sum(f(*tensors))
+            grads = tape.gradient(total, tensors)
+        else:
+            jax = importlib.import_module("jax")
+            grads = jax.grad(lambda *a: f(*a).sum(), argnums=tuple(range(len(tensors))))(*tensors)
+        return [self.numpy(g) for g in grads]
+
+
+@contextlib.contextmanager
+def make(name: str) -> Iterator[Kit]:
+    """The kit of a name such as ``"jax-float64"``; JAX has float64 only within this context."""
+    framework, dtype = name.split("-")
+    if name == "jax-float64":
+        jax = importlib.import_module("jax")
+        enable = getattr(jax, "enable_x64", None)
+        if enable is None:
+            enable = importlib.import_module("jax.experimental").enable_x64
+        with enable(True):
+            yield Kit(framework, dtype)
+    else:
+        yield Kit(framework, dtype)
