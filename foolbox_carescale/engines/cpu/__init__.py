@@ -63,7 +63,9 @@ def solve(
     """
     eta, flags = np.zeros(x.shape[0]), np.zeros(x.shape[0], np.uint8)
     x, x_step = _flat(x)
-    _solve(x, x_step, delta, eps, p, lower, upper, tolerance, x, x_step, kernels.SOLVE_ONLY, eta, flags)
+    _solve(
+        x, x_step, delta, eps, p, lower, upper, tolerance, x, x_step, kernels.SOLVE_ONLY, eta, flags
+    )
     return eta, flags
 
 

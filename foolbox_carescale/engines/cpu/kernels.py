@@ -1,4 +1,4 @@
-"""Compiled passes over rows: the root of ``||min(eta |v|, room)||_p = eps`` and what follows from it.
+"""Compiled passes over rows: the root of ``||min(eta |v|, room)||_p = eps``, and its gradient.
 
 Everything is measured in units of eps: with ``w_i = scale |v_i|`` and ``r_i = inverse room_i``
 (``inverse = 1 / eps``, ``eta = scale / inverse``) the root has ``sum min(w, r)^p = 1`` whatever
@@ -24,13 +24,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic, overload
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 NAN_X, NAN_DELTA, OUT_OF_BOUNDS = 1, 2, 4
 SOLVE_ONLY, WRITE, WRITE_IN_PLACE = 0, 1, 2
@@ -51,9 +49,9 @@ SAMPLE_ERRORS = 2
 PASSES = 40
 # Halving the 2100 binades of float64 down to its last bit takes 64 steps; Newton takes the others.
 BRACKETED_PASSES = 200
-# A relative step in u from which on Newton runs in log u, and the longest there (57 binades).
+# A relative step in u from which on Newton runs in log u, and its longest step in log eta.
 LARGE_STEP = 0.5
-LONGEST_STEP = 40.0
+LONGEST_STEP = 20.0
 # From this pass on a step must halve the bracket, or the bracket is halved instead.
 FREE_PASSES = 4
 # Room for the rescaling of a start before float32 ends.
@@ -67,17 +65,20 @@ UNREACHABLE = 1e-5  # relative distance from eps that no rounding of eta explain
 FAST = {"reassoc", "contract", "nsz", "arcp", "afn"}
 
 
-def compiled(**options: Any) -> Callable[[Function], Function]:
+# Most functions are called by compiled ones only: a quarter less to compile.
+INTERNAL = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """`numba.njit`, cached on disk where there is a place to cache."""
     # Python's error model tests every division for zero, which also prevents vectorisation.
-    options = {"nogil": True, "error_model": "numpy", **options}
+    options = {"nogil": True, "error_model": "numpy", **INTERNAL, **options}
 
-    def decorate(function: Function) -> Function:
+    def decorate(function: Callable[..., Any]) -> Any:
         try:
-            result: Function = njit(cache=True, **options)(function)
+            return njit(cache=True, **options)(function)
         except RuntimeError:  # no writable place
-            result = njit(**options)(function)
-        return result
+            return njit(**options)(function)
 
     return decorate
 
@@ -182,7 +183,7 @@ def _general_power_overload(c, high, low, p, least, most):
     return lambda c, high, low, p, least, most: _power64(c, high, low, p, least, most)
 
 
-_SAME_BITS = {
+_SAME_BITS: dict[Any, Any] = {
     types.float32: types.int32,
     types.float64: types.int64,
     types.int32: types.float32,
@@ -191,9 +192,12 @@ _SAME_BITS = {
 
 
 @intrinsic
-def _bits(typing, value):
-    """The bits of a float as an integer, and back."""
+def _reinterpret(typing, value):
     return _SAME_BITS[value](value), _bitcast
+
+
+# The bits of a float as an integer, and back.
+_bits: Any = _reinterpret
 
 
 def _bitcast(context, builder, signature, args):
@@ -213,7 +217,9 @@ def _fit(function, low, high, degree, dtype):
 
 # In float32 a polynomial for log2(m) / (m - 1) costs less than a division. Both degrees are the
 # first whose error is below float32's last bit.
-_LOG32 = _fit(lambda t: np.log1p(t) / t / math.log(2), _ROOT_HALF - 1, 1 / _ROOT_HALF - 1, 8, np.float32)
+_LOG32 = _fit(
+    lambda t: np.log1p(t) / t / math.log(2), _ROOT_HALF - 1, 1 / _ROOT_HALF - 1, 8, np.float32
+)
 _EXP32 = _fit(np.exp2, -0.5, 0.5, 6, np.float32)
 _ROOT_HALF_BITS32 = np.int32(np.float32(_ROOT_HALF).view(np.int32))
 _MANTISSA32 = np.int32(23)
@@ -375,7 +381,7 @@ def _far_block(x, v, lower, upper, inverse, order):
 
 @compiled()
 def _far_corner(x, v, lower, upper, inverse, order):
-    """sum r^p over v != 0, the largest breakpoint room / |v|, and the largest |v| with room."""
+    """The sum of r^p over v != 0, the largest breakpoint room / |v|, the largest |v| with room."""
     reach, furthest, largest = 0.0, 0.0, 0.0
     for start in range(0, x.size, BLOCK):
         stop = min(start + BLOCK, x.size)
@@ -404,28 +410,22 @@ def _beyond(x):
 
 @compiled()
 def _newton(
-    x, v, lower, upper, target, p, inverse, order, start, low, high, slack, passes, tolerance
+    x, v, lower, upper, target, p, inverse, order, scale, total, moving, low, high, slack, passes
 ):
-    """The scale with |total - target| <= slack, or NO_ROOT; and whether the row has offences.
+    """The scale with |total - target| <= slack, or NO_ROOT.
 
-    low and high are scales on either side of the root, 0 and infinity if not known. All arithmetic
-    on elements is in the type of `inverse`.
+    total and moving are the sums at the first scale. low and high are scales on either side of the
+    root, 0 and infinity if not known. Elements are computed with in the type of `inverse`.
     """
     moving_high, width = 0.0, np.inf
-    scale = float(type(inverse)(start))
-    total, moving, offences = _sums(
-        x, v, lower, upper, type(inverse)(scale), inverse, order, tolerance
-    )
-    if offences > 0:
-        return NO_ROOT, True
     for k in range(passes):
         gap = target - total
         if abs(gap) <= slack:
-            return scale, False
+            return scale
         if gap > 0:
             low = max(low, scale)
             if high == np.inf and not moving > TINY * target:
-                return NO_ROOT, False
+                return NO_ROOT
         else:
             high = min(high, scale)
             moving_high = moving if moving < np.inf else 0.0
@@ -436,12 +436,16 @@ def _newton(
                 # `total` is concave in u: up to `high` it rises at least as fast as there.
                 least = gap * moving_high / moving * (scale / high) ** p
                 if gap - least <= slack:
-                    return following, False
+                    return following
         else:
             # Far away, Newton in log u: directions that span hundreds of binades are nearly
             # linear in it. This step can overshoot; nor need it be a number.
-            following = scale * math.exp(max(min(relative, LONGEST_STEP), -LONGEST_STEP) / p)
+            following = scale * math.exp(max(min(relative / p, LONGEST_STEP), -LONGEST_STEP))
+        if high == np.inf:
+            following = min(following, LARGEST_SCALE)
         scale = float(type(inverse)(following))
+        if high == np.inf and scale <= low:
+            return NO_ROOT
         if low > 0 and high < np.inf:
             shrunk = math.log(high / low)
             if not low < scale < high or (k >= FREE_PASSES and shrunk > width / 2):
@@ -449,12 +453,12 @@ def _newton(
                 scale = float(type(inverse)(following))
                 shrunk = np.inf
                 if not low < scale < high:  # nothing in between in this precision
-                    return following, False
+                    return following
             width = shrunk
         if not 0 < scale < np.inf:
-            return NO_ROOT, False
+            return NO_ROOT
         total, moving, _ = _sums(x, v, lower, upper, type(inverse)(scale), inverse, order, None)
-    return NO_ROOT, False
+    return NO_ROOT
 
 
 @compiled()
@@ -472,9 +476,11 @@ def _bracketed(x, v, lower, upper, eps, order, slack):
         if total <= 1:
             return ceiling
     low = max(1 / (largest * x.size ** (1 / p)), SMALLEST_EPS)
-    scale, _ = _newton(
-        x, v, lower, upper, 1.0, p, inverse, order, low, 0.0, high, slack, BRACKETED_PASSES, None
-    )
+    total, moving, _ = _sums(x, v, lower, upper, low, inverse, order, None)
+    scale = _newton(
+        x, v, lower, upper, 1.0, p, inverse, order, low, total, moving, 0.0, high,
+        slack, BRACKETED_PASSES,
+    )  # fmt: skip
     return scale / inverse if scale > 0 else furthest
 
 
@@ -515,21 +521,29 @@ def _solve_row(x, v, lower, upper, eps, order, wide, tolerance, slack, room, dir
         # exactly 1 but for the rounding of `inverse`
         target = (float(inverse) * eps) ** p
         share = target * m / n
-        guess, _ = _newton(
-            room, direction, zero, zero, share, p, inverse, order,
-            start, 0.0, np.inf, share * SAMPLE_SLACK, SAMPLE_PASSES, None,
+        guess = float(x.dtype.type(start))
+        total, moving, _ = _sums(
+            room, direction, zero, zero, x.dtype.type(guess), inverse, order, None
+        )
+        guess = _newton(
+            room, direction, zero, zero, share, p, inverse, order, guess, total, moving,
+            0.0, np.inf, share * SAMPLE_SLACK, SAMPLE_PASSES,
         )  # fmt: skip
         if guess == NO_ROOT:
             guess = start
         elif m < n:
             # A first pass beyond the root tells how fast `total` rises at most from then on.
             guess *= 1 + SAMPLE_ERRORS * math.sqrt(2 / m) / p
-        scale, bad = _newton(
-            x, v, lower, upper, target, p, inverse, order,
-            guess, 0.0, np.inf, slack, PASSES, tolerance,
-        )  # fmt: skip
-        if bad:
+        guess = float(x.dtype.type(guess))
+        total, moving, offences = _sums(
+            x, v, lower, upper, x.dtype.type(guess), inverse, order, tolerance
+        )
+        if offences > 0:
             return 0.0, _offences(x, v, lower, upper, tolerance)
+        scale = _newton(
+            x, v, lower, upper, target, p, inverse, order, guess, total, moving,
+            0.0, np.inf, slack, PASSES,
+        )  # fmt: skip
         if scale > 0:
             return scale / float(inverse), 0
     else:
@@ -605,7 +619,7 @@ def _solve_row_inf(x, v, lower, upper, eps, wide, tolerance):
     return eps / largest, 0
 
 
-@compiled()
+@compiled(no_cpython_wrapper=False)  # called from Python
 def solve_rows(
     x, x_step, v, v_step, n, lower, upper, eps, order, wide, tolerance, slack, out, out_step, mode,
     eta, flags, first, last,
@@ -698,7 +712,7 @@ def _gradient_row_inf(x, v, lower, upper, eps, grad, grad_x, grad_v):
     return max(min(grad / largest, ceiling), -ceiling)
 
 
-@compiled()
+@compiled(no_cpython_wrapper=False)  # called from Python
 def gradient_rows(
     x, x_step, v, v_step, n, lower, upper, eps, eta, order, wide, grad, grad_x, grad_v, grad_eps,
     first, last,
