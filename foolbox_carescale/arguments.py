@@ -40,6 +40,7 @@ class Problem:
     dtype: Any  # of the caller's x
     dtype_name: str
     unwrap: Callable[[ep.Tensor], Any]
+    names: tuple[str, str]  # what the operator calls x and delta
 
     @property
     def empty(self) -> bool:
@@ -80,35 +81,70 @@ class Problem:
         if ep.logical_or(nan, ep.logical_or(outside, infinite)).any().item():
             raise ValueError(_describe(self, x, delta))
 
+    def reject_bad_directions(self) -> None:
+        """The same for delta alone, before it is turned into something that hides the offence."""
+        if not self.concrete or self.empty:
+            return
+        delta = backends.detach(self.delta)
+        if not (delta.abs() < math.inf).all().item():
+            raise ValueError(_describe(self, backends.detach(self.x), delta))
+
 
 def prepare(
-    x: Any, delta: Any, eps: Any, p: Any, bounds: Any, *, name: str = "delta", least_p: float = 0.0
+    x: Any,
+    delta: Any,
+    eps: Any,
+    p: Any,
+    bounds: Any,
+    *,
+    names: tuple[str, str] = ("x", "delta"),
+    least_p: float = 0.0,
 ) -> Problem:
     """Check everything that shows without reading x and delta, and bring them to one form.
+
+    Args:
+        x: Points inside the bounds.
+        delta: The second tensor.
+        eps: Length.
+        p: Order of the norm.
+        bounds: Pair of numbers or tensors.
+        names: What the operator calls x and delta, for its errors.
+        least_p: The smallest order that the operator takes.
+
+    Returns:
+        The problem, flat.
 
     Raises:
         ValueError: it names the argument, the value and the remedy.
     """
     order = checked_order(p, least_p)
     unwrap = _wrapped if isinstance(x, ep.Tensor) else _raw
-    x_, delta_ = backends.as_eagerpy(x, "x"), backends.as_eagerpy(delta, name)
+    x_name, name = names
+    x_, delta_ = backends.as_eagerpy(x, x_name), backends.as_eagerpy(delta, name)
     kind = backends.framework(x_)
     if backends.framework(delta_) != kind:
         raise ValueError(
-            f"{name}: expected a {kind} tensor like x, got {backends.framework(delta_)}; "
+            f"{name}: expected a {kind} tensor like {x_name}, got {backends.framework(delta_)}; "
             "convert one of them"
         )
     shape = tuple(x_.shape)
     if len(shape) == 0:
-        raise ValueError("x: expected a batch of shape (N, ...), got a scalar")
+        raise ValueError(f"{x_name}: expected a batch of shape (N, ...), got a scalar")
+    if any(size is None for size in shape[1:]):
+        raise ValueError(
+            f"{x_name}: only the batch size may be unknown in a graph, got the shape {shape}; "
+            "fix the others with tf.ensure_shape"
+        )
     if not _same_shape(shape, tuple(delta_.shape)):
         raise ValueError(
-            f"{name}: expected the shape of x, {shape}, got {tuple(delta_.shape)}; "
+            f"{name}: expected the shape of {x_name}, {shape}, got {tuple(delta_.shape)}; "
             "broadcast it yourself, so that every sample has its own"
         )
     dtype, dtype_name = x_.dtype, backends.dtype_name(x_)
     if dtype_name not in _EPS:
-        raise ValueError(f"x: expected a floating dtype, got {dtype_name}; scale images to floats")
+        raise ValueError(
+            f"{x_name}: expected a floating dtype, got {dtype_name}; scale images to floats"
+        )
     if dtype_name in _HALF:
         x_ = x_.float32()
     if delta_.dtype != x_.dtype:
@@ -118,9 +154,7 @@ def prepare(
     flat_x, flat_delta = _flat(x_, n), _flat(delta_, n)
     lower, upper = _checked_bounds(bounds, x_, n)
     eps_ = checked_eps(eps, x_)
-    parts = [flat_x, flat_delta]
-    if not isinstance(eps_, float):
-        parts.append(eps_)
+    parts = [flat_x, flat_delta, *(t for t in (eps_, lower, upper) if isinstance(t, ep.Tensor))]
     concrete = not any(backends.is_traced(t) for t in parts)
     return Problem(
         x=flat_x,
@@ -135,6 +169,7 @@ def prepare(
         dtype=dtype,
         dtype_name=dtype_name,
         unwrap=unwrap,
+        names=names,
     )
 
 
@@ -162,7 +197,10 @@ def checked_eps(eps: Any, x: ep.Tensor) -> float | ep.Tensor:
             raise ValueError(f"eps: expected a finite number >= 0, got {eps!r}")
         return value
     if isinstance(eps, (list, tuple)):
-        eps = np.asarray(eps, dtype=float)
+        try:
+            eps = np.asarray(eps, dtype=float)
+        except (TypeError, ValueError):
+            raise ValueError(f"eps: expected numbers, one per sample, got {eps!r}") from None
     tensor = _like(eps, x, "eps")
     if tensor.ndim == 0:
         tensor = tensor.reshape((1,))
@@ -271,8 +309,8 @@ def _largest_bound(lower: float | ep.Tensor, upper: float | ep.Tensor) -> float:
 
 def _describe(problem: Problem, x: ep.Tensor, delta: ep.Tensor) -> str:
     points, directions = backends.to_numpy(x), backends.to_numpy(delta)
-    for name, values in (("x", points), ("delta", directions)):
-        bad = np.isnan(values) if name == "x" else ~np.isfinite(values)
+    x_name, delta_name = problem.names
+    for name, bad in ((x_name, np.isnan(points)), (delta_name, ~np.isfinite(directions))):
         if bad.any():
             row = int(np.argmax(bad.any(axis=-1)))
             return (
@@ -286,7 +324,7 @@ def _describe(problem: Problem, x: ep.Tensor, delta: ep.Tensor) -> str:
     row, column = divmod(int(np.argmax(excess)), excess.shape[1])
     low, high = (np.broadcast_to(b, points.shape)[row, column] for b in (low, high))
     return (
-        f"x: {int((excess > problem.tolerance).sum())} of {excess.size} values lie outside the "
-        f"bounds, the worst is {points[row, column]:g} in sample {row}, where the bounds are "
-        f"[{low:g}, {high:g}]; clip x, or pass its own bounds=(lower, upper)"
+        f"{x_name}: {int((excess > problem.tolerance).sum())} of {excess.size} values lie outside "
+        f"the bounds, the worst is {points[row, column]:g} in sample {row}, where the bounds are "
+        f"[{low:g}, {high:g}]; clip {x_name}, or pass its own bounds=(lower, upper)"
     )

@@ -155,7 +155,7 @@ def project(x: T, x0: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) 
     Raises:
         ValueError: as ``clipping_aware_rescaling``, with x0 in the place of its x.
     """
-    problem = prepare(x0, x, eps, p, bounds, name="x")
+    problem = prepare(x0, x, eps, p, bounds, names=("x0", "x"))
     if problem.empty:
         return x
     center, target = problem.x, problem.delta
@@ -201,12 +201,13 @@ def steepest_step(x: T, grad: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0
     Source: KKT conditions of the problem above; for the whole space it is the dual-norm
     step of the fast gradient method (Goodfellow et al. 2015, arXiv 1412.6572).
     """
-    problem = prepare(x, grad, eps, p, bounds, name="grad", least_p=1.0)
+    problem = prepare(x, grad, eps, p, bounds, names=("x", "grad"), least_p=1.0)
     if problem.empty:
         return x
     if problem.p == 1:
         problem.reject_bad_values()
         return problem.restore(_fill_up(problem))  # type: ignore[no-any-return]
+    problem.reject_bad_directions()
     if problem.p not in (2.0, math.inf):
         # |g|^(1/(p-1)) underflows in float32 for p near 1
         wide = backends.widen(problem.delta)
