@@ -1,0 +1,270 @@
+"""Every documented ValueError names the argument, the value that it got, and what to do."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+import foolbox_carescale as fc
+from tests import kits, reference
+
+X, DELTA = (part.astype(np.float32) for part in reference.case("uniform", shape=(3, 4, 5)))
+
+# every operator that takes (points, directions, eps), and what it calls the first two
+TWO_TENSORS = {
+    "clipping_aware_rescaling": (fc.clipping_aware_rescaling, "x", "delta"),
+    "perturb": (fc.perturb, "x", "delta"),
+    "project": (lambda x, v, eps, **kw: fc.project(v, x, eps, **kw), "x0", "x"),
+    "steepest_step": (fc.steepest_step, "x", "grad"),
+}
+each_operator = pytest.mark.parametrize(
+    ("operator", "points", "directions"), TWO_TENSORS.values(), ids=TWO_TENSORS
+)
+each_order = pytest.mark.parametrize("p", [1.0, 1.3, 2.0, math.inf])
+each_kit = pytest.mark.parametrize("kit", kits.SINGLE, indirect=True)
+
+
+def with_value(values, at, value):
+    values = values.copy()
+    values[at] = value
+    return values
+
+
+def says(*parts):
+    """A regular expression for these literal parts in this order."""
+    return ".*".join(re.escape(part) for part in parts)
+
+
+@each_operator
+def test_shapes_that_differ(operator, points, directions):
+    with pytest.raises(
+        ValueError,
+        match=says(
+            f"{directions}: expected the shape of {points}, (3, 4, 5)", "(3, 4, 4)", "broadcast"
+        ),
+    ):
+        operator(X, DELTA[:, :, :4], 0.5)
+    with pytest.raises(ValueError, match=says(f"{directions}: expected the shape of {points}")):
+        operator(X, DELTA.reshape(3, 20), 0.5)
+
+
+@each_order
+@each_operator
+@each_kit
+def test_points_outside_the_bounds(kit, operator, points, directions, p):
+    far = kit.tensor(with_value(X, (1, 0, 2), 1.5))
+    with pytest.raises(
+        ValueError,
+        match=says(f"{points}: 1 of 60", "1.5 in sample 1", "[0, 1]", f"clip {points}", "bounds="),
+    ):
+        operator(far, kit.tensor(DELTA), 0.5, p=p)
+
+
+@each_kit
+def test_points_below_the_bounds_of_their_channel(kit):
+    lower = np.array([0.0, 0.1, 0.0, 0.0]).reshape(1, 4, 1)
+    x = with_value(np.clip(X, lower, 1.0), (2, 1, 3), 0.05)
+    bounds = (kit.tensor(lower), 1.0)
+    with pytest.raises(ValueError, match=says("x: 1 of 60", "0.05 in sample 2", "[0.1, 1]")):
+        fc.perturb(kit.tensor(x), kit.tensor(DELTA), 0.5, bounds=bounds)
+
+
+@each_kit
+def test_excess_of_more_than_rounding(kit):
+    nearly = kit.tensor(with_value(X, (0, 0, 0), 1.0 + 2e-6))
+    with pytest.raises(ValueError, match="outside the bounds"):
+        fc.perturb(nearly, kit.tensor(DELTA), 0.5)
+
+
+@each_order
+@each_operator
+@each_kit
+def test_nan_in_the_points(kit, operator, points, directions, p):
+    x = kit.tensor(with_value(X, (2, 1, 1), np.nan))
+    with pytest.raises(ValueError, match=says(f"{points}: 1 of 60", "NaN", "sample 2")):
+        operator(x, kit.tensor(DELTA), 0.5, p=p)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@each_order
+@each_operator
+@each_kit
+def test_nan_or_infinity_in_the_directions(kit, operator, points, directions, p, value):
+    delta = kit.tensor(with_value(DELTA, (1, 3, 3), value))
+    with pytest.raises(
+        ValueError, match=says(f"{directions}: 1 of 60", "NaN or infinite", "sample 1", "gradient")
+    ):
+        operator(kit.tensor(X), delta, 0.5, p=p)
+
+
+@each_kit
+def test_reachable_norm_of_bad_points(kit):
+    with pytest.raises(ValueError, match=says("x: 1 of 60", "NaN")):
+        fc.reachable_norm(kit.tensor(with_value(X, (0, 0, 0), np.nan)), kit.tensor(DELTA))
+    with pytest.raises(ValueError, match=says("x: 1 of 60", "outside the bounds")):
+        fc.reachable_norm(kit.tensor(with_value(X, (0, 0, 0), -1)), kit.tensor(DELTA))
+    with pytest.raises(ValueError, match=says("p: expected a number in (0, inf], got -2")):
+        fc.reachable_norm(kit.tensor(X), kit.tensor(DELTA), p=-2)
+
+
+@pytest.mark.parametrize("bounds", [(1.0, 0.0), (0.5, 0.5), (0.0, math.nan), (-math.inf, 1.0)])
+@each_operator
+def test_bounds_that_are_no_interval(operator, points, directions, bounds):
+    with pytest.raises(
+        ValueError,
+        match=says("bounds: expected finite lower < upper", f"got ({bounds[0]!r}, {bounds[1]!r})"),
+    ):
+        operator(X, DELTA, 0.5, bounds=bounds)
+
+
+@each_kit
+def test_tensor_bounds_that_cross_somewhere(kit):
+    upper = kit.tensor(np.array([1.0, -1.0, 1.0, 1.0]).reshape(1, 4, 1))
+    with pytest.raises(ValueError, match=says("bounds: expected finite lower < upper", "-1.0")):
+        fc.perturb(kit.tensor(X), kit.tensor(DELTA), 0.5, bounds=(0.0, upper))
+    nan = kit.tensor(np.full((1, 4, 1), np.nan))
+    with pytest.raises(ValueError, match=says("bounds: expected finite lower < upper", "nan")):
+        fc.perturb(kit.tensor(X), kit.tensor(DELTA), 0.5, bounds=(nan, 1.0))
+
+
+@pytest.mark.parametrize("bounds", [None, 1.0, (0.0,), (0.0, 0.5, 1.0)])
+def test_bounds_that_are_no_pair(bounds):
+    with pytest.raises(
+        ValueError, match=says("bounds: expected a pair (lower, upper), got", repr(bounds))
+    ):
+        fc.perturb(X, DELTA, 0.5, bounds=bounds)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3, 1), (2, 4, 5), (1, 1, 4, 5), (2, 3, 4, 5)])
+def test_bounds_that_do_not_broadcast(shape):
+    with pytest.raises(
+        ValueError,
+        match=says("bounds: the upper bound of shape", repr(shape), "(3, 4, 5)", "(1, C, 1, 1)"),
+    ):
+        fc.perturb(X, DELTA, 0.5, bounds=(0.0, np.ones(shape)))
+
+
+def test_bounds_of_a_wrong_type():
+    with pytest.raises(ValueError, match=says("bounds (lower): expected a NumPy array", "got str")):
+        fc.perturb(X, DELTA, 0.5, bounds=("a", "b"))
+
+
+@pytest.mark.parametrize("eps", [-0.1, math.inf, math.nan, np.float32(-1)])
+@each_operator
+def test_eps_that_is_no_length(operator, points, directions, eps):
+    with pytest.raises(ValueError, match=says(f"eps: expected a finite number >= 0, got {eps!r}")):
+        operator(X, DELTA, eps)
+
+
+@pytest.mark.parametrize("bad", [-0.5, math.inf, math.nan])
+@each_kit
+def test_eps_of_one_sample_that_is_no_length(kit, bad):
+    with pytest.raises(ValueError, match=says("eps: expected finite numbers >= 0", "for sample 1")):
+        fc.perturb(kit.tensor(X), kit.tensor(DELTA), kit.tensor([0.5, bad, 0.5]))
+
+
+@pytest.mark.parametrize("shape", [(2,), (4,), (3, 1), (0,)])
+@each_kit
+def test_eps_of_a_wrong_shape(kit, shape):
+    with pytest.raises(
+        ValueError,
+        match=says("eps: expected a number or a tensor of shape (3,)", f"got shape {shape}"),
+    ):
+        fc.perturb(kit.tensor(X), kit.tensor(DELTA), kit.tensor(np.ones(shape)))
+
+
+@pytest.mark.parametrize(
+    "eps", [None, "0.5", {"eps": 0.5}, True, ["a", "b", "c"], [[0.1], [0.1, 0.2]]]
+)
+def test_eps_of_a_wrong_type(eps):
+    with pytest.raises(ValueError, match=r"^eps: expected"):
+        fc.perturb(X, DELTA, eps)
+
+
+@pytest.mark.parametrize("p", [0, -1.0, math.nan, -math.inf, None, "two", 1j, [2.0]])
+@each_operator
+def test_order_of_no_norm(operator, points, directions, p):
+    with pytest.raises(ValueError, match=says(f"p: expected a number in (0, inf], got {p!r}")):
+        operator(X, DELTA, 0.5, p=p)
+
+
+@pytest.mark.parametrize("p", [0.5, 0.999])
+def test_steepest_step_of_an_order_below_one(p):
+    with pytest.raises(
+        ValueError,
+        match=says(f"p: expected a number in [1, inf], got {p}", "not convex", "use perturb"),
+    ):
+        fc.steepest_step(X, DELTA, 0.5, p=p)
+
+
+@pytest.mark.parametrize("value", [[[0.5]], None, 0.5, "image"])
+@each_operator
+def test_tensors_of_a_wrong_type(operator, points, directions, value):
+    kind = type(value).__name__
+    with pytest.raises(ValueError, match=says(f"{points}: expected a NumPy array", f"got {kind}")):
+        operator(value, DELTA, 0.5)
+    with pytest.raises(
+        ValueError, match=says(f"{directions}: expected a NumPy array", f"got {kind}")
+    ):
+        operator(X, value, 0.5)
+
+
+@pytest.mark.parametrize("other", ["torch-float32", "tensorflow-float32", "jax-float32"])
+@each_operator
+def test_tensors_of_two_frameworks(operator, points, directions, other):
+    with kits.make(other) as kit:
+        with pytest.raises(
+            ValueError,
+            match=says(
+                f"{directions}: expected a numpy tensor like {points}, got {kit.framework}",
+                "convert",
+            ),
+        ):
+            operator(X, kit.tensor(DELTA), 0.5)
+        with pytest.raises(
+            ValueError,
+            match=says(f"{directions}: expected a {kit.framework} tensor like {points}, got numpy"),
+        ):
+            operator(kit.tensor(X), DELTA, 0.5)
+
+
+def test_eps_of_another_framework():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ValueError, match=says("eps: expected a numpy", "got torch")):
+        fc.perturb(X, DELTA, torch.tensor([0.1, 0.2, 0.3]))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "bool", "complex64"])
+@each_operator
+def test_points_of_no_floating_dtype(operator, points, directions, dtype):
+    with pytest.raises(
+        ValueError, match=says(f"{points}: expected a floating dtype, got {dtype}", "scale images")
+    ):
+        operator(np.zeros((2, 3), dtype), np.zeros((2, 3), dtype), 0.5)
+
+
+@each_kit
+@each_operator
+def test_one_number_in_place_of_a_batch(kit, operator, points, directions):
+    with pytest.raises(
+        ValueError, match=says(f"{points}: expected a batch of shape (N, ...)", "scalar")
+    ):
+        operator(kit.tensor(0.5), kit.tensor(0.5), 0.5)
+
+
+def test_values_are_not_looked_at_while_tracing():
+    import jax
+
+    x = with_value(X, (0, 0, 0), 1.5)
+    moved = jax.jit(lambda x, v: fc.perturb(x, v, 0.5))(x, DELTA)
+    assert moved.max() <= 1.0
+
+
+def test_bounds_may_be_traced_while_the_rest_is_not():
+    import jax
+
+    x, delta = jax.numpy.asarray(X), jax.numpy.asarray(DELTA)
+    upper = np.ones((1, 4, 1), np.float32)
+    traced = jax.jit(lambda upper: fc.perturb(x, delta, 0.5, bounds=(0.0, upper)))(upper)
+    np.testing.assert_allclose(traced, fc.perturb(X, DELTA, 0.5), rtol=1e-6)
