@@ -16,6 +16,7 @@ the same bytes.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -118,12 +119,17 @@ def main() -> None:
     save_file(
         {name: value.contiguous() for name, value in model.model.state_dict().items()},
         arguments.output,
+        # one entry only: safetensors writes several in random order
         metadata={
-            "architecture": "shufflenet_v2_x0_5",
-            "num_classes": "10",
-            "mean": ",".join(map(str, MEAN)),
-            "std": ",".join(map(str, STD)),
-            "accuracy": f"{held_out:.4f}",
+            "carescale": json.dumps(
+                {
+                    "architecture": "shufflenet_v2_x0_5",
+                    "num_classes": 10,
+                    "mean": MEAN,
+                    "std": STD,
+                    "accuracy": round(held_out, 4),
+                }
+            )
         },
     )
     arguments.output.chmod(0o644)  # it goes into the wheel as it is

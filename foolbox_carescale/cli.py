@@ -46,8 +46,8 @@ examples:
       a file, and overrides of what is in it
   carescale evaluate samples=20 '~attacks.foolbox_l1_pgd' output=runs/small
       the default with fewer samples, without one of its attacks, into a folder of your choice
-  carescale evaluate attacks.mine.name=L2DeepFoolAttack attacks.mine.steps=30 'epsilons.L2=[0.5,1]'
-      the default and one attack more
+  carescale evaluate '~attacks' attacks.mine.name=L2DeepFoolAttack 'epsilons.L2=[0.5,1]'
+      an attack of your choice instead of the default ones
   carescale evaluate --print-config
       all keys and their values, as a file to start from
 """

@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 import textwrap
@@ -7,7 +6,6 @@ import pytest
 
 from foolbox_carescale.cli import main
 
-QUICK = ["samples=6", "attacks.foolbox_linf_pgd.steps=2"]
 ONLY_PGD = textwrap.dedent(
     """
     attacks:
@@ -34,7 +32,6 @@ def run(*arguments, cwd):
         text=True,
         timeout=300,
         check=False,
-        env={**os.environ, "PYTHONWARNINGS": "default"},
     )
 
 

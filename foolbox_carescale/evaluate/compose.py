@@ -43,7 +43,8 @@ def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = (
     Args:
         path: A YAML file, which may have a Hydra defaults list; None for the default run.
         overrides: Hydra's override grammar, such as ``model.name=resnet18``,
-            ``attacks.mine.steps=20`` or ``~attacks.mine``.
+            ``attacks.mine.steps=20``, ``~attacks.mine`` (without it) and ``~attacks``
+            (without any of those so far).
 
     Raises:
         UserError: The file or an override cannot be used; the message says which and why.
@@ -56,7 +57,7 @@ def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = (
         gathered = _gather(attack, AttackConfig, f"attacks.{label}")
         content["attacks"][label] = _with_floats(gathered, "epsilons")
     content["epsilons"] = _with_floats(content["epsilons"], *content["epsilons"])
-    arranged = [_arrange(override, content) for override in overrides]
+    arranged = [a for override in overrides if (a := _arrange(override, content)) is not None]
     for key, node in _NODES.items():
         given = _with_floats(content.get(key) or {}, "mean", "std")
         content[key] = _gather(given, node, key) if "_target_" in given else given
@@ -142,12 +143,16 @@ def _with_floats(node: dict[str, Any], *keys: str) -> dict[str, Any]:
     }
 
 
-def _arrange(override: str, content: dict[str, Any]) -> str:
+def _arrange(override: str, content: dict[str, Any]) -> str | None:
     """The override with keyword arguments below ``params``, and allowed to add to mappings.
 
     Hydra refuses to add an entry to a mapping of dataclasses, so a new attack's label is put
-    into ``content`` first.
+    into ``content`` first; and a deleted mapping would come back as the default, so it is
+    emptied here, which leaves nothing to override.
     """
+    if override in ("~attacks", "~epsilons"):
+        content[override[1:]] = {}
+        return None
     match = re.fullmatch(r"(\+\+|\+|~)?(attacks|epsilons|model|data)\.([^=]+)(=.*)?", override)
     if not match:
         return override

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import os
 import pickle
 import sys
@@ -183,7 +184,7 @@ def _torchvision_model(
                 f"model.weights: {config.weights} does not fit {config.name} with {classes} classes"
                 f" ({reason[:200]}); check model.name and model.num_classes"
             ) from error
-        return network, _floats(metadata.get("mean")), _floats(metadata.get("std")), classes
+        return network, metadata.get("mean"), metadata.get("std"), classes
     weights = _named_weights(config)
     arguments = {"weights": weights}
     if config.num_classes is not None:
@@ -224,14 +225,15 @@ def _build(config: ModelConfig, **arguments: Any) -> torch.nn.Module:
     return network
 
 
-def _read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """A state dict and its metadata; never runs code from the file."""
+def _read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """A state dict, and what ``experiments/train_digits.py`` notes beside it; runs no code."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(path, framework="pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                return state, json.loads((file.metadata() or {}).get("carescale", "{}"))
         except SafetensorError as error:
             raise UserError(f"model.weights: {path} is not a safetensors file ({error})") from error
     try:
@@ -249,7 +251,3 @@ def _read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
         raise UserError(f"model.weights: {path} holds no state dict; save model.state_dict()")
     return state, {}
-
-
-def _floats(text: str | None) -> list[float] | None:
-    return [float(part) for part in text.split(",")] if text else None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -13,6 +15,9 @@ from foolbox_carescale.evaluate import figures
 from foolbox_carescale.evaluate.config import norm_name
 from foolbox_carescale.evaluate.results import CellSummary, Results
 from foolbox_carescale.evaluate.store import RunFolder
+
+SMALL = 64
+"""Pixels per side up to which images are drawn as blocks of equal colour."""
 
 
 def write_report(results: Results) -> list[Path]:
@@ -30,6 +35,8 @@ def write_report(results: Results) -> list[Path]:
     if examples and any(len(example["label"]) for example in examples):
         written.append(folder / "grid.png")
         figures.grid(examples).savefig(written[-1])
+        if max(examples[0]["clean"].shape[2:]) <= SMALL:
+            _shrink(written[-1])
     return written
 
 
@@ -54,12 +61,21 @@ def print_report(results: Results, console: Console) -> None:
         for cells in attacks:
             table.add_row(
                 f"{cells[0].attack}\n[dim]{sum(cell.seconds for cell in cells):.1f} s[/]",
-                *(
-                    f"{cell.robust_accuracy:.3f}\n[dim]{cell.norm_mean:.3f}, {cell.norm_min:.3f}[/]"
-                    for cell in cells
-                ),
+                *(f"{cell.robust_accuracy:.3f}\n[dim]{_norms(cell)}[/]" for cell in cells),
             )
         console.print(table)
+
+
+def _shrink(path: Path) -> None:
+    """Keep 256 colours: noise on large blocks of pixels does not compress, and needs no more."""
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def _norms(cell: CellSummary) -> str:
+    if math.isnan(cell.norm_mean):
+        return "not attacked"
+    return f"{cell.norm_mean:.3f}, {cell.norm_min:.3f}"
 
 
 def _blocks(

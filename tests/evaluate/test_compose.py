@@ -46,6 +46,13 @@ def test_an_override_adds_an_attack_and_removes_one():
     assert "foolbox_l2_pgd" not in evaluation.attacks
 
 
+def test_all_attacks_so_far_can_be_replaced_on_the_command_line():
+    evaluation = load_evaluation(None, ["~attacks", "attacks.mine.name=L2PGD"])
+    assert evaluation.attacks == {"mine": AttackConfig("L2PGD")}
+    with pytest.raises(UserError, match="attacks: there is none"):
+        load_evaluation(None, ["~attacks"])
+
+
 def test_epsilons_of_one_norm_leave_the_others(tmp_path):
     evaluation = load_evaluation(None, ["epsilons.L2=[1,2]"])
     assert evaluation.epsilons == {**Evaluation().epsilons, "L2": [1.0, 2.0]}

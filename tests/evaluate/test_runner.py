@@ -144,7 +144,7 @@ def test_repeats_are_foolboxs(tmp_path):
 def test_a_jax_model_runs_and_is_reproducible(tmp_path):
     pytest.importorskip("jax")
     model = ModelConfig(_target_="tests.evaluate.test_models.jax_model")
-    runs = [evaluate(small(tmp_path / name, model=model, samples=64)) for name in "ab"]
+    runs = [evaluate(small(tmp_path / name, model=model, samples=24)) for name in "ab"]
     assert rows(runs[0]) == rows(runs[1])
 
 
