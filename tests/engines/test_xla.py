@@ -1,0 +1,147 @@
+"""The JAX engine: exact on hard rows, in one or two precisions, under every transform."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from foolbox_carescale.engines import xla
+from tests import kits, reference
+from tests.engines import hard
+
+
+def solve(problem):
+    arrays = (jnp.asarray(a) for a in (problem.x, problem.delta, problem.eps))
+    bounds = (b if isinstance(b, float) else jnp.asarray(b) for b in (problem.lower, problem.upper))
+    x, delta, eps = arrays
+    return xla.solve(x, delta, eps, problem.p, *bounds)
+
+
+@pytest.mark.parametrize("p", hard.ORDERS)
+def test_norm_is_exact_on_hard_rows(p):
+    problem = hard.Problem(p, "float32")
+    problem.check(solve(problem))
+
+
+@pytest.mark.parametrize("p", [0.5, 1.3, 2.0, 10.0, math.inf])
+def test_norm_is_exact_on_hard_rows_in_double_precision(p):
+    problem = hard.Problem(p, "float64")
+    with kits.make("jax-float64"):
+        problem.check(solve(problem))
+
+
+@pytest.mark.parametrize("p", [1.3, 2.0, math.inf])
+@pytest.mark.parametrize("length", [1, 129])
+def test_norm_is_exact_on_short_rows(length, p):
+    problem = hard.Problem(p, "float32", length)
+    problem.check(solve(problem))
+
+
+@pytest.mark.parametrize("p", [1.3])
+def test_norm_is_exact_on_rows_of_several_segments_and_a_rest(p):
+    problem = hard.Problem(p, "float32", 20_011, cases=("on the bounds", "cauchy", "geometric"))
+    problem.check(solve(problem))
+
+
+def test_norm_is_exact_for_a_row_of_twelve_million():
+    # four bytes per element: the memory of a random row in float64 would be the costly part
+    n = 12_000_000
+    rng = np.random.default_rng(0)
+    x, delta = rng.random((1, n), np.float32), rng.standard_normal((1, n), np.float32)
+    eta = xla.solve(jnp.asarray(x), jnp.asarray(delta), jnp.full((1, 1), 500.0), 2.0, 0.0, 1.0)
+    assert reference.realised_norm(eta, x, delta, 2.0) == pytest.approx(500.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 60])
+@pytest.mark.parametrize("p", [2.0, math.inf])
+def test_bounds_may_differ_by_element(p, rows):
+    rng = np.random.default_rng(1)
+    lower = rng.uniform(-1, 0, size=(rows, hard.LENGTH)).astype(np.float32)
+    upper = lower + rng.uniform(0.1, 1, size=lower.shape).astype(np.float32)
+    problem = hard.Problem(p, "float32", lower=lower, upper=upper)
+    problem.check(solve(problem))
+
+
+def test_one_eps_serves_all_rows():
+    x, delta = (jnp.asarray(a, jnp.float32) for a in reference.case("uniform", shape=(4, 50)))
+    together = xla.solve(x, delta, jnp.full((1, 1), 0.7), 2.0, 0.0, 1.0)
+    np.testing.assert_array_equal(
+        together, xla.solve(x, delta, jnp.full((4, 1), 0.7), 2.0, 0.0, 1.0)
+    )
+
+
+@pytest.mark.parametrize("eps", [1e-42, 1e-30, 1e30, 3e38])
+@pytest.mark.parametrize("p", [0.5, 10.0, math.inf])
+def test_extreme_eps_gives_a_finite_eta(p, eps):
+    x, delta = (jnp.asarray(a, jnp.float32) for a in reference.case("cauchy", shape=(4, 50)))
+    eta = xla.solve(x, delta, jnp.full((1, 1), eps, jnp.float32), p, 0.0, 1.0)
+    assert np.all(np.isfinite(eta))
+    wanted = np.minimum(0.0 if eps < 1e-38 else eps, reference.reachable_norm(x, delta, p))
+    np.testing.assert_allclose(reference.realised_norm(eta, x, delta, p), wanted, rtol=5e-6)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_nan_in_a_traced_row_ends_the_search_and_spoils_no_other_row(part):
+    parts = [jnp.asarray(a, jnp.float32) for a in reference.case("uniform", shape=(2, 300))]
+    clean = xla.solve(*parts, jnp.full((1, 1), 0.7), 2.0, 0.0, 1.0)
+    parts[part] = parts[part].at[0, 3].set(jnp.nan)
+    eta = xla.solve(*parts, jnp.full((1, 1), 0.7), 2.0, 0.0, 1.0)
+    assert np.isnan(eta[0, 0])
+    assert eta[1, 0] == clean[1, 0]
+
+
+def test_eta_is_cut_to_half_of_what_the_caller_can_hold():
+    x, delta = jnp.full((1, 3), 0.5), jnp.full((1, 3), 1e-9)
+    eta = xla.solve(x, delta, jnp.full((1, 1), 0.1), 2.0, 0.0, 1.0, largest_eta=65504.0)
+    assert eta.item() == 0.5 * 65504.0
+
+
+@pytest.mark.parametrize("p", [2.0, math.inf])
+def test_vmap_gives_what_a_loop_gives(p):
+    x, delta = (jnp.asarray(a, jnp.float32) for a in reference.case("cauchy", shape=(3, 2, 300)))
+    eps = jnp.asarray([[[0.1]], [[1.0]], [[100.0]]])  # the last out of reach
+    looped = [xla.solve(*row, p, 0.0, 1.0) for row in zip(x, delta, eps, strict=True)]
+    mapped = jax.vmap(lambda *row: xla.solve(*row, p, 0.0, 1.0))(x, delta, eps)
+    np.testing.assert_allclose(mapped, jnp.stack(looped), rtol=1e-6)
+
+
+def test_eta_is_a_constant_for_every_kind_of_derivative():
+    x, delta = (jnp.asarray(a, jnp.float32) for a in reference.case("uniform", shape=(2, 20)))
+
+    def eta(x):
+        return xla.solve(x, delta, jnp.full((1, 1), 0.3), 2.0, 0.0, 1.0).sum()
+
+    for derivative in (jax.grad, jax.jacfwd, jax.hessian):
+        assert not np.any(derivative(eta)(x))
+
+
+def test_a_jitted_attack_loop_compiles_once():
+    x, delta = (jnp.asarray(a, jnp.float32) for a in reference.case("uniform", shape=(2, 300)))
+    traced = []
+
+    @jax.jit
+    def attack(x, delta, eps):
+        traced.append(1)
+
+        def step(_, point):
+            eta = xla.solve(x, point - x + delta, eps, 2.0, 0.0, 1.0)
+            return jnp.clip(x + eta * (point - x + delta), 0, 1)
+
+        return jax.lax.fori_loop(0, 5, step, x)
+
+    for eps in (0.3, 0.5):
+        moved = attack(x, delta, jnp.full((1, 1), eps))
+        np.testing.assert_allclose(jnp.linalg.norm(moved - x, axis=1), eps, rtol=1e-5)
+    assert len(traced) == 1
+
+
+def test_both_precisions_agree():
+    x, delta = reference.case("log-uniform", shape=(3, 500))
+    with kits.make("jax-float64") as kit:
+        wide = xla.solve(kit.tensor(x), kit.tensor(delta), kit.tensor([[0.5]]), 3.0, 0.0, 1.0)
+        wide = np.asarray(wide)
+    x, delta = (jnp.asarray(a, jnp.float32) for a in (x, delta))
+    narrow = xla.solve(x, delta, jnp.full((1, 1), 0.5), 3.0, 0.0, 1.0)
+    np.testing.assert_allclose(narrow, wide, rtol=1e-5)
