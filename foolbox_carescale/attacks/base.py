@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import eagerpy as ep
-from foolbox.attacks.base import FixedEpsilonAttack
+from foolbox.attacks.base import FixedEpsilonAttack, Repeated
 from foolbox.devutils import atleast_kd, flatten
 from foolbox.distances import LpDistance
 from foolbox.models import Model
@@ -21,6 +21,8 @@ from ..norms import lp_norm
 # A perturbation up to this much longer than epsilon is left as it is: the rounding of
 # x + perturbation in float32, not a violation.
 NORM_ROUNDING = 1e-5
+# Half precision rounds by more: this part of the largest coordinate, in every coordinate.
+HALF_ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 A = TypeVar("A", bound="ClipAwareAttack")
 
@@ -35,13 +37,13 @@ class ClipAwareDistance(LpDistance):
     def __call__(self, references: Any, perturbed: Any) -> Any:
         """p-norm of ``perturbed - references``, shape (N,)."""
         (x, y), restore = ep.astensors_(references, perturbed)
-        return restore(_distance(x, y, self.p).astype(x.dtype))
+        return restore(lp_distance(x, y, self.p).astype(x.dtype))
 
     def clip_perturbation(self, references: Any, perturbed: Any, epsilon: Any) -> Any:
         """Shorten perturbations that are longer than epsilon, and only those."""
         (x, y), restore = ep.astensors_(references, perturbed)
-        size = _distance(x, y, self.p)
-        fits = size <= epsilon * (1 + NORM_ROUNDING)
+        size = lp_distance(x, y, self.p)
+        fits = size <= epsilon * (1 + NORM_ROUNDING) + _half_rounding(y, self.p)
         if fits.all():
             return restore(y)
         shrink = ep.where(fits, ep.ones_like(size), epsilon / ep.maximum(size, 1e-30))
@@ -88,11 +90,27 @@ class ClipAwareAttack(FixedEpsilonAttack, ABC):
         Raises:
             ValueError: inputs outside the model's bounds, epsilon negative or not finite.
         """
-        x, restore = ep.astensor_(inputs)
-        x = inside_bounds(x, model)
-        for epsilon in epsilons if isinstance(epsilons, Iterable) else [epsilons]:
-            check_epsilon(epsilon)
-        return super().__call__(model, restore(x), criterion, epsilons=epsilons, **kwargs)
+        inputs, epsilons = _checked_call(model, inputs, epsilons)
+        return super().__call__(model, inputs, criterion, epsilons=epsilons, **kwargs)
+
+    def repeat(self, times: int) -> RepeatedClipAware:
+        """The attack run ``times`` times; a sample keeps its first success."""
+        return RepeatedClipAware(self, times)
+
+
+class RepeatedClipAware(Repeated):
+    """Foolbox's repetition, with the checks of ``ClipAwareAttack`` in place of bare asserts."""
+
+    def __call__(
+        self, model: Model, inputs: Any, criterion: Any, *, epsilons: Any, **kwargs: Any
+    ) -> Any:
+        """As ``ClipAwareAttack``."""
+        inputs, epsilons = _checked_call(model, inputs, epsilons)
+        return super().__call__(model, inputs, criterion, epsilons=epsilons, **kwargs)
+
+    def repeat(self, times: int) -> RepeatedClipAware:
+        """``times`` as often."""
+        return RepeatedClipAware(self.attack, self.times * times)
 
 
 def check_epsilon(epsilon: Any) -> None:
@@ -102,11 +120,27 @@ def check_epsilon(epsilon: Any) -> None:
 
 
 def inside_bounds(x: ep.Tensor, model: Model) -> ep.Tensor:
-    """X with rounding errors at the model's bounds clipped away; a ValueError for more."""
+    """X as a constant, rounding errors at the bounds clipped away; a ValueError for more."""
+    x = backends.detach(x)
     if 0 in x.shape:
         return x
     prepare(x, ep.zeros_like(x), 0.0, math.inf, model.bounds).reject_bad_values()
-    return x.clip(*model.bounds)
+    lower, upper = model.bounds
+    x = x.clip(lower, upper)
+    # the dtype may round a bound such as 2.64 outwards, and Foolbox compares with 2.64 itself
+    inwards = 2 * HALF_ROUNDING.get(backends.dtype_name(x), 2.0**-24)
+    if x.min().item() < lower:
+        x = ep.maximum(x, lower + inwards * abs(lower))
+    if x.max().item() > upper:
+        x = ep.minimum(x, upper - inwards * abs(upper))
+    return x
+
+
+def lp_distance(x: ep.Tensor, y: ep.Tensor, p: float) -> ep.Tensor:
+    """p-norm of ``y - x``, shape (N,), in float32 at least: half precision loses it."""
+    if backends.dtype_name(x) in HALF_ROUNDING:
+        x, y = x.float32(), y.float32()
+    return lp_norm(flatten(y - x), p).reshape((-1,))
 
 
 def norm_variant(attack: type[A], p: float | None) -> type[A]:
@@ -139,8 +173,21 @@ def norm_variant(attack: type[A], p: float | None) -> type[A]:
     return type(prefix + attack.__name__, (attack,), body)
 
 
-def _distance(x: ep.Tensor, y: ep.Tensor, p: float) -> ep.Tensor:
-    # in float32 at least: half precision loses the norm of an image
-    if backends.dtype_name(x) in ("float16", "bfloat16"):
-        x, y = x.float32(), y.float32()
-    return lp_norm(flatten(y - x), p).reshape((-1,))
+def _half_rounding(y: ep.Tensor, p: float) -> Any:
+    """By how much rounding to half precision can lengthen a perturbation; 0 for other dtypes."""
+    part = HALF_ROUNDING.get(backends.dtype_name(y))
+    if part is None:
+        return 0.0
+    largest = flatten(y.float32().abs()).max(axis=-1)
+    return part * largest * math.prod(y.shape[1:]) ** (1 / p)
+
+
+def _checked_call(model: Model, inputs: Any, epsilons: Any) -> tuple[Any, Any]:
+    """Inputs inside the bounds and epsilons that can be ones, or a ValueError."""
+    x, restore = ep.astensor_(inputs)
+    x = inside_bounds(x, model)
+    if getattr(epsilons, "ndim", None) == 0:  # Foolbox would iterate over it
+        epsilons = float(epsilons)
+    for epsilon in epsilons if isinstance(epsilons, Iterable) else [epsilons]:
+        check_epsilon(epsilon)
+    return restore(x), epsilons
