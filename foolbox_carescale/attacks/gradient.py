@@ -19,9 +19,10 @@ from foolbox.devutils import atleast_kd, flatten
 from foolbox.models import Model
 
 from .. import backends
+from ..arguments import checked_eps
 from ..norms import sample
 from ..rescale import perturb, project, steepest_step
-from .base import ClipAwareAttack, inside_bounds, norm_variant
+from .base import NORM_ROUNDING, ClipAwareAttack, inside_bounds, lp_distance, norm_variant
 
 # The cosine schedule ends at this part of epsilon, never at 0, so that the last steps
 # still move; between 0.001 and 0.02 the strength does not depend on it.
@@ -61,7 +62,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         momentum: Weight of the previous displacement, in [0, 1): the next iterate is
             x + (1 - m) (z - x) + m (x - previous), z being the plain step's result.
         random_start: Start from noise of size epsilon instead of the input itself.
-        constraint: "sphere" keeps every iterate at exactly epsilon, "ball" at most there.
+        constraint: "sphere" keeps every iterate at exactly epsilon (as far as the coordinates
+            that its direction moves allow), "ball" at most there.
         keep: "best" returns, per input, the adversarial iterate with the highest loss (any
             iterate with the highest loss where none is adversarial); "last" the last one.
         sparsity: For p = 1 the part of the coordinates that one step moves, those with the
@@ -145,19 +147,23 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         best = _Best(criterion)
         if self.random_start:
             x = perturb(x0, sample(x0, "gaussian"), epsilon, p=self.p, bounds=model.bounds)
-            report(Iterate(0, restore(x), epsilon))
+            report(Iterate(0, x.raw, epsilon))
         previous = x
         for t in range(self.steps):
             _, (losses, logits), gradient = ep.value_aux_and_grad(loss_fn, x)
             if t > 0 or self.random_start:
                 best.offer(x, losses, logits)
             stepsize = self._stepsize(t) * (epsilon if self.abs_stepsize is None else 1.0)
-            new = self._constrain(self._step(x, gradient, stepsize, model), x0, epsilon, model)
+            # a model whose gradient overflows moves no coordinate there, instead of all to NaN
+            finite = gradient.abs() < math.inf
+            gradient = ep.where(finite, gradient, ep.zeros_like(gradient))
+            new = self._step(x, gradient, stepsize, model)
+            new = self._constrain(new, x0, epsilon, gradient, model)
             if self.momentum and t > 0:
                 new = x + (1 - self.momentum) * (new - x) + self.momentum * (x - previous)
-                new = self._constrain(new, x0, epsilon, model)
+                new = self._constrain(new, x0, epsilon, gradient, model)
             previous, x = x, new
-            report(Iterate(t + 1, restore(x), stepsize))
+            report(Iterate(t + 1, x.raw, stepsize))
 
         if self.keep == "last":
             return restore(x)
@@ -173,21 +179,21 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         return last + (first - last) * (1 + math.cos(math.pi * t / self.steps)) / 2
 
     def _step(self, x: ep.Tensor, gradient: ep.Tensor, size: Any, model: Model) -> ep.Tensor:
-        # a model whose gradient overflows moves no coordinate there, instead of all to NaN
-        finite = gradient.abs() < math.inf
-        gradient = ep.where(finite, gradient, ep.zeros_like(gradient))
         if self.p == 1 and self.steps > 1:
             direction = _largest_signs(x, gradient, self.sparsity, model)
             return perturb(x, direction, size, p=1, bounds=model.bounds)
         return steepest_step(x, gradient, size, p=self.p, bounds=model.bounds)
 
-    def _constrain(self, x: ep.Tensor, x0: ep.Tensor, epsilon: Any, model: Model) -> ep.Tensor:
+    def _constrain(
+        self, x: ep.Tensor, x0: ep.Tensor, epsilon: Any, gradient: ep.Tensor, model: Model
+    ) -> ep.Tensor:
         if self.constraint == "sphere" and self.p == 2:
             return perturb(x0, x - x0, epsilon, p=2, bounds=model.bounds)  # shrinks and grows
         x = project(x, x0, epsilon, p=self.p, bounds=model.bounds)
         if self.constraint == "ball":
             return x
-        return perturb(x0, x - x0, epsilon, p=self.p, bounds=model.bounds)
+        x = perturb(x0, x - x0, epsilon, p=self.p, bounds=model.bounds)
+        return _completed(x, x0, epsilon, gradient, model) if self.p == 1 else x
 
 
 class ClipAwarePGD(ClipAwareGradientAttack):
@@ -257,7 +263,9 @@ class ClipAwareFGM(ClipAwareGradientAttack):
             random_start=False, constraint="ball", keep="last",
         )  # fmt: skip
 
-    def _constrain(self, x: ep.Tensor, x0: ep.Tensor, epsilon: Any, model: Model) -> ep.Tensor:
+    def _constrain(
+        self, x: ep.Tensor, x0: ep.Tensor, epsilon: Any, gradient: ep.Tensor, model: Model
+    ) -> ep.Tensor:
         return x  # the step from x0 is the result
 
 
@@ -317,6 +325,22 @@ def _largest_signs(x: ep.Tensor, gradient: ep.Tensor, part: float, model: Model)
     smallest = gain.sort(axis=-1)[:, n - max(1, round(part * n)) :][:, :1]
     chosen = ep.logical_and(gain >= smallest, gain > 0).reshape(gradient.shape)
     return ep.where(chosen, gradient.sign(), ep.zeros_like(gradient))
+
+
+def _completed(
+    x: ep.Tensor, x0: ep.Tensor, epsilon: Any, gradient: ep.Tensor, model: Model
+) -> ep.Tensor:
+    """Spend what is missing to epsilon (p = 1) on coordinates that did not move yet.
+
+    The few coordinates of sparse steps may not have room for epsilon; the next ones in the
+    order of the gradient take the rest.
+    """
+    size = lp_distance(x0, x, 1).reshape((-1, 1))
+    missing = ep.maximum(checked_eps(epsilon, size) - size, ep.zeros_like(size))
+    if (missing <= NORM_ROUNDING * size).all():
+        return x
+    unmoved = ep.where(x == x0, gradient, ep.zeros_like(gradient))
+    return steepest_step(x, unmoved, missing.reshape((-1,)), p=1, bounds=model.bounds)
 
 
 def _ignore(iterate: Iterate) -> None:
