@@ -31,6 +31,10 @@ class ClipAwareNoise(ClipAwareAttack):
         super().__init__(p=p)
         if not (isinstance(repeats, int) and repeats >= 1):
             raise ValueError(f"repeats: expected an integer >= 1, got {repeats!r}")
+        if distribution not in ("gaussian", "uniform", "laplace"):
+            raise ValueError(
+                f"distribution: expected one of gaussian, uniform, laplace, got {distribution!r}"
+            )
         self.repeats = repeats
         self.distribution = distribution
 
