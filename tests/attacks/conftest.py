@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+# victims import Foolbox, which warns as the tests' own conftest knows: not before it is loaded
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Tiny batches gain nothing from threads, and lose much where other processes are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def victim(request):
+    """``@pytest.mark.parametrize("victim", victims.WITH_GRADIENT, indirect=True)``."""
+    from tests.attacks import victims
+
+    made = victims.make(request.param)
+    victims.seed(made.kit.framework)
+    return made
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The embedded digits model with 32 images: the strength of an attack in small."""
+    from tests.attacks import victims
+
+    return victims.digits(32)

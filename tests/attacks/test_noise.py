@@ -1,0 +1,179 @@
+"""Noise at exactly epsilon: size, repeats, distributions."""
+
+import inspect
+import math
+
+import eagerpy as ep
+import foolbox as fb
+import numpy as np
+import pytest
+
+import foolbox_carescale as fc
+from foolbox_carescale import attacks, norms
+from tests.attacks import victims
+
+NOISES = (
+    attacks.ClipAwareGaussianNoise,
+    attacks.ClipAwareUniformNoise,
+    attacks.ClipAwareLaplaceNoise,
+)
+# mean of |z|, and kurtosis, of a variable with variance 1
+MOMENTS = {
+    attacks.ClipAwareGaussianNoise: (math.sqrt(2 / math.pi), 3.0),
+    attacks.ClipAwareUniformNoise: (math.sqrt(3) / 2, 1.8),
+    attacks.ClipAwareLaplaceNoise: (math.sqrt(0.5), 6.0),
+}
+# variance of z**4, of which the kurtosis is the mean: E z**8 - kurtosis**2
+SPREAD = {
+    attacks.ClipAwareGaussianNoise: 105 - 9,
+    attacks.ClipAwareUniformNoise: 9 - 1.8**2,
+    attacks.ClipAwareLaplaceNoise: 40320 / 16 - 36,
+}
+every_backend = pytest.mark.parametrize("victim", victims.EVERY, indirect=True)
+
+
+@pytest.mark.parametrize("p", [0.5, 1, 2, math.inf])
+@pytest.mark.parametrize("make", NOISES)
+@every_backend
+def test_noise_is_exactly_epsilon_when_most_pixels_sit_on_the_bounds(victim, make, p):
+    lower, upper = victim.model.bounds
+    x = victims.images((lower, upper), on_bounds=0.9)
+    assert np.mean((x == lower) | (x == upper)) > 0.85
+    x = victim.kit.tensor(x)
+    epsilon = victim.epsilon(p)
+    raw, clipped, _ = make(p=p)(victim.model, x, victim.labels, epsilons=epsilon)
+    size = victims.reference.norm(victim.numpy(raw) - victim.numpy(x), p)
+    # for p < 1 the rounding of x + noise counts most in the smallest coordinates
+    assert size == pytest.approx(epsilon, rel=1e-4 if p < 1 else 1e-5)
+    assert victim.in_box(raw)
+    assert np.array_equal(victim.numpy(raw), victim.numpy(clipped))
+
+
+@pytest.mark.parametrize("victim", ["numpy", "torch"], indirect=True)
+def test_foolbox_falls_short_where_ours_is_exact(victim):
+    x = victim.kit.tensor(victims.images(on_bounds=0.9))
+
+    def size(attack):
+        raw, _, _ = attack(victim.model, x, victim.labels, epsilons=2.0)
+        return victims.reference.norm(victim.numpy(raw) - victim.numpy(x), 2)
+
+    assert np.all(size(fb.attacks.L2AdditiveGaussianNoiseAttack()) < 0.95 * 2)
+    assert size(attacks.L2ClipAwareGaussianNoise()) == pytest.approx(2, rel=1e-5)
+
+
+class Scripted:
+    """A NumPy model that the k-th call fools for the samples that the script says."""
+
+    def __init__(self, fooled_from):
+        self.fooled_at, self.seen = np.asarray(fooled_from), []
+
+    def __call__(self, x):
+        self.seen.append(x.copy())
+        fooled = self.fooled_at == len(self.seen)
+        return np.stack([~fooled, fooled], 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("make", NOISES)
+def test_each_sample_keeps_the_first_noise_that_fools_the_model(make):
+    script = Scripted([3, 1, 99, 2])
+    x = victims.images()
+    victims.seed("numpy")
+    raw = make(repeats=4).run(
+        fb.NumPyModel(script, bounds=(0, 1)), x, np.zeros(4, np.int64), epsilon=1.5
+    )
+    assert len(script.seen) == 4
+    assert len({seen.tobytes() for seen in script.seen}) == 4, "the same noise again"
+    # sample 2 is never fooled and keeps the first noise of all
+    for sample, call in enumerate([3, 1, 1, 2]):
+        assert np.array_equal(raw[sample], script.seen[call - 1][sample])
+    assert victims.reference.norm(raw - x, 2) == pytest.approx(1.5, rel=1e-5)
+
+
+def test_repeats_stop_when_every_sample_is_fooled():
+    script = Scripted([2, 1, 1, 2])
+    labels = np.zeros(4, np.int64)
+    model = fb.NumPyModel(script, bounds=(0, 1))
+    attacks.L2ClipAwareGaussianNoise(repeats=50).run(model, victims.images(), labels, epsilon=1.0)
+    assert len(script.seen) == 2
+
+
+def test_one_repeat_asks_the_model_nothing():
+    script = Scripted([1])
+    model = fb.NumPyModel(script, bounds=(0, 1))
+    attacks.L2ClipAwareGaussianNoise().run(
+        model, victims.images(), np.zeros(4, np.int64), epsilon=1.0
+    )
+    assert script.seen == []
+
+
+@pytest.mark.parametrize("victim", ["torch"], indirect=True)
+def test_more_repeats_fool_the_model_more_often(victim):
+    def rate(repeats):
+        victims.seed("torch")
+        attack = attacks.L2ClipAwareGaussianNoise(repeats=repeats)
+        _, _, success = attack(victim.model, victim.x, victim.labels, epsilons=1.0)
+        return success.float().mean()
+
+    assert rate(50) > rate(1)
+
+
+@pytest.mark.parametrize("make", NOISES)
+@every_backend
+def test_the_noise_has_the_moments_of_its_distribution(victim, make):
+    # far from the bounds nothing is clipped, and rescaling changes no ratio of moments
+    n = 200_000
+    x = victim.kit.tensor(np.full((1, n), 0.5))
+    model = victim.model
+    raw = make(p=2).run(model, ep.astensor(x), victim.labels, epsilon=1.0)
+    z = (victim.numpy(raw) - 0.5).ravel()
+    z /= np.sqrt(np.mean(z**2))
+    magnitude, kurtosis = MOMENTS[make]
+    # five standard errors: one false alarm in two million seeds
+    assert abs(z.mean()) < 5 / math.sqrt(n)
+    assert abs(np.abs(z).mean() - magnitude) < 5 * math.sqrt((1 - magnitude**2) / n)
+    assert abs((z**4).mean() - kurtosis) < 5 * math.sqrt(SPREAD[make] / n)
+
+
+@pytest.mark.parametrize("victim", victims.EVERY, indirect=True)
+@pytest.mark.parametrize("distribution", ["gaussian", "uniform", "laplace"])
+def test_samples_are_finite_fresh_and_of_the_dtype_of_the_input(victim, distribution):
+    for dtype in ("float16", "float32"):
+        kit = victims.kits.Kit(victim.kit.framework, dtype)
+        like = ep.astensor(kit.tensor(np.zeros((4, 5000))))
+        first, second = norms.sample(like, distribution), norms.sample(like, distribution)
+        assert kit.dtype_of(first.raw) == dtype
+        assert np.isfinite(kit.numpy(first.raw)).all()
+        assert not np.array_equal(kit.numpy(first.raw), kit.numpy(second.raw))
+        rows = kit.numpy(first.raw)
+        assert not np.array_equal(rows[0], rows[1])
+
+
+def test_uniform_noise_in_linf_is_the_flat_noise_that_users_know():
+    """p = inf: eta is epsilon over the largest element that can move by epsilon."""
+    victims.seed("numpy")
+    x = np.full((1, 3, 8, 8), 0.5, np.float32)
+    model = fb.NumPyModel(lambda x: x.reshape(len(x), -1)[:, :2], bounds=(0, 1))
+    raw = attacks.LinfClipAwareUniformNoise().run(model, x, np.zeros(1, np.int64), epsilon=0.1)
+    moved = np.abs(raw - x)
+    assert moved.max() == pytest.approx(0.1, rel=1e-6)
+    assert 0.04 < moved.mean() < 0.06
+
+
+def test_noise_subclasses_share_one_run():
+    for make in NOISES:
+        assert issubclass(make, attacks.ClipAwareNoise)
+        assert "run" not in vars(make)
+        assert list(inspect.signature(make).parameters) == ["p", "repeats"]
+    generic = attacks.ClipAwareNoise(p=1, distribution="laplace")
+    x = victims.images()
+    model = fb.NumPyModel(lambda x: x.reshape(len(x), -1)[:, :2], bounds=(0, 1))
+
+    def run(attack):
+        victims.seed("numpy")
+        return attack.run(model, x, np.zeros(4, np.int64), epsilon=3.0)
+
+    same = run(attacks.L1ClipAwareLaplaceNoise())
+    assert np.array_equal(run(generic), same)
+    victims.seed("numpy")
+    noise = norms.sample(ep.astensor(x), "laplace").raw
+    assert np.array_equal(fc.perturb(x, noise, 3.0, p=1), same)
