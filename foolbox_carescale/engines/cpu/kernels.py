@@ -447,7 +447,7 @@ def _newton(
         if high == np.inf and scale <= low:
             return NO_ROOT
         if low > 0 and high < np.inf:
-            shrunk = math.log(high / low)
+            shrunk = math.log(high) - math.log(low)
             if not low < scale < high or (k >= FREE_PASSES and shrunk > width / 2):
                 following = math.sqrt(low) * math.sqrt(high)
                 scale = float(type(inverse)(following))
@@ -471,7 +471,7 @@ def _bracketed(x, v, lower, upper, eps, order, slack):
     high = furthest * inverse
     ceiling = float(np.finfo(x.dtype).max)
     if furthest > ceiling:
-        high = ceiling * inverse
+        high = min(ceiling * inverse, float(np.finfo(np.float64).max))
         total, _, _ = _sums(x, v, lower, upper, high, inverse, order, None)
         if total <= 1:
             return ceiling
