@@ -25,7 +25,6 @@ def with_gradient(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
     unit = backends.detach(eps)
     unit = ep.where(unit > 0, unit, 1.0)
     still = backends.detach(magnitude), backends.detach(room)
-    moved = eta * still[0]
     one = ep.ones_like(eta)
     eps = eps / unit * one  # (N, 1), also where eps is one number
 
@@ -38,9 +37,7 @@ def with_gradient(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
         factor = eps * backends.detach(first) / first
         return ep.where(regular, eta * factor, eta)
 
-    # the last few digits of a breakpoint do not make a coordinate unsaturated
-    slack = 1.0 - 4 * _resolution(problem)
-    saturated = moved >= still[1] * slack
+    saturated = _saturated(problem, eta, *still)
     unsaturated = ep.logical_and(ep.logical_not(saturated), still[0] > 0)
     weights = ep.where(unsaturated, magnitude, 0.0) * eta / unit
     den = norms.accumulate(norms.power(weights, problem.p))
@@ -60,8 +57,18 @@ def room_of(problem: Problem) -> ep.Tensor:
 
 
 def moved(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
-    """``clip(x + eta delta)``, shape (N, n)."""
-    return clip(problem.x + eta * problem.delta, problem.lower, problem.upper)
+    """``clip(x + eta delta)``, shape (N, n).
+
+    What eta takes to its bound lies on it, and depends on nothing, also where the rounding of
+    eta or of the sum stops a digit short of it.
+    """
+    x, v = problem.x, problem.delta
+    magnitude, room = backends.detach(v.abs()), backends.detach(room_of(problem))
+    arrived = ep.logical_and(_saturated(problem, backends.detach(eta), magnitude, room), eta > 0)
+    zero = ep.zeros_like(x)
+    end = ep.where(v > 0, zero + problem.upper, zero + problem.lower)
+    points = clip(x + eta * v, problem.lower, problem.upper)
+    return ep.where(ep.logical_and(arrived, magnitude > 0), end, points)
 
 
 def clip(t: ep.Tensor, lower: float | ep.Tensor, upper: float | ep.Tensor) -> ep.Tensor:
@@ -70,5 +77,9 @@ def clip(t: ep.Tensor, lower: float | ep.Tensor, upper: float | ep.Tensor) -> ep
     return ep.where(t < lower, ep.zeros_like(t) + lower, t)
 
 
-def _resolution(problem: Problem) -> float:
-    return 2.0**-52 if backends.dtype_name(problem.x) == "float64" else 2.0**-23
+def _saturated(
+    problem: Problem, eta: ep.Tensor, magnitude: ep.Tensor, room: ep.Tensor
+) -> ep.Tensor:
+    # the last few digits of a breakpoint do not make a coordinate unsaturated
+    resolution = 2.0**-52 if backends.dtype_name(problem.x) == "float64" else 2.0**-23
+    return eta * magnitude >= room * (1.0 - 4 * resolution)

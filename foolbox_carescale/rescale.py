@@ -167,7 +167,7 @@ def project(x: T, x0: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) 
     problem = _along(problem, target - center)
     if problem.p == 1:
         problem.reject_bad_values()
-        return problem.restore(_project_l1(problem))  # type: ignore[no-any-return]
+        return problem.restore(_project_l1(problem, target))  # type: ignore[no-any-return]
     eta = _eta(problem)
     inside = eta >= 1.0
     radial = moved(problem, ep.minimum(eta, ep.ones_like(eta)))
@@ -256,7 +256,7 @@ def _along(problem: Problem, direction: ep.Tensor) -> Problem:
     return dataclasses.replace(problem, delta=direction)
 
 
-def _project_l1(problem: Problem) -> ep.Tensor:
+def _project_l1(problem: Problem, target: ep.Tensor) -> ep.Tensor:
     """``sign(v) clip(|v| - t, 0, room)`` with the t >= 0 for which it sums to eps, or t = 0."""
     v, room = problem.delta.abs(), room_of(problem)
     wide_v, wide_room = backends.widen(backends.detach(v)), backends.widen(backends.detach(room))
@@ -279,9 +279,10 @@ def _project_l1(problem: Problem) -> ep.Tensor:
         backends.widen(ep.where(active, v, 0.0) + ep.where(full, room, 0.0))
     ) - problem.eps_tensor(wide_v)
     t = excess.astype(v.dtype) / ep.maximum(count, ep.ones_like(count))
-    t = ep.where(inside, ep.zeros_like(t), t)
     shrunk = ep.minimum(ep.maximum(v - t, ep.zeros_like(v)), room)
-    return clip(problem.x + problem.delta.sign() * shrunk, problem.lower, problem.upper)
+    outside = problem.x + problem.delta.sign() * shrunk
+    # inside the ball the target itself: the derivative of sign(v) |v| is 0 at v = 0, not 1
+    return clip(ep.where(inside, target, outside), problem.lower, problem.upper)
 
 
 def _fill_up(problem: Problem) -> ep.Tensor:
