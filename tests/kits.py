@@ -66,13 +66,14 @@ class Kit:
         if self.framework == "torch":
             for t in tensors:
                 t.requires_grad_()
-            grads = self.library.autograd.grad(f(*tensors).sum(), tensors)
+            grads = self.library.autograd.grad(f(*tensors).sum(), tensors, materialize_grads=True)
         elif self.framework == "tensorflow":
             with self.library.GradientTape() as tape:
                 for t in tensors:
                     tape.watch(t)
                 total = self.library.reduce_sum(f(*tensors))
-            grads = tape.gradient(total, tensors)
+            unconnected = self.library.UnconnectedGradients.ZERO
+            grads = tape.gradient(total, tensors, unconnected_gradients=unconnected)
         else:
             jax = importlib.import_module("jax")
             grads = jax.grad(lambda *a: f(*a).sum(), argnums=tuple(range(len(tensors))))(*tensors)

@@ -73,6 +73,29 @@ def bisected_eta(
     return eta
 
 
+def eta_gradients(
+    x: Any, delta: Any, eps: Any, p: float, lower: Any = 0.0, upper: Any = 1.0
+) -> tuple[Array, Array, Array]:
+    """d eta / d x, d delta, d eps by the implicit function theorem; eps must be reachable."""
+    shape = np.shape(x)
+    eta = bisected_eta(x, delta, eps, p, lower, upper)[:, None]
+    eps = np.broadcast_to(_wide(eps), len(eta))[:, None]
+    v = _wide(delta).reshape(len(eta), -1)
+    magnitudes, space = np.abs(v), room(x, delta, lower, upper)
+    if p == math.inf:
+        # the coordinate that gets to eps first decides alone
+        first = np.where(space >= eps, magnitudes, 0.0).max(axis=1, keepdims=True)
+        to_delta = np.where(magnitudes == first, -eta * np.sign(v) / first, 0.0)
+        return np.zeros(shape), to_delta.reshape(shape), (1 / first)[:, 0]
+    saturated = eta * magnitudes >= space
+    m = np.where(saturated, 0.0, magnitudes**p).sum(axis=1, keepdims=True)
+    power = np.where(magnitudes > 0, magnitudes, 1.0) ** (p - 1)
+    to_delta = np.where(saturated, 0.0, -eta * power * np.sign(v) / m)
+    power = np.where(space > 0, space, 1.0) ** (p - 1)
+    to_x = np.where(saturated & (space > 0), power * np.sign(v) / (eta ** (p - 1) * m), 0.0)
+    return to_x.reshape(shape), to_delta.reshape(shape), ((eps / eta) ** (p - 1) / m)[:, 0]
+
+
 def case(name: str, *, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> tuple[Array, Array]:
     """Points in the unit box and directions, float64."""
     rng = np.random.default_rng(seed)

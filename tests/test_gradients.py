@@ -1,0 +1,319 @@
+"""Derivatives: closed forms, numerical differences, the three frameworks among each other."""
+
+import math
+
+import numpy as np
+import pytest
+
+import foolbox_carescale as fc
+from tests import kits, reference
+from tests.reference import ORDERS
+
+CONVEX_ORDERS = tuple(p for p in ORDERS if p >= 1)
+SHAPE = (3, 2, 4)
+each_kit = pytest.mark.parametrize("kit", kits.WITH_GRADIENT, indirect=True)
+each_single = pytest.mark.parametrize(
+    "kit", [k for k in kits.SINGLE if not k.startswith("numpy")], indirect=True
+)
+
+
+def smooth(p, seed=3):
+    """x, delta, eps with saturated and free coordinates, away from where the sets change."""
+    x, delta = reference.case("uniform", shape=SHAPE, seed=seed)
+    eps = np.array([0.2, 0.5, 0.8]) * reference.reachable_norm(x, delta, p)
+    return x, delta, eps
+
+
+# each as a function of (points, directions, eps, p)
+OPERATORS = {
+    "eta": (lambda x, v, eps, p: fc.clipping_aware_rescaling(x, v, eps, p=p), ORDERS),
+    "perturb": (lambda x, v, eps, p: fc.perturb(x, v, eps, p=p), ORDERS),
+    "project": (lambda x, v, eps, p: fc.project(x + v, x, eps, p=p), ORDERS),
+    "steepest_step": (lambda x, v, eps, p: fc.steepest_step(x, v, eps, p=p), CONVEX_ORDERS),
+    "reachable_norm": (lambda x, v, eps, p: fc.reachable_norm(x, v, p=p), ORDERS),
+}
+TABLE = [(name, p) for name, (_, orders) in OPERATORS.items() for p in orders]
+each_operator = pytest.mark.parametrize(("name", "p"), TABLE)
+FRAMEWORKS = [k.removesuffix("-float64") for k in kits.WITH_GRADIENT]
+
+
+def weights(name):
+    """So that every coordinate of the result counts differently."""
+    w = np.random.default_rng(5).normal(size=SHAPE)
+    return {"eta": w[:, :1, :1], "reachable_norm": w[:, 0, 0]}.get(name, w)
+
+
+@pytest.mark.parametrize("p", ORDERS)
+@each_kit
+def test_gradient_of_eta_is_the_closed_form(kit, p):
+    values = smooth(p)
+    grads = kit.gradient(lambda x, v, e: fc.clipping_aware_rescaling(x, v, e, p=p), *values)
+    for grad, expected in zip(grads, reference.eta_gradients(*values, p), strict=True):
+        np.testing.assert_allclose(grad, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("p", ORDERS)
+@pytest.mark.parametrize("name", ["on the bounds", "cauchy", "mostly zero"])
+@each_single
+def test_gradient_of_eta_is_the_closed_form_in_float32(kit, name, p):
+    x, delta = (kit.rounded(part) for part in reference.case(name, shape=(3, 40)))
+    eps = kit.rounded(np.array([0.2, 0.5, 0.7]) * reference.reachable_norm(x, delta, p))
+    grads = kit.gradient(lambda x, v, e: fc.clipping_aware_rescaling(x, v, e, p=p), x, delta, eps)
+    expected = reference.eta_gradients(x, delta, eps, p)
+    live = reference.room(x, delta) > 0  # without room only a one-sided derivative exists
+    for grad, truth in zip(grads, expected, strict=True):
+        grad, truth = (t[live] if t.ndim == 2 else t for t in (grad, truth))
+        np.testing.assert_allclose(grad, truth, rtol=1e-4, atol=1e-5 * np.abs(truth).max())
+
+
+@pytest.mark.parametrize("p", ORDERS)
+@each_kit
+def test_scaling_the_direction_scales_eta_inversely(kit, p):
+    x, delta, eps = smooth(p)
+    grad = kit.gradient(
+        lambda x, v: fc.clipping_aware_rescaling(x, v, kit.tensor(eps), p=p), x, delta
+    )[1]
+    eta = reference.bisected_eta(x, delta, eps, p)
+    np.testing.assert_allclose((delta * grad).reshape(3, -1).sum(1), -eta, rtol=1e-10)
+
+
+@pytest.mark.parametrize("p", ORDERS)
+@each_kit
+def test_gradient_of_the_reachable_norm_is_the_closed_form(kit, p):
+    x, delta, _ = smooth(p)
+    grad = kit.gradient(lambda x: fc.reachable_norm(x, kit.tensor(delta), p=p), x)[0]
+    room = reference.room(x, delta)
+    if p == math.inf:
+        expected = (room == room.max(1, keepdims=True)).astype(float)
+    else:
+        expected = (room / reference.norm(room, p)[:, None]) ** (p - 1)
+    np.testing.assert_allclose(
+        grad.reshape(3, -1), -np.sign(delta).reshape(3, -1) * expected, rtol=1e-10
+    )
+
+
+@each_operator
+def test_first_derivatives_are_those_of_numerical_differences(name, p):
+    import torch
+
+    operator = OPERATORS[name][0]
+    inputs = [torch.tensor(t, requires_grad=True) for t in smooth(p)]
+    assert torch.autograd.gradcheck(lambda *t: operator(*t, p), inputs, atol=1e-6, rtol=1e-5)
+
+
+@each_operator
+def test_second_derivatives_are_those_of_numerical_differences(name, p):
+    import torch
+
+    operator, w = OPERATORS[name][0], torch.tensor(weights(name))
+    inputs = [torch.tensor(t, requires_grad=True) for t in smooth(p)]
+
+    def slopes(*t):
+        total = (w * operator(*t, p)).sum()
+        return torch.autograd.grad(total, t, create_graph=True, materialize_grads=True)
+
+    assert torch.autograd.gradcheck(slopes, inputs, atol=1e-5, rtol=1e-4)
+
+
+@each_operator
+def test_first_derivatives_agree_among_the_frameworks(name, p):
+    operator, values = OPERATORS[name][0], smooth(p)
+    grads = {}
+    for framework in FRAMEWORKS:
+        with kits.make(f"{framework}-float64") as kit:
+            w = kit.tensor(weights(name))
+            grads[framework] = kit.gradient(lambda *t, w=w: w * operator(*t, p), *values)
+    for framework in ("tensorflow", "jax"):
+        for grad, expected in zip(grads[framework], grads["torch"], strict=True):
+            np.testing.assert_allclose(grad, expected, rtol=1e-9, atol=1e-12)
+
+
+@each_operator
+def test_hessians_agree_among_the_frameworks(name, p):
+    import jax
+    import tensorflow as tf
+    import torch
+
+    operator, (x, delta, eps) = OPERATORS[name][0], smooth(p)
+    w = weights(name)
+
+    def total(v, x, eps, w):
+        return (w * operator(x, v, eps, p)).sum()
+
+    constants = [torch.tensor(t) for t in (x, eps, w)]
+    theirs = torch.autograd.functional.hessian(
+        lambda v: total(v, *constants), torch.tensor(delta)
+    ).numpy()
+
+    with kits.make("jax-float64") as kit:
+        constants = [kit.tensor(t) for t in (x, eps, w)]
+        np.testing.assert_allclose(
+            jax.hessian(total)(kit.tensor(delta), *constants), theirs, rtol=1e-8, atol=1e-11
+        )
+
+    v, x, eps = (tf.constant(t) for t in (delta, x, eps))
+    zero = tf.UnconnectedGradients.ZERO
+    with tf.GradientTape(persistent=True) as outer:
+        outer.watch(v)
+        with tf.GradientTape() as inner:
+            inner.watch(v)
+            loss = tf.reduce_sum(w * operator(x, v, eps, p))
+        slope = inner.gradient(loss, v, unconnected_gradients=zero)
+    ours = outer.jacobian(slope, v, unconnected_gradients=zero, experimental_use_pfor=False)
+    np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-8, atol=1e-11)
+
+
+@each_operator
+def test_forward_and_reverse_mode_agree(name, p):
+    import jax
+
+    operator = OPERATORS[name][0]
+    with kits.make("jax-float64") as kit:
+        values = [kit.tensor(t) for t in smooth(p)]
+        for at in range(3):
+            forward = jax.jacfwd(lambda *t: operator(*t, p), argnums=at)(*values)
+            reverse = jax.jacrev(lambda *t: operator(*t, p), argnums=at)(*values)
+            np.testing.assert_allclose(forward, reverse, rtol=1e-9, atol=1e-12)
+
+
+# Where the function has corners, or nothing moves: still a number, and the right one
+
+
+@pytest.mark.parametrize(
+    "case", ["on the bounds", "quantised", "mostly zero", "all zero", "cauchy"]
+)
+@each_operator
+@each_single
+def test_gradient_is_finite_on_corners(kit, name, p, case):
+    operator = OPERATORS[name][0]
+    x, delta = (kit.rounded(part) for part in reference.case(case, shape=(6, 30)))
+    eps = np.array(reference.FRACTIONS) * reference.reachable_norm(x, delta, p)
+    eps[4:] += 0.1  # also where nothing can move
+    for grad in kit.gradient(lambda *t: operator(*t, p), x, delta, eps):
+        assert np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("case", ["on the bounds", "mostly zero", "all zero"])
+@each_operator
+def test_second_derivatives_are_finite_on_corners(name, p, case):
+    import torch
+
+    operator = OPERATORS[name][0]
+    x, delta = reference.case(case, shape=(6, 30))
+    eps = np.array(reference.FRACTIONS) * reference.reachable_norm(x, delta, p)
+    inputs = [torch.tensor(t, requires_grad=True) for t in (x, delta, eps)]
+    total = operator(*inputs, p).sum()
+    slopes = torch.autograd.grad(total, inputs, create_graph=True, materialize_grads=True)
+    assert all(slope.isfinite().all() for slope in slopes)
+    if any(slope.requires_grad for slope in slopes):
+        total = sum((slope**2).sum() for slope in slopes)
+        curvature = torch.autograd.grad(total, inputs, materialize_grads=True)
+        assert all(c.isfinite().all() for c in curvature)
+
+
+@pytest.mark.parametrize("p", ORDERS)
+@each_kit
+def test_nothing_changes_eta_where_eps_is_out_of_reach(kit, p):
+    x, delta, _ = smooth(p)
+    eps = 2 * reference.reachable_norm(x, delta, p)
+    grads = kit.gradient(lambda *t: fc.clipping_aware_rescaling(*t, p=p), x, delta, eps)
+    assert all(np.all(grad == 0) for grad in grads)
+
+
+@pytest.mark.parametrize("p", ORDERS)
+@pytest.mark.parametrize("kit", [k for k in kits.FULL if "numpy" not in k], indirect=True)
+@pytest.mark.parametrize("direction", ["gaussian", "signs"])
+def test_the_far_corner_depends_on_nothing(kit, p, direction):
+    x, delta, _ = smooth(p)
+    if direction == "signs":  # all coordinates arrive together
+        x, delta = np.full(SHAPE, 0.3), np.sign(np.abs(delta))
+    eps = 2 * reference.reachable_norm(x, delta, p)
+    for operator in (fc.perturb, lambda x, v, e, p: fc.project(x + 1e4 * v, x, e, p=p)):
+        grads = kit.gradient(lambda *t, f=operator: f(*t, p=p), x, delta, eps)
+        assert all(np.all(grad == 0) for grad in grads)
+
+
+@pytest.mark.parametrize("p", ORDERS)
+@each_single
+def test_a_step_of_no_length_passes_the_gradient_of_x_on(kit, p):
+    x, delta, _ = smooth(p)
+    to_x, to_delta = kit.gradient(lambda x, v: fc.perturb(x, v, 0.0, p=p), x, delta)
+    np.testing.assert_array_equal(to_x, np.ones(SHAPE))
+    np.testing.assert_array_equal(to_delta, np.zeros(SHAPE))
+
+
+@pytest.mark.parametrize("p", ORDERS)
+@each_single
+def test_projection_is_the_identity_inside_ball_and_box(kit, p):
+    x0, delta, _ = smooth(p)
+    x = x0 + 0.01 * np.sign(delta) * np.minimum(x0, 1 - x0)
+    x[:, 0] = x0[:, 0]  # also for coordinates that are where the centre is
+    eps = 2 * reference.norm((x - x0), p).max()
+    to_x, to_x0 = kit.gradient(lambda x, x0: fc.project(x, x0, eps, p=p), x, x0)
+    np.testing.assert_array_equal(to_x, np.ones(SHAPE))
+    np.testing.assert_array_equal(to_x0, np.zeros(SHAPE))
+
+
+# What is differentiated, and how
+
+
+@pytest.mark.parametrize("kit", [k for k in kits.HALF if "numpy" not in k], indirect=True)
+def test_half_precision_has_gradients_of_its_dtype(kit):
+    x, delta, eps = smooth(2.0)
+    grads = kit.gradient(lambda x, v: fc.clipping_aware_rescaling(x, v, eps), x, delta)
+    expected = reference.eta_gradients(kit.rounded(x), kit.rounded(delta), eps, 2.0)
+    for grad, truth in zip(grads, expected, strict=False):
+        np.testing.assert_allclose(grad, truth, atol=0.02 * np.abs(truth).max())
+
+
+@each_kit
+def test_eps_for_the_whole_batch_collects_the_gradient_of_all_samples(kit):
+    x, delta, _ = smooth(2.0)
+    each = reference.eta_gradients(x, delta, 0.4, 2.0)[2]
+    for eps in (0.4, [0.4]):
+        grad = kit.gradient(
+            lambda e: fc.clipping_aware_rescaling(kit.tensor(x), kit.tensor(delta), e), eps
+        )[0]
+        assert grad.shape == np.shape(eps)
+        np.testing.assert_allclose(grad.sum(), each.sum(), rtol=1e-10)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+@each_kit
+def test_only_what_needs_a_gradient_gets_one(kit, at):
+    values = smooth(2.0)
+    expected = reference.eta_gradients(*values, 2.0)[at]
+
+    def of_one(value):
+        arguments = [kit.tensor(v) for v in values]
+        arguments[at] = value
+        return fc.clipping_aware_rescaling(*arguments)
+
+    np.testing.assert_allclose(
+        kit.gradient(of_one, values[at])[0], expected, rtol=1e-10, atol=1e-12
+    )
+
+
+def test_torch_keeps_no_graph_where_nobody_asks_for_one():
+    import torch
+
+    x, delta, eps = (torch.tensor(t, requires_grad=True) for t in smooth(2.0))
+    with torch.no_grad():
+        assert not fc.perturb(x, delta, eps).requires_grad
+    with torch.inference_mode():
+        assert not fc.perturb(x, delta, eps).requires_grad
+    assert not fc.perturb(x.detach(), delta.detach(), 0.5).requires_grad
+    assert fc.perturb(x, delta.detach(), 0.5).requires_grad
+
+
+def test_tensor_bounds_change_nothing_about_the_gradient():
+    import torch
+
+    x, delta, eps = (torch.tensor(t, requires_grad=True) for t in smooth(2.0))
+    bounds = (torch.zeros(1, 2, 1, dtype=torch.float64), torch.ones(1, 2, 1, dtype=torch.float64))
+    plain = torch.autograd.grad(fc.clipping_aware_rescaling(x, delta, eps).sum(), (x, delta, eps))
+    bounded = torch.autograd.grad(
+        fc.clipping_aware_rescaling(x, delta, eps, bounds=bounds).sum(), (x, delta, eps)
+    )
+    for a, b in zip(plain, bounded, strict=True):
+        torch.testing.assert_close(a, b)
