@@ -32,7 +32,7 @@ Terms: TypeAlias = Callable[[Any, int], tuple[Array, Array]]
 
 # Relative error of the norm at which a row is done: what the rounding of its sums leaves.
 SLACK = {"float32": 1.5e-7, "float64": 2e-14}
-# Newton takes 4 to 6 passes on images, at most 30 on hard rows.
+# Newton takes 4 to 6 passes on images, at most 35 on hard rows.
 PASSES = 40
 # Halving the 280 binades of float32 down to its last bit takes 32 passes, the 2100 of float64 63;
 # Newton takes two of three.
@@ -127,76 +127,64 @@ def _root(
 
         return _total(terms, n)
 
-    slack = SLACK[str(x.dtype)] * max(p, 1.0)
-    nothing = jnp.full_like(start, jnp.inf)
-    h, low, stalled = _newton(sums, start, start, nothing, ~movable, p, slack, PASSES)
+    def far_corner() -> Array:
+        return jnp.sqrt(_largest(lambda *columns: _breakpoints(*row(*columns)), n))
 
-    def finish(h: Array) -> Array:
-        # Every coordinate is at its bound from here on: the answer where eps is out of reach.
-        corner = jnp.sqrt(_largest(lambda *columns: _breakpoints(*row(*columns)), n))
-        exact, _, _ = _newton(sums, corner, low, corner, ~stalled, p, slack, BRACKETED_PASSES)
-        return jnp.where(stalled, exact, h)
-
-    h = lax.cond(stalled.any(), finish, lambda h: h, h)
-    return jnp.where(movable, h, 0.0)
+    return jnp.where(movable, _newton(sums, far_corner, start, ~movable, p), 0.0)
 
 
 def _newton(
     sums: Callable[[Array], tuple[Array, Array]],
+    far_corner: Callable[[], Array],
     start: Array,
-    low: Array,
-    high: Array,
     done: Array,
     p: float,
-    slack: float,
-    passes: int,
-) -> tuple[Array, Array, Array]:
-    """The root in [low, high], the new low, and which rows are unfinished.
+) -> Array:
+    """The root from a start below it; where there is none, the far corner.
 
-    A step that leaves the bracket is replaced by halving it, in the logarithm. Without an
-    upper end (high = inf) such a row stalls: all of its coordinates are at their bounds, or
-    the terms of the others underflow.
+    A row where Newton's step leads nowhere (all is at its bounds, or the terms of the rest
+    underflow) or does not arrive goes on from the far corner, from where on nothing moves. That is
+    the answer where eps is out of reach; else the steps from there stay inside a bracket and
+    halve it, in the logarithm, where Newton's would leave it.
     """
     digits = 2.0 * float(np.finfo(start.dtype).eps)
+    slack = SLACK[str(start.dtype)] * max(p, 1.0)
 
     def go_on(state: tuple[Array, ...]) -> Array:
-        count, *_, done, stalled = state
-        return (count < passes) & ~(done | stalled).all()
+        count, *_, done = state
+        return (count < PASSES + BRACKETED_PASSES) & ~done.all()
 
     def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        count, h, low, high, done, stalled = state
+        count, h, low, high, done = state
         total, moving = sums(h)
         gap = 1.0 - total
-        active = ~(done | stalled)
-        low = jnp.where(active & (gap > 0), jnp.maximum(low, h), low)
-        high = jnp.where(active & (gap < 0), jnp.minimum(high, h), high)
+        low = jnp.where(gap > 0, jnp.maximum(low, h), low)
+        high = jnp.where(gap < 0, jnp.minimum(high, h), high)
         share = 1.0 + gap / jnp.where(moving > 0, moving, 1.0)
         following = h * jnp.maximum(share, 0.0) ** (0.5 / p)
         inside = (moving > 0) & (low <= following) & (following <= high)
         bounded = high < jnp.inf
-        halved = jnp.sqrt(low) * jnp.sqrt(high)
         # Newton may creep where almost all is at its bounds
-        inside = inside & ~(bounded & (count % 3 == 2))
-        following = jnp.where(inside, following, jnp.where(bounded, halved, h))
+        newton = inside & ~(bounded & (count % 3 == 2))
+        following = jnp.where(newton, following, jnp.sqrt(low) * jnp.sqrt(high))
         # nothing between the ends of the bracket, or a step below the last digit
-        settled = (high <= low * (1.0 + digits)) | (inside & (following == h))
+        settled = (high <= low * (1.0 + digits)) | (newton & (following == h))
         lost = jnp.isnan(gap)  # as x or delta are; eta says so
-        h = jnp.where(active & lost, gap, h)
-        done = done | (active & ((jnp.abs(gap) <= slack) | settled | lost))
-        stalled = stalled | (active & ~done & ~inside & ~bounded)
-        h = jnp.where(done | stalled, h, following)
-        return count + 1, h, low, high, done, stalled
+        done_now = done | (jnp.abs(gap) <= slack) | settled | lost
+        h = jnp.where(lost & ~done, gap, h)
+        stuck = ~done_now & ~bounded & (~inside | (count >= PASSES))
+        # A loop of one round or none: `lax.cond` under vmap would always do both branches.
+        _, high = lax.while_loop(
+            lambda state: state[0].any(),
+            lambda state: (jnp.zeros_like(stuck), jnp.where(stuck, far_corner(), state[1])),
+            (stuck, high),
+        )
+        h = jnp.where(done_now, h, jnp.where(stuck, high, following))
+        return count + 1, h, low, high, done_now
 
-    state: tuple[Array, ...] = (
-        jnp.zeros((), jnp.int32),
-        start,
-        low,
-        high,
-        done,
-        jnp.zeros_like(done),
-    )
-    _, h, low, _, done, _ = lax.while_loop(go_on, step, state)
-    return h, low, ~done
+    nothing = jnp.full_like(start, jnp.inf)
+    state: tuple[Array, ...] = (jnp.zeros((), jnp.int32), start, start, nothing, done)
+    return lax.while_loop(go_on, step, state)[1]
 
 
 def _root_inf(row: Any, x: Array) -> Array:

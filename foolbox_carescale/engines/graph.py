@@ -1,0 +1,298 @@
+"""The root finder for TensorFlow: the Newton passes of `xla`, compiled by XLA inside any graph.
+
+Runs in ``tf.function``, with and without ``jit_compile``, under ``tf.GradientTape`` (as a
+constant) and with an unknown number of rows. TensorFlow's own kernels store every intermediate
+result: a pass by them takes 14 to 21 ms on two cores for 32 rows of 150528, by XLA 2 to 4 ms. So
+the search is a function of its own with ``jit_compile``, which a graph calls like any operation.
+XLA compiles it anew, in about a second, for every number of rows that it meets.
+
+Units, unknown and sums are those of `xla`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import tensorflow as tf
+
+from . import exponents
+
+Array: TypeAlias = Any  # tf.Tensor: TensorFlow has no types
+Terms: TypeAlias = Callable[[Any, int], Any]
+
+# For these see `xla`.
+SLACK = {"float32": 1.5e-7, "float64": 2e-14}
+PASSES = 40
+BRACKETED_PASSES = 200
+PARTS = 8
+LANES = 1024
+MOST_SEGMENTS = 64
+ALIGNED = 16
+LARGEST_EPS = 2.0**125
+SMALLEST_START = 1e-30
+
+
+def solve(
+    x: Array,
+    delta: Array,
+    eps: Array,
+    p: float,
+    lower: float | Array,
+    upper: float | Array,
+    largest_eta: float | None = None,
+) -> Array:
+    """Smallest eta with ``||min(eta |delta|, room)||_p = eps``; see `generic.solve`.
+
+    room is upper - x where delta > 0, x - lower where delta < 0, and 0 where delta = 0.
+
+    Args:
+        x: Points, shape (N, n), n known, float32 or float64; outside of the bounds counts as on
+            them.
+        delta: Directions, shape and dtype of x.
+        eps: Wanted norm, shape (N, 1) or (1, 1), dtype of x.
+        p: Order of the norm, in (0, inf].
+        lower: Lower bound, a number or a tensor of shape (1, n) or (N, n).
+        upper: Upper bound.
+        largest_eta: What a larger eta is cut to half of; the largest of the dtype by default.
+
+    Returns:
+        eta, shape (N, 1): 0 where eps is 0 or no coordinate can move; the largest breakpoint
+        ``room / |delta|`` where eps is out of reach. It has no derivative.
+    """
+    if largest_eta is None:
+        largest_eta = float(x.dtype.max)
+    tensors = [tf.stop_gradient(tf.convert_to_tensor(a, x.dtype)) for a in (lower, upper)]
+    x, delta, eps = (tf.stop_gradient(a) for a in (x, delta, eps))
+    limit = tf.constant(largest_eta, x.dtype)
+    eta = _compiled(float(p))(x, delta, eps, *tensors, limit)
+    # a gradient would otherwise be sought in the compiled function's loops
+    eta = tf.stop_gradient(eta)
+    return tf.ensure_shape(eta, (None, 1))
+
+
+@functools.cache
+def _compiled(p: float) -> Any:
+    """The search for one p, traced anew for other dtypes and shapes of the arguments."""
+    return tf.function(functools.partial(_solve, p), jit_compile=True, autograph=False)
+
+
+def _solve(
+    p: float, x: Array, delta: Array, eps: Array, lower: Array, upper: Array, limit: Array
+) -> Array:
+    tiny = _smallest_normal(x.dtype)
+    eps = eps + tf.zeros_like(x[:, :1])
+    solvable = eps >= tiny
+    inverse = 1.0 / tf.where(solvable, tf.minimum(eps, LARGEST_EPS), tf.ones_like(eps))
+    row = functools.partial(_sizes, x, delta, lower, upper, inverse)
+    h = _root_inf(row, x) if p == math.inf else _root(row, delta, p)
+    h = tf.where(solvable, h, tf.zeros_like(h))
+    # h * h * eps may overflow: cut before multiplying; a half, so that no rounding does
+    h = tf.minimum(h, tf.sqrt(0.5 * limit / tf.maximum(eps, tiny)))
+    return tf.minimum((h * eps) * h, 0.5 * limit)
+
+
+def _root(row: Any, delta: Array, p: float) -> Array:
+    n = delta.shape[-1]
+    like = delta[:, :1]
+    largest = _largest(lambda *columns: tf.abs(_columns(delta, *columns)), n, like)
+    movable = largest != 0
+    # the largest term alone is at most as large as the sum, and n times it at least
+    spread = max(n ** (-0.5 / p), SMALLEST_START)
+    start = spread * tf.sqrt(1.0 / tf.where(movable, largest, tf.ones_like(largest)))
+
+    def sums(h: Array) -> tuple[Array, Array]:
+        def terms(first: Any, count: int) -> Array:
+            v, r = row(first, count)
+            w = v * h * h
+            q = _power(tf.minimum(w, r), p)
+            # two outputs would be two loops, each computing all terms
+            return tf.complex(q, tf.where(w < r, q, tf.zeros_like(q)))
+
+        total = _reduce(terms, n, tf.add, tf.reduce_sum, tf.complex(like, like))
+        return tf.math.real(total), tf.math.imag(total)
+
+    def far_corner() -> Array:
+        return tf.sqrt(_largest(lambda *columns: _breakpoints(*row(*columns)), n, like))
+
+    h = _newton(sums, far_corner, start, tf.logical_not(movable), p)
+    return tf.where(movable, h, tf.zeros_like(h))
+
+
+def _newton(
+    sums: Callable[[Array], tuple[Array, Array]],
+    far_corner: Callable[[], Array],
+    start: Array,
+    done: Array,
+    p: float,
+) -> Array:
+    """The root from a start below it; where there is none, the far corner; see `xla`."""
+    digits = 2.0 * _resolution(start.dtype)
+    slack = SLACK[start.dtype.name] * max(p, 1.0)
+
+    def go_on(count: Array, h: Array, low: Array, high: Array, done: Array) -> Array:
+        return (count < PASSES + BRACKETED_PASSES) & tf.logical_not(tf.reduce_all(done))
+
+    def step(count: Array, h: Array, low: Array, high: Array, done: Array) -> tuple[Array, ...]:
+        total, moving = sums(h)
+        gap = 1.0 - total
+        low = tf.where(gap > 0, tf.maximum(low, h), low)
+        high = tf.where(gap < 0, tf.minimum(high, h), high)
+        share = 1.0 + gap / tf.where(moving > 0, moving, tf.ones_like(moving))
+        following = h * tf.maximum(share, 0.0) ** (0.5 / p)
+        inside = (moving > 0) & (low <= following) & (following <= high)
+        bounded = high < math.inf
+        # Newton may creep where almost all is at its bounds
+        newton = inside & tf.logical_not(bounded & (count % 3 == 2))
+        following = tf.where(newton, following, tf.sqrt(low) * tf.sqrt(high))
+        # nothing between the ends of the bracket, or a step below the last digit
+        settled = (high <= low * (1.0 + digits)) | (newton & (following == h))
+        lost = tf.math.is_nan(gap)  # as x or delta are; eta says so
+        done_now = done | (tf.abs(gap) <= slack) | settled | lost
+        h = tf.where(lost & tf.logical_not(done), gap, h)
+        stuck = tf.logical_not(done_now | bounded | (inside & (count < PASSES)))
+        high = tf.cond(
+            tf.reduce_any(stuck), lambda: tf.where(stuck, far_corner(), high), lambda: high
+        )
+        h = tf.where(done_now, h, tf.where(stuck, high, following))
+        return count + 1, h, low, high, done_now
+
+    nothing = tf.fill(tf.shape(start), tf.constant(math.inf, start.dtype))
+    return tf.while_loop(go_on, step, (tf.constant(0), start, start, nothing, done))[1]
+
+
+def _root_inf(row: Any, x: Array) -> Array:
+    """The first coordinate that moves by eps decides; if none has that room, the far corner."""
+    n = x.shape[-1]
+
+    def free(first: Any, count: int) -> Array:
+        v, r = row(first, count)
+        return tf.where(r >= 1.0, v, tf.zeros_like(v))
+
+    top = _largest(free, n, x[:, :1])
+    found = top > 0
+    root = tf.sqrt(1.0 / tf.where(found, top, tf.ones_like(top)))
+
+    def finish() -> Array:
+        corner = _largest(lambda *columns: _breakpoints(*row(*columns)), n, x[:, :1])
+        return tf.where(found, root, tf.sqrt(corner))
+
+    return tf.cond(tf.reduce_all(found), lambda: root, finish)
+
+
+def _sizes(
+    x: Array, delta: Array, lower: Array, upper: Array, inverse: Array, first: Any, count: int
+) -> tuple[Array, Array]:
+    """|v| and min(room / eps, 1) of `count` columns from `first` on."""
+    x, v, low, high = (_columns(a, first, count) for a in (x, delta, lower, upper))
+    room = tf.where(v > 0, high - x, x - low)
+    return tf.abs(v), tf.minimum(tf.maximum(room, 0.0) * inverse, 1.0)
+
+
+def _columns(a: Array, first: Any, count: int) -> Array:
+    if a.shape.rank == 0:
+        return a
+    return tf.slice(a, [0, first], [tf.shape(a)[0], count])
+
+
+def _breakpoints(v: Array, r: Array) -> Array:
+    live = (v > 0) & (r > 0)
+    points = tf.where(live, r / tf.where(live, v, tf.ones_like(v)), tf.zeros_like(v))
+    return tf.minimum(points, v.dtype.max)
+
+
+# Sums and maxima over rows. `terms(first, count)` gives `count` columns from `first` on.
+
+
+def _largest(terms: Terms, n: int, like: Array) -> Array:
+    """The maximum over the row of terms >= 0, (N, 1)."""
+    # numbers >= 0 and their bits have one order; the maximum of floats, which has to mind NaN,
+    # is not vectorised
+    whole = tf.int32 if like.dtype == tf.float32 else tf.int64
+
+    def bits(first: Any, count: int) -> Array:
+        return tf.bitcast(terms(first, count), whole)
+
+    top = _reduce(bits, n, tf.maximum, tf.reduce_max, tf.bitcast(like, whole))
+    return tf.bitcast(top, like.dtype)
+
+
+def _reduce(terms: Terms, n: int, combine: Any, reduce: Any, like: Array) -> Array:
+    """The row in `PARTS` parts at a time, combined element by element; see `xla`."""
+    lanes = min(max(LANES, n // (PARTS * MOST_SEGMENTS)), n // PARTS) // ALIGNED * ALIGNED
+    if lanes == 0:
+        return reduce(terms(0, n), axis=-1, keepdims=True)
+
+    def segment(first: Any) -> Array:
+        return functools.reduce(combine, [terms(first + j * lanes, lanes) for j in range(PARTS)])
+
+    size = PARTS * lanes
+    whole = n // size * size
+    nothing = tf.zeros((tf.shape(like)[0], lanes), like.dtype)
+    _, narrow = tf.while_loop(
+        lambda i, done: i < whole // size,
+        lambda i, done: (i + 1, combine(done, segment(i * size))),
+        (tf.constant(0), nothing),
+    )
+    result = reduce(narrow, axis=-1, keepdims=True)
+    if whole < n:
+        rest = _reduce(
+            lambda first, count: terms(whole + first, count), n - whole, combine, reduce, like
+        )
+        result = combine(result, rest)
+    return result
+
+
+def _power(c: Array, p: float) -> Array:
+    """``c**p`` for 0 <= c <= 1."""
+    if p == 1:
+        return c
+    if p == 2:
+        return c * c
+    if p == 3:
+        return c * c * c
+    if p == 1.5:
+        return c * tf.sqrt(c)
+    if p == 0.5:
+        return tf.sqrt(c)
+    if c.dtype == tf.float64:
+        one, zero = tf.ones_like(c), tf.zeros_like(c)
+        return tf.where(c > 0, tf.where(c > 0, c, one) ** p, zero)
+    return _power32(c, p)
+
+
+def _power32(c: Array, p: float) -> Array:
+    high, rest = exponents.split_order(p)
+    bits = tf.bitcast(c, tf.int32)
+    mantissa = tf.constant(exponents.MANTISSA_BITS)
+    exponent = tf.bitwise.right_shift(bits - exponents.ROOT_HALF_BITS, mantissa)
+    m = tf.bitcast(bits - tf.bitwise.left_shift(exponent, mantissa), tf.float32)
+    e = tf.cast(exponent, tf.float32)
+    f = m - 1.0
+    log = f + f * f * (f * _polynomial(f, exponents.LOG) - 0.5)
+    exact, small = high * e, p * exponents.LOG2_E * log + rest * e
+    y = exact + small
+    integer = tf.floor(tf.maximum(y, exponents.LEAST_EXPONENT) + 0.5)
+    fraction = (exact - integer) + small
+    biased = tf.cast(integer, tf.int32) + exponents.EXPONENT_BIAS
+    scale = tf.bitcast(tf.bitwise.left_shift(biased, mantissa), tf.float32)
+    power = _polynomial(fraction, exponents.EXP2) * scale
+    normal = (c >= exponents.SMALLEST_NORMAL) & (y >= exponents.LEAST_EXPONENT)
+    return tf.where(normal, power, tf.zeros_like(power))
+
+
+def _polynomial(a: Array, coefficients: tuple[float, ...]) -> Array:
+    result = tf.ones_like(a) * coefficients[-1]
+    for coefficient in reversed(coefficients[:-1]):
+        result = result * a + coefficient
+    return result
+
+
+def _resolution(dtype: Any) -> float:
+    return 2.0**-52 if dtype == tf.float64 else 2.0**-23
+
+
+def _smallest_normal(dtype: Any) -> float:
+    return 2.0**-1022 if dtype == tf.float64 else 2.0**-126
