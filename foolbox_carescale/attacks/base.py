@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from abc import ABC
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import eagerpy as ep
@@ -143,34 +144,69 @@ def lp_distance(x: ep.Tensor, y: ep.Tensor, p: float) -> ep.Tensor:
     return lp_norm(flatten(y - x), p).reshape((-1,))
 
 
+def variant(
+    attack: type[A],
+    name: str,
+    doc: str,
+    *,
+    fixed: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    required: Iterable[str] = (),
+) -> type[A]:
+    """The subclass of an attack with some of its arguments settled.
+
+    Args:
+        attack: The class.
+        name: Name of the subclass.
+        doc: Its docstring.
+        fixed: Arguments that the subclass no longer takes, and their values.
+        defaults: Arguments with another default.
+        required: Arguments that lose their default.
+
+    Returns:
+        The subclass; its signature shows what is left to choose.
+    """
+    settled, defaults = dict(fixed or {}), dict(defaults or {})
+    signature = inspect.signature(attack.__init__)
+    parameters = []
+    for key, parameter in signature.parameters.items():
+        if key in settled:
+            continue
+        if key in defaults:
+            parameter = parameter.replace(default=defaults[key])
+        if key in required:
+            parameter = parameter.replace(default=inspect.Parameter.empty)
+        parameters.append(parameter)
+    own = signature.replace(parameters=parameters)
+
+    def initialize(self: Any, **kwargs: Any) -> None:
+        try:
+            own.bind(self, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}") from None
+        attack.__init__(self, **{**defaults, **kwargs, **settled})
+
+    initialize.__signature__ = own  # type: ignore[attr-defined]
+    module = sys._getframe(1).f_globals["__name__"]  # where pickle looks for the class
+    body = {"__init__": initialize, "__doc__": doc, "__module__": module}
+    return type(name, (attack,), body)
+
+
 def norm_variant(attack: type[A], p: float | None) -> type[A]:
     """The subclass of an attack for one order: ``L2ClipAwarePGD()`` is ``ClipAwarePGD(p=2)``.
 
     With p None it is the general one, ``LpClipAwarePGD(p=..., ...)``, which has no default p.
     """
     prefix = {None: "Lp", 1.0: "L1", 2.0: "L2", math.inf: "Linf"}[p]
-    signature = inspect.signature(attack.__init__)
-    parameters = dict(signature.parameters)
-    if p is None:
-        parameters["p"] = parameters["p"].replace(default=inspect.Parameter.empty)
-    else:
-        del parameters["p"]
-    own = signature.replace(parameters=list(parameters.values()))
-
-    def initialize(self: Any, **kwargs: Any) -> None:
-        try:
-            own.bind(self, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{prefix}{attack.__name__}: {error}") from None
-        attack.__init__(self, **(kwargs if p is None else {"p": p, **kwargs}))
-
-    initialize.__signature__ = own  # type: ignore[attr-defined]
     doc = inspect.getdoc(attack) or ""
-    if p is not None:
+    if p is None:
+        made = variant(attack, prefix + attack.__name__, doc, required=("p",))
+    else:
         order = "inf" if p == math.inf else f"{p:g}"
         doc = f"``{attack.__name__}(p={order}, ...)``.\n\n{doc}"
-    body = {"__init__": initialize, "__doc__": doc, "__module__": attack.__module__}
-    return type(prefix + attack.__name__, (attack,), body)
+        made = variant(attack, prefix + attack.__name__, doc, fixed={"p": p})
+    made.__module__ = attack.__module__
+    return made
 
 
 def _half_rounding(y: ep.Tensor, p: float) -> Any:

@@ -2,7 +2,8 @@
 
 Both the step and the result of each step go through the operator. The step is the exact
 maximiser of the linearised loss inside the box, so no budget goes into coordinates that
-cannot move; the result is clipped and exactly epsilon away.
+cannot move; the result is clipped and exactly epsilon away. All attacks are settings of
+``ClipAwareGradientAttack``.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import eagerpy as ep
+import numpy as np
 from foolbox.attacks.base import get_criterion, raise_if_kwargs
-from foolbox.criteria import Misclassification
 from foolbox.devutils import atleast_kd, flatten
 from foolbox.models import Model
 
@@ -22,13 +23,18 @@ from .. import backends
 from ..arguments import checked_eps
 from ..norms import sample
 from ..rescale import perturb, project, steepest_step
-from .base import NORM_ROUNDING, ClipAwareAttack, inside_bounds, lp_distance, norm_variant
+from . import losses, parts
+from .base import (
+    NORM_ROUNDING,
+    ClipAwareAttack,
+    inside_bounds,
+    lp_distance,
+    norm_variant,
+    variant,
+)
 
-# The cosine schedule ends at this part of epsilon, never at 0, so that the last steps
-# still move; between 0.001 and 0.02 the strength does not depend on it.
-FINAL_STEP = 0.005
-
-Schedule = Literal["cosine", "constant"]
+Schedule = Literal["cosine", "constant", "halving"]
+Direction = Literal["gradient", "momentum", "adam", "conjugate"]
 Constraint = Literal["sphere", "ball"]
 Keep = Literal["best", "last"]
 
@@ -38,36 +44,52 @@ class Iterate:
     """One iterate of an attack, as ``on_step`` gets it.
 
     Attributes:
-        step: 0 for the random start, then 1, 2, ...
+        step: 0 for the start where it is random, then 1, 2, ...
+        restart: 0, 1, ...
         x: The points, inside the bounds, shape of the inputs; native tensor.
+        norm: Their distance from the inputs in the attack's p-norm, shape (N,).
+        loss: What the attack ascends, shape (N,).
+        is_adversarial: Shape (N,), bool.
         stepsize: Length of the step that led here, in the units of the inputs.
+        gradients: Gradients of the model that each sample has cost until here.
     """
 
     step: int
+    restart: int
     x: Any
+    norm: Any
+    loss: Any
+    is_adversarial: Any
     stepsize: Any
+    gradients: int
 
 
 class ClipAwareGradientAttack(ClipAwareAttack):
-    """The loop; ``ClipAwarePGD``, ``ClipAwareBIM`` and ``ClipAwareFGM`` are settings of it.
+    """The loop that all gradient attacks are settings of.
 
     Args:
         p: Order of the norm, in [1, inf].
-        steps: Number of gradients. With ``keep="best"`` the last iterate costs one more
-            forward pass.
-        rel_stepsize: First step relative to epsilon; by default 2 for the cosine schedule
-            and 2.5 / steps (Madry et al. 2018, arXiv 1706.06083) for the constant one.
+        steps: Number of gradients per restart. With ``keep="best"`` the last iterate costs
+            one more forward pass.
+        loss: "ce", "margin", "dlr", "dlr_or_margin", or a function (logits, classes) -> (N,).
+        restarts: How often to start anew; the best iterate of all is returned.
+        rel_stepsize: First step relative to epsilon; by default 2, and 2.5 / steps (Madry et
+            al. 2018, arXiv 1706.06083) for the constant schedule.
         abs_stepsize: First step in the units of the inputs; takes precedence.
-        schedule: "cosine" falls from the first step to 0.005 epsilon; "constant" stays.
+        schedule: "cosine" falls from the first step to 0.005 epsilon; "constant" stays;
+            "halving" halves and returns to the best iterate where a sample stalls (Croce &
+            Hein 2020, arXiv 2003.01690).
         momentum: Weight of the previous displacement, in [0, 1): the next iterate is
             x + (1 - m) (z - x) + m (x - previous), z being the plain step's result.
+        direction: What the step follows: the "gradient", or gradients accumulated by
+            "momentum", "adam", or "conjugate" (see ``parts``).
         random_start: Start from noise of size epsilon instead of the input itself.
-        constraint: "sphere" keeps every iterate at exactly epsilon (as far as the coordinates
-            that its direction moves allow), "ball" at most there.
+        constraint: "sphere" keeps every iterate at exactly epsilon, "ball" at most there.
         keep: "best" returns, per input, the adversarial iterate with the highest loss (any
             iterate with the highest loss where none is adversarial); "last" the last one.
         sparsity: For p = 1 the part of the coordinates that one step moves, those with the
-            largest gradient. Not used for p > 1.
+            largest gradient; "adaptive" takes it from the best iterate as the run goes on.
+            Not used for p > 1.
     """
 
     least_p = 1.0
@@ -77,37 +99,53 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         *,
         p: float = 2.0,
         steps: int = 40,
+        loss: str | losses.Loss = "ce",
+        restarts: int = 1,
         rel_stepsize: float | None = None,
         abs_stepsize: float | None = None,
         schedule: Schedule = "cosine",
         momentum: float = 0.25,
+        direction: Direction = "gradient",
         random_start: bool = True,
         constraint: Constraint = "sphere",
         keep: Keep = "best",
-        sparsity: float = 0.02,
+        sparsity: float | Literal["adaptive"] = 0.02,
     ) -> None:
         super().__init__(p=p)
-        if not (isinstance(steps, int) and steps >= 1):
-            raise ValueError(f"steps: expected an integer >= 1, got {steps!r}")
+        for name, count in (("steps", steps), ("restarts", restarts)):
+            if not (isinstance(count, int) and count >= 1):
+                raise ValueError(f"{name}: expected an integer >= 1, got {count!r}")
         for name, size in (("rel_stepsize", rel_stepsize), ("abs_stepsize", abs_stepsize)):
             if size is not None and not 0 < size < math.inf:
                 raise ValueError(f"{name}: expected a finite number > 0, got {size!r}")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum: expected a number in [0, 1), got {momentum!r}")
-        if not 0 < sparsity <= 1:
-            raise ValueError(f"sparsity: expected a number in (0, 1], got {sparsity!r}")
+        if sparsity != "adaptive" and not 0 < sparsity <= 1:
+            raise ValueError(
+                f"sparsity: expected a number in (0, 1] or 'adaptive', got {sparsity!r}"
+            )
         for name, value, known in (
-            ("schedule", schedule, ("cosine", "constant")),
+            ("schedule", schedule, ("cosine", "constant", "halving")),
+            ("direction", direction, ("gradient", "momentum", "adam", "conjugate")),
             ("constraint", constraint, ("sphere", "ball")),
             ("keep", keep, ("best", "last")),
         ):
             if value not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+        if not callable(loss) and loss not in losses.NAMES:
+            raise ValueError(
+                f"loss: expected one of {', '.join(losses.NAMES)} or a function, got {loss!r}"
+            )
+        if restarts > 1 and keep == "last":
+            raise ValueError(f"restarts: {restarts} with keep='last' is wasted; use keep='best'")
         self.steps = steps
+        self.loss = loss
+        self.restarts = restarts
         self.rel_stepsize = rel_stepsize
         self.abs_stepsize = abs_stepsize
         self.schedule = schedule
         self.momentum = momentum
+        self.direction = direction
         self.random_start = random_start
         self.constraint = constraint
         self.keep = keep
@@ -140,189 +178,206 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         x0, restore = ep.astensor_(inputs)
         x0 = inside_bounds(x0, model)
         criterion = get_criterion(criterion)
-        loss_fn = _loss_fn(model, criterion)
-        report = on_step or _ignore
+        epsilon = checked_eps(epsilon, x0)
+        if not isinstance(epsilon, float):
+            epsilon = epsilon.reshape((-1,))
+        ascent = Ascent(model, x0, criterion, losses.goal_of(criterion, self.loss), epsilon)
+        for restart in range(self.restarts):
+            last = self._ascend(ascent, restart, on_step)
+        return restore(last if self.keep == "last" else ascent.best.x)
 
-        x = x0
-        best = _Best(criterion)
+    def _ascend(
+        self, ascent: Ascent, restart: int, on_step: Callable[[Iterate], None] | None
+    ) -> ep.Tensor:
+        model, x0, epsilon = ascent.model, ascent.x0, ascent.epsilon
+        unit = epsilon if self.abs_stepsize is None else 1.0
+        schedule, direction = self._schedule(), self._direction()
+        sparsity = _Sparsity(self.sparsity, self.steps)
+        x, size = x0, epsilon
         if self.random_start:
             x = perturb(x0, sample(x0, "gaussian"), epsilon, p=self.p, bounds=model.bounds)
-            report(Iterate(0, x.raw, epsilon))
         previous = x
-        for t in range(self.steps):
-            _, (losses, logits), gradient = ep.value_aux_and_grad(loss_fn, x)
+        top = _Top()
+        for t in range(self.steps + 1):
+            final = t == self.steps
+            if final and self.keep == "last" and on_step is None:
+                break
+            loss, is_adversarial, gradient = ascent.evaluate(x, gradient=not final)
             if t > 0 or self.random_start:
-                best.offer(x, losses, logits)
-            stepsize = self._stepsize(t) * (epsilon if self.abs_stepsize is None else 1.0)
-            # a model whose gradient overflows moves no coordinate there, instead of all to NaN
-            finite = gradient.abs() < math.inf
-            gradient = ep.where(finite, gradient, ep.zeros_like(gradient))
-            new = self._step(x, gradient, stepsize, model)
-            new = self._constrain(new, x0, epsilon, gradient, model)
+                ascent.best.offer(x, loss, is_adversarial)
+                if on_step is not None:
+                    norm = lp_distance(x0, x, self.p).raw
+                    spent = restart * self.steps + min(t + 1, self.steps)
+                    on_step(
+                        Iterate(t, restart, x.raw, norm, loss.raw, is_adversarial.raw, size, spent)
+                    )
+            if final:
+                break
+
+            top.offer(x, loss, gradient)
+            back = schedule.observe(t, loss.numpy()) if schedule.observes else None
+            if back is not None and back.any():
+                where = atleast_kd(backends.from_numpy(x0, back), x0.ndim)
+                x, gradient = ep.where(where, top.x, x), ep.where(where, top.gradient, gradient)
+                previous = ep.where(where, x, previous)
+                direction.forget(where)
+            sparsity.observe(t, top.x, x0)
+
+            size = _times(schedule.size(t), unit, x0)
+            ahead = direction(gradient)
+            new = self._constrain(self._step(x, ahead, size, sparsity, model), ascent, ahead)
             if self.momentum and t > 0:
                 new = x + (1 - self.momentum) * (new - x) + self.momentum * (x - previous)
-                new = self._constrain(new, x0, epsilon, gradient, model)
+                new = self._constrain(new, ascent, ahead)
             previous, x = x, new
-            report(Iterate(t + 1, x.raw, stepsize))
+        return x
 
-        if self.keep == "last":
-            return restore(x)
-        _, (losses, logits) = loss_fn(x)
-        best.offer(x, losses, logits)
-        return restore(best.x)
-
-    def _stepsize(self, t: int) -> float:
+    def _schedule(self) -> parts.Schedule:
         if self.schedule == "constant":
-            return self.abs_stepsize or self.rel_stepsize or 2.5 / self.steps
+            return parts.Constant(self.abs_stepsize or self.rel_stepsize or 2.5 / self.steps)
         first = self.abs_stepsize or self.rel_stepsize or 2.0
-        last = min(FINAL_STEP * (1.0 if self.abs_stepsize is None else first), first)
-        return last + (first - last) * (1 + math.cos(math.pi * t / self.steps)) / 2
+        if self.schedule == "halving":
+            return parts.Halving(first, self.steps)
+        last = parts.FINAL_STEP * (1.0 if self.abs_stepsize is None else first)
+        return parts.Cosine(first, last, self.steps)
 
-    def _step(self, x: ep.Tensor, gradient: ep.Tensor, size: Any, model: Model) -> ep.Tensor:
-        if self.p == 1 and self.steps > 1:
-            direction = _largest_signs(x, gradient, self.sparsity, model)
-            return perturb(x, direction, size, p=1, bounds=model.bounds)
-        return steepest_step(x, gradient, size, p=self.p, bounds=model.bounds)
+    def _direction(self) -> parts.Direction:
+        kinds: dict[str, type[parts.Direction]] = {
+            "gradient": parts.Gradient,
+            "momentum": parts.Momentum,
+            "adam": parts.Adam,
+            "conjugate": parts.Conjugate,
+        }
+        return kinds[self.direction]()
 
-    def _constrain(
-        self, x: ep.Tensor, x0: ep.Tensor, epsilon: Any, gradient: ep.Tensor, model: Model
+    def _step(
+        self, x: ep.Tensor, ahead: ep.Tensor, size: Any, sparsity: _Sparsity, model: Model
     ) -> ep.Tensor:
+        if self.p == 1 and self.steps > 1:
+            signs = _largest_signs(x, ahead, sparsity.part, model)
+            return perturb(x, signs, size, p=1, bounds=model.bounds)
+        return steepest_step(x, ahead, size, p=self.p, bounds=model.bounds)
+
+    def _constrain(self, x: ep.Tensor, ascent: Ascent, ahead: ep.Tensor) -> ep.Tensor:
+        x0, epsilon, bounds = ascent.x0, ascent.epsilon, ascent.model.bounds
         if self.constraint == "sphere" and self.p == 2:
-            return perturb(x0, x - x0, epsilon, p=2, bounds=model.bounds)  # shrinks and grows
-        x = project(x, x0, epsilon, p=self.p, bounds=model.bounds)
+            return perturb(x0, x - x0, epsilon, p=2, bounds=bounds)  # shrinks and grows
+        x = project(x, x0, epsilon, p=self.p, bounds=bounds)
         if self.constraint == "ball":
             return x
-        x = perturb(x0, x - x0, epsilon, p=self.p, bounds=model.bounds)
-        return _completed(x, x0, epsilon, gradient, model) if self.p == 1 else x
+        x = perturb(x0, x - x0, epsilon, p=self.p, bounds=bounds)
+        return _completed(x, x0, epsilon, ahead, ascent.model) if self.p == 1 else x
 
 
-class ClipAwarePGD(ClipAwareGradientAttack):
-    """Projected gradient descent whose every iterate is exactly epsilon away after the clip.
-
-    By default the step falls from 2 epsilon by a cosine, with momentum, and the iterate
-    with the highest loss is returned; ``schedule="constant"`` is the classical attack.
-    The arguments are those of ``ClipAwareGradientAttack``.
-
-    Source: Madry et al. 2018, arXiv 1706.06083, on the operator of Rauber & Bethge 2020,
-    arXiv 2007.07677.
-    """
-
-
-class ClipAwareBIM(ClipAwareGradientAttack):
-    """Basic iterative method: ``ClipAwarePGD`` from the input itself, without random start.
-
-    The arguments are those of ``ClipAwareGradientAttack`` without ``random_start``.
-
-    Source: Kurakin et al. 2017, arXiv 1607.02533.
-    """
+class Ascent:
+    """What all restarts of one run share: the problem, and the best iterates so far."""
 
     def __init__(
-        self,
-        *,
-        p: float = 2.0,
-        steps: int = 10,
-        rel_stepsize: float | None = None,
-        abs_stepsize: float | None = None,
-        schedule: Schedule = "cosine",
-        momentum: float = 0.25,
-        constraint: Constraint = "sphere",
-        keep: Keep = "best",
-        sparsity: float = 0.02,
+        self, model: Model, x0: ep.Tensor, criterion: Any, goal: losses.Goal, epsilon: Any
     ) -> None:
-        super().__init__(
-            p=p,
-            steps=steps,
-            rel_stepsize=rel_stepsize,
-            abs_stepsize=abs_stepsize,
-            schedule=schedule,
-            momentum=momentum,
-            random_start=False,
-            constraint=constraint,
-            keep=keep,
-            sparsity=sparsity,
-        )
+        self.model, self.x0, self.criterion, self.epsilon = model, x0, criterion, epsilon
+        self.best = Best()
+
+        def loss_fn(x: ep.Tensor) -> Any:
+            logits = model(x)
+            if backends.dtype_name(logits) in ("float16", "bfloat16"):
+                logits = logits.float32()
+            loss = goal.loss(logits)
+            return loss.sum(), (backends.detach(loss), backends.detach(logits))
+
+        self._loss_fn = loss_fn
+
+    def evaluate(self, x: ep.Tensor, *, gradient: bool) -> tuple[ep.Tensor, ep.Tensor, Any]:
+        """Loss, whether adversarial, and the gradient (or None) at x."""
+        slope = None
+        if gradient:
+            _, (loss, logits), slope = ep.value_aux_and_grad(self._loss_fn, x)
+            # a model whose gradient overflows moves no coordinate there, instead of all to NaN
+            slope = ep.where(slope.abs() < math.inf, slope, ep.zeros_like(slope))
+        else:
+            _, (loss, logits) = self._loss_fn(x)
+        return loss, self.criterion(x, logits), slope
 
 
-class ClipAwareFGM(ClipAwareGradientAttack):
-    """Fast gradient method: one gradient, and the exact maximiser of the linearised loss.
-
-    argmax <grad, s> over ||s||_p <= epsilon with x + s inside the bounds: FGSM for p = inf.
-    Coordinates whose gradient is zero do not move; where epsilon is more than the others
-    can take, the perturbation is as large as they allow.
-
-    Args:
-        p: Order of the norm, in [1, inf].
-
-    Source: Goodfellow et al. 2015, arXiv 1412.6572; the maximiser inside the box is
-    ``steepest_step``.
-    """
-
-    def __init__(self, *, p: float = 2.0) -> None:
-        super().__init__(
-            p=p, steps=1, rel_stepsize=1.0, schedule="constant", momentum=0.0,
-            random_start=False, constraint="ball", keep="last",
-        )  # fmt: skip
-
-    def _constrain(
-        self, x: ep.Tensor, x0: ep.Tensor, epsilon: Any, gradient: ep.Tensor, model: Model
-    ) -> ep.Tensor:
-        return x  # the step from x0 is the result
-
-
-class _Best:
+class Best:
     """Per input the best iterate so far: adversarial first, then the highest loss."""
 
-    def __init__(self, criterion: Any) -> None:
-        self.criterion = criterion
+    def __init__(self) -> None:
         self.x: Any = None
 
-    def offer(self, x: ep.Tensor, losses: ep.Tensor, logits: ep.Tensor) -> None:
-        is_adversarial = self.criterion(x, logits)
-        # NaN never wins, and never keeps its place either
-        losses = ep.where(losses == losses, losses, ep.ones_like(losses) * -math.inf)
+    def offer(self, x: ep.Tensor, loss: ep.Tensor, is_adversarial: ep.Tensor) -> None:
+        """Take the samples of x that are better."""
+        loss = _without_nan(loss)
         if self.x is None:
-            self.x, self.losses, self.found = x, losses, is_adversarial
+            self.x, self.loss, self.found = x, loss, is_adversarial
             return
-        higher = losses > self.losses
-        same_kind = is_adversarial == self.found
         better = ep.logical_or(
             ep.logical_and(is_adversarial, ep.logical_not(self.found)),
-            ep.logical_and(same_kind, higher),
+            ep.logical_and(is_adversarial == self.found, loss > self.loss),
         )
         self.x = ep.where(atleast_kd(better, x.ndim), x, self.x)
-        self.losses = ep.where(better, losses, self.losses)
+        self.loss = ep.where(better, loss, self.loss)
         self.found = ep.logical_or(self.found, is_adversarial)
 
 
-def _loss_fn(model: Model, criterion: Any) -> Callable[[ep.Tensor], Any]:
-    """Inputs -> (sum to ascend, (loss per input, logits)): cross-entropy, or minus the target's."""
-    if isinstance(criterion, Misclassification):
-        sign, classes = 1.0, criterion.labels
-    elif hasattr(criterion, "target_classes"):
-        sign, classes = -1.0, criterion.target_classes
-    else:
-        raise ValueError(
-            "criterion: expected labels, Misclassification or TargetedMisclassification, got "
-            f"{criterion!r}; gradient attacks need a class to move away from or towards"
-        )
+class _Top:
+    """Per input the iterate of one restart with the highest loss, and its gradient."""
 
-    def loss_fn(x: ep.Tensor) -> Any:
-        logits = model(x)
-        if backends.dtype_name(logits) in ("float16", "bfloat16"):
-            logits = logits.float32()
-        losses = sign * ep.crossentropy(logits, classes)
-        return losses.sum(), (backends.detach(losses), backends.detach(logits))
+    def __init__(self) -> None:
+        self.x: Any = None
 
-    return loss_fn
+    def offer(self, x: ep.Tensor, loss: ep.Tensor, gradient: ep.Tensor) -> None:
+        loss = _without_nan(loss)
+        if self.x is None:
+            self.x, self.loss, self.gradient = x, loss, gradient
+            return
+        higher = loss > self.loss
+        where = atleast_kd(higher, x.ndim)
+        self.x, self.gradient = ep.where(where, x, self.x), ep.where(where, gradient, self.gradient)
+        self.loss = ep.where(higher, loss, self.loss)
 
 
-def _largest_signs(x: ep.Tensor, gradient: ep.Tensor, part: float, model: Model) -> ep.Tensor:
+class _Sparsity:
+    """The part of the coordinates that a step moves for p = 1: a number, or one per sample."""
+
+    # Croce & Hein 2021, arXiv 2103.01208: begin with 0.2; at each of 25 checkpoints go to two
+    # thirds of the coordinates that the best iterate has moved.
+    FIRST, PERIOD, SHRINK = 0.2, 0.04, 1.5
+
+    def __init__(self, part: float | str, steps: int) -> None:
+        self.adaptive = part == "adaptive"
+        self.part: Any = self.FIRST if self.adaptive else part
+        self.period = max(int(self.PERIOD * steps), 1)
+
+    def observe(self, t: int, best: ep.Tensor, x0: ep.Tensor) -> None:
+        if self.adaptive and t > 0 and t % self.period == 0:
+            moved = flatten((best != x0).astype(x0.dtype)).mean(axis=-1).numpy()
+            self.part = np.maximum(moved / self.SHRINK, 1e-12)
+
+
+def _times(size: Any, unit: Any, like: ep.Tensor) -> Any:
+    """Step sizes, a number or one per sample, in units that are a number or one per sample."""
+    if isinstance(size, np.ndarray):
+        half = backends.dtype_name(like) in ("float16", "bfloat16")
+        name = "float32" if half else backends.dtype_name(like)
+        size = backends.from_numpy(like, size.astype(name))
+    return size * unit
+
+
+def _without_nan(loss: ep.Tensor) -> ep.Tensor:
+    # NaN never wins, and never keeps its place either
+    return ep.where(loss == loss, loss, ep.ones_like(loss) * -math.inf)
+
+
+def _largest_signs(x: ep.Tensor, gradient: ep.Tensor, part: Any, model: Model) -> ep.Tensor:
     """Signs of the largest gradients among the coordinates that can move, 0 elsewhere."""
     lower, upper = model.bounds
     stuck = ep.where(gradient > 0, x >= upper, x <= lower)
     gain = flatten(ep.where(stuck, ep.zeros_like(gradient), gradient.abs()))
     n = gain.shape[-1]
-    smallest = gain.sort(axis=-1)[:, n - max(1, round(part * n)) :][:, :1]
+    counts = np.clip(np.round(np.broadcast_to(part, (len(x),)) * n), 1, n)
+    index = backends.from_numpy(x, (n - counts).astype(np.int64)[:, None])
+    smallest = gain.sort(axis=-1).take_along_axis(index, axis=-1)
     chosen = ep.logical_and(gain >= smallest, gain > 0).reshape(gradient.shape)
     return ep.where(chosen, gradient.sign(), ep.zeros_like(gradient))
 
@@ -343,9 +398,78 @@ def _completed(
     return steepest_step(x, unmoved, missing.reshape((-1,)), p=1, bounds=model.bounds)
 
 
-def _ignore(iterate: Iterate) -> None:
-    pass
+ClipAwareFGM = variant(
+    ClipAwareGradientAttack,
+    "ClipAwareFGM",
+    """Fast gradient method: one gradient, and the exact maximiser of the linearised loss.
 
+    argmax <grad, s> over ||s||_p <= epsilon with x + s inside the bounds: FGSM for p = inf.
+    Coordinates whose gradient is zero do not move; where epsilon is more than the others
+    can take, the perturbation is as large as they allow.
+
+    Args:
+        p: Order of the norm, in [1, inf].
+        loss: As for ``ClipAwareGradientAttack``.
+
+    Source: Goodfellow et al. 2015, arXiv 1412.6572; the maximiser is ``steepest_step``.
+    """,
+    fixed={
+        "steps": 1, "restarts": 1, "rel_stepsize": 1.0, "abs_stepsize": None,
+        "schedule": "constant", "momentum": 0.0, "direction": "gradient",
+        "random_start": False, "constraint": "ball", "keep": "last", "sparsity": 1.0,
+    },
+)  # fmt: skip
+
+ClipAwareBIM = variant(
+    ClipAwareGradientAttack,
+    "ClipAwareBIM",
+    """Basic iterative method: ``ClipAwarePGD`` from the input itself, without random start.
+
+    The arguments are those of ``ClipAwareGradientAttack``.
+
+    Source: Kurakin et al. 2017, arXiv 1607.02533.
+    """,
+    fixed={"random_start": False, "restarts": 1},
+    defaults={"steps": 10},
+)
+
+ClipAwarePGD = variant(
+    ClipAwareGradientAttack,
+    "ClipAwarePGD",
+    """Projected gradient descent whose every iterate is exactly epsilon away after the clip.
+
+    By default the step falls from 2 epsilon by a cosine, with momentum, and the iterate
+    with the highest loss is returned; ``schedule="constant"`` is the classical attack.
+    The arguments are those of ``ClipAwareGradientAttack``.
+
+    Source: Madry et al. 2018, arXiv 1706.06083, on the operator of Rauber & Bethge 2020,
+    arXiv 2007.07677.
+    """,
+)
+
+ClipAwareMomentumPGD = variant(
+    ClipAwareGradientAttack,
+    "ClipAwareMomentumPGD",
+    """``ClipAwarePGD`` along accumulated gradients, each of L1 norm 1 (MI-FGSM).
+
+    The arguments are those of ``ClipAwareGradientAttack``.
+
+    Source: Dong et al. 2018, arXiv 1710.06081.
+    """,
+    fixed={"direction": "momentum"},
+)
+
+ClipAwareAdamPGD = variant(
+    ClipAwareGradientAttack,
+    "ClipAwareAdamPGD",
+    """``ClipAwarePGD`` along Adam's direction: first over root of second moment.
+
+    The arguments are those of ``ClipAwareGradientAttack``.
+
+    Source: Kingma & Ba 2015, arXiv 1412.6980.
+    """,
+    fixed={"direction": "adam"},
+)
 
 L1ClipAwareFGM = norm_variant(ClipAwareFGM, 1)
 L2ClipAwareFGM = norm_variant(ClipAwareFGM, 2)
@@ -359,3 +483,11 @@ L1ClipAwarePGD = norm_variant(ClipAwarePGD, 1)
 L2ClipAwarePGD = norm_variant(ClipAwarePGD, 2)
 LinfClipAwarePGD = norm_variant(ClipAwarePGD, math.inf)
 LpClipAwarePGD = norm_variant(ClipAwarePGD, None)
+L1ClipAwareMomentumPGD = norm_variant(ClipAwareMomentumPGD, 1)
+L2ClipAwareMomentumPGD = norm_variant(ClipAwareMomentumPGD, 2)
+LinfClipAwareMomentumPGD = norm_variant(ClipAwareMomentumPGD, math.inf)
+LpClipAwareMomentumPGD = norm_variant(ClipAwareMomentumPGD, None)
+L1ClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, 1)
+L2ClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, 2)
+LinfClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, math.inf)
+LpClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, None)

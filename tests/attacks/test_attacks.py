@@ -189,7 +189,7 @@ def test_an_epsilon_out_of_reach_goes_as_far_as_the_box_allows(victim, make, arg
     assert np.array_equal(victim.numpy(raw), victim.numpy(clipped))
     x, bounds = victim.numpy(victim.x), victim.model.bounds
     if not seen:
-        seen = [attacks.Iterate(0, raw, far)]
+        seen = [attacks.Iterate(0, 0, raw, None, None, None, far, 0)]
     for iterate in seen:
         assert victim.in_box(iterate.x)
         moved = victim.numpy(iterate.x) - x
@@ -452,8 +452,12 @@ CONSTRUCTOR_ERRORS = [
     (attacks.L2ClipAwarePGD, {"abs_stepsize": math.inf}, "abs_stepsize: .* got inf"),
     (attacks.L2ClipAwarePGD, {"momentum": 1}, r"momentum: .* in \[0, 1\), got 1"),
     (attacks.L2ClipAwarePGD, {"momentum": math.nan}, r"momentum: .* got nan"),
-    (attacks.L1ClipAwarePGD, {"sparsity": 0}, r"sparsity: .* in \(0, 1\], got 0"),
-    (attacks.L2ClipAwarePGD, {"schedule": "linear"}, "schedule: .*cosine, constant, got 'linear'"),
+    (attacks.L1ClipAwarePGD, {"sparsity": 0}, r"sparsity: .* in \(0, 1\] or 'adaptive', got 0"),
+    (
+        attacks.L2ClipAwarePGD,
+        {"schedule": "linear"},
+        "schedule: .*cosine, constant, halving, got 'linear'",
+    ),
     (attacks.L2ClipAwarePGD, {"constraint": "box"}, "constraint: .*sphere, ball, got 'box'"),
     (attacks.L2ClipAwareBIM, {"keep": "first"}, "keep: .*best, last, got 'first'"),
     (attacks.L2ClipAwareGaussianNoise, {"repeats": 0}, "repeats: .* >= 1, got 0"),
@@ -558,11 +562,12 @@ def test_the_best_iterate_is_adversarial_first_and_then_of_highest_loss(victim, 
     assert np.all(victim.losses(best) >= losses[-1] * (1 - 1e-5))
 
 
-def test_an_adversarial_iterate_is_kept_over_one_of_higher_loss():
+@pytest.mark.parametrize(("width", "best_step"), [(0.15, 6), (0.05, 5)])
+def test_an_adversarial_iterate_is_kept_over_one_of_higher_loss(width, best_step):
     def forward(t):
         s = t.reshape(len(t), -1)[:, 0]
         own = 0.6 - 0.4 * s  # the loss rises all the way
-        other = (1 - own) * (0.05 + 0.9 * torch.exp(-(((s - 0.5) / 0.15) ** 2)))
+        other = (1 - own) * (0.05 + 0.9 * torch.exp(-(((s - 0.5) / width) ** 2)))
         rest = ((1 - own - other) / 8)[:, None].expand(-1, 8)
         return torch.log(torch.cat([own[:, None], other[:, None], rest], 1))
 
@@ -577,6 +582,7 @@ def test_an_adversarial_iterate_is_kept_over_one_of_higher_loss():
     assert victim.logits(end).argmax() == 0
     assert success.all()
     assert victim.losses(raw) < victim.losses(end)
+    assert raw.item() == path[best_step - 1]
 
 
 def loss_direction(victim, weights):

@@ -19,6 +19,8 @@ KINDS = (
     "ClipAwareFGM",
     "ClipAwareBIM",
     "ClipAwarePGD",
+    "ClipAwareMomentumPGD",
+    "ClipAwareAdamPGD",
     "ClipAwareGaussianNoise",
     "ClipAwareUniformNoise",
     "ClipAwareLaplaceNoise",

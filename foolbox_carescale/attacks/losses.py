@@ -1,0 +1,114 @@
+"""What a gradient attack ascends: one number per input, from its logits.
+
+Every loss grows as the attack gets nearer to its goal. ``classes`` are the labels to move away
+from, or, for a targeted criterion, the classes to move towards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import eagerpy as ep
+from foolbox.criteria import Misclassification
+
+from .. import backends
+
+Loss = Callable[[ep.Tensor, ep.Tensor], ep.Tensor]
+
+NAMES = ("ce", "dlr", "margin", "dlr_or_margin")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A loss for one batch: ``loss(logits)``, shape (N,)."""
+
+    loss: Callable[[ep.Tensor], ep.Tensor]
+
+
+def goal_of(criterion: Any, loss: str | Loss) -> Goal:
+    """The loss of a criterion.
+
+    Args:
+        criterion: Foolbox's Misclassification, or one with ``target_classes``.
+        loss: "ce" cross-entropy; "margin" the difference of logits, between the best other
+            class and the label (untargeted), or the target and the best other one (targeted);
+            "dlr" the difference-of-logits ratio of Croce & Hein 2020, arXiv 2003.01690;
+            "dlr_or_margin" the same, and the margin where there are too few classes for it;
+            or a function (logits, classes) -> (N,), ascended for labels and descended for
+            target classes, like cross-entropy.
+
+    Raises:
+        ValueError: the criterion has no classes, or the loss is not known.
+    """
+    if isinstance(criterion, Misclassification):
+        targeted, classes = False, criterion.labels
+    elif hasattr(criterion, "target_classes"):
+        targeted, classes = True, criterion.target_classes
+    else:
+        raise ValueError(
+            "criterion: expected labels, Misclassification or TargetedMisclassification, got "
+            f"{criterion!r}; gradient attacks need a class to move away from or towards"
+        )
+    if callable(loss):
+        sign = -1.0 if targeted else 1.0
+        own = loss
+        return Goal(lambda logits: sign * ep.astensor(own(logits, classes)))
+    sign = -1.0 if targeted else 1.0
+    if loss == "ce":
+        return Goal(lambda logits: sign * ep.crossentropy(logits, classes))
+    if loss == "margin":
+        return Goal(lambda logits: sign * _margin(logits, classes))
+
+    def dlr(logits: ep.Tensor) -> ep.Tensor:
+        if logits.shape[-1] < 3:
+            if loss == "dlr_or_margin":
+                return sign * _margin(logits, classes)
+            raise ValueError(
+                f"loss: 'dlr' needs at least 3 classes (it divides by the gap between the first "
+                f"and the third logit), the model has {logits.shape[-1]}; use loss='margin', or "
+                "'dlr_or_margin'"
+            )
+        top = _sorted(logits)
+        return sign * _margin(logits, classes) / (top[:, -1] - top[:, -3] + 1e-12)
+
+    return Goal(dlr)
+
+
+def targeted_dlr(logits: ep.Tensor, labels: ep.Tensor, targets: ep.Tensor) -> ep.Tensor:
+    """``(z_t - z_y) / (z_1 - (z_3 + z_4) / 2)``, sorted logits below: towards t, away from y.
+
+    Source: Croce & Hein 2020, arXiv 2003.01690.
+
+    Raises:
+        ValueError: fewer than 4 classes.
+    """
+    if logits.shape[-1] < 4:
+        raise ValueError(
+            "loss: the targeted DLR needs at least 4 classes (it divides by the gap between the "
+            f"first and the third and fourth logit), the model has {logits.shape[-1]}; use "
+            "loss='margin'"
+        )
+    top = _sorted(logits)
+    gap = top[:, -1] - (top[:, -3] + top[:, -4]) / 2
+    return (_pick(logits, targets) - _pick(logits, labels)) / (gap + 1e-12)
+
+
+def _margin(logits: ep.Tensor, classes: ep.Tensor) -> ep.Tensor:
+    own = _one_hot(logits, classes)
+    others = ep.where(own > 0, ep.ones_like(logits) * -math.inf, logits)
+    return others.max(axis=-1) - _pick(logits, classes)
+
+
+def _pick(logits: ep.Tensor, classes: ep.Tensor) -> ep.Tensor:
+    return (logits * _one_hot(logits, classes)).sum(axis=-1)
+
+
+def _one_hot(logits: ep.Tensor, classes: ep.Tensor) -> ep.Tensor:
+    return ep.onehot_like(backends.detach(logits), classes)
+
+
+def _sorted(logits: ep.Tensor) -> ep.Tensor:
+    return logits.sort(axis=-1)
