@@ -266,6 +266,23 @@ def test_any_strides_are_served():
     np.testing.assert_array_equal(x, wanted)
 
 
+def test_read_only_arrays_are_served_without_compiling_again():
+    x, delta, eps = batch(14, rows=4)
+    bounds = np.zeros((1, 3072), np.float32), np.ones((1, 3072), np.float32)
+    wanted = solve(x, delta, eps, 2.0), solve(x, delta, eps, 2.0, *bounds)
+    compiled = len(cpu.kernels.solve_rows.signatures)
+    for array in (x, delta, eps, *bounds):
+        array.flags.writeable = False
+    np.testing.assert_array_equal(solve(x, delta, eps, 2.0), wanted[0])
+    np.testing.assert_array_equal(solve(x, delta, eps, 2.0, *bounds), wanted[1])
+    assert solve(x[:, :9], delta[:, :9], eps, 2.0).shape == (4,)
+    assert len(cpu.kernels.solve_rows.signatures) == compiled
+    with pytest.raises(ValueError, match="read-only"):
+        cpu.perturb(
+            x, delta, eps, 2.0, scalar(0, np.float32), scalar(1, np.float32), tolerance=0, out=x
+        )
+
+
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])
 def test_empty_batches_are_served(shape):
     x = np.zeros(shape, np.float32)

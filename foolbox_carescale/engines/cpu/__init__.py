@@ -94,7 +94,12 @@ def perturb(
 
     Returns:
         The perturbed points, eta and flags. Rows with a flag hold nothing of use.
+
+    Raises:
+        ValueError: out is read-only.
     """
+    if out is not None and not out.flags.writeable:
+        raise ValueError("out is read-only")
     eta, flags = np.zeros(x.shape[0]), np.zeros(x.shape[0], np.uint8)
     result = np.empty(x.shape, x.dtype) if out is None else out
     target = result if _has_flat_rows(result) else np.empty(x.shape, x.dtype)
@@ -140,8 +145,10 @@ def gradients(
     order, wide = _orders(p, x.dtype)
     x, x_step = _flat(x)
     delta, delta_step = _flat(delta)
-    lower, upper = _bounds(lower, upper)
-    eps, eta, grad_eta = (np.ascontiguousarray(a, np.float64) for a in (eps, eta, grad_eta))
+    lower, upper = _bounds(lower, upper, n)
+    eps, eta, grad_eta = (
+        _one_type(np.ascontiguousarray(a, np.float64)) for a in (eps, eta, grad_eta)
+    )
 
     def run(first: int, last: int) -> None:
         kernels.gradient_rows(
@@ -162,8 +169,8 @@ def _solve(
     slack = SLACK[x.dtype] * max(p, 1.0)
     limit = x.dtype.type(tolerance)
     delta, delta_step = _flat(delta)
-    lower, upper = _bounds(lower, upper)
-    eps = np.ascontiguousarray(eps, np.float64)
+    lower, upper = _bounds(lower, upper, n)
+    eps = _one_type(np.ascontiguousarray(eps, np.float64))
 
     def run(first: int, last: int) -> None:
         kernels.solve_rows(
@@ -200,17 +207,34 @@ def _flat(a: Array) -> tuple[Array, int]:
         if rows and n and _has_flat_rows(a):
             step = a.strides[0] // a.itemsize
             size = (rows - 1) * step + n
-            return np.lib.stride_tricks.as_strided(a, (size,), (a.itemsize,)), step
+            flat = np.lib.stride_tricks.as_strided(a, (size,), (a.itemsize,))
+            return _one_type(flat), step
         a = np.ascontiguousarray(a)
-    return a.reshape(-1), a.shape[1]
+    return _one_type(a.reshape(-1)), a.shape[1]
 
 
-def _bounds(lower: Array, upper: Array) -> tuple[Any, Any]:
+def _bounds(lower: Array, upper: Array, n: int) -> tuple[Any, Any]:
     if lower.size == upper.size == 1:
         return lower[0, 0], upper[0, 0]
-    shape = np.broadcast_shapes((1, max(lower.shape[1], upper.shape[1])))
-    return _bound_rows(lower, shape[1]), _bound_rows(upper, shape[1])
+    return _bound_rows(lower, n), _bound_rows(upper, n)
 
 
 def _bound_rows(bound: Array, n: int) -> Array:
-    return np.ascontiguousarray(np.broadcast_to(bound, (bound.shape[0], n)))
+    return _one_type(np.ascontiguousarray(np.broadcast_to(bound, (bound.shape[0], n))))
+
+
+class _Writeable:
+    """An array under another name, and what keeps it alive."""
+
+    def __init__(self, a: Array) -> None:
+        self.array = a
+        self.__array_interface__ = {**a.__array_interface__, "data": (a.ctypes.data, False)}
+
+
+def _one_type(a: Array) -> Array:
+    """The array as if it could be written, which the kernels do to `out` only.
+
+    To numba a read-only array (as JAX gives them) is another type, for which it would compile
+    everything once more.
+    """
+    return a if a.flags.writeable else np.asarray(_Writeable(a))

@@ -38,7 +38,7 @@ SOLVE_ONLY, WRITE, WRITE_IN_PLACE = 0, 1, 2
 BLOCK = 4096
 # Elements of the sample are taken in runs of two cache lines.
 SAMPLE_RUN = 32
-SAMPLE_MIN = 512
+SAMPLE_MIN = 256
 SAMPLE_MAX = 4096
 SAMPLE_SHARE = 16
 # How far the sample's own root is found: sampling errs by more than that.
@@ -484,6 +484,17 @@ def _bracketed(x, v, lower, upper, eps, order, slack):
     return scale / inverse if scale > 0 else furthest
 
 
+@compiled(fastmath=FAST)
+def _take_run(x, v, lower, upper, room, direction):
+    largest = _bits(v.dtype.type(0))
+    for j in range(x.size):
+        space = _at(upper, j) - x[j] if v[j] > 0 else x[j] - _at(lower, j)
+        room[j] = space
+        direction[j] = -abs(v[j])
+        largest = max(largest, _bits(abs(v[j]) if space > 0 else v.dtype.type(0)))
+    return _bits(largest)
+
+
 @compiled()
 def _take_sample(x, v, lower, upper, room, direction):
     """Fills room and direction = -|v| from evenly spaced runs of the row; returns max |v|.
@@ -491,18 +502,22 @@ def _take_sample(x, v, lower, upper, room, direction):
     The minus makes `room` the distance to a lower bound of 0, so the same passes serve.
     """
     m, n = room.size, x.size
-    runs = (m + SAMPLE_RUN - 1) // SAMPLE_RUN
+    if m == n:
+        return float(_take_run(x, v, lower, upper, room, direction))
+    runs = m // SAMPLE_RUN
     largest = 0.0
-    k = 0
-    for run in range(runs):
-        start = run * (n - SAMPLE_RUN) // max(runs - 1, 1) if m < n else run * SAMPLE_RUN
-        for j in range(start, start + min(SAMPLE_RUN, m - k)):
-            space = _at(upper, j) - x[j] if v[j] > 0 else x[j] - _at(lower, j)
-            room[k] = space
-            direction[k] = -abs(v[j])
-            if space > 0:
-                largest = max(largest, float(abs(v[j])))
-            k += 1
+    for k in range(runs):
+        start, to = k * (n - SAMPLE_RUN) // (runs - 1), k * SAMPLE_RUN
+        stop = start + SAMPLE_RUN
+        run_largest = _take_run(
+            x[start:stop],
+            v[start:stop],
+            _part(lower, start, stop),
+            _part(upper, start, stop),
+            room[to : to + SAMPLE_RUN],
+            direction[to : to + SAMPLE_RUN],
+        )
+        largest = max(largest, float(run_largest))
     return largest
 
 
@@ -625,7 +640,9 @@ def solve_rows(
     eta, flags, first, last,
 ):  # fmt: skip
     """Rows first..last of flat arrays whose rows are `*_step` elements apart; see `_solve_row`."""
-    m = n if n <= SAMPLE_MIN else min(max(n // SAMPLE_SHARE, SAMPLE_MIN), SAMPLE_MAX)
+    m = n
+    if n > SAMPLE_MIN:
+        m = min(max(n // SAMPLE_SHARE, SAMPLE_MIN), SAMPLE_MAX) // SAMPLE_RUN * SAMPLE_RUN
     room, direction = np.empty(m, x.dtype), np.empty(m, x.dtype)
     ceiling = float(np.finfo(x.dtype).max)
     for i in range(first, last):

@@ -6,6 +6,7 @@ once, and its OpenMP layer does not survive a fork; data-loader workers do both.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -15,9 +16,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 ENVIRONMENT_VARIABLE = "CARESCALE_NUM_THREADS"
 # More threads than this wait for memory rather than compute.
 MAX_DEFAULT = 8
-# Elements below which handing work over (some 20 microseconds) costs more than it saves.
-MIN_WORK = 60_000
-# Ranges per thread, because rows differ in how long they take.
+# Elements for which a thread takes about 60 microseconds: handing them over costs some 20.
+MIN_WORK = 100_000
+# Ranges per thread where there is work enough, because rows differ in how long they take.
 RANGES_PER_THREAD = 4
 
 _lock = threading.Lock()
@@ -59,7 +60,8 @@ def spread(kernel: Callable[[int, int], object], rows: int, work: int) -> None:
     if threads == 1:
         kernel(0, rows)
         return
-    ranges = min(rows, threads * RANGES_PER_THREAD)
+    share = min(max(work // (threads * MIN_WORK), 1), RANGES_PER_THREAD)
+    ranges = min(rows, threads * share)
     numbers = itertools.count()
 
     def take() -> None:
@@ -78,14 +80,16 @@ def spread(kernel: Callable[[int, int], object], rows: int, work: int) -> None:
 
 def _submit(task: Callable[[], None], times: int) -> list[Future[None]]:
     global _pool
-    try:
-        with _lock:
-            if _pool is None:
-                size = max(get_num_threads() - 1, 1)
-                _pool = ThreadPoolExecutor(size, thread_name_prefix="carescale")
-            return [_pool.submit(task) for _ in range(times)]
-    except RuntimeError:  # the interpreter is shutting down: the caller does it all
-        return []
+    futures: list[Future[None]] = []
+    with _lock:
+        if _pool is None:
+            size = max(get_num_threads() - 1, 1)
+            _pool = ThreadPoolExecutor(size, thread_name_prefix="carescale")
+        # RuntimeError: the interpreter is shutting down, and the caller does it all.
+        with contextlib.suppress(RuntimeError):
+            for _ in range(times):
+                futures.append(_pool.submit(task))
+    return futures
 
 
 def _default() -> int:
