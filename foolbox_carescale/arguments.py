@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
 from collections.abc import Callable
@@ -69,6 +70,15 @@ class Problem:
         if isinstance(self.eps, float):
             return ep.ones(like, (1, 1)) * self.eps
         return self.eps if self.eps.dtype == like.dtype else self.eps.astype(like.dtype)
+
+    def widened(self) -> Problem:
+        """The same in float64, where the framework has it; results keep the caller's dtype."""
+        wide: dict[str, Any] = {
+            name: backends.widen(value)
+            for name in ("x", "delta", "eps", "lower", "upper")
+            if isinstance(value := getattr(self, name), ep.Tensor)
+        }
+        return dataclasses.replace(self, **wide)
 
     def reject_bad_values(self) -> None:
         """Raise the ValueError that says which value is wrong; nothing where values are traced."""

@@ -16,6 +16,9 @@ from .backends import detach, dtype_name
 # float32 accumulator over a row of 12 million is off by 1e-5, blocks by 1e-7.
 BLOCK = 1024
 
+# of an entry of a dual direction relative to the largest: 1 / SMALLEST leaves eta its range
+SMALLEST = {"float32": 1e-30, "float64": 1e-290}
+
 
 def power(a: ep.Tensor, p: float) -> ep.Tensor:
     """``a**p`` for ``a >= 0``, with all derivatives zero (not infinite or NaN) at ``a = 0``."""
@@ -53,14 +56,20 @@ def dual_direction(gradient: ep.Tensor, p: float) -> ep.Tensor:
     """``sign(g) |g|^(q-1)`` with ``1/p + 1/q = 1``, p in (1, inf], scaled to a largest value of 1.
 
     Its clipping-aware rescaling is the step that maximises the inner product
-    with the gradient over the intersection of an Lp ball and the box.
+    with the gradient over the intersection of an Lp ball and the box. For p near 1 the
+    power underflows: what is not 0 stays `SMALLEST`, so that it still moves once the others
+    have come to their bounds.
     """
-    sign = gradient.sign()
     if p == math.inf:
-        return sign
+        return gradient.sign()
     magnitudes = gradient.abs()
     top = magnitudes.max(axis=-1, keepdims=True)
-    return sign * power(magnitudes / ep.where(top > 0, top, 1.0), 1 / (p - 1))
+    top = ep.where(top > 0, top, 1.0)
+    if p == 2:
+        return gradient / top
+    powers = power(magnitudes / top, 1 / (p - 1))
+    smallest = SMALLEST["float64" if dtype_name(gradient) == "float64" else "float32"]
+    return gradient.sign() * ep.where(powers < smallest, ep.ones_like(powers) * smallest, powers)
 
 
 def sample(like: ep.Tensor, distribution: str) -> ep.Tensor:

@@ -31,6 +31,10 @@ T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# |g|^(1/(p-1)) of gradients that differ by a factor of 1e7, what float32 resolves, underflows
+# there in float32
+WIDE_BELOW = 1.2
+
 
 def _one_node(operator: Callable[P, R]) -> Callable[P, R]:
     """Under torch.compile the operator becomes one node of the graph, without a break."""
@@ -208,12 +212,13 @@ def steepest_step(x: T, grad: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0
         problem.reject_bad_values()
         return problem.restore(_fill_up(problem))  # type: ignore[no-any-return]
     problem.reject_bad_directions()
+    if problem.p < WIDE_BELOW:
+        problem = problem.widened()
+    gradient = problem.delta
     if problem.p not in (2.0, math.inf):
-        # |g|^(1/(p-1)) underflows in float32 for p near 1
-        wide = backends.widen(problem.delta)
-        direction = norms.dual_direction(wide, problem.p).astype(problem.delta.dtype)
-    else:
-        direction = norms.dual_direction(problem.delta, problem.p)
+        # what has no room moves neither way: it is not to set the scale of the powers
+        gradient = ep.where(backends.detach(room_of(problem)) > 0, gradient, 0.0)
+    direction = norms.dual_direction(gradient, problem.p)
     return _perturbed(_along(problem, direction))  # type: ignore[no-any-return]
 
 
