@@ -37,6 +37,9 @@ def solve(problem: Problem) -> ep.Tensor:
         return eta
     if kind == "tensorflow":
         return _tensorflow(problem)
+    if kind == "jax":
+        return _jax(problem)
+    # torch.func and torch.compile: they follow the expression itself
     return with_gradient(problem, backends.detach(engines.solve(problem)))
 
 
@@ -47,12 +50,18 @@ def _variables(problem: Problem) -> list[ep.Tensor]:
 
 def _replaced(problem: Problem, x: Any, delta: Any, eps: Any = None) -> Problem:
     """The problem with other raw tensors for its variables."""
+    tensors = [ep.astensor(t) for t in (x, delta) + (() if eps is None else (eps,))]
     return dataclasses.replace(
         problem,
-        x=ep.astensor(x),
-        delta=ep.astensor(delta),
-        eps=problem.eps if eps is None else ep.astensor(eps),
+        x=tensors[0],
+        delta=tensors[1],
+        eps=problem.eps if eps is None else tensors[2],
+        concrete=not any(backends.is_traced(t) for t in [*tensors, *_bound_tensors(problem)]),
     )
+
+
+def _bound_tensors(problem: Problem) -> list[ep.Tensor]:
+    return [b for b in (problem.lower, problem.upper) if not isinstance(b, float)]
 
 
 @functools.cache
@@ -107,4 +116,35 @@ def _tensorflow(problem: Problem) -> ep.Tensor:
         return eta, gradient
 
     eta: ep.Tensor = ep.astensor(rescaling(*(t.raw for t in _variables(problem))))
+    return eta
+
+
+def _jax(problem: Problem) -> ep.Tensor:
+    jax = sys.modules["jax"]
+    bounds = _bound_tensors(problem)
+
+    def problem_of(bounds: Any, variables: Any) -> Problem:
+        # as arguments, not closed over: a custom derivative may not capture tracers
+        both = [ep.astensor(b) for b in bounds]
+        lower = problem.lower if isinstance(problem.lower, float) else both[0]
+        upper = problem.upper if isinstance(problem.upper, float) else both[-1]
+        return _replaced(dataclasses.replace(problem, lower=lower, upper=upper), *variables)
+
+    @jax.custom_jvp  # type: ignore[untyped-decorator]
+    def rescaling(bounds: Any, variables: Any) -> Any:
+        return engines.solve(problem_of(bounds, variables)).raw
+
+    @rescaling.defjvp  # type: ignore[untyped-decorator]
+    def derivative(primals: Any, tangents: Any) -> Any:
+        bounds, variables = primals
+        eta = rescaling(bounds, variables)
+        constant = ep.astensor(jax.lax.stop_gradient(eta))
+
+        def expression(*variables: Any) -> Any:
+            return with_gradient(problem_of(bounds, variables), constant).raw
+
+        return eta, jax.jvp(expression, variables, tangents[1])[1]
+
+    raw = tuple(t.raw for t in _variables(problem))
+    eta: ep.Tensor = ep.astensor(rescaling(tuple(b.raw for b in bounds), raw))
     return eta

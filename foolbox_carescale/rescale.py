@@ -37,7 +37,7 @@ WIDE_BELOW = 1.2
 
 
 def _one_node(operator: Callable[P, R]) -> Callable[P, R]:
-    """Under torch.compile the operator becomes one node of the graph, without a break."""
+    """Keep the compilers out: one node for torch.compile, no rewriting by TensorFlow."""
 
     @functools.wraps(operator)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -46,9 +46,21 @@ def _one_node(operator: Callable[P, R]) -> Callable[P, R]:
 
             result: R = call(operator.__name__, *args, **kwargs)
             return result
+        if "tensorflow" in sys.modules and not sys.modules["tensorflow"].executing_eagerly():
+            # nothing here branches on tensors: AutoGraph need not rewrite it
+            plain: Callable[P, R] = _unconverted(operator)
+            return plain(*args, **kwargs)
         return operator(*args, **kwargs)
 
     return wrapper
+
+
+@functools.cache
+def _unconverted(function: Callable[P, R]) -> Callable[P, R]:
+    plain: Callable[P, R] = sys.modules["tensorflow"].autograph.experimental.do_not_convert(
+        function
+    )
+    return plain
 
 
 @_one_node

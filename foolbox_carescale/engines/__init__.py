@@ -45,7 +45,7 @@ def solve(problem: Problem) -> ep.Tensor:
             eta = np.minimum(eta, _LARGEST.get(problem.dtype_name, np.inf))
             return _tensor(problem, eta[:, None])
     problem.reject_bad_values()
-    return _generic(problem)
+    return _xla(problem, engine) if engine in ("xla", "graph") else _generic(problem)
 
 
 def perturb(problem: Problem) -> ep.Tensor:
@@ -92,13 +92,18 @@ def gradients(
 
 
 def _choose(t: ep.Tensor, *, traced: bool) -> tuple[str, str]:
+    kind = backends.framework(t)
+    if kind == "jax" and (traced or not backends.on_cpu(t)):
+        return "xla", "a JAX tensor that is traced or not in main memory, compiled by XLA"
+    if kind == "tensorflow" and (traced or not backends.on_cpu(t)):
+        return "graph", "a TensorFlow tensor in a graph or not in main memory, compiled by XLA"
     if traced:
         return "generic", "the values are traced and the sorted closed form traces everywhere"
     if not backends.on_cpu(t):
-        return "generic", f"the {backends.framework(t)} tensor is not in main memory"
+        return "generic", f"the {kind} tensor is not in main memory"
     if not _HAS_NUMBA:
         return "generic", "numba is not installed"
-    return "cpu", f"a {backends.framework(t)} tensor in main memory, compiled by numba"
+    return "cpu", f"a {kind} tensor in main memory, compiled by numba"
 
 
 def _arrays(problem: Problem) -> tuple[Any, Any, Any, float, Any, Any]:
@@ -133,6 +138,26 @@ def _unlocked(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def _tensor(problem: Problem, array: np.ndarray[Any, Any]) -> ep.Tensor:
     dtype = backends.dtype_name(problem.x)
     return backends.from_numpy(problem.x, array.astype(dtype, copy=False))
+
+
+def _xla(problem: Problem, engine: str) -> ep.Tensor:
+    solver: Any
+    if engine == "xla":
+        from . import xla as solver
+    else:
+        from . import graph as solver
+    x = problem.x
+    lower, upper = (
+        b if isinstance(b, float) else backends.detach(b).raw
+        for b in (problem.lower, problem.upper)
+    )
+    eps = backends.detach(problem.eps_tensor(x)).raw
+    x, delta = backends.detach(x).raw, backends.detach(problem.delta).raw
+    limit = _LARGEST.get(problem.dtype_name)
+    eta: ep.Tensor = ep.astensor(
+        solver.solve(x, delta, eps, problem.p, lower, upper, largest_eta=limit)
+    )
+    return eta
 
 
 def _generic(problem: Problem) -> ep.Tensor:
