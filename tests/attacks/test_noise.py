@@ -62,14 +62,14 @@ def test_foolbox_falls_short_where_ours_is_exact(victim):
 
 
 class Scripted:
-    """A NumPy model that the k-th call fools for the samples that the script says."""
+    """A NumPy model that is fooled from the k-th call on, k by sample as the script says."""
 
     def __init__(self, fooled_from):
-        self.fooled_at, self.seen = np.asarray(fooled_from), []
+        self.fooled_from, self.seen = np.asarray(fooled_from), []
 
     def __call__(self, x):
         self.seen.append(x.copy())
-        fooled = self.fooled_at == len(self.seen)
+        fooled = self.fooled_from <= len(self.seen)
         return np.stack([~fooled, fooled], 1).astype(np.float32)
 
 

@@ -170,6 +170,12 @@ def test_what_is_longer_than_epsilon_is_cut_and_nothing_else_is_touched(p):
     cut = distance.clip_perturbation(x, y, epsilon.astype(np.float32))
     assert np.array_equal(cut[1:], y[1:])
     assert victims.reference.norm(cut - x, p)[0] == pytest.approx(epsilon[0], rel=1e-5)
+    # p = inf cuts the coordinates that exceed epsilon, and leaves the others their size
+    short = np.abs(y - x)[0] < 0.99 * epsilon[0]
+    if p == math.inf:
+        assert cut[0][short] == pytest.approx(y[0][short], abs=1e-7)
+    else:
+        assert np.all(np.abs(cut - x)[0][short] <= np.abs(y - x)[0][short])
     assert cut.min() >= 0
     assert cut.max() <= 1
 
