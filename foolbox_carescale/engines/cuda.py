@@ -1,0 +1,663 @@
+"""The root finder for PyTorch on a GPU, in Triton: passes over rows, no sort, no wait in between.
+
+Units and sums are those of `xla`: with ``w_i = h^2 |v_i|`` and ``r_i = min(room_i / eps, 1)`` the
+root has ``total = sum min(w, r)^p = 1``, and eta is ``h^2 eps``. The first pass reads everything
+that bounds the search: the largest ``|v|`` that can move, the largest breakpoint ``r / |v|``, how
+far the row reaches, and what is wrong with it. Sums of a few thousand elements run in the dtype of
+x, scalars in float64.
+
+Many rows: one program each, which makes all passes itself. Few long rows: several programs for a
+row and a launch per pass, where every program adds up the partial sums of the launch before; so
+there is no atomic and no wait, and a row that is done costs a few reads. Which one is
+decided from shapes alone; the host never reads a result.
+
+With ``TRITON_INTERPRET=1`` in the environment before the first import, all of this runs on
+tensors in main memory, slowly.
+"""
+
+# Triton infers the types of what it compiles.
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from . import exponents
+
+Tensor = torch.Tensor
+
+NOT_FINITE, OUT_OF_BOUNDS = tl.constexpr(1), tl.constexpr(2)
+
+# Elements that a program treats at once; also the lanes of its sums.
+BLOCK = 4096
+# So many blocks are added up in the dtype of x before float64 takes over: in a longer sum of
+# float32 the rounding begins to show.
+RUN = tl.constexpr(32)
+INFINITE = tl.constexpr(math.inf)
+# The relative error of the norm at which a row is done, as in `xla`.
+SLACK = {torch.float32: 1.5e-7, torch.float64: 2e-14}
+# Newton takes 4 to 6 passes on images, at most 35 on hard rows. From here on every third step
+# halves the bracket in the logarithm, which takes 63 steps for the 2100 binades of float64.
+PASSES = tl.constexpr(40)
+MOST_PASSES = tl.constexpr(240)
+# Passes over split rows that are launched without knowing whether they are needed; the last kernel
+# finishes the rows that need more, one program each.
+LAUNCHED_PASSES = 7
+# A row is split where there are fewer rows than this many programs for each multiprocessor, and
+# into parts of at least two blocks.
+PROGRAMS_PER_MULTIPROCESSOR = 4
+SHORTEST_PART = 2 * BLOCK
+# A start that is too low only costs passes.
+SMALLEST_START = tl.constexpr(1e-30)
+# 1 / eps is not a normal number above, in float32.
+LARGEST_EPS = tl.constexpr(2.0**125)
+
+_TRITON = {torch.float32: tl.float32, torch.float64: tl.float64}
+_INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def solve(
+    x: Tensor,
+    delta: Tensor,
+    eps: Tensor,
+    p: float,
+    lower: float | Tensor,
+    upper: float | Tensor,
+    tolerance: float,
+) -> tuple[Tensor, Tensor]:
+    """Smallest eta with ``||min(eta |delta|, room)||_p = eps``; see `generic.solve`.
+
+    room is upper - x where delta > 0, x - lower where delta < 0, and 0 where delta = 0.
+
+    Args:
+        x: Points, shape (N, n); float16 and bfloat16 compute in float32.
+        delta: Directions, shape and device of x.
+        eps: Wanted norms, shape (N,) or (1,), nonnegative and finite.
+        p: Order of the norm, in (0, inf]; each is compiled for itself.
+        lower: Lower bound, a number (compiled in) or a tensor of shape (1, n) or (N, n).
+        upper: Upper bound.
+        tolerance: x may lie this far outside of the bounds; it counts as lying on them.
+
+    Returns:
+        eta, shape (N,), float64 for float64 and else float32: 0 where eps is 0 or no coordinate
+        can move; the largest breakpoint ``room / |delta|`` where eps is out of reach; cut to half
+        of the largest number of x's dtype.
+        flags, int32 (N,): a sum of 1 (x is NaN, or delta is NaN or infinite) and 2 (x is outside
+        the bounds by more than the tolerance). eta is 0 there.
+    """
+    return _launch(x, delta, eps, p, lower, upper, tolerance, None)
+
+
+def perturb(
+    x: Tensor,
+    delta: Tensor,
+    eps: Tensor,
+    p: float,
+    lower: float | Tensor,
+    upper: float | Tensor,
+    tolerance: float,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``clip(x + eta delta, lower, upper)`` with the eta of `solve`.
+
+    Args:
+        x: Points, shape (N, n).
+        delta: Directions, shape and device of x.
+        eps: Wanted norms, shape (N,) or (1,).
+        p: Order of the norm.
+        lower: Lower bound.
+        upper: Upper bound.
+        tolerance: As in `solve`.
+        out: Where to write, shape and dtype of x, its rows contiguous; may be x itself.
+
+    Returns:
+        The perturbed points, dtype of x; eta and flags of `solve`.
+    """
+    target = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+    eta, flags = _launch(x, delta, eps, p, lower, upper, tolerance, target)
+    return target, eta, flags
+
+
+def _launch(
+    x: Tensor,
+    delta: Tensor,
+    eps: Tensor,
+    p: float,
+    lower: float | Tensor,
+    upper: float | Tensor,
+    tolerance: float,
+    out: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    rows, n = x.shape
+    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    eta = torch.empty(rows, dtype=kind, device=x.device)
+    flags = torch.empty(rows, dtype=torch.int32, device=x.device)
+    if rows == 0 or n == 0:
+        return eta.zero_(), flags.zero_()
+    x, delta = _flat(x), _flat(delta)
+    eps = eps.detach().to(torch.float64).expand(rows).contiguous()
+    block = min(BLOCK, triton.next_power_of_2(n))
+    options: dict[str, Any] = {
+        "P": float(p),
+        "HIGH": exponents.split_order(p)[0] if p < math.inf else 0.0,
+        "SLACK": SLACK[kind] * max(float(p), 1.0),
+        "TOLERANCE": float(tolerance),
+        "LARGEST": 0.5 * torch.finfo(x.dtype).max,
+        "TYPE": _TRITON[kind],
+        "BLOCK": block,
+        "num_warps": max(1, min(8, block // 128)),
+        # Triton 3.9 warns where this is left to its default
+        "enable_fp_fusion": True,
+    }
+    data: list[Any] = [x, delta]
+    steps: list[int] = [x.stride(0), delta.stride(0)]
+    for name, bound in (("LOWER", lower), ("UPPER", upper)):
+        scalar = not isinstance(bound, torch.Tensor)
+        options[name] = float(bound) if scalar else None
+        flat = x if scalar else _flat(bound.detach())  # type: ignore[union-attr]
+        data.append(flat)
+        steps.append(flat.stride(0) if not scalar and flat.shape[0] > 1 else 0)
+    target = x if out is None else out
+    writes = {"WRITE": out is not None}
+    where = contextlib.nullcontext() if _INTERPRETED else torch.cuda.device(x.device)
+    parts = _parts(rows, n, x.device)
+    with where:
+        if parts == 1:
+            _row_kernel[(rows,)](
+                *data, eps, eta, flags, target, *steps, target.stride(0), n, **writes, **options
+            )
+            return eta, flags
+        # multiples of a block, so that no program's loads straddle a cache line
+        size = triton.cdiv(triton.cdiv(n, parts), block) * block
+        parts = triton.cdiv(n, size)
+        options["PARTS"] = triton.next_power_of_2(parts)
+        found = torch.empty((rows, parts, 3), dtype=torch.float64, device=x.device)
+        faults = torch.empty((rows, parts), dtype=torch.int32, device=x.device)
+        sums = torch.empty((2, rows, parts, 2), dtype=torch.float64, device=x.device)
+        state = torch.empty((2, rows, 4), dtype=torch.float64, device=x.device)
+        shared = (found, faults, sums, state, rows, parts)
+        grid = (rows, parts)
+        _survey_kernel[grid](*data, eps, found, faults, *steps, n, size, parts, **_less(options))
+        passes = 0 if p == math.inf else LAUNCHED_PASSES
+        for count in range(passes):
+            _pass_kernel[grid](*data, eps, *shared, *steps, n, size, count, **options)
+        _finish_kernel[(rows,)](*data, eps, *shared, eta, flags, *steps, n, passes, **options)
+        if out is not None:
+            _write_kernel[grid](
+                *data, eta, target, *steps, target.stride(0), n, size, **_less(options)
+            )
+    return eta, flags
+
+
+def _parts(rows: int, n: int, device: torch.device) -> int:
+    """Programs for each row."""
+    if device.type != "cuda" or n < 2 * SHORTEST_PART:
+        return 1
+    wanted = (
+        PROGRAMS_PER_MULTIPROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
+    )
+    if 2 * rows > wanted:
+        return 1
+    return max(1, min(wanted // rows, n // SHORTEST_PART))
+
+
+def _less(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in ("LARGEST", "PARTS")}
+
+
+def _flat(a: Tensor) -> Tensor:
+    a = a.detach()
+    return a if a.stride(-1) == 1 or a.shape[-1] == 1 else a.contiguous()
+
+
+# What a program knows of its elements.
+
+
+@triton.jit
+def _load(
+    x, v, lower, upper, first, n, LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr,
+    BLOCK: tl.constexpr
+):  # fmt: skip
+    """x, v and the bounds of one block; x on its bounds and v = 0 beyond the end."""
+    at = first + tl.arange(0, BLOCK)
+    there = at < n
+    direction = tl.load(v + at, mask=there, other=0.0).to(TYPE)
+    if LOWER is None:
+        low = tl.load(lower + at, mask=there, other=0.0).to(TYPE)
+    else:
+        low = tl.full((BLOCK,), LOWER, TYPE)
+    if UPPER is None:
+        high = tl.load(upper + at, mask=there, other=0.0).to(TYPE)
+    else:
+        high = tl.full((BLOCK,), UPPER, TYPE)
+    point = tl.load(x + at, mask=there, other=0.0).to(TYPE)
+    return tl.where(there, point, low), direction, low, high
+
+
+@triton.jit
+def _sizes(point, direction, low, high, inverse):
+    """|v| and min(room / eps, 1), which is 0 where v is."""
+    room = tl.where(direction > 0, high - point, point - low)
+    room = tl.where(direction != 0, tl.maximum(room, 0.0), 0.0)
+    return tl.abs(direction), tl.minimum(room * inverse, 1.0)
+
+
+@triton.jit
+def _constant(value: tl.constexpr, TYPE: tl.constexpr):
+    """A number that has not been rounded to float32 on its way."""
+    return tl.full((), value, TYPE)
+
+
+@triton.jit
+def _inverse(eps, TYPE: tl.constexpr):
+    """1 / eps in the dtype that computes."""
+    usable = eps >= _tiny(TYPE)
+    if TYPE == tl.float32:  # noqa: SIM300
+        eps = tl.minimum(eps, _constant(LARGEST_EPS, tl.float64))
+    return (1.0 / tl.where(usable, eps, 1.0)).to(TYPE)
+
+
+@triton.jit
+def _tiny(TYPE: tl.constexpr):
+    """The smallest normal number."""
+    if TYPE == tl.float32:  # noqa: SIM300
+        return _constant(2.0**-126, tl.float64)
+    return _constant(2.0**-1022, tl.float64)
+
+
+@triton.jit
+def _largest(TYPE: tl.constexpr):
+    if TYPE == tl.float32:  # noqa: SIM300
+        return _constant((2.0 - 2.0**-23) * 2.0**127, tl.float64)
+    return _constant((2.0 - 2.0**-52) * 2.0**1023, tl.float64)
+
+
+@triton.jit
+def _resolution(TYPE: tl.constexpr):
+    if TYPE == tl.float32:  # noqa: SIM300
+        return _constant(2.0**-23, tl.float64)
+    return _constant(2.0**-52, tl.float64)
+
+
+@triton.jit
+def _rounded(h, TYPE: tl.constexpr):
+    return h.to(TYPE).to(tl.float64)
+
+
+# Powers.
+
+_ROOT_HALF_BITS = tl.constexpr(exponents.ROOT_HALF_BITS)
+_MANTISSA_BITS = tl.constexpr(exponents.MANTISSA_BITS)
+_EXPONENT_BIAS = tl.constexpr(exponents.EXPONENT_BIAS)
+_LEAST_EXPONENT = tl.constexpr(exponents.LEAST_EXPONENT)
+_SMALLEST_NORMAL = tl.constexpr(exponents.SMALLEST_NORMAL)
+_LOG2_E = tl.constexpr(exponents.LOG2_E)
+# Triton takes globals one by one
+L0, L1, L2, L3, L4, L5, L6, L7, L8 = (tl.constexpr(c) for c in exponents.LOG)
+E0, E1, E2, E3, E4, E5, E6, E7 = (tl.constexpr(c) for c in exponents.EXP2)
+
+
+@triton.jit
+def _power(c, P: tl.constexpr, HIGH: tl.constexpr, TYPE: tl.constexpr):
+    """c^P for 0 <= c <= 1."""
+    if P == 1.0:
+        q = c
+    elif P == 2.0:
+        q = c * c
+    elif P == 3.0:
+        q = c * c * c
+    elif P == 1.5:
+        q = c * tl.sqrt(c)
+    elif P == 0.5:
+        q = tl.sqrt(c)
+    elif TYPE == tl.float32:  # noqa: SIM300
+        q = _power32(c, P, HIGH)
+    else:
+        positive = c > 0
+        q = tl.exp2(_constant(P, tl.float64) * tl.log2(tl.where(positive, c, 1.0)))
+        q = tl.where(positive, q, 0.0)
+    return q
+
+
+@triton.jit
+def _power32(c, P: tl.constexpr, HIGH: tl.constexpr):
+    """See `exponents`; the hardware's own exp2 and log2 are good to 1e-6 here at most."""
+    bits = c.to(tl.int32, bitcast=True)
+    exponent = (bits - _ROOT_HALF_BITS) >> _MANTISSA_BITS
+    e = exponent.to(tl.float32)
+    f = (bits - (exponent << _MANTISSA_BITS)).to(tl.float32, bitcast=True) - 1.0
+    log = ((((((L8 * f + L7) * f + L6) * f + L5) * f + L4) * f + L3) * f + L2) * f + L1
+    log = log * f + L0
+    log = f + f * f * (f * log - 0.5)
+    exact = e * HIGH
+    small = log * (P * _LOG2_E) + e * (P - HIGH)
+    y = exact + small
+    integer = tl.floor(tl.maximum(y, _LEAST_EXPONENT) + 0.5)
+    fraction = (exact - integer) + small
+    power = (((E7 * fraction + E6) * fraction + E5) * fraction + E4) * fraction + E3
+    power = ((power * fraction + E2) * fraction + E1) * fraction + E0
+    scale = (integer.to(tl.int32) + _EXPONENT_BIAS) << _MANTISSA_BITS
+    normal = (c >= _SMALLEST_NORMAL) & (y >= _LEAST_EXPONENT)
+    return tl.where(normal, power * scale.to(tl.float32, bitcast=True), 0.0)
+
+
+# Passes over the columns first..last of a row.
+
+
+@triton.jit
+def _survey(
+    x, v, lower, upper, inverse, first, last, n, P: tl.constexpr, HIGH: tl.constexpr,
+    LOWER: tl.constexpr, UPPER: tl.constexpr, TOLERANCE: tl.constexpr, TYPE: tl.constexpr,
+    BLOCK: tl.constexpr
+):  # fmt: skip
+    """The largest |v| that decides, the largest r / |v|, sum r^p, and flags.
+
+    It decides with any room, or for p = inf with room for all of eps.
+    """
+    top = tl.zeros((BLOCK,), TYPE)
+    corner = tl.zeros((BLOCK,), TYPE)
+    faults = tl.zeros((BLOCK,), tl.int32)
+    reach = tl.zeros((), tl.float64)
+    tolerance = _constant(TOLERANCE, TYPE)
+    most = _largest(TYPE).to(TYPE)
+    for start in range(first, last, BLOCK * RUN):
+        part = tl.zeros((BLOCK,), TYPE)
+        for begin in range(start, tl.minimum(start + BLOCK * RUN, last), BLOCK):
+            point, direction, low, high = _load(
+                x, v, lower, upper, begin, n, LOWER, UPPER, TYPE, BLOCK
+            )
+            size, room = _sizes(point, direction, low, high, inverse)
+            # written so that NaN is not fine
+            fine = (point == point) & (size <= most)
+            outside = (point < low - tolerance) | (point > high + tolerance)
+            faults |= tl.where(fine, 0, NOT_FINITE) | tl.where(outside, OUT_OF_BOUNDS, 0)
+            movable = room > 0
+            point_of_contact = room / tl.where(movable, size, 1.0)
+            corner = tl.maximum(corner, tl.where(movable, point_of_contact, 0.0))
+            if P == INFINITE:
+                top = tl.maximum(top, tl.where(room >= 1.0, size, 0.0))
+            else:
+                top = tl.maximum(top, tl.where(movable, size, 0.0))
+                part += _power(room, P, HIGH, TYPE)
+        reach += tl.sum(part, 0).to(tl.float64)
+    found = tl.max(faults & NOT_FINITE, 0) | tl.max(faults & OUT_OF_BOUNDS, 0)
+    corner = tl.minimum(tl.max(corner, 0), most)
+    return tl.max(top, 0).to(tl.float64), corner.to(tl.float64), reach, found
+
+
+@triton.jit
+def _sums(
+    x, v, lower, upper, inverse, h, first, last, n, P: tl.constexpr, HIGH: tl.constexpr,
+    LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """The sums of min(w, r)^p, and of it where w < r."""
+    total = tl.zeros((), tl.float64)
+    moving = tl.zeros((), tl.float64)
+    scale = h.to(TYPE)
+    for start in range(first, last, BLOCK * RUN):
+        part = tl.zeros((BLOCK,), TYPE)
+        free = tl.zeros((BLOCK,), TYPE)
+        for begin in range(start, tl.minimum(start + BLOCK * RUN, last), BLOCK):
+            point, direction, low, high = _load(
+                x, v, lower, upper, begin, n, LOWER, UPPER, TYPE, BLOCK
+            )
+            size, room = _sizes(point, direction, low, high, inverse)
+            w = size * scale * scale
+            q = _power(tl.minimum(w, room), P, HIGH, TYPE)
+            part += q
+            free += tl.where(w < room, q, 0.0)
+        total += tl.sum(part, 0).to(tl.float64)
+        moving += tl.sum(free, 0).to(tl.float64)
+    return total, moving
+
+
+@triton.jit
+def _write(
+    x, v, lower, upper, eta, out, first, last, n, LOWER: tl.constexpr, UPPER: tl.constexpr,
+    TYPE: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    for begin in range(first, last, BLOCK):
+        point, direction, low, high = _load(x, v, lower, upper, begin, n, LOWER, UPPER, TYPE, BLOCK)
+        at = begin + tl.arange(0, BLOCK)
+        moved = tl.minimum(tl.maximum(point + eta.to(TYPE) * direction, low), high)
+        tl.store(out + at, moved.to(out.dtype.element_ty), mask=at < n)
+
+
+# The search: all of these are scalars in float64, `done` is 0 or 1.
+
+
+@triton.jit
+def _begin(
+    top, corner, reach, faults, eps, n, P: tl.constexpr, SLACK: tl.constexpr, TYPE: tl.constexpr
+):  # fmt: skip
+    """h, low, high and done from what the survey found."""
+    nothing = (faults != 0) | (eps < _tiny(TYPE)) | (corner == 0)
+    some = tl.where(top > 0, top, 1.0)
+    far = tl.sqrt(corner)
+    if P == INFINITE:
+        h = tl.where(top > 0, tl.sqrt(1.0 / some), far)
+        low = h
+        done = reach == reach
+    else:
+        # the largest term alone is at most as large as the sum, and n times it at least
+        count = (tl.full((), 0, tl.int64) + n).to(tl.float64)  # Triton makes an n of 1 a constant
+        spread = tl.exp2(tl.log2(count) * _constant(-0.5 / P, tl.float64))
+        spread = tl.maximum(spread, _constant(SMALLEST_START, tl.float64))
+        low = _rounded(spread * tl.sqrt(1.0 / some), TYPE)
+        done = reach <= 1.0 + _constant(SLACK, tl.float64)
+        h = tl.where(done, far, low)
+    h = tl.where(nothing, 0.0, h)
+    return _rounded(h, TYPE), low, far, (done | nothing).to(tl.int32)
+
+
+@triton.jit
+def _advance(
+    h, low, high, done, total, moving, count, P: tl.constexpr, SLACK: tl.constexpr,
+    TYPE: tl.constexpr
+):  # fmt: skip
+    """Newton's step, kept inside the bracket; nothing where the row is done."""
+    gap = 1.0 - total
+    low_ = tl.where(gap > 0, tl.maximum(low, h), low)
+    high_ = tl.where(gap < 0, tl.minimum(high, h), high)
+    share = 1.0 + gap / tl.where(moving > 0, moving, 1.0)
+    positive = (moving > 0) & (share > 0)
+    root = tl.exp2(tl.log2(tl.where(positive, share, 1.0)) * _constant(0.5 / P, tl.float64))
+    following = _rounded(h * root, TYPE)
+    newton = positive & (low_ <= following) & (following <= high_)
+    newton = newton & ((count < PASSES) | (count % 3 != 2))
+    halved = _rounded(tl.sqrt(low_) * tl.sqrt(high_), TYPE)
+    following = tl.where(newton, following, halved)
+    # nothing between the ends of the bracket, or a step below the last digit
+    settled = (high_ <= low_ * (1.0 + 2.0 * _resolution(TYPE))) | (following == h)
+    settled = settled | (tl.abs(gap) <= _constant(SLACK, tl.float64))
+    h = tl.where((done != 0) | settled, h, following)
+    return h, low_, high_, done | settled.to(tl.int32)
+
+
+@triton.jit
+def _eta(h, eps, LARGEST: tl.constexpr):
+    # h h eps may overflow: cut before multiplying
+    most = _constant(LARGEST, tl.float64)
+    return tl.minimum(h * tl.minimum(h * eps, most / tl.maximum(h, 1.0)), most)
+
+
+# One program for each row.
+
+
+@triton.jit
+def _row_kernel(
+    x, v, lower, upper, eps, eta, flags, out, x_step, v_step, lower_step, upper_step, out_step,
+    n, WRITE: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr, SLACK: tl.constexpr,
+    TOLERANCE: tl.constexpr, LARGEST: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr,
+    TYPE: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    x += row * x_step
+    v += row * v_step
+    lower += row * lower_step
+    upper += row * upper_step
+    wanted = tl.load(eps + row)
+    inverse = _inverse(wanted, TYPE)
+    top, corner, reach, faults = _survey(
+        x, v, lower, upper, inverse, 0, n, n, P, HIGH, LOWER, UPPER, TOLERANCE, TYPE, BLOCK
+    )
+    h, low, high, done = _begin(top, corner, reach, faults, wanted, n, P, SLACK, TYPE)
+    if P != INFINITE:
+        count = 0
+        while (done == 0) & (count < MOST_PASSES):
+            total, moving = _sums(
+                x, v, lower, upper, inverse, h, 0, n, n, P, HIGH, LOWER, UPPER, TYPE, BLOCK
+            )
+            h, low, high, done = _advance(h, low, high, done, total, moving, count, P, SLACK, TYPE)
+            count += 1
+    root = _eta(h, wanted, LARGEST)
+    tl.store(eta + row, root.to(TYPE))
+    tl.store(flags + row, faults)
+    if WRITE:
+        out += row * out_step
+        _write(x, v, lower, upper, root, out, 0, n, n, LOWER, UPPER, TYPE, BLOCK)
+
+
+# Several programs for each row, a launch for each pass. `found`, `sums` and `state` are float64 of
+# shape (rows, parts, 3), (2, rows, parts, 2) and (2, rows, 4); launches alternate between the two.
+
+
+@triton.jit
+def _survey_kernel(
+    x, v, lower, upper, eps, found, faults, x_step, v_step, lower_step, upper_step, n, size,
+    parts, P: tl.constexpr, HIGH: tl.constexpr, SLACK: tl.constexpr, TOLERANCE: tl.constexpr,
+    LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    inverse = _inverse(tl.load(eps + row), TYPE)
+    first = part * size
+    top, corner, reach, fault = _survey(
+        x + row * x_step, v + row * v_step, lower + row * lower_step, upper + row * upper_step,
+        inverse, first, tl.minimum(first + size, n), n, P, HIGH, LOWER, UPPER, TOLERANCE, TYPE,
+        BLOCK,
+    )  # fmt: skip
+    place = row * parts + part
+    tl.store(found + 3 * place, top)
+    tl.store(found + 3 * place + 1, corner)
+    tl.store(found + 3 * place + 2, reach)
+    tl.store(faults + place, fault)
+
+
+@triton.jit
+def _surveyed(
+    found, faults, eps, row, n, parts, P: tl.constexpr, SLACK: tl.constexpr, TYPE: tl.constexpr,
+    PARTS: tl.constexpr
+):  # fmt: skip
+    """The start of the search from the parts of the survey."""
+    part = tl.arange(0, PARTS)
+    there = part < parts
+    place = row * parts + part
+    top = tl.max(tl.load(found + 3 * place, mask=there, other=0.0), 0)
+    corner = tl.max(tl.load(found + 3 * place + 1, mask=there, other=0.0), 0)
+    reach = tl.sum(tl.load(found + 3 * place + 2, mask=there, other=0.0), 0)
+    fault = _fault(faults, row, parts, PARTS)
+    return _begin(top, corner, reach, fault, eps, n, P, SLACK, TYPE)
+
+
+@triton.jit
+def _fault(faults, row, parts, PARTS: tl.constexpr):
+    part = tl.arange(0, PARTS)
+    fault = tl.load(faults + row * parts + part, mask=part < parts, other=0)
+    return tl.max(fault & NOT_FINITE, 0) | tl.max(fault & OUT_OF_BOUNDS, 0)
+
+
+@triton.jit
+def _resumed(
+    sums, state, row, rows, parts, count, P: tl.constexpr, SLACK: tl.constexpr,
+    TYPE: tl.constexpr, PARTS: tl.constexpr
+):  # fmt: skip
+    """The search after the pass of launch `count - 1`."""
+    before = ((count - 1) % 2) * rows + row
+    h, low = tl.load(state + 4 * before), tl.load(state + 4 * before + 1)
+    high, done = tl.load(state + 4 * before + 2), tl.load(state + 4 * before + 3)
+    part = tl.arange(0, PARTS)
+    place = before * parts + part
+    there = part < parts
+    # nobody has written sums for a row that is done, and nothing comes of them
+    total = tl.sum(tl.load(sums + 2 * place, mask=there, other=0.0), 0)
+    moving = tl.sum(tl.load(sums + 2 * place + 1, mask=there, other=0.0), 0)
+    return _advance(h, low, high, done.to(tl.int32), total, moving, count - 1, P, SLACK, TYPE)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _pass_kernel(
+    x, v, lower, upper, eps, found, faults, sums, state, rows, parts, x_step, v_step,
+    lower_step, upper_step, n, size, count, P: tl.constexpr, HIGH: tl.constexpr,
+    SLACK: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr, LOWER: tl.constexpr,
+    UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr
+):  # fmt: skip
+    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    wanted = tl.load(eps + row)
+    if count == 0:
+        h, low, high, done = _surveyed(found, faults, wanted, row, n, parts, P, SLACK, TYPE, PARTS)
+    else:
+        h, low, high, done = _resumed(sums, state, row, rows, parts, count, P, SLACK, TYPE, PARTS)
+    now = (count % 2) * rows + row
+    if part == 0:
+        tl.store(state + 4 * now, h)
+        tl.store(state + 4 * now + 1, low)
+        tl.store(state + 4 * now + 2, high)
+        tl.store(state + 4 * now + 3, done.to(tl.float64))
+    if done == 0:
+        first = part * size
+        total, moving = _sums(
+            x + row * x_step, v + row * v_step, lower + row * lower_step,
+            upper + row * upper_step, _inverse(wanted, TYPE), h, first,
+            tl.minimum(first + size, n), n, P, HIGH, LOWER, UPPER, TYPE, BLOCK,
+        )  # fmt: skip
+        place = now * parts + part
+        tl.store(sums + 2 * place, total)
+        tl.store(sums + 2 * place + 1, moving)
+
+
+@triton.jit
+def _finish_kernel(
+    x, v, lower, upper, eps, found, faults, sums, state, rows, parts, eta, flags, x_step,
+    v_step, lower_step, upper_step, n, PASSED: tl.constexpr, P: tl.constexpr,
+    HIGH: tl.constexpr, SLACK: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr,
+    LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr,
+    PARTS: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    wanted = tl.load(eps + row)
+    h, low, high, done = _surveyed(found, faults, wanted, row, n, parts, P, SLACK, TYPE, PARTS)
+    if PASSED > 0:
+        h, low, high, done = _resumed(sums, state, row, rows, parts, PASSED, P, SLACK, TYPE, PARTS)
+        inverse = _inverse(wanted, TYPE)
+        count = PASSED
+        while (done == 0) & (count < MOST_PASSES):
+            total, moving = _sums(
+                x + row * x_step, v + row * v_step, lower + row * lower_step,
+                upper + row * upper_step, inverse, h, 0, n, n, P, HIGH, LOWER, UPPER, TYPE, BLOCK,
+            )  # fmt: skip
+            h, low, high, done = _advance(h, low, high, done, total, moving, count, P, SLACK, TYPE)
+            count += 1
+    tl.store(eta + row, _eta(h, wanted, LARGEST).to(TYPE))
+    tl.store(flags + row, _fault(faults, row, parts, PARTS))
+
+
+@triton.jit
+def _write_kernel(
+    x, v, lower, upper, eta, out, x_step, v_step, lower_step, upper_step, out_step, n, size,
+    P: tl.constexpr, HIGH: tl.constexpr, SLACK: tl.constexpr, TOLERANCE: tl.constexpr,
+    LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    first = part * size
+    _write(
+        x + row * x_step, v + row * v_step, lower + row * lower_step, upper + row * upper_step,
+        tl.load(eta + row), out + row * out_step, first, tl.minimum(first + size, n), n,
+        LOWER, UPPER, TYPE, BLOCK,
+    )  # fmt: skip

@@ -1,0 +1,269 @@
+"""The Triton engine: on a GPU where there is one, else under Triton's interpreter."""
+
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from tests import reference
+from tests.engines import hard
+
+pytest.importorskip("triton", reason="Triton is not installed")
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
+HAS_GPU = torch.cuda.is_available()
+if INTERPRETED:
+    # NumPy, by which it computes, warns of numbers that a mask discards
+    pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+@pytest.fixture(scope="module")
+def cuda():
+    """The engine; what Triton decides by the environment when it is first imported."""
+    from foolbox_carescale.engines import cuda
+
+    return cuda
+
+
+@pytest.fixture
+def device():
+    if INTERPRETED:
+        return "cpu"
+    if not HAS_GPU:
+        pytest.skip("no GPU here; the interpreter runs this test in a subprocess")
+    return "cuda"
+
+
+@pytest.fixture
+def gpu():
+    if INTERPRETED or not HAS_GPU:
+        pytest.skip("needs a GPU: speed and waiting mean nothing under the interpreter")
+    return "cuda"
+
+
+@pytest.fixture
+def split(cuda, monkeypatch):
+    """Three programs for each row, blocks of 128."""
+    monkeypatch.setattr(cuda, "BLOCK", 128)
+    monkeypatch.setattr(cuda, "_parts", lambda *_: 3)
+
+
+def arguments(problem, device):
+    x, delta, eps = (
+        torch.tensor(a, device=device) for a in (problem.x, problem.delta, problem.eps)
+    )
+    bounds = (
+        b if isinstance(b, float) else torch.tensor(b, device=device)
+        for b in (problem.lower, problem.upper)
+    )
+    return x, delta, eps[:, 0], problem.p, *bounds
+
+
+def check(cuda, problem, device):
+    eta, flags = cuda.solve(*arguments(problem, device), tolerance=1e-6)
+    assert not flags.any()
+    problem.check(eta.cpu().numpy()[:, None])
+
+
+# The interpreter takes seconds for each of these.
+
+
+@pytest.mark.parametrize("p", [0.5, 1.3, 1.5, 2.0, 10.0, math.inf])
+def test_norm_is_exact_on_hard_rows(cuda, device, p):
+    check(cuda, hard.Problem(p, "float32", 300), device)
+
+
+@pytest.mark.parametrize("p", [1.3])
+def test_norm_is_exact_on_hard_rows_in_double_precision(cuda, device, p):
+    cases = ("log-uniform", "geometric", "mostly zero", "huge", "tiny")
+    check(cuda, hard.Problem(p, "float64", 300, cases=cases), device)
+
+
+@pytest.mark.parametrize(("length", "p"), [(1, 2.0), (700, 1.0), (700, math.inf)])
+def test_norm_is_exact_on_rows_of_one_element_or_several_blocks(
+    cuda, device, monkeypatch, length, p
+):
+    monkeypatch.setattr(cuda, "BLOCK", 256)
+    check(cuda, hard.Problem(p, "float32", length, cases=("uniform", "cauchy")), device)
+
+
+@pytest.mark.parametrize("p", [1.3, 2.0, math.inf])
+def test_norm_is_exact_on_split_rows(cuda, device, split, p):
+    cases = ("on the bounds", "geometric", "all zero")
+    check(cuda, hard.Problem(p, "float32", 701, cases=cases), device)
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_bounds_may_differ_by_element(cuda, device, split, rows):
+    rng = np.random.default_rng(1)
+    lower = rng.uniform(-1, 0, size=(rows, 300)).astype(np.float32)
+    upper = lower + rng.uniform(0.1, 1, size=lower.shape).astype(np.float32)
+    problem = hard.Problem(2.0, "float32", 300, lower=lower, upper=upper, cases=("uniform",))
+    check(cuda, problem, device)
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_perturb_moves_every_row_by_eps(cuda, device, request, in_parts):
+    if in_parts:
+        request.getfixturevalue("split")
+    x, delta = (
+        torch.tensor(a, device=device).float() for a in reference.case("uniform", shape=(3, 500))
+    )
+    eps = torch.tensor([0.0, 0.7, 3.0], device=device)
+    moved, eta, flags = cuda.perturb(x, delta, eps, 2.0, 0.0, 1.0, 0.0)
+    torch.testing.assert_close((moved - x).norm(dim=1), eps, rtol=2e-6, atol=0)
+    torch.testing.assert_close(moved, (x + eta[:, None] * delta).clamp(0, 1))
+    assert not flags.any()
+    in_place, _, _ = cuda.perturb(x, delta, eps, 2.0, 0.0, 1.0, 0.0, out=x)
+    assert in_place is x
+    torch.testing.assert_close(x, moved, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_computes_in_single(cuda, device, dtype):
+    x, delta = (
+        torch.tensor(a, device=device).to(dtype) for a in reference.case("uniform", shape=(2, 100))
+    )
+    eps = torch.tensor([0.7], device=device)
+    eta, _ = cuda.solve(x, delta, eps, 2.0, 0.0, 1.0, 0.0)
+    assert eta.dtype == torch.float32
+    size = reference.realised_norm(eta.cpu(), x.double().cpu(), delta.double().cpu(), 2.0)
+    np.testing.assert_allclose(size, 0.7, rtol=1e-6)
+    tiny = torch.full_like(delta, 1e-7)
+    eta, _ = cuda.solve(x, tiny, 1e4 * eps, 2.0, 0.0, 1.0, 0.0)
+    assert torch.all(eta <= torch.finfo(dtype).max / 2)
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_flags_say_what_is_wrong_with_a_row(cuda, device, request, in_parts):
+    if in_parts:
+        request.getfixturevalue("split")
+    x, delta = (torch.tensor(a).float() for a in reference.case("uniform", shape=(6, 400)))
+    x[1, 399] = math.nan
+    delta[2, 7] = math.inf
+    delta[3, 8] = math.nan
+    x[4, 300] = 1.01
+    x[5, 0], delta[5, 1] = -0.01, math.nan
+    x[0, 5] = 1.0001  # within the tolerance
+    eps = torch.tensor([0.5], device=device)
+    eta, flags = cuda.solve(x.to(device), delta.to(device), eps, 2.0, 0.0, 1.0, 0.001)
+    assert flags.tolist() == [0, 1, 1, 1, 2, 3]
+    assert eta[0] > 0
+    assert not eta[1:].any()
+
+
+@pytest.mark.parametrize("p", [0.5, 10.0])
+def test_extreme_eps_gives_a_finite_eta(cuda, device, p):
+    x, delta = (torch.tensor(a).float() for a in reference.case("cauchy", shape=(4, 50)))
+    eps = torch.tensor([1e-42, 1e-30, 1e30, 3e38])
+    eta, _ = cuda.solve(x.to(device), delta.to(device), eps.to(device), p, 0.0, 1.0, 0.0)
+    assert torch.all(torch.isfinite(eta))
+    wanted = np.where(eps < 1e-38, 0.0, eps.double())
+    wanted = np.minimum(wanted, reference.reachable_norm(x, delta, p))
+    size = reference.realised_norm(eta.cpu(), x, delta, p)
+    np.testing.assert_allclose(size, wanted, rtol=5e-6)
+
+
+def test_rows_need_not_be_contiguous(cuda, device):
+    x, delta = (torch.tensor(a, device=device) for a in reference.case("uniform", shape=(4, 90)))
+    eps = torch.tensor([0.5], device=device)
+    expected, _ = cuda.solve(x[::2, :60].contiguous(), delta[::2, :60], eps, 2.0, 0.0, 1.0, 0.0)
+    for strided in (x[::2, :60], x[::2, :60].T.contiguous().T):
+        eta, _ = cuda.solve(strided, delta[::2, :60], eps, 2.0, 0.0, 1.0, 0.0)
+        torch.testing.assert_close(eta, expected, rtol=0, atol=0)
+
+
+def test_no_rows_give_no_eta(cuda, device):
+    empty = torch.zeros((0, 4), device=device)
+    eta, flags = cuda.solve(empty, empty, torch.ones(1, device=device), 2.0, 0.0, 1.0, 0.0)
+    assert eta.shape == flags.shape == (0,)
+
+
+@pytest.mark.parametrize("shape", [(1, 12_000_000), (32, 150_528), (512, 3072), (100_000, 10)])
+def test_norm_is_exact_at_the_shapes_of_the_benchmark(cuda, gpu, shape):
+    generator = torch.Generator(gpu).manual_seed(0)
+    x = torch.rand(shape, generator=generator, device=gpu)
+    delta = torch.randn(shape, generator=generator, device=gpu)
+    wanted = 0.05 * shape[1] ** 0.5
+    eta, flags = cuda.solve(x, delta, torch.full((1,), wanted, device=gpu), 2.0, 0.0, 1.0, 0.0)
+    room = torch.where(delta > 0, 1 - x.double(), x.double())
+    size = torch.minimum(eta.double()[:, None] * delta.abs(), room).norm(dim=1)
+    torch.testing.assert_close(size, torch.full_like(size, wanted), rtol=1e-6, atol=0)
+    assert not flags.any()
+
+
+@pytest.mark.parametrize("shape", [(8, 150_528), (512, 3072)])
+def test_the_host_never_waits_for_the_device(cuda, gpu, shape):
+    x, delta = torch.rand(shape, device=gpu), torch.randn(shape, device=gpu)
+    eps = torch.full((1,), 3.0, device=gpu)
+    cuda.perturb(x, delta, eps, 2.0, 0.0, 1.0, 0.0)  # compiles
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        cuda.perturb(x, delta, eps, 2.0, 0.0, 1.0, 0.0)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def test_the_interpreter_agrees():
+    if INTERPRETED or HAS_GPU:
+        pytest.skip("this is the interpreter" if INTERPRETED else "the GPU itself was tested")
+    root = pathlib.Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__],
+        cwd=root,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("p", [1.3, math.inf])
+def test_kernels_compile_for_a_gpu_where_none_is(cuda, monkeypatch, tmp_path, p):
+    if INTERPRETED:
+        pytest.skip("the interpreter does not compile")
+    import triton
+    import triton.language as tl
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    constants = {
+        "P": p, "HIGH": 1.25, "SLACK": 1e-7, "TOLERANCE": 0.0, "LARGEST": 1e38, "LOWER": 0.1,
+        "UPPER": None, "TYPE": tl.float32, "BLOCK": 1024, "PARTS": 4, "PASSED": 7, "WRITE": True,
+    }  # fmt: skip
+    if p == math.inf:
+        constants["PASSED"] = 0
+    double = ("eps", "found", "sums", "state")
+    names = ["_row_kernel", "_survey_kernel", "_finish_kernel", "_write_kernel"]
+    for name in names if p == math.inf else [*names, "_pass_kernel"]:
+        kernel = getattr(cuda, name)
+        kinds = {
+            argument: "constexpr"
+            if argument in constants
+            else "*fp64"
+            if argument in double
+            else "*i32"
+            if argument in ("flags", "faults")
+            else "*fp32"
+            if argument in ("x", "v", "lower", "upper", "out", "eta")
+            else "i32"
+            for argument in kernel.arg_names
+        }
+        values = {
+            (place,): constants[argument]
+            for place, argument in enumerate(kernel.arg_names)
+            if argument in constants
+        }
+        compiled = triton.compile(
+            ASTSource(kernel, kinds, constexprs=values),
+            target=GPUTarget("cuda", 80, 32),
+            options={"num_warps": 4, "enable_fp_fusion": True},
+        )
+        assert "cubin" in compiled.asm
