@@ -276,8 +276,8 @@ def _checked_bounds(
             raise ValueError(f"bounds: expected finite lower < upper, got ({lower!r}, {upper!r})")
         return lower, upper
     lower_, upper_ = _bound(lower, x, n, "lower"), _bound(upper, x, n, "upper")
-    if not (backends.is_traced(lower_) or backends.is_traced(upper_)):
-        low, high = backends.to_numpy(lower_), backends.to_numpy(upper_)
+    if _readable(lower_) and _readable(upper_):
+        low, high = (np.asarray(_values(b)) for b in (lower_, upper_))
         ordered = np.isfinite(low) & np.isfinite(high) & (low < high)
         if not ordered.all():
             low, high = np.broadcast_arrays(low, high)
@@ -288,9 +288,9 @@ def _checked_bounds(
     return lower_, upper_
 
 
-def _bound(bound: Any, x: ep.Tensor, n: int, which: str) -> ep.Tensor:
+def _bound(bound: Any, x: ep.Tensor, n: int, which: str) -> float | ep.Tensor:
     if isinstance(bound, numbers.Real):
-        return ep.ones(x, (1, 1)) * float(bound)
+        return float(bound)
     tensor = backends.detach(_like(bound, x, f"bounds ({which})"))
     try:
         template = ep.zeros_like(x)
@@ -307,14 +307,18 @@ def _bound(bound: Any, x: ep.Tensor, n: int, which: str) -> ep.Tensor:
         ) from error
 
 
+def _readable(bound: float | ep.Tensor) -> bool:
+    return isinstance(bound, float) or not backends.is_traced(bound)
+
+
+def _values(bound: float | ep.Tensor) -> Any:
+    return bound if isinstance(bound, float) else backends.to_numpy(bound)
+
+
 def _largest_bound(lower: float | ep.Tensor, upper: float | ep.Tensor) -> float:
-    largest = 0.0
-    for bound in (lower, upper):
-        if isinstance(bound, float):
-            largest = max(largest, abs(bound))
-        elif not backends.is_traced(bound):  # only concrete values are compared with it
-            largest = max(largest, float(np.abs(backends.to_numpy(bound)).max(initial=0.0)))
-    return largest
+    if not (_readable(lower) and _readable(upper)):
+        return 1.0  # only concrete values are ever compared with the tolerance
+    return max(float(np.abs(_values(b)).max(initial=0.0)) for b in (lower, upper))
 
 
 def _describe(problem: Problem, x: ep.Tensor, delta: ep.Tensor) -> str:
@@ -327,9 +331,7 @@ def _describe(problem: Problem, x: ep.Tensor, delta: ep.Tensor) -> str:
                 f"{name}: {int(bad.sum())} of {bad.size} values are NaN or infinite, the first in "
                 f"sample {row}; a model that returns NaN gradients is a usual cause"
             )
-    low, high = (
-        b if isinstance(b, float) else backends.to_numpy(b) for b in (problem.lower, problem.upper)
-    )
+    low, high = (_values(b) for b in (problem.lower, problem.upper))
     excess = np.maximum(low - points, points - high)
     row, column = divmod(int(np.argmax(excess)), excess.shape[1])
     low, high = (np.broadcast_to(b, points.shape)[row, column] for b in (low, high))

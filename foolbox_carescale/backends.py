@@ -50,6 +50,8 @@ def is_traced(t: ep.Tensor) -> bool:
         return bool(
             torch.compiler.is_compiling()
             or torch.jit.is_tracing()
+            # inside torch.func: what is not wrapped yet, any operation wraps
+            or torch._C._functorch.peek_interpreter_stack() is not None
             or torch._C._functorch.is_functorch_wrapped_tensor(raw)
             or type(raw).__module__.startswith("torch._subclasses")
         )
