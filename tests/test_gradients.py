@@ -233,6 +233,17 @@ def test_the_far_corner_depends_on_nothing(kit, p, direction):
         assert all(np.all(grad == 0) for grad in grads)
 
 
+@each_kit
+def test_on_a_bound_the_derivative_is_the_one_into_the_box(kit):
+    # for p = 1 a pixel without room counts as much as any other that is saturated
+    x, delta = np.array([[1.0, 0.0, 0.4, 0.7, 0.5]]), np.array([[2.0, -1.0, 3.0, -0.5, 0.25]])
+    to_x = kit.gradient(lambda x: fc.reachable_norm(x, kit.tensor(delta), p=1), x)[0]
+    np.testing.assert_array_equal(to_x, -np.sign(delta))
+    eps = 0.9  # the third is saturated at 0.6, the last two move by 0.3
+    to_x = kit.gradient(lambda x: fc.clipping_aware_rescaling(x, kit.tensor(delta), eps, p=1), x)[0]
+    np.testing.assert_allclose(to_x, [[1 / 0.75, -1 / 0.75, 1 / 0.75, 0, 0]], rtol=1e-12)
+
+
 @pytest.mark.parametrize("p", ORDERS)
 @each_single
 def test_a_step_of_no_length_passes_the_gradient_of_x_on(kit, p):

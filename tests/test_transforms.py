@@ -1,0 +1,327 @@
+"""Inside jit, vmap, grad, compile and graphs the operator is the one that it is outside."""
+
+import functools
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+import foolbox_carescale as fc
+from tests import kits, reference
+
+ORDERS = (0.5, 1.0, 1.5, 2.0, math.inf)
+OPERATORS = {
+    "eta": fc.clipping_aware_rescaling,
+    "perturb": fc.perturb,
+    "project": lambda x, v, eps, **kw: fc.project(x + v, x, eps, **kw),
+    "steepest_step": fc.steepest_step,
+    "reachable_norm": lambda x, v, eps, **kw: fc.reachable_norm(x, v, **kw),
+}
+TABLE = [(n, p) for n in OPERATORS for p in ORDERS if n != "steepest_step" or p >= 1]
+each_operator = pytest.mark.parametrize(("name", "p"), TABLE)
+# where every order is one more program to compile: the closed forms and one general order
+each_convex = pytest.mark.parametrize(
+    ("name", "p"), [(n, p) for n, p in TABLE if p >= 1 and (p != 1.5 or n in ("eta", "perturb"))]
+)
+SHAPE = (4, 3, 5)
+
+
+def inputs(seed=3, shape=SHAPE):
+    x, delta = reference.case("uniform", shape=shape, seed=seed)
+    return x, delta, np.resize([0.3, 0.7, 0.1, 1.1], shape[0])
+
+
+def outside(name, p, *arguments):
+    """The same on NumPy arrays, which nothing transforms."""
+    return OPERATORS[name](*arguments, p=p)
+
+
+def gradients(p, x, delta, eps, name="perturb"):
+    """Of the sum of squares, by torch outside of any transformation."""
+    import torch
+
+    tensors = [torch.tensor(t, requires_grad=True) for t in (x, delta, eps)]
+    total = (OPERATORS[name](*tensors, p=p) ** 2).sum()
+    return [g.numpy() for g in torch.autograd.grad(total, tensors, materialize_grads=True)]
+
+
+def squares(name, p):
+    return lambda x, v, eps: (OPERATORS[name](x, v, eps, p=p) ** 2).sum()
+
+
+close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-11)
+
+
+# JAX
+
+
+@pytest.fixture
+def double():
+    with kits.make("jax-float64") as kit:
+        yield kit
+
+
+@each_operator
+def test_jax_jit_gives_the_same(double, name, p):
+    import jax
+
+    values = [double.tensor(t) for t in inputs()]
+    jitted = jax.jit(functools.partial(OPERATORS[name], p=p))
+    close(jitted(*values), outside(name, p, *inputs()))
+    # the same program for other values
+    other = [double.tensor(t) for t in inputs(seed=8)]
+    close(jitted(*other), outside(name, p, *inputs(seed=8)))
+
+
+@each_operator
+def test_jax_vmap_is_a_loop(double, name, p):
+    import jax
+
+    groups = [inputs(seed=s) for s in range(3)]
+    stacked = [double.tensor(np.stack(part)) for part in zip(*groups, strict=True)]
+    mapped = jax.vmap(functools.partial(OPERATORS[name], p=p))(*stacked)
+    for result, group in zip(mapped, groups, strict=True):
+        close(result, outside(name, p, *group))
+
+
+@pytest.mark.parametrize("p", ORDERS)
+def test_jax_vmap_over_eps_alone(double, p):
+    import jax
+
+    x, delta, _ = inputs()
+    several = np.array([0.0, 0.2, 0.9])
+    mapped = jax.vmap(lambda eps: fc.perturb(double.tensor(x), double.tensor(delta), eps, p=p))(
+        double.tensor(several)
+    )
+    for result, eps in zip(mapped, several, strict=True):
+        close(result, fc.perturb(x, delta, eps, p=p))
+
+
+@each_convex
+def test_jax_grad_under_jit_and_vmap(double, name, p):
+    import jax
+
+    groups = [inputs(seed=s) for s in range(2)]
+    stacked = [double.tensor(np.stack(part)) for part in zip(*groups, strict=True)]
+    slopes = jax.grad(squares(name, p), argnums=(0, 1, 2))
+    expected = [gradients(p, *group, name=name) for group in groups]
+    for result, truth in zip(jax.jit(slopes)(*(s[0] for s in stacked)), expected[0], strict=True):
+        close(result, truth)
+    for at, result in enumerate(jax.jit(jax.vmap(slopes))(*stacked)):
+        close(result, np.stack([truth[at] for truth in expected]))
+
+
+def test_jax_float32_is_enough_under_jit():
+    import jax
+
+    with kits.make("jax-float32") as kit:
+        x, delta, eps = (kit.rounded(t) for t in inputs())
+        jitted = jax.jit(fc.clipping_aware_rescaling)
+        eta = kit.numpy(jitted(kit.tensor(x), kit.tensor(delta), kit.tensor(eps)))
+    size = reference.realised_norm(eta, x, delta, 2)
+    np.testing.assert_allclose(size, kit.rounded(eps), rtol=1e-6)
+
+
+def test_jax_scan_carries_the_operator(double):
+    import jax
+
+    x, delta, _ = inputs()
+
+    def walk(point, direction):
+        return fc.perturb(point, direction, 0.1), None
+
+    steps = np.stack([delta, -delta, delta])
+    end, _ = jax.lax.scan(walk, double.tensor(x), double.tensor(steps))
+    for direction in steps:
+        x = fc.perturb(x, direction, 0.1)
+    close(end, x)
+
+
+def test_jax_bounds_may_be_traced(double):
+    import jax
+
+    x, delta, eps = inputs()
+    upper = np.linspace(1.0, 1.2, 3).reshape(1, 3, 1)
+    jitted = jax.jit(lambda x, v, e, u: fc.perturb(x, v, e, bounds=(0.0, u)))
+    result = jitted(*(double.tensor(t) for t in (x, delta, eps, upper)))
+    close(result, fc.perturb(x, delta, eps, bounds=(0.0, upper)))
+
+
+# PyTorch
+
+
+# torch/_decomp/decompositions_for_jvp.py, which torch.func.jacfwd imports, calls it
+forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+
+
+def torch_inputs(seed=3, **kwargs):
+    import torch
+
+    return [torch.tensor(t, **kwargs) for t in inputs(seed)]
+
+
+@pytest.fixture
+def compiled():
+    """A compiler without code generation: what graphs it accepts, and what they compute."""
+    import torch
+
+    torch._dynamo.reset()
+    yield functools.partial(torch.compile, fullgraph=True, backend="aot_eager")
+    torch._dynamo.reset()
+
+
+@each_convex
+def test_torch_compile_gives_the_same_without_a_graph_break(compiled, name, p):
+    import torch
+
+    operator = compiled(squares(name, p))
+    tensors = torch_inputs(requires_grad=True)
+    total = operator(*tensors)
+    close(total.item(), (outside(name, p, *inputs()) ** 2).sum())
+    grads = torch.autograd.grad(total, tensors, materialize_grads=True)
+    for grad, truth in zip(grads, gradients(p, *inputs(), name=name), strict=True):
+        close(grad, truth)
+
+
+def test_torch_compile_without_gradient(compiled):
+    operator = compiled(lambda x, v, eps: fc.perturb(x, v, eps) * 2)
+    close(operator(*torch_inputs()), 2 * fc.perturb(*inputs()))
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="code is generated for a C++ compiler")
+def test_torch_compile_generates_code_that_gives_the_same():
+    import torch
+
+    operator = torch.compile(lambda x, v, eps: fc.perturb(x, v, eps) * 2, fullgraph=True)
+    close(operator(*torch_inputs()), 2 * fc.perturb(*inputs()))
+
+
+def test_torch_compile_takes_tensor_bounds(compiled):
+    import torch
+
+    upper = np.linspace(1.0, 1.2, 3).reshape(1, 3, 1)
+    operator = compiled(lambda x, v, eps, u: fc.perturb(x, v, eps, bounds=(0.0, u)))
+    expected = fc.perturb(*inputs(), bounds=(0.0, upper))
+    close(operator(*torch_inputs(), torch.tensor(upper)), expected)
+
+
+@each_operator
+def test_torch_vmap_is_a_loop(name, p):
+    import torch
+
+    groups = [inputs(seed=s) for s in range(3)]
+    stacked = [torch.tensor(np.stack(part)) for part in zip(*groups, strict=True)]
+    mapped = torch.func.vmap(functools.partial(OPERATORS[name], p=p))(*stacked)
+    for result, group in zip(mapped, groups, strict=True):
+        close(result, outside(name, p, *group))
+
+
+@each_operator
+def test_torch_func_grad_alone_and_under_vmap(name, p):
+    import torch
+
+    groups = [inputs(seed=s) for s in range(2)]
+    stacked = [torch.tensor(np.stack(part)) for part in zip(*groups, strict=True)]
+    slopes = torch.func.grad(squares(name, p), argnums=(0, 1, 2))
+    expected = [gradients(p, *group, name=name) for group in groups]
+    for result, truth in zip(slopes(*(s[0] for s in stacked)), expected[0], strict=True):
+        close(result, truth)
+    for at, result in enumerate(torch.func.vmap(slopes)(*stacked)):
+        close(result, np.stack([truth[at] for truth in expected]))
+
+
+@forward_mode
+@pytest.mark.parametrize("p", ORDERS)
+def test_torch_func_jacobians_agree_with_autograd(p):
+    import torch
+
+    x, delta, eps = torch_inputs()
+
+    def eta(v):
+        return fc.clipping_aware_rescaling(x, v, eps, p=p)
+
+    expected = torch.autograd.functional.jacobian(eta, delta)
+    close(torch.func.jacrev(eta)(delta), expected)
+    close(torch.func.jacfwd(eta)(delta), expected)
+
+
+@forward_mode
+@pytest.mark.parametrize("p", ORDERS)
+def test_torch_func_hessian_agrees_with_autograd(p):
+    import torch
+
+    x, delta, eps = torch_inputs()
+
+    def total(v):
+        return fc.clipping_aware_rescaling(x, v, eps, p=p).sum()
+
+    expected = torch.autograd.functional.hessian(total, delta)
+    close(torch.func.hessian(total)(delta), expected)
+
+
+# TensorFlow
+
+
+@pytest.mark.parametrize("batch", [4, None])
+@each_operator
+def test_tf_function_gives_the_same(name, p, batch):
+    import tensorflow as tf
+
+    signature = [
+        tf.TensorSpec((batch, 3, 5), tf.float64),
+        tf.TensorSpec((batch, 3, 5), tf.float64),
+        tf.TensorSpec((batch,), tf.float64),
+    ]
+    graph = tf.function(functools.partial(OPERATORS[name], p=p), input_signature=signature)
+    close(graph(*inputs()), outside(name, p, *inputs()))
+    if batch is None:
+        more = inputs(seed=8, shape=(7, 3, 5))
+        close(graph(*more), outside(name, p, *more))
+
+
+@pytest.mark.parametrize("batch", [4, None])
+@each_convex
+def test_tape_inside_of_a_graph(name, p, batch):
+    import tensorflow as tf
+
+    spec = tf.TensorSpec((batch, 3, 5), tf.float64)
+
+    @tf.function(input_signature=[spec, spec, tf.TensorSpec((batch,), tf.float64)])
+    def slopes(x, v, eps):
+        with tf.GradientTape() as tape:
+            tape.watch([x, v, eps])
+            total = tf.reduce_sum(OPERATORS[name](x, v, eps, p=p) ** 2)
+        return tape.gradient(total, [x, v, eps], unconnected_gradients="zero")
+
+    for result, truth in zip(slopes(*inputs()), gradients(p, *inputs(), name=name), strict=True):
+        close(result, truth)
+
+
+def test_tape_around_a_graph():
+    import tensorflow as tf
+
+    x, delta, eps = (tf.constant(t) for t in inputs())
+    with tf.GradientTape() as tape:
+        tape.watch(delta)
+        total = tf.reduce_sum(tf.function(fc.perturb)(x, delta, eps) ** 2)
+    close(tape.gradient(total, delta), gradients(2.0, *inputs())[1])
+
+
+def test_graph_takes_tensor_bounds_and_a_scalar_eps():
+    import tensorflow as tf
+
+    x, delta, _ = inputs()
+    upper = np.linspace(1.0, 1.2, 3).reshape(1, 3, 1)
+    graph = tf.function(lambda x, v, e, u: fc.perturb(x, v, e, bounds=(0.0, u)))
+    result = graph(*(tf.constant(t) for t in (x, delta, np.float64(0.4), upper)))
+    close(result, fc.perturb(x, delta, 0.4, bounds=(0.0, upper)))
+
+
+def test_other_unknown_dimensions_are_refused_with_the_remedy():
+    import tensorflow as tf
+
+    spec = tf.TensorSpec((None, None, 5), tf.float64)
+    graph = tf.function(lambda x, v: fc.perturb(x, v, 0.5), input_signature=[spec, spec])
+    with pytest.raises(ValueError, match=r"x: only the batch size may be unknown.*ensure_shape"):
+        graph(*inputs()[:2])
