@@ -97,7 +97,15 @@ def clipping_aware_rescaling(
 
 
 @_one_node
-def perturb(x: T, delta: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) -> T:
+def perturb(
+    x: T,
+    delta: T,
+    eps: Any,
+    *,
+    p: float = 2.0,
+    bounds: Any = (0.0, 1.0),
+    in_place: bool = False,
+) -> T:
     """Move x along delta until the clipped perturbation has norm eps: ``clip(x + eta delta)``.
 
     eta is ``clipping_aware_rescaling(x, delta, eps)``. Differentiable like it.
@@ -108,17 +116,23 @@ def perturb(x: T, delta: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0
         eps: Wanted norm, in the units of x: a number, or a tensor of shape (N,).
         p: Order of the norm, in (0, inf].
         bounds: Lower and upper bound, numbers or tensors that broadcast to x.
+        in_place: Write the result over x and return x. For NumPy arrays and PyTorch tensors
+            that are contiguous, in float32 or float64, and not differentiated.
 
     Returns:
         The perturbed points, type of x: inside the bounds, exactly eps from x in the p-norm
         (``reachable_norm`` where eps is more than that).
 
     Raises:
-        ValueError: as ``clipping_aware_rescaling``.
+        ValueError: as ``clipping_aware_rescaling``, and in_place where x cannot be written.
 
     Source: Rauber & Bethge 2020, arXiv 2007.07677.
     """
-    result: T = _perturbed(prepare(x, delta, eps, p, bounds))
+    problem = prepare(x, delta, eps, p, bounds)
+    if in_place:
+        _overwrite(problem, x)
+        return x
+    result: T = _perturbed(problem)
     return result
 
 
@@ -263,6 +277,31 @@ def _perturbed(problem: Problem) -> Any:
     if not autodiff.needed(problem):
         return problem.restore(engines.perturb(problem))
     return problem.restore(moved(problem, autodiff.solve(problem)))
+
+
+def _overwrite(problem: Problem, x: Any) -> None:
+    """Write the perturbed points over the caller's x, which the flat x must be a view of."""
+    kind = backends.framework(problem.x)
+    reason = None
+    if kind not in ("numpy", "torch") or not problem.concrete:
+        reason = f"a {kind} tensor cannot be written"
+    elif autodiff.needed(problem):
+        reason = "it is differentiated"
+    elif problem.dtype_name not in ("float32", "float64"):
+        reason = f"its dtype is {problem.dtype_name}"
+    else:
+        raw = ep.astensor(x).raw
+        flags = raw.flags if kind == "numpy" else None
+        contiguous = raw.is_contiguous() if flags is None else flags.c_contiguous
+        if not contiguous or (flags is not None and not flags.writeable):
+            reason = "it is not contiguous, or read-only"
+    if reason is not None:
+        raise ValueError(f"in_place: x cannot be overwritten: {reason}; use the returned tensor")
+    if problem.empty:
+        return
+    points = engines.perturb(problem, in_place=True)
+    if points is not problem.x:
+        problem.x.raw[...] = points.raw
 
 
 def _eta(problem: Problem) -> ep.Tensor:

@@ -86,7 +86,7 @@ class Conjugate(Direction):
         self.direction: Any = None
 
     def __call__(self, gradient: ep.Tensor) -> ep.Tensor:
-        """``g + beta d``, d the direction before, ``beta = -<g, y> / <d, y>``, ``y = g_old - g``."""
+        """``g + beta d``, d the last direction, ``beta = -<g, y> / <d, y>``, ``y = g_old - g``."""
         if self.gradient is None:
             self.gradient = self.direction = gradient
             return gradient

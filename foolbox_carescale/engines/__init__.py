@@ -14,8 +14,10 @@ from . import generic
 if TYPE_CHECKING:
     from ..arguments import Problem
 
-# checked once: whether it can be imported does not change while the program runs
+# checked once: whether they can be imported does not change while the program runs
 _HAS_NUMBA = importlib.util.find_spec("numba") is not None
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 # The largest number of the dtypes that the engines themselves do not compute in.
 _LARGEST = {"float16": 65504.0, "bfloat16": 3.38e38}
@@ -44,19 +46,41 @@ def solve(problem: Problem) -> ep.Tensor:
         if not flags.any():
             eta = np.minimum(eta, _LARGEST.get(problem.dtype_name, np.inf))
             return _tensor(problem, eta[:, None])
+    if engine == "cuda":
+        from . import cuda
+
+        roots, bad = cuda.solve(*_cuda_arguments(problem))
+        if not bad.any().item():  # the only time that the host waits
+            found: ep.Tensor = ep.astensor(roots[:, None].to(problem.x.dtype))
+            return found
     problem.reject_bad_values()
     return _xla(problem, engine) if engine in ("xla", "graph") else _generic(problem)
 
 
-def perturb(problem: Problem) -> ep.Tensor:
-    """The clipped point ``clip(x + eta delta)``, shape (N, n), in the dtype of ``problem.x``."""
+def perturb(problem: Problem, *, in_place: bool = False) -> ep.Tensor:
+    """The clipped point ``clip(x + eta delta)``, shape (N, n), in the dtype of ``problem.x``.
+
+    With ``in_place`` the compiled engines write it over ``problem.x``; the others return a
+    new tensor. Bad values are found before anything is written.
+    """
     engine, _ = _choose(problem.x, traced=not problem.concrete)
+    if in_place:
+        problem.reject_bad_values()
     if engine == "cpu":
         from . import cpu
 
-        points, _, flags = cpu.perturb(*_arrays(problem), tolerance=problem.tolerance)
+        arrays = _arrays(problem)
+        out = arrays[0] if in_place else None
+        points, _, flags = cpu.perturb(*arrays, tolerance=problem.tolerance, out=out)
         if not flags.any():
-            return _tensor(problem, points)
+            return problem.x if in_place else _tensor(problem, points)
+    if engine == "cuda":
+        from . import cuda
+
+        written, _, bad = cuda.perturb(*_cuda_arguments(problem))
+        if not bad.any().item():
+            moved_points: ep.Tensor = ep.astensor(written)
+            return moved_points
     from ..closed_form import moved
 
     return moved(problem, solve(problem))
@@ -97,6 +121,8 @@ def _choose(t: ep.Tensor, *, traced: bool) -> tuple[str, str]:
         return "xla", "a JAX tensor that is traced or not in main memory, compiled by XLA"
     if kind == "tensorflow" and (traced or not backends.on_cpu(t)):
         return "graph", "a TensorFlow tensor in a graph or not in main memory, compiled by XLA"
+    if not traced and kind == "torch" and t.raw.device.type == "cuda" and _HAS_TRITON:
+        return "cuda", "a torch tensor on a GPU, compiled by Triton"
     if traced:
         return "generic", "the values are traced and the sorted closed form traces everywhere"
     if not backends.on_cpu(t):
@@ -138,6 +164,13 @@ def _unlocked(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def _tensor(problem: Problem, array: np.ndarray[Any, Any]) -> ep.Tensor:
     dtype = backends.dtype_name(problem.x)
     return backends.from_numpy(problem.x, array.astype(dtype, copy=False))
+
+
+def _cuda_arguments(problem: Problem) -> tuple[Any, ...]:
+    lower, upper = (b if isinstance(b, float) else b.raw for b in (problem.lower, problem.upper))
+    eps = backends.detach(problem.eps_tensor(problem.x)).raw[:, 0]
+    x, delta = backends.detach(problem.x).raw, backends.detach(problem.delta).raw
+    return x, delta, eps, problem.p, lower, upper, problem.tolerance
 
 
 def _xla(problem: Problem, engine: str) -> ep.Tensor:

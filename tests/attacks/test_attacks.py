@@ -450,7 +450,11 @@ CONSTRUCTOR_ERRORS = [
     (attacks.L2ClipAwarePGD, {"abs_stepsize": math.inf}, "abs_stepsize: .* got inf"),
     (attacks.L2ClipAwarePGD, {"momentum": 1}, r"momentum: .* in \[0, 1\), got 1"),
     (attacks.L2ClipAwarePGD, {"momentum": math.nan}, r"momentum: .* got nan"),
-    (attacks.L1ClipAwarePGD, {"sparsity": 0}, r"sparsity: .* in \(0, 1\] or 'adaptive', got 0"),
+    (
+        attacks.L1ClipAwarePGD,
+        {"sparsity": 0},
+        r"sparsity: .* in \(0, 1\], 'auto' or 'adaptive', got 0",
+    ),
     (
         attacks.L2ClipAwarePGD,
         {"schedule": "linear"},
