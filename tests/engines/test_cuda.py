@@ -72,7 +72,7 @@ def check(cuda, problem, device):
 # The interpreter takes seconds for each of these.
 
 
-@pytest.mark.parametrize("p", [0.5, 1.3, 1.5, 2.0, 10.0, math.inf])
+@pytest.mark.parametrize("p", [0.5, 1.3, 2.0, math.inf])
 def test_norm_is_exact_on_hard_rows(cuda, device, p):
     check(cuda, hard.Problem(p, "float32", 300), device)
 

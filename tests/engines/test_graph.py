@@ -27,7 +27,7 @@ def tensors(name, shape):
 
 
 # not all orders: each is compiled for some seconds, and the formulas are those of the JAX engine
-@pytest.mark.parametrize("p", [0.5, 1.0, 1.3, 2.0, 10.0, math.inf])
+@pytest.mark.parametrize("p", [0.5, 1.3, 2.0, math.inf])
 def test_norm_is_exact_on_hard_rows(p):
     problem = hard.Problem(p, "float32")
     problem.check(solve(problem))

@@ -25,7 +25,7 @@ def test_norm_is_exact_on_hard_rows(p):
     problem.check(solve(problem))
 
 
-@pytest.mark.parametrize("p", [0.5, 1.3, 2.0, 10.0, math.inf])
+@pytest.mark.parametrize("p", [1.3, 10.0, math.inf])
 def test_norm_is_exact_on_hard_rows_in_double_precision(p):
     problem = hard.Problem(p, "float64")
     with kits.make("jax-float64"):
