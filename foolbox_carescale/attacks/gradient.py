@@ -71,7 +71,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         p: Order of the norm, in [1, inf].
         steps: Number of gradients per restart. With ``keep="best"`` the last iterate costs
             one more forward pass.
-        loss: "ce", "margin", "dlr", "dlr_or_margin", or a function (logits, classes) -> (N,).
+        loss: "ce", "margin", "dlr", "dlr_or_margin", a function (logits, classes) -> (N,); or
+            "dlr_targeted", which aims at the ``targets`` most likely other classes in turn.
         restarts: How often to start anew; the best iterate of all is returned.
         rel_stepsize: First step relative to epsilon; by default 2, and 2.5 / steps (Madry et
             al. 2018, arXiv 1706.06083) for the constant schedule.
@@ -111,9 +112,10 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         constraint: Constraint = "sphere",
         keep: Keep = "best",
         sparsity: float | Literal["auto", "adaptive"] = "auto",
+        targets: int = 9,
     ) -> None:
         super().__init__(p=p)
-        for name, count in (("steps", steps), ("restarts", restarts)):
+        for name, count in (("steps", steps), ("restarts", restarts), ("targets", targets)):
             if not (isinstance(count, int) and count >= 1):
                 raise ValueError(f"{name}: expected an integer >= 1, got {count!r}")
         for name, size in (("rel_stepsize", rel_stepsize), ("abs_stepsize", abs_stepsize)):
@@ -153,6 +155,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         self.constraint = constraint
         self.keep = keep
         self.sparsity = sparsity
+        self.targets = targets
 
     def run(
         self,
@@ -184,13 +187,18 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         epsilon = checked_eps(epsilon, x0)
         if not isinstance(epsilon, float):
             epsilon = epsilon.reshape((-1,))
-        ascent = Ascent(model, x0, criterion, losses.goal_of(criterion, self.loss), epsilon)
-        for restart in range(self.restarts):
-            last = self._ascend(ascent, restart, on_step)
+        goals = losses.goals_of(criterion, self.loss, self.targets, lambda: model(x0))
+        ascent = Ascent(model, x0, criterion, epsilon)
+        for restart, goal in enumerate(goals * self.restarts):
+            last = self._ascend(ascent, goal, restart, on_step)
         return restore(last if self.keep == "last" else ascent.best.x)
 
     def _ascend(
-        self, ascent: Ascent, restart: int, on_step: Callable[[Iterate], None] | None
+        self,
+        ascent: Ascent,
+        goal: losses.Goal,
+        restart: int,
+        on_step: Callable[[Iterate], None] | None,
     ) -> ep.Tensor:
         model, x0, epsilon = ascent.model, ascent.x0, ascent.epsilon
         unit = epsilon if self.abs_stepsize is None else 1.0
@@ -205,7 +213,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             final = t == self.steps
             if final and self.keep == "last" and on_step is None:
                 break
-            loss, is_adversarial, gradient = ascent.evaluate(x, gradient=not final)
+            loss, is_adversarial, gradient = ascent.evaluate(x, goal, gradient=not final)
             if t > 0 or self.random_start:
                 ascent.best.offer(x, loss, is_adversarial)
                 if on_step is not None:
@@ -228,7 +236,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
 
             size = _times(schedule.size(t), unit, x0)
             ahead = direction(gradient)
-            new = self._constrain(self._step(x, ahead, size, sparsity, model), ascent, ahead)
+            new = self._constrain(self._step(x, ahead, size, sparsity, ascent), ascent, ahead)
             if self.momentum and t > 0:
                 new = x + (1 - self.momentum) * (new - x) + self.momentum * (x - previous)
                 new = self._constrain(new, ascent, ahead)
@@ -254,8 +262,9 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         return kinds[self.direction]()
 
     def _step(
-        self, x: ep.Tensor, ahead: ep.Tensor, size: Any, sparsity: _Sparsity, model: Model
+        self, x: ep.Tensor, ahead: ep.Tensor, size: Any, sparsity: _Sparsity, ascent: Ascent
     ) -> ep.Tensor:
+        model = ascent.model
         if self.p == 1 and self.steps > 1:
             signs = _largest_signs(x, ahead, sparsity.part, model)
             return perturb(x, signs, size, p=1, bounds=model.bounds)
@@ -275,30 +284,29 @@ class ClipAwareGradientAttack(ClipAwareAttack):
 class Ascent:
     """What all restarts of one run share: the problem, and the best iterates so far."""
 
-    def __init__(
-        self, model: Model, x0: ep.Tensor, criterion: Any, goal: losses.Goal, epsilon: Any
-    ) -> None:
+    def __init__(self, model: Model, x0: ep.Tensor, criterion: Any, epsilon: Any) -> None:
         self.model, self.x0, self.criterion, self.epsilon = model, x0, criterion, epsilon
         self.best = Best()
 
+    def evaluate(
+        self, x: ep.Tensor, goal: losses.Goal, *, gradient: bool
+    ) -> tuple[ep.Tensor, ep.Tensor, Any]:
+        """Loss, whether adversarial, and the gradient (or None) at x."""
+
         def loss_fn(x: ep.Tensor) -> Any:
-            logits = model(x)
+            logits = self.model(x)
             if backends.dtype_name(logits) in ("float16", "bfloat16"):
                 logits = logits.float32()
-            loss = goal.loss(logits)
+            loss = goal(logits)
             return loss.sum(), (backends.detach(loss), backends.detach(logits))
 
-        self._loss_fn = loss_fn
-
-    def evaluate(self, x: ep.Tensor, *, gradient: bool) -> tuple[ep.Tensor, ep.Tensor, Any]:
-        """Loss, whether adversarial, and the gradient (or None) at x."""
         slope = None
         if gradient:
-            _, (loss, logits), slope = ep.value_aux_and_grad(self._loss_fn, x)
+            _, (loss, logits), slope = ep.value_aux_and_grad(loss_fn, x)
             # a model whose gradient overflows moves no coordinate there, instead of all to NaN
             slope = ep.where(slope.abs() < math.inf, slope, ep.zeros_like(slope))
         else:
-            _, (loss, logits) = self._loss_fn(x)
+            _, (loss, logits) = loss_fn(x)
         return loss, self.criterion(x, logits), slope
 
 
@@ -428,7 +436,7 @@ ClipAwareFGM = variant(
     fixed={
         "steps": 1, "restarts": 1, "rel_stepsize": 1.0, "abs_stepsize": None,
         "schedule": "constant", "momentum": 0.0, "direction": "gradient",
-        "random_start": False, "constraint": "ball", "keep": "last", "sparsity": 1.0,
+        "random_start": False, "constraint": "ball", "keep": "last", "sparsity": 1.0, "targets": 1,
     },
 )  # fmt: skip
 
@@ -483,6 +491,55 @@ ClipAwareAdamPGD = variant(
     fixed={"direction": "adam"},
 )
 
+ClipAwareAPGD = variant(
+    ClipAwareGradientAttack,
+    "ClipAwareAPGD",
+    """Auto-PGD on exact steps and projections: each sample halves its step where it stalls.
+
+    The arguments are those of ``ClipAwareGradientAttack``.
+
+    Source: Croce & Hein 2020, arXiv 2003.01690; for p = 1 with their adaptive sparsity of
+    2021, arXiv 2103.01208, as ``sparsity="adaptive"``.
+    """,
+    fixed={"schedule": "halving"},
+    defaults={"steps": 100},
+)
+
+
+class _FrankWolfe(ClipAwareGradientAttack):
+    def _step(
+        self, x: ep.Tensor, ahead: ep.Tensor, size: Any, sparsity: _Sparsity, ascent: Ascent
+    ) -> ep.Tensor:
+        x0, epsilon = ascent.x0, ascent.epsilon
+        vertex = steepest_step(x0, ahead, epsilon, p=self.p, bounds=ascent.model.bounds)
+        if not isinstance(size, float):
+            size = atleast_kd(size, x.ndim)
+        unit = epsilon if isinstance(epsilon, float) else atleast_kd(epsilon, x.ndim)
+        part = size / unit if not isinstance(unit, float) or unit > 0 else 0.0
+        return x + part * (vertex - x)
+
+    def _schedule(self) -> parts.Schedule:
+        if self.rel_stepsize is None and self.schedule == "cosine":
+            return parts.Cosine(1.0, parts.FINAL_STEP, self.steps)
+        return super()._schedule()
+
+
+ClipAwareFrankWolfe = variant(
+    _FrankWolfe,
+    "ClipAwareFrankWolfe",
+    """Frank-Wolfe: move a part of the way to the maximiser of the linearised loss around the input.
+
+    x + gamma (v - x) with v = argmax <grad, v> over ball and box, which is ``steepest_step``
+    from the input; gamma falls from 1 by a cosine, ``rel_stepsize`` being the first one. With
+    ``constraint="ball"`` it needs no projection: the iterates are convex combinations. The
+    arguments are those of ``ClipAwareGradientAttack``.
+
+    Source: Chen et al. 2020, arXiv 1811.10828.
+    """,
+    fixed={"abs_stepsize": None, "sparsity": 1.0},
+    defaults={"momentum": 0.0},
+)
+
 L1ClipAwareFGM = norm_variant(ClipAwareFGM, 1)
 L2ClipAwareFGM = norm_variant(ClipAwareFGM, 2)
 LinfClipAwareFGM = norm_variant(ClipAwareFGM, math.inf)
@@ -503,3 +560,11 @@ L1ClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, 1)
 L2ClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, 2)
 LinfClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, math.inf)
 LpClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, None)
+L1ClipAwareAPGD = norm_variant(ClipAwareAPGD, 1)
+L2ClipAwareAPGD = norm_variant(ClipAwareAPGD, 2)
+LinfClipAwareAPGD = norm_variant(ClipAwareAPGD, math.inf)
+LpClipAwareAPGD = norm_variant(ClipAwareAPGD, None)
+L1ClipAwareFrankWolfe = norm_variant(ClipAwareFrankWolfe, 1)
+L2ClipAwareFrankWolfe = norm_variant(ClipAwareFrankWolfe, 2)
+LinfClipAwareFrankWolfe = norm_variant(ClipAwareFrankWolfe, math.inf)
+LpClipAwareFrankWolfe = norm_variant(ClipAwareFrankWolfe, None)

@@ -8,24 +8,53 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import eagerpy as ep
+import numpy as np
 from foolbox.criteria import Misclassification
 
 from .. import backends
 
 Loss = Callable[[ep.Tensor, ep.Tensor], ep.Tensor]
 
-NAMES = ("ce", "dlr", "margin", "dlr_or_margin")
+NAMES = ("ce", "dlr", "margin", "dlr_or_margin", "dlr_targeted")
 
 
-@dataclass(frozen=True)
-class Goal:
-    """A loss for one batch: ``loss(logits)``, shape (N,)."""
+Goal = Callable[[ep.Tensor], ep.Tensor]
+"""A loss for one batch: logits -> (N,)."""
 
-    loss: Callable[[ep.Tensor], ep.Tensor]
+
+def goals_of(
+    criterion: Any, loss: str | Loss, targets: int, logits: Callable[[], ep.Tensor]
+) -> list[Goal]:
+    """The losses to ascend one after the other: one, or for "dlr_targeted" one per target class.
+
+    Args:
+        criterion: As for ``goal_of``.
+        loss: As for ``goal_of``, or "dlr_targeted".
+        targets: How many of the most likely other classes to aim at, one run each.
+        logits: The model's logits of the clean inputs, called where they are needed.
+
+    Raises:
+        ValueError: as ``goal_of``; "dlr_targeted" with a criterion that has targets already.
+    """
+    if loss != "dlr_targeted":
+        return [goal_of(criterion, loss)]
+    if not isinstance(criterion, Misclassification):
+        raise ValueError(
+            "loss: 'dlr_targeted' chooses the target classes itself and needs labels or "
+            f"Misclassification, got {criterion!r}; use 'dlr' or 'margin'"
+        )
+    clean, labels = logits(), criterion.labels
+    others = ep.where(_one_hot(clean, labels) > 0, ep.ones_like(clean) * -math.inf, clean)
+    order = np.argsort(-others.numpy(), axis=-1)
+
+    def towards(rank: int) -> Goal:
+        classes = backends.from_numpy(clean, order[:, rank].astype(labels.numpy().dtype))
+        return lambda z: targeted_dlr(z, labels, classes)
+
+    return [towards(rank) for rank in range(min(targets, clean.shape[-1] - 1))]
 
 
 def goal_of(criterion: Any, loss: str | Loss) -> Goal:
@@ -52,15 +81,14 @@ def goal_of(criterion: Any, loss: str | Loss) -> Goal:
             "criterion: expected labels, Misclassification or TargetedMisclassification, got "
             f"{criterion!r}; gradient attacks need a class to move away from or towards"
         )
-    if callable(loss):
-        sign = -1.0 if targeted else 1.0
-        own = loss
-        return Goal(lambda logits: sign * ep.astensor(own(logits, classes)))
     sign = -1.0 if targeted else 1.0
+    if callable(loss):
+        own = loss
+        return lambda logits: sign * ep.astensor(own(logits, classes))
     if loss == "ce":
-        return Goal(lambda logits: sign * ep.crossentropy(logits, classes))
+        return lambda logits: sign * ep.crossentropy(logits, classes)
     if loss == "margin":
-        return Goal(lambda logits: sign * _margin(logits, classes))
+        return lambda logits: sign * _margin(logits, classes)
 
     def dlr(logits: ep.Tensor) -> ep.Tensor:
         if logits.shape[-1] < 3:
@@ -74,7 +102,7 @@ def goal_of(criterion: Any, loss: str | Loss) -> Goal:
         top = _sorted(logits)
         return sign * _margin(logits, classes) / (top[:, -1] - top[:, -3] + 1e-12)
 
-    return Goal(dlr)
+    return dlr
 
 
 def targeted_dlr(logits: ep.Tensor, labels: ep.Tensor, targets: ep.Tensor) -> ep.Tensor:

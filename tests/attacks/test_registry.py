@@ -21,6 +21,8 @@ KINDS = (
     "ClipAwarePGD",
     "ClipAwareMomentumPGD",
     "ClipAwareAdamPGD",
+    "ClipAwareAPGD",
+    "ClipAwareFrankWolfe",
     "ClipAwareGaussianNoise",
     "ClipAwareUniformNoise",
     "ClipAwareLaplaceNoise",
@@ -44,7 +46,7 @@ def test_every_attack_is_in_foolbox_after_the_import(name):
 
 
 def test_these_are_all():
-    assert {attack.__name__ for attack in attacks.REGISTERED} == set(NAMES)
+    assert {attack.__name__ for attack in attacks.REGISTERED} == {*NAMES, "MinimalEpsilon"}
     assert fc.list_attacks("*ClipAware*") == sorted(NAMES)
 
 
