@@ -51,6 +51,7 @@ def solve(problem: Problem) -> ep.Tensor:
 
         roots, bad = cuda.solve(*_cuda_arguments(problem))
         if not bad.any().item():  # the only time that the host waits
+            roots = roots.clamp(max=_LARGEST.get(problem.dtype_name, np.inf))
             found: ep.Tensor = ep.astensor(roots[:, None].to(problem.x.dtype))
             return found
     problem.reject_bad_values()
