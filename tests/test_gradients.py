@@ -34,6 +34,10 @@ OPERATORS = {
 }
 TABLE = [(name, p) for name, (_, orders) in OPERATORS.items() for p in orders]
 each_operator = pytest.mark.parametrize(("name", "p"), TABLE)
+# one general order, and of the closed forms each
+each_kind = pytest.mark.parametrize(
+    ("name", "p"), [(n, p) for n, p in TABLE if p in (1, 2, math.inf) or (n, p) == ("eta", 1.3)]
+)
 FRAMEWORKS = [k.removesuffix("-float64") for k in kits.WITH_GRADIENT]
 
 
@@ -128,7 +132,7 @@ def test_first_derivatives_agree_among_the_frameworks(name, p):
             np.testing.assert_allclose(grad, expected, rtol=1e-9, atol=1e-12)
 
 
-@each_operator
+@each_kind
 def test_hessians_agree_among_the_frameworks(name, p):
     import jax
     import tensorflow as tf
@@ -163,7 +167,7 @@ def test_hessians_agree_among_the_frameworks(name, p):
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-8, atol=1e-11)
 
 
-@each_operator
+@each_kind
 def test_forward_and_reverse_mode_agree(name, p):
     import jax
 

@@ -89,12 +89,12 @@ def test_eta_agrees_with_a_float64_bisection(kit, p):
     np.testing.assert_allclose(eta.ravel()[well], expected[well], rtol=1e-6)
 
 
-@pytest.mark.parametrize("kit", kits.FULL, indirect=True)
+@pytest.mark.parametrize("kit", [*kits.SINGLE, "numpy-float64"], indirect=True)
 def test_eta_agrees_with_foolbox(kit):
     from foolbox.external.clipping_aware_rescaling import l2_clipping_aware_rescaling
 
     x, delta = (kit.tensor(part) for part in reference.case("uniform", shape=(4, 3, 8, 8)))
-    for eps in (0.3, 2.0, 5.0, 100.0):
+    for eps in (0.3, 5.0, 100.0):
         theirs = kit.numpy(l2_clipping_aware_rescaling(x, delta, eps))
         ours = kit.numpy(fc.l2_clipping_aware_rescaling(x, delta, eps))
         # theirs cancels in float32
@@ -120,8 +120,14 @@ def test_norm_is_exact_for_samples_of_a_million_elements(kit):
 # The same operator where values cannot be read, and another engine has to answer
 
 
-@pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("kit", ["jax-float32", "jax-float64"], indirect=True)
+def traced(framework):
+    """Every order in float32; in float64, where the same program runs, a few."""
+    return [(f"{framework}-float32", p) for p in ORDERS] + [
+        (f"{framework}-float64", p) for p in (0.5, 2.0, math.inf)
+    ]
+
+
+@pytest.mark.parametrize(("kit", "p"), traced("jax"), indirect=["kit"])
 def test_norm_is_exact_under_jit(kit, p):
     import jax
 
@@ -132,8 +138,7 @@ def test_norm_is_exact_under_jit(kit, p):
         assert_size(kit, eta, x, delta, eps, p)
 
 
-@pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("kit", ["tensorflow-float32", "tensorflow-float64"], indirect=True)
+@pytest.mark.parametrize(("kit", "p"), traced("tensorflow"), indirect=["kit"])
 def test_norm_is_exact_in_a_graph(kit, p):
     import tensorflow as tf
 
