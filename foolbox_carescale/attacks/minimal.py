@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import eagerpy as ep
+import numpy as np
 from foolbox.attacks.base import (
     MinimizationAttack,
     get_criterion,
@@ -116,7 +117,6 @@ class MinimalEpsilon(MinimizationAttack):
         return restore(best)
 
     def _next(self, lower: Any, upper: Any, epsilon: Any, diagonal: float) -> Any:
-        import numpy as np
 
         grown = np.minimum(np.maximum(lower, epsilon) * self.growth, diagonal)
         shrunk = upper / self.growth

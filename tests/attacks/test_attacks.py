@@ -48,6 +48,23 @@ GRADIENT_ROWS = [
         for norm in ("L1", "L2", "Linf")
         for kind in ("FGM", "BIM", "PGD")
     ),
+    *(
+        row(kind, p=p, steps=4)
+        for kind in (
+            attacks.ClipAwareMomentumPGD,
+            attacks.ClipAwareAdamPGD,
+            attacks.ClipAwareAPGD,
+            attacks.ClipAwareFrankWolfe,
+        )
+        for p in (1, 2, math.inf)
+    ),
+    row(attacks.ClipAwareAPGD, p=1, sparsity="adaptive", direction="conjugate", steps=12),
+    row(attacks.ClipAwareAPGD, p=2, constraint="ball", steps=20, restarts=2),
+    row(attacks.ClipAwareFrankWolfe, p=1.5, constraint="ball", steps=4),
+    *(
+        row(attacks.ClipAwarePGD, p=2, steps=3, loss=loss)
+        for loss in ("margin", "dlr", "dlr_targeted")
+    ),
     row(attacks.LpClipAwareFGM, p=1.3),
     row(attacks.LpClipAwareBIM, p=1.3, steps=3),
     row(attacks.LpClipAwarePGD, p=1.3, steps=3),

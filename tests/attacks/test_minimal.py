@@ -1,0 +1,100 @@
+"""MinimalEpsilon against the closed form on a linear model, and its budget."""
+
+import foolbox as fb
+import numpy as np
+import pytest
+import torch
+
+from foolbox_carescale import attacks
+from tests.attacks import victims
+
+
+@pytest.mark.parametrize(("p", "q"), [(1, np.inf), (2, 2), (np.inf, 1)])
+def test_it_finds_the_distance_to_a_linear_decision_boundary(p, q):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(48, 2, bias=False).eval()
+    network = torch.nn.Sequential(torch.nn.Flatten(), layer).eval()
+    x = torch.randn(5, 3, 4, 4)  # so far from the bounds that the clip plays no part
+    model = fb.PyTorchModel(network, bounds=(-1000, 1000), device="cpu")
+    with torch.no_grad():
+        weights, logits = layer.weight.double().numpy(), model(x).double().numpy()
+    rows = np.arange(len(logits))
+    labels = logits.argmax(1)
+    margin = logits[rows, labels] - logits[rows, 1 - labels]
+    distance = margin / np.linalg.norm(weights[0] - weights[1], ord=q)
+    search = attacks.MinimalEpsilon(
+        attacks.ClipAwareFGM(p=p, loss="margin"), initial=1e-3, rel_tolerance=1e-3, max_runs=60
+    )
+    points, _, success = search(model, x, torch.tensor(labels), epsilons=None)
+    found = torch.linalg.vector_norm((points - x).double().flatten(1), ord=p, dim=1).numpy()
+    assert success.all()
+    assert (found >= distance * (1 - 1e-4)).all()
+    assert (found <= distance * 1.002).all()
+
+
+def test_epsilons_are_judged_on_one_search():
+    victim, _ = victims.linear()
+    search = attacks.MinimalEpsilon(attacks.L2ClipAwareFGM())
+    points, _, _ = search(victim.model, victim.x, victim.labels, epsilons=None)
+    found = torch.as_tensor(victim.norm(points, 2))
+    middle = found.median().item()
+    _, _, success = search(victim.model, victim.x, victim.labels, epsilons=[middle / 2, 1e6])
+    assert success[1].all()
+    assert (success[0] == (found <= middle / 2 * 1.02)).all()
+
+
+def test_what_is_adversarial_already_is_not_moved():
+    victim, _ = victims.linear()
+    wrong = 1 - victim.labels
+    points, _, success = attacks.MinimalEpsilon(attacks.L2ClipAwareFGM())(
+        victim.model, victim.x, wrong, epsilons=None
+    )
+    assert success.all()
+    assert torch.equal(points, victim.x)
+
+
+def test_where_nothing_succeeds_the_input_comes_back_and_is_no_success():
+    x = torch.rand(3, 3, 8, 8)
+    model = fb.PyTorchModel(Stubborn().eval(), bounds=(0, 1), device="cpu")
+    search = attacks.MinimalEpsilon(attacks.L2ClipAwareFGM(), max_runs=30)
+    points, _, success = search(model, x, torch.zeros(3, dtype=torch.long), epsilons=None)
+    assert not success.any()
+    assert torch.equal(points, x)
+
+
+def test_the_budget_limits_the_runs():
+    victim, _ = victims.linear()
+    runs = []
+
+    class Counted(attacks.ClipAwareGradientAttack):
+        def run(self, *arguments, **keywords):
+            runs.append(keywords["epsilon"])
+            return super().run(*arguments, **keywords)
+
+    search = attacks.MinimalEpsilon(Counted(steps=1), rel_tolerance=1e-6, max_runs=3)
+    search(victim.model, victim.x, victim.labels, epsilons=None)
+    assert len(runs) == 3
+    assert all(tuple(epsilon.shape) == (len(victim.x),) for epsilon in runs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"attack": fb.attacks.L2PGD()}, "attack: expected a fixed-epsilon attack of this package"),
+        ({"initial": -1}, "initial: .* got -1"),
+        ({"rel_tolerance": 0}, "rel_tolerance: .* got 0"),
+        ({"max_runs": 0}, "max_runs: .* got 0"),
+        ({"growth": 1}, "growth: .* got 1"),
+    ],
+)
+def test_the_constructor_names_what_it_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        attacks.MinimalEpsilon(**{"attack": attacks.L2ClipAwareFGM(), **arguments})
+
+
+class Stubborn(torch.nn.Module):
+    """Always the first class, with a gradient that leads nowhere."""
+
+    def forward(self, x):
+        total = x.flatten(1).sum(1, keepdim=True)
+        return torch.cat([total + 1e4, -total], dim=1)

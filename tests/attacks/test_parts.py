@@ -1,0 +1,59 @@
+"""Directions and schedules by hand-made sequences whose answer is known."""
+
+import eagerpy as ep
+import numpy as np
+import pytest
+import torch
+
+from foolbox_carescale.attacks import parts
+
+
+def tensor(*rows):
+    return ep.astensor(torch.tensor(rows, dtype=torch.float64))
+
+
+def test_cosine_falls_from_the_first_size_towards_the_last():
+    schedule = parts.Cosine(2.0, 0.005, 10)
+    sizes = [schedule.size(t) for t in range(10)]
+    assert sizes[0] == 2.0
+    assert sizes == sorted(sizes, reverse=True)
+    assert schedule.size(5) == pytest.approx((2.0 + 0.005) / 2)
+    assert schedule.size(10) == pytest.approx(0.005)
+
+
+def test_halving_halves_what_stalls_and_leaves_alone_what_rises():
+    schedule = parts.Halving(2.0, 100)  # the first checkpoint is after 22 steps
+    for t in range(22):
+        assert schedule.observe(t, np.array([float(t), -float(t)])) is None
+    back = schedule.observe(22, np.array([22.0, -22.0]))
+    assert back.tolist() == [False, True]
+    assert schedule.size(22).tolist() == [2.0, 1.0]
+    # the next period is 3 shorter
+    for t in range(23, 41):
+        assert schedule.observe(t, np.array([float(t), 0.0])) is None
+    assert schedule.observe(41, np.array([41.0, 0.0])).tolist() == [False, True]
+    assert schedule.size(41).tolist() == [2.0, 0.5]
+
+
+def test_momentum_sums_gradients_of_unit_l1_norm():
+    momentum = parts.Momentum(0.5)
+    assert momentum(tensor([4.0, 0.0])).numpy().tolist() == [[1.0, 0.0]]
+    assert momentum(tensor([0.0, -2.0])).numpy().tolist() == [[0.5, -1.0]]
+    momentum.forget(ep.astensor(torch.tensor([[True]])))
+    assert momentum(tensor([1.0, 1.0])).numpy().tolist() == [[0.5, 0.5]]
+
+
+def test_adam_begins_with_the_sign_of_the_gradient_at_any_scale():
+    first = parts.Adam()(tensor([3e-20, -1e-20, 0.0])).numpy()
+    np.testing.assert_allclose(first, [[1.0, -1.0, 0.0]], rtol=1e-6)
+
+
+def test_conjugate_directions_solve_a_quadratic_in_as_many_steps_as_dimensions():
+    a = np.array([[4.0, 1.0, 0.0], [1.0, 3.0, 0.5], [0.0, 0.5, 2.0]])
+    b = np.array([1.0, 2.0, -1.0])
+    direction, x = parts.Conjugate(), np.zeros(3)
+    for _ in range(3):  # ascend -x'Ax/2 + b'x with exact line search
+        gradient = b - a @ x
+        ahead = direction(tensor(gradient.tolist())).numpy()[0]
+        x = x + (ahead @ gradient) / (ahead @ a @ ahead) * ahead
+    np.testing.assert_allclose(a @ x, b, atol=1e-10)
