@@ -275,8 +275,9 @@ def l2_clipping_aware_rescaling(x: T, delta: T, eps: Any, a: float = 0.0, b: flo
 def _clip_values(t: ep.Tensor, lower: Any, upper: Any) -> ep.Tensor:
     """As ``clip``, in half of the passes, where nobody asks for its derivative."""
     if isinstance(lower, float) and isinstance(upper, float):
-        return t.clip(lower, upper)  # type: ignore[no-any-return]
-    return ep.minimum(ep.maximum(t, lower), upper)
+        return t.clip(lower, upper)
+    clipped: ep.Tensor = ep.minimum(ep.maximum(t, lower), upper)
+    return clipped
 
 
 def _perturbed(problem: Problem) -> Any:
