@@ -28,7 +28,7 @@ def most_gain(grad: Any, room: Any, eps: float, p: float) -> float:
     def bound(multiplier: float) -> float:
         if p == 1:
             return float(np.sum(np.maximum(g - multiplier, 0) * room) + multiplier * eps)
-        s = np.minimum((g / multiplier) ** (1 / (p - 1)), room)
+        s = np.minimum(g / multiplier, room ** (p - 1)) ** (1 / (p - 1))
         return float(np.sum(g * s - multiplier * s**p / p) + multiplier * eps**p / p)
 
     kinks = g if p == 1 else ()

@@ -226,11 +226,9 @@ def test_nothing_changes_eta_where_eps_is_out_of_reach(kit, p):
 
 @pytest.mark.parametrize("p", ORDERS)
 @pytest.mark.parametrize("kit", [k for k in kits.FULL if "numpy" not in k], indirect=True)
-@pytest.mark.parametrize("direction", ["gaussian", "signs"])
-def test_the_far_corner_depends_on_nothing(kit, p, direction):
-    x, delta, _ = smooth(p)
-    if direction == "signs":  # all coordinates arrive together
-        x, delta = np.full(SHAPE, 0.3), np.sign(np.abs(delta))
+def test_the_far_corner_depends_on_nothing(kit, p):
+    # samples of one coordinate: each is the last to arrive, where x + eta v may round below
+    x, delta = reference.case("uniform", shape=(500, 1))
     eps = 2 * reference.reachable_norm(x, delta, p)
     for operator in (fc.perturb, lambda x, v, e, p: fc.project(x + 1e4 * v, x, e, p=p)):
         grads = kit.gradient(lambda *t, f=operator: f(*t, p=p), x, delta, eps)

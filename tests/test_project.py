@@ -79,9 +79,9 @@ def test_projection_in_bounds_that_differ_by_coordinate(p):
 @pytest.mark.parametrize("p", ORDERS)
 @each_kit
 def test_points_inside_ball_and_box_stay_to_the_last_digit(kit, p):
-    x0, delta = reference.case("on the bounds", shape=(4, 30))
-    x = kit.rounded(np.clip(x0 + 0.01 * delta, 0, 1))
-    x0 = kit.rounded(x0)
+    # far from the centre, so that x0 + (x - x0) is rounded
+    x0, x = (kit.rounded(reference.case("uniform", shape=(4, 30), seed=s)[0]) for s in (0, 1))
+    assert np.any(kit.numpy(kit.tensor(x0) + (kit.tensor(x) - kit.tensor(x0))) != x)
     eps = 1.01 * reference.norm(x - x0, p)
     np.testing.assert_array_equal(kit.numpy(fc.project(kit.tensor(x), kit.tensor(x0), eps, p=p)), x)
 

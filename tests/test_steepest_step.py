@@ -50,6 +50,22 @@ def test_no_step_gains_more_than_ours(name, p):
     assert_steepest(fc.steepest_step(x, g, eps, p=p) - x, x, g, eps, p)
 
 
+@pytest.mark.parametrize("p", [1.03, 1.05, 1.1, 1.3])
+@pytest.mark.parametrize(
+    "kit", ["numpy-float32", "torch-float32", "tensorflow-float32"], indirect=True
+)
+def test_no_step_gains_more_in_float32_for_p_near_one(kit, p):
+    # most of the large gradients have little room; the powers of the others span 1e-60 and more
+    x, g = gradients("on the bounds", n=60)
+    x[np.abs(g) > 0.5] = np.where(g > 0, 0.99, 0.01)[np.abs(g) > 0.5]
+    x, g = kit.rounded(x), kit.rounded(g)
+    eps = kit.rounded(FRACTIONS * reference.reachable_norm(x, g, p))
+    moved = kit.numpy(fc.steepest_step(kit.tensor(x), kit.tensor(g), kit.tensor(eps), p=p))
+    for i, room in enumerate(reference.room(x, g)):
+        best = solver.most_gain(g[i], room, eps[i], p)
+        assert abs(g[i] @ (moved - x)[i] - best) <= 1e-5 * best
+
+
 @each_order
 def test_bounds_that_differ_by_coordinate_are_kept(p):
     rng = np.random.default_rng(1)
