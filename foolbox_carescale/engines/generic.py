@@ -30,11 +30,11 @@ def solve(
         eta, shape (N, 1): 0 where eps is 0, or no coordinate can move; the largest
         breakpoint ``room / magnitude`` where eps is out of reach.
     """
-    # In units of eps and of the row's largest magnitude nothing under- or overflows. A
+    # In units of eps and of the largest magnitude that can move nothing under- or overflows. A
     # coordinate never takes more than the whole budget, so more room than that is no use.
-    scale = magnitude.max(axis=-1, keepdims=True)
-    scale = ep.where(scale > 0, scale, 1.0)
     live = room > 0
+    scale = ep.where(live, magnitude, 0.0).max(axis=-1, keepdims=True)
+    scale = ep.where(scale > 0, scale, 1.0)
     v = ep.where(live, magnitude / scale, 0.0)
     live = v > 0
     r = ep.where(live, ep.minimum(room / ep.where(eps > 0, eps, 1.0), ep.ones_like(room)), 0.0)
@@ -103,6 +103,7 @@ def _first_index(points: ep.Tensor) -> ep.Tensor:
 
 
 def _scaled(t: ep.Tensor, eps: ep.Tensor, scale: ep.Tensor, largest_eta: float) -> ep.Tensor:
-    # t * (eps / scale) may overflow: cut before multiplying; a half, so that no rounding does
     unit = ep.minimum(eps / scale, ep.ones_like(scale) * largest(scale))
-    return ep.minimum(t, 0.5 * largest_eta / ep.maximum(unit, ep.ones_like(unit))) * unit
+    # t * unit may overflow: cut before multiplying; a half, so that no rounding does
+    cut = ep.minimum(t, 0.5 * largest_eta / ep.maximum(unit, ep.ones_like(unit)))
+    return ep.minimum(ep.where(unit > 1, cut, t) * unit, ep.ones_like(t) * largest_eta)

@@ -19,20 +19,20 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 
 from . import exponents
+from .passes import (
+    ALIGNED,
+    BRACKETED_PASSES,
+    LANES,
+    LARGEST_EPS,
+    MOST_SEGMENTS,
+    PARTS,
+    PASSES,
+    SLACK,
+    SMALLEST_START,
+)
 
 Array: TypeAlias = Any  # tf.Tensor: TensorFlow has no types
 Terms: TypeAlias = Callable[[Any, int], Any]
-
-# For these see `xla`.
-SLACK = {"float32": 1.5e-7, "float64": 2e-14}
-PASSES = 40
-BRACKETED_PASSES = 200
-PARTS = 8
-LANES = 1024
-MOST_SEGMENTS = 64
-ALIGNED = 16
-LARGEST_EPS = 2.0**125
-SMALLEST_START = 1e-30
 
 
 def solve(
