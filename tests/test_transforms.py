@@ -217,6 +217,20 @@ def test_torch_vmap_is_a_loop(name, p):
         close(result, outside(name, p, *group))
 
 
+@pytest.mark.parametrize("p", ORDERS)
+@pytest.mark.parametrize("small", [1e-14, 1e-20])
+def test_torch_vmap_moves_what_is_small_beside_what_has_no_room(p, small):
+    import torch
+
+    x = np.array([[[1.0, 1.0 - 2.0**-10, 0.5]]], np.float32)
+    delta = np.array([[[1e25, 1e10, small]]], np.float32)
+    eta = torch.func.vmap(lambda x, v: fc.clipping_aware_rescaling(x, v, 0.25, p=p))(
+        torch.tensor(x), torch.tensor(delta)
+    )
+    size = reference.realised_norm(eta.numpy(), x[0], delta[0], p)
+    np.testing.assert_allclose(size, 0.25, rtol=1e-6 * (5 if p < 1 else 1))
+
+
 @each_operator
 def test_torch_func_grad_alone_and_under_vmap(name, p):
     import torch
