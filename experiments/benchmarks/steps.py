@@ -44,7 +44,7 @@ FOOLBOX = {
 }
 # A step is the difference of two runs, without the start and the checks of the inputs. From 5
 # steps on all of APGD's checkpoints exist.
-FEW, MANY = 5, 25
+FEW, MANY = 5, 15
 RECORDED = 4  # gradients, played in turn
 TRAINING_BATCH = 16
 
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     load = os.getloadavg()[0]
     model = resnet()
     own = own_costs(ORDERS, quick=options.quick, model=model)
-    training = training_steps(model, repetitions=2 if options.quick else 5)
+    training = training_steps(model, repetitions=1 if options.quick else 5)
     header = (
         f"Measured {describe(PACKAGES)}; load average {load:.1f} at the beginning, "
         f"{os.getloadavg()[0]:.1f} at the end."
@@ -111,11 +111,12 @@ def own_costs(orders: Iterable[float], *, quick: bool, model: Any = None) -> lis
     """
     torch.manual_seed(0)
     playback = record(model or resnet(), torch.rand(_batch(quick), 3, 224, 224))
-    repetitions = 2 if quick else 5
+    repetitions = 1 if quick else 4
     return [cost for p in orders for cost in _own_costs(playback, p, repetitions)]
 
 
 def _own_costs(playback: Playback, p: float, repetitions: int) -> list[OwnCost]:
+    print(f"attacks, p = {p:g}", file=sys.stderr, flush=True)
     runs = _runs(p)
     seconds: dict[tuple[str, int], list[float]] = {
         (name, steps): [] for name in runs for steps in (FEW, MANY)
@@ -327,7 +328,7 @@ def training_steps(model: Any, repetitions: int) -> list[Training]:
 
 
 def _batch(quick: bool) -> int:
-    return 8 if quick else 32
+    return 4 if quick else 32
 
 
 def report(header: str, own: list[OwnCost], training: list[Training], batch: int) -> str:
