@@ -13,6 +13,7 @@ beside this file says what the columns mean.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import functools
 import importlib
@@ -30,6 +31,10 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+
+with contextlib.suppress(ImportError):
+    # TensorFlow and Triton each bring an LLVM; the process ends when TensorFlow's comes first
+    import triton  # noqa: F401
 import torch
 from foolbox.external.clipping_aware_rescaling import l2_clipping_aware_rescaling as official
 

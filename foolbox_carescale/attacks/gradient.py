@@ -215,7 +215,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
                 break
             loss, is_adversarial, gradient = ascent.evaluate(x, goal, gradient=not final)
             if t > 0 or self.random_start:
-                ascent.best.offer(x, loss, is_adversarial)
+                if self.keep == "best":
+                    ascent.best.offer(x, loss, is_adversarial)
                 if on_step is not None:
                     norm = lp_distance(x0, x, self.p).raw
                     spent = restart * self.steps + min(t + 1, self.steps)
@@ -225,7 +226,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             if final:
                 break
 
-            top.offer(x, loss, gradient)
+            if schedule.observes or sparsity.adaptive:  # others never go back
+                top.offer(x, loss, gradient)
             back = schedule.observe(t, loss.numpy()) if schedule.observes else None
             if back is not None and back.any():
                 where = atleast_kd(backends.from_numpy(x0, back), x0.ndim)
