@@ -318,7 +318,7 @@ def _bound(bound: Any, x: ep.Tensor, n: int, which: str) -> float | ep.Tensor:
         if not _same_shape(tuple(spread.shape), tuple(template.shape)):
             raise ValueError("it has more dimensions than x")
         return _flat(spread, n)
-    except Exception as error:
+    except Exception as error:  # each framework raises its own for shapes that do not broadcast
         raise ValueError(
             f"bounds: the {which} bound of shape {tuple(tensor.shape)} does not broadcast to x "
             f"of shape {tuple(x.shape)}; per channel of images it is (1, C, 1, 1)"

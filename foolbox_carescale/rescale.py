@@ -1,7 +1,7 @@
 """The operator: how far to go along a direction so that the clipped step has a given norm.
 
 Source: Rauber & Bethge 2020, "Fast Differentiable Clipping-Aware Normalization
-and Rescaling", arXiv 2007.07677, here for any p-norm and without a sort.
+and Rescaling", arXiv 2007.07677, here for any p-norm.
 
 Notation: x in the box [a, b]^n, direction v = delta, and the room
 
