@@ -1,6 +1,7 @@
 """Attacks at exactly epsilon. Importing the package adds them to ``foolbox.attacks``."""
 
 from .base import ClipAwareAttack
+from .counting import CountingModel
 from .gradient import (
     ClipAwareAdamPGD,
     ClipAwareAPGD,
@@ -132,6 +133,7 @@ __all__ = [
     "ClipAwareNoise",
     "ClipAwarePGD",
     "ClipAwareUniformNoise",
+    "CountingModel",
     "Iterate",
     "L1ClipAwareAPGD",
     "L1ClipAwareAdamPGD",

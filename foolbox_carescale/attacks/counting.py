@@ -1,0 +1,98 @@
+"""How often an attack asks a model, counted where it asks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import eagerpy as ep
+from foolbox.models import Model
+from foolbox.types import Bounds
+
+from .. import backends
+
+
+class CountingModel(Model):
+    """A Foolbox model that counts its forward and backward passes, in samples.
+
+    A call on n samples adds n to ``forwards``; a derivative of its logits that is carried out
+    adds n to ``backwards``, in PyTorch, TensorFlow and JAX (NumPy has none). A backward pass
+    needs a forward pass, which counts as one of its own: PGD with k steps costs k of each.
+    Python counts: inside ``jax.jit`` and ``tf.function`` a pass counts when it is traced, not
+    when the compiled program runs.
+
+    Args:
+        model: The Foolbox model to ask; its bounds and data format are kept.
+
+    Attributes:
+        forwards: Forward passes until now. Set it to 0 to begin anew.
+        backwards: Backward passes until now.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.forwards = 0
+        self.backwards = 0
+
+    @property
+    def bounds(self) -> Bounds:
+        """The model's."""
+        return self._model.bounds
+
+    @property
+    def data_format(self) -> Any:
+        """The model's; an AttributeError where it has none, as Foolbox's attacks expect."""
+        return self._model.data_format  # type: ignore[attr-defined]
+
+    def __call__(self, inputs: Any) -> Any:
+        """The model's logits."""
+        x, restore = ep.astensor_(inputs)
+        self.forwards += len(x)
+        return restore(_counted_when_derived(self._model(x), self._count))
+
+    def _count(self, samples: int) -> None:
+        self.backwards += samples
+
+
+def _counted_when_derived(logits: ep.Tensor, count: Callable[[int], None]) -> ep.Tensor:
+    """The same tensor, with the derivative of the identity; carrying it out calls count(N)."""
+    identity = _IDENTITIES.get(backends.framework(logits))
+    return logits if identity is None else ep.astensor(identity(logits.raw, count))
+
+
+def _torch_identity(logits: Any, count: Callable[[int], None]) -> Any:
+    if not logits.requires_grad:
+        return logits
+    counted = logits.view_as(logits)  # a hook on the caller's own tensor would outlive this call
+    counted.register_hook(lambda slope: count(len(slope)))
+    return counted
+
+
+def _tensorflow_identity(logits: Any, count: Callable[[int], None]) -> Any:
+    tf = sys.modules["tensorflow"]
+
+    def backward(slope: Any) -> Any:
+        count(len(slope))
+        return slope
+
+    return tf.custom_gradient(lambda z: (tf.identity(z), backward))(logits)
+
+
+def _jax_identity(logits: Any, count: Callable[[int], None]) -> Any:
+    jax = sys.modules["jax"]
+
+    def backward(_: None, slope: Any) -> tuple[Any]:
+        count(len(slope))
+        return (slope,)
+
+    identity = jax.custom_vjp(lambda z: z)
+    identity.defvjp(lambda z: (z, None), backward)
+    return identity(logits)
+
+
+_IDENTITIES: dict[str, Callable[[Any, Callable[[int], None]], Any]] = {
+    "torch": _torch_identity,
+    "tensorflow": _tensorflow_identity,
+    "jax": _jax_identity,
+}

@@ -1,0 +1,64 @@
+"""Passes of a model, counted in samples, by attacks whose cost is known."""
+
+import eagerpy as ep
+import foolbox as fb
+import numpy as np
+import pytest
+
+from foolbox_carescale import attacks
+from foolbox_carescale.attacks.counting import CountingModel
+from tests.attacks import victims
+
+N = victims.SAMPLES
+CLOSING = N  # Foolbox judges the result by one more forward pass
+
+# attack, forward and backward passes of its run
+COSTS = [
+    (fb.attacks.LinfPGD(steps=5), 5 * N, 5 * N),
+    (fb.attacks.FGSM(), N, N),
+    (fb.attacks.L2AdditiveGaussianNoiseAttack(), 0, 0),
+    (fb.attacks.L2AdamPGD(steps=3), 3 * N, 3 * N),
+    # with keep="best" the last iterate's loss is one more forward pass
+    (attacks.L2ClipAwarePGD(steps=5), 6 * N, 5 * N),
+    (attacks.L2ClipAwarePGD(steps=5, keep="last"), 5 * N, 5 * N),
+    (attacks.L1ClipAwareAPGD(steps=4, restarts=2), 10 * N, 8 * N),
+    (attacks.LinfClipAwareFGM(), N, N),
+    # one more forward pass ranks the target classes
+    (attacks.L2ClipAwarePGD(steps=2, loss="dlr_targeted", targets=3), N + 3 * 3 * N, 3 * 2 * N),
+    (attacks.L2ClipAwareGaussianNoise(), 0, 0),
+]
+
+
+@pytest.mark.parametrize("victim", victims.WITH_GRADIENT, indirect=True)
+@pytest.mark.parametrize(("attack", "forwards", "backwards"), COSTS, ids=lambda value: str(value))
+def test_an_attack_costs_the_passes_that_its_steps_say(victim, attack, forwards, backwards):
+    model = CountingModel(victim.model)
+    attack(model, victim.x, victim.labels, epsilons=victim.epsilon(2) / 4)
+    assert (model.forwards, model.backwards) == (forwards + CLOSING, backwards)
+    # and it attacks as it does without being counted
+    victims.seed(victim.kit.framework)
+    counted, _, _ = attack(model, victim.x, victim.labels, epsilons=victim.epsilon(2) / 4)
+    victims.seed(victim.kit.framework)
+    plain, _, _ = attack(victim.model, victim.x, victim.labels, epsilons=victim.epsilon(2) / 4)
+    assert np.array_equal(victim.numpy(counted), victim.numpy(plain))
+
+
+@pytest.mark.parametrize("victim", victims.EVERY, indirect=True)
+def test_it_answers_as_the_model_does_and_keeps_bounds_and_format(victim):
+    model = CountingModel(victim.model)
+    assert model.bounds == victim.model.bounds
+    assert hasattr(model, "data_format") == hasattr(victim.model, "data_format")
+    assert np.array_equal(victim.logits(victim.x), victim.numpy(model(victim.x)))
+    assert isinstance(model(ep.astensor(victim.x)), ep.Tensor)
+    assert (model.forwards, model.backwards) == (2 * N, 0)
+    other = model.transform_bounds((0, 2))
+    other(ep.astensor(victim.x))
+    assert model.forwards == 3 * N, "a view with other bounds counts into the same numbers"
+
+
+@pytest.mark.parametrize("victim", ["numpy"], indirect=True)
+def test_noise_counts_its_repeats_in_numpy(victim):
+    model = CountingModel(victim.model)
+    noise = attacks.L2ClipAwareGaussianNoise(repeats=3)
+    noise(model, victim.x, victim.labels, epsilons=1e-3 * victim.epsilon(2))
+    assert (model.forwards, model.backwards) == (3 * N + CLOSING, 0)
