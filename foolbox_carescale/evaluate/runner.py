@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import random
 import sys
@@ -129,6 +130,8 @@ class Worker:
         norms = perturbation_norms(images, perturbed, cell.p)
         in_bounds = np.all(_per_sample((returned >= 0) & (returned <= 1)), axis=1)
         success = predictions != data.labels[chosen]
+        quantised = self._logits(quantise(perturbed)) if len(chosen) else logits
+        quantised_success = quantised.argmax(1) != data.labels[chosen]
         robust = np.zeros(len(unit.samples), bool)
         robust[attacked] = ~success
         losses = self._clean_losses[unit.samples].copy()
@@ -150,23 +153,32 @@ class Worker:
             "attack": same(cell.label),
             "attack_name": same(cell.config.name),
             "attack_params": same(json.dumps(cell.config.params, sort_keys=True, default=repr)),
+            "attack_repeat": same(cell.config.repeat),
             "source": same(cell.source),
             "p": same(cell.p),
             "epsilon": same(cell.epsilon),
             "block": same(unit.block),
             "seed": same(unit.seed),
             "sample": data.index[unit.samples],
+            "input_hash": [input_hash(image) for image in data.images[unit.samples]],
             "label": labels,
             "clean_prediction": clean_predictions,
             "attacked": attacked,
             "adversarial_prediction": where_attacked(predictions),
             "success": where_attacked(success),
+            "quantised_success": where_attacked(quantised_success),
             "robust": robust,
             "norm": where_attacked(norms),
             "norm_over_epsilon": where_attacked(norms / cell.epsilon),
+            "norm_l1": where_attacked(perturbation_norms(images, perturbed, 1)),
+            "norm_l2": where_attacked(perturbation_norms(images, perturbed, 2)),
+            "norm_linf": where_attacked(perturbation_norms(images, perturbed, np.inf)),
+            "reachable_norm": reachable_norms(data.images[unit.samples], cell.p),
             "in_bounds": where_attacked(in_bounds),
             "clean_loss": self._clean_losses[unit.samples],
             "loss": losses,
+            "forward_passes": same(None),
+            "backward_passes": same(None),
             "seconds": where_attacked(np.full(len(chosen), seconds / max(len(chosen), 1))),
         }
         return pa.table(columns, schema=SCHEMA), perturbed
@@ -216,6 +228,25 @@ def perturbation_norms(clean: Array, perturbed: Array, p: float) -> Array:
     difference = _per_sample(perturbed.astype(np.float64) - clean.astype(np.float64))
     norms: Array = np.linalg.norm(difference, ord=p, axis=1)
     return norms
+
+
+def reachable_norms(images: Array, p: float) -> Array:
+    """The largest ||z - image||_p over z in [0, 1]^n, per sample, shape (N,), in float64."""
+    x = _per_sample(images.astype(np.float64))
+    norms: Array = np.linalg.norm(np.maximum(x, 1 - x), ord=p, axis=1)
+    return norms
+
+
+def quantise(images: Array) -> Array:
+    """The images as 8-bit files hold them: rounded to the nearest multiple of 1/255."""
+    rounded: Array = (np.rint(images * 255) / 255).astype(np.float32)
+    return rounded
+
+
+def input_hash(image: Array) -> str:
+    """BLAKE2b, 16 bytes in hexadecimal, of an image's float32 pixels in C order."""
+    pixels = np.ascontiguousarray(image, dtype="<f4")
+    return hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
 
 
 def seed_everything(seed: int) -> None:

@@ -23,24 +23,33 @@ SCHEMA = pa.schema(
         ("attack", pa.string()),  # the label
         ("attack_name", pa.string()),
         ("attack_params", pa.string()),  # JSON
+        ("attack_repeat", pa.int32()),
         ("source", pa.string()),  # ours or foolbox
         ("p", pa.float64()),
         ("epsilon", pa.float64()),
         ("block", pa.int32()),
         ("seed", pa.int64()),
         ("sample", pa.int64()),  # index in the data set
+        ("input_hash", pa.string()),  # BLAKE2b, 16 bytes, of the clean float32 pixels in C order
         ("label", pa.int64()),
         ("clean_prediction", pa.int64()),
         ("attacked", pa.bool_()),  # false where the model is wrong without an attack
-        ("adversarial_prediction", pa.int64()),  # this and the next: null where not attacked
-        ("success", pa.bool_()),
+        ("adversarial_prediction", pa.int64()),  # null where not attacked, as all marked *
+        ("success", pa.bool_()),  # *
+        ("quantised_success", pa.bool_()),  # *; still misclassified after rounding to 8 bits
         ("robust", pa.bool_()),  # right without and with the attack
-        ("norm", pa.float64()),
-        ("norm_over_epsilon", pa.float64()),
-        ("in_bounds", pa.bool_()),  # of what the attack returned, before it was clipped
+        ("norm", pa.float64()),  # *; of order p, realised
+        ("norm_over_epsilon", pa.float64()),  # *
+        ("norm_l1", pa.float64()),  # *
+        ("norm_l2", pa.float64()),  # *
+        ("norm_linf", pa.float64()),  # *
+        ("reachable_norm", pa.float64()),  # largest p-norm from the input to a point of the box
+        ("in_bounds", pa.bool_()),  # *; of what the attack returned, before it was clipped
         ("clean_loss", pa.float64()),  # cross-entropy
-        ("loss", pa.float64()),
-        ("seconds", pa.float64()),  # the unit's, shared evenly among its attacked samples
+        ("loss", pa.float64()),  # the clean one where not attacked
+        ("forward_passes", pa.float64()),  # *; of the attack, per attacked sample
+        ("backward_passes", pa.float64()),  # *
+        ("seconds", pa.float64()),  # *; the unit's, shared evenly among its rows
     ]
 )
 """One row per cell and sample."""
