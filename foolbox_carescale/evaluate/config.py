@@ -11,6 +11,9 @@ import yaml
 
 from foolbox_carescale.evaluate.errors import UserError, nearest
 
+EXECUTORS = ("local", "ray")
+TRACKERS = ("none", "mlflow", "tensorboard")
+
 
 @dataclass
 class ModelConfig:
@@ -83,6 +86,43 @@ class AttackConfig:
     params: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class ExecutorConfig:
+    """Where the units of a run are computed; every executor gives the same results.
+
+    Attributes:
+        name: ``local`` (this process) or ``ray``.
+        address: Of the Ray cluster; ``auto`` takes the one of this machine, and None starts one.
+        cpus: Of each Ray worker.
+        gpus: Of each Ray worker; a fraction shares a GPU.
+    """
+
+    name: str = "local"
+    address: str | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+@dataclass
+class TrackingConfig:
+    """Where a finished run is reported besides its folder.
+
+    Attributes:
+        name: ``none``, ``mlflow`` or ``tensorboard``.
+        uri: MLflow's tracking server or store, such as ``sqlite:///mlflow.db``; None takes
+            MLflow's own default, which MLFLOW_TRACKING_URI sets.
+        experiment: MLflow's experiment, which is made where it is not there yet.
+        run_name: MLflow's name of the run; None takes the run folder's.
+        folder: Of TensorBoard's event files; None takes ``tensorboard`` in the run folder.
+    """
+
+    name: str = "none"
+    uri: str | None = None
+    experiment: str = "carescale"
+    run_name: str | None = None
+    folder: str | None = None
+
+
 def default_attacks() -> dict[str, AttackConfig]:
     """Foolbox's attacks and ours, side by side, by label."""
     l2_noise, linf_noise = [2.0, 5.0, 10.0, 15.0], [0.1, 0.25, 0.5, 0.75]
@@ -133,6 +173,8 @@ class Evaluation:
         threads: Of PyTorch on the CPU. None takes one for images of up to 64 x 64 pixels, where
             more gain little and cost much on a busy machine, and otherwise leaves PyTorch's
             choice. Results are bit-identical only at the same number of threads.
+        executor: Where the run is computed.
+        tracking: Where the finished run is reported besides its folder.
         output: The run folder; None makes a new one below ``runs``, named for the time.
     """
 
@@ -145,6 +187,8 @@ class Evaluation:
     seed: int = 0
     device: str = "auto"
     threads: int | None = None
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     output: str | None = None
 
     def validate(self) -> None:
@@ -155,6 +199,8 @@ class Evaluation:
                 raise UserError(f"{key}: {value} is not positive")
         if self.data.size is not None and self.data.size < 1:
             raise UserError(f"data.size: {self.data.size} is not positive")
+        _check_choice("executor.name", self.executor.name, EXECUTORS)
+        _check_choice("tracking.name", self.tracking.name, TRACKERS)
         if self.seed < 0:
             raise UserError(f"seed: {self.seed} is negative; give an integer from 0 on")
         if not self.attacks:
@@ -216,6 +262,11 @@ def norm_order(name: str) -> float:
 def norm_name(p: float) -> str:
     """The name of the norm of order p: ``Linf`` for inf, ``L2`` for 2.0."""
     return f"L{p:g}"
+
+
+def _check_choice(key: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise UserError(f"{key}: there is no {value!r}; {nearest(value, valid)}")
 
 
 def _check_epsilons(key: str, values: list[float]) -> None:
