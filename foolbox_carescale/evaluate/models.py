@@ -99,6 +99,16 @@ def load_model(
     return PyTorchModel(network.eval(), bounds=(0, 1), device=where), config
 
 
+def resolve_model(config: ModelConfig, *, data: str, num_classes: int) -> ModelConfig:
+    """The config with ``auto`` replaced; ``load_model`` needs neither data nor classes then."""
+    if config._target_ is not None:
+        return config
+    config = _choose_weights(config, data, num_classes)
+    if config.weights is None and config.num_classes is None:
+        return dataclasses.replace(config, num_classes=num_classes)
+    return config
+
+
 def find_device(name: str) -> torch.device:
     """The device of a name; ``auto`` is a GPU where there is one."""
     if name == "auto":

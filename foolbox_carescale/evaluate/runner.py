@@ -20,8 +20,9 @@ import pyarrow as pa
 
 from foolbox_carescale.evaluate.cells import Cell, Unit, make_cells, make_units
 from foolbox_carescale.evaluate.config import Evaluation, ModelConfig
-from foolbox_carescale.evaluate.data import Data, load_data
+from foolbox_carescale.evaluate.data import Data
 from foolbox_carescale.evaluate.errors import UserError
+from foolbox_carescale.evaluate.inputs import resolve
 from foolbox_carescale.evaluate.models import load_model
 from foolbox_carescale.evaluate.results import Results
 from foolbox_carescale.evaluate.store import SCHEMA, RunFolder
@@ -73,10 +74,8 @@ def evaluate(
     """
     evaluation.validate()
     cells = make_cells(evaluation)
-    data = load_data(evaluation.data, evaluation.samples)
-    model, model_config = load_model(
-        evaluation.model, data=data.name, num_classes=data.num_classes, device=evaluation.device
-    )
+    evaluation, data = resolve(evaluation)
+    model, model_config = load_model(evaluation.model, device=evaluation.device)
     threads = evaluation.threads or _threads(data)
     evaluation = dataclasses.replace(evaluation, model=model_config, threads=threads)
     with _torch_threads(threads):
