@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from foolbox_carescale.evaluate import doubts
 from foolbox_carescale.evaluate.cells import Cell, Unit, make_cells, make_units
 from foolbox_carescale.evaluate.config import Evaluation, ModelConfig
 from foolbox_carescale.evaluate.data import Data
@@ -74,17 +75,27 @@ def evaluate(
     """
     evaluation.validate()
     cells = make_cells(evaluation)
-    evaluation, data = resolve(evaluation)
-    model, model_config = load_model(evaluation.model, device=evaluation.device)
+    with doubts.heard() as doubted:
+        evaluation, data = resolve(evaluation)
+        model, model_config = load_model(evaluation.model, device=evaluation.device)
     threads = evaluation.threads or _threads(data)
     evaluation = dataclasses.replace(evaluation, model=model_config, threads=threads)
     with _torch_threads(threads):
         worker = _worker(model, model_config, data, evaluation.batch_size)
         folder = RunFolder.create(evaluation.output)
         folder.write_config(_header() + evaluation.to_yaml())
+        block = slice(0, evaluation.batch_size)
+        about_model = doubts.of_model(model, data.images[block], data.labels[block])
+        doubts.announce(about_model)
+        doubted += about_model
+        folder.write_warnings(doubts.to_json(doubted))
         units = list(make_units(cells, len(data), evaluation.batch_size, evaluation.seed))
         _run(worker, units, folder, on_progress or (lambda progress: None))
-    return Results.load(folder.path)
+    results = Results.load(folder.path)
+    about_results = doubts.of_results(results)
+    doubts.announce(about_results)
+    folder.write_warnings(doubts.to_json([*doubted, *about_results]))
+    return results
 
 
 class Worker:

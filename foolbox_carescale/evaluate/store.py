@@ -58,7 +58,8 @@ SCHEMA = pa.schema(
 class RunFolder:
     """Where one run is stored; files appear complete or not at all.
 
-    ``config.yaml``, ``results/*.parquet`` (one file per unit), ``examples/*.npz``.
+    ``config.yaml``, ``results/*.parquet`` (one file per unit), ``examples/*.npz``,
+    ``warnings.json``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -90,6 +91,11 @@ class RunFolder:
     def write_config(self, text: str) -> None:
         """Store the resolved config."""
         self._write(self.path / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+
+    def write_warnings(self, text: str) -> None:
+        """Store what makes the numbers less trustworthy, as ``doubts.to_json`` gives it."""
+        path = self.path / "warnings.json"
+        self._write(path, lambda path: path.write_text(text, encoding="utf-8"))
 
     def write_unit(self, name: str, rows: pa.Table) -> None:
         """Store the rows of one unit."""
