@@ -1,10 +1,12 @@
-"""From a YAML file and dotted overrides to an Evaluation, through Hydra's compose API."""
+"""From YAML files, config groups and dotted overrides to an Evaluation, through Hydra."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import re
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,79 +14,148 @@ from typing import Any
 import yaml
 from hydra import compose, initialize, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, OverrideParseException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from foolbox_carescale.evaluate.config import (
-    AttackConfig,
-    DataConfig,
+    CONFIG_GROUPS,
+    DEFAULT_CHOICES,
     Evaluation,
-    ModelConfig,
-    default_attacks,
     default_epsilons,
     field_names,
-    plain,
+    gather_arguments,
 )
 from foolbox_carescale.evaluate.errors import UserError, nearest
 
-_SCHEMA, _RUN = "carescale_schema", "carescale_run"
-_NODES = {"model": ModelConfig, "data": DataConfig}
+_RUN = "carescale_run"
+
+Tree = dict[str, Any]
 
 
 def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Evaluation:
-    """The run that a YAML file and overrides describe.
+    """The run that a YAML file, config groups and overrides describe.
 
-    What the file leaves out is the embedded default's. ``attacks`` and ``epsilons`` are the
-    exception: a file that has them replaces them as a whole. In ``attacks.<label>``, and in
-    ``model`` and ``data`` beside ``_target_``, keys that the config does not know are
-    keyword arguments of what is named there.
+    What the file and the groups leave out is the embedded default's. ``attacks`` and
+    ``epsilons`` are the exception: a file that has them replaces them as a whole. In
+    ``attacks.<label>``, and in ``model`` and ``data`` beside ``_target_``, keys that the config
+    does not know are keyword arguments of what is named there.
 
     Args:
         path: A YAML file, which may have a Hydra defaults list; None for the default run.
-        overrides: Hydra's override grammar, such as ``model.name=resnet18``,
-            ``attacks.mine.steps=20``, ``~attacks.mine`` (without it) and ``~attacks``
-            (without any of those so far).
+        overrides: Hydra's override grammar. ``data=folder`` chooses a file of a config group:
+            one in a folder ``data`` beside ``path``, or one of those that ship with the package.
+            ``model.name=resnet18`` and ``attacks.mine.steps=20`` set a value, ``~attacks.mine``
+            removes one, ``~attacks`` all of those so far.
 
     Raises:
         UserError: The file or an override cannot be used; the message says which and why.
     """
     content = _read(Path(path)) if path is not None else {}
-    content.setdefault("attacks", plain(default_attacks()))
-    content.setdefault("epsilons", default_epsilons())
-    _check_mappings(content)
-    for label, attack in content["attacks"].items():
-        gathered = _gather(attack, AttackConfig, f"attacks.{label}")
-        content["attacks"][label] = _with_floats(gathered, "epsilons")
-    content["epsilons"] = _with_floats(content["epsilons"], *content["epsilons"])
-    arranged = [a for override in overrides if (a := _arrange(override, content)) is not None]
-    for key, node in _NODES.items():
-        given = _with_floats(content.get(key) or {}, "mean", "std")
-        content[key] = _gather(given, node, key) if "_target_" in given else given
-    defaults = list(content.pop("defaults", None) or [])
-    if "_self_" not in defaults:
-        defaults.append("_self_")
+    beside = None if path is None else Path(path).resolve().parent
+    parsed = [parse_override(override) for override in overrides]
+    for override in parsed:
+        if override.is_sweep_override():
+            raise UserError(f"{override.input_line}: holds several values; add --multirun to sweep")
+    choices = [o.input_line for o in parsed if _is_choice(o)]
+    values = [_force(o) for o in parsed if not _is_choice(o)]
 
-    store = ConfigStore.instance()
-    store.store(_SCHEMA, Evaluation(attacks={}, epsilons={}))
-    store.store(_RUN, {"defaults": [_SCHEMA, *defaults], **content})
+    defaults = list(content.pop("defaults", None) or [])
+    for choice in parsed:
+        if _is_choice(choice):
+            # the command line has the last word, also over what the file says itself
+            content.pop({"attack": "attacks"}.get(choice.key_or_group, choice.key_or_group), None)
+            _check_option(choice.key_or_group, choice.value(), beside)
+    named = [entry for entry in defaults if isinstance(entry, dict)]
+    for entry in named:
+        for group, option in entry.items():
+            if group in CONFIG_GROUPS:
+                _check_option(group, option, beside)
+    groups = {group for entry in named for group in entry}
+    standing: list[Any] = [{g: o} for g, o in DEFAULT_CHOICES.items() if g not in groups]
+    defaults = standing + defaults + ([] if "_self_" in defaults else ["_self_"])
     where = (
         initialize(config_path=None, version_base="1.3")
-        if path is None
-        else initialize_config_dir(str(Path(path).resolve().parent), version_base="1.3")
+        if beside is None
+        else initialize_config_dir(str(beside), version_base="1.3")
     )
     try:
         with where:
-            composed = compose(_RUN, overrides=arranged)
-        evaluation = OmegaConf.to_object(composed)
+            said = _compose(defaults, content, choices)
+            if "epsilons" not in said:
+                content["epsilons"] = default_epsilons()
+            if "attacks" not in said:
+                defaults[defaults.index({"attack": None})] = {"attack": "default"}
+            composed = _compose(defaults, content, choices + values)
+        evaluation = _typed(composed)
+    except yaml.YAMLError as error:
+        raise _not_yaml(
+            getattr(getattr(error, "problem_mark", None), "name", path), error
+        ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error, path)) from error
-    assert isinstance(evaluation, Evaluation)
     evaluation.validate()
     return evaluation
 
 
-def _read(path: Path) -> dict[str, Any]:
+def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """The runs of a sweep: every combination of the values that overrides list.
+
+    Args:
+        overrides: As ``load_evaluation`` takes them; ``seed=0,1``, ``seed=range(3)`` and
+            ``model=choice(resnet18,resnet50)`` hold several values, after Hydra's grammar.
+
+    Returns:
+        One list of overrides per run, the last override varying fastest.
+    """
+    values = []
+    for override in map(parse_override, overrides):
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise UserError(
+                f"{override.input_line}: an interval has no end of values; list some, as 0,1"
+            )
+        values.append(
+            [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+            if override.is_sweep_override()
+            else [str(override.input_line)]
+        )
+    return [list(run) for run in itertools.product(*values)]
+
+
+def parse_override(override: str) -> Override:
+    """An override in Hydra's grammar, of a key that a run has.
+
+    Raises:
+        UserError: It does not parse, or there is no such key.
+    """
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        raise UserError(
+            f"the override {override!r} does not parse; write key=value, and lists as [1,2]"
+        ) from error
+    first = parsed.key_or_group.partition(".")[0]
+    known = {*field_names(Evaluation), *CONFIG_GROUPS}
+    if first not in known:
+        raise UserError(f"{first}: there is no such key; {nearest(first, known)}")
+    if re.match(r"epsilons\..*\.", parsed.key_or_group):
+        # the norm may hold a dot of its own, L1.5, at which Hydra would split
+        raise UserError(f"{parsed.key_or_group}: write this norm into a YAML file instead")
+    return parsed
+
+
+def options(group: str, beside: Path | None = None) -> list[str]:
+    """The names that a config group can take: files of the package, and beside a file."""
+    folders = [_CONFIGS / group, *([] if beside is None else [beside / group])]
+    return sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+
+
+_CONFIGS = Path(__file__).with_name("conf")
+
+
+def _read(path: Path) -> Tree:
     try:
         loaded = OmegaConf.load(path)
     except FileNotFoundError:
@@ -95,94 +166,97 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise UserError(f"{path}: is not valid YAML{at}: {problem}") from error
+        raise _not_yaml(path, error) from error
     content: Any = OmegaConf.to_container(loaded)
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a list; give a mapping, such as 'seed: 0'")
+    known = field_names(Evaluation)
     for key in content:
-        if key != "defaults" and key not in field_names(Evaluation):
-            known = field_names(Evaluation)
-            raise UserError(f"{path}: there is no key {key!r}; {nearest(str(key), known)}")
+        if key != "defaults" and key not in known:
+            group = (
+                f"choose a file of the group {key} in the defaults list or on the command line"
+                if key in CONFIG_GROUPS
+                else nearest(str(key), known)
+            )
+            raise UserError(f"{path}: there is no key {key!r}; {group}")
+    if not isinstance(content.get("defaults") or [], list):
+        raise UserError(f"{path}: defaults is not a list; write [{{data: folder}}, _self_]")
+    content = {k: v for k, v in content.items() if v is not None or not _is_node(k)}
+    _check_mappings(content)
     return content
 
 
-def _check_mappings(content: dict[str, Any]) -> None:
-    for key in ("model", "data", "attacks", "epsilons"):
-        value = content.get(key, {})
-        if value is None:
-            content[key] = {}
-        elif not isinstance(value, dict):
+def _check_mappings(content: Tree) -> None:
+    for key, value in content.items():
+        if _is_node(key) and not isinstance(value, dict):
             raise UserError(f"{key}: {value!r} is not a mapping; see carescale evaluate --help")
-    for label, attack in content["attacks"].items():
+    for label, attack in content.get("attacks", {}).items():
         if not isinstance(attack, dict):
             raise UserError(
                 f"attacks.{label}: {attack!r} is not a mapping; write attacks.{label}.name=..."
             )
 
 
-def _gather(node: dict[str, Any], config: type, key: str) -> dict[str, Any]:
-    """Move the keys that the config does not know below ``params``."""
-    known = field_names(config)
-    gathered = {k: v for k, v in node.items() if k in known}
-    beside = {k: v for k, v in node.items() if k not in known}
-    params = gathered.get("params") or {}
-    if not isinstance(params, dict):
-        raise UserError(f"{key}.params: {params!r} is not a mapping")
-    return {**gathered, "params": {**params, **beside}}
+def _not_yaml(path: object, error: Exception) -> UserError:
+    mark = getattr(error, "problem_mark", None)
+    at = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return UserError(f"{path}: is not valid YAML{at}: {getattr(error, 'problem', None) or error}")
 
 
-def _with_floats(node: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """The node with whole numbers in these lists as floats, which OmegaConf insists on."""
-    lists = {key: node[key] for key in keys if isinstance(node.get(key), list)}
-    return node | {
-        key: [float(item) if type(item) is int else item for item in items]
-        for key, items in lists.items()
-    }
+def _is_node(key: str) -> bool:
+    return key in ("attacks", "epsilons") or CONFIG_GROUPS.get(key) is not None
 
 
-def _arrange(override: str, content: dict[str, Any]) -> str | None:
-    """The override with keyword arguments below ``params``, and allowed to add to mappings.
+def _is_choice(override: Override) -> bool:
+    return override.key_or_group in CONFIG_GROUPS and not override.is_delete()
 
-    Hydra refuses to add an entry to a mapping of dataclasses, so a new attack's label is put
-    into ``content`` first; and a deleted mapping would come back as the default, so it is
-    emptied here, which leaves nothing to override.
-    """
-    if override in ("~attacks", "~epsilons"):
-        content[override[1:]] = {}
-        return None
-    match = re.fullmatch(r"(\+\+|\+|~)?(attacks|epsilons|model|data)\.([^=]+)(=.*)?", override)
-    if not match:
-        return override
-    prefix, group, rest, value = match[1] or "", match[2], match[3], match[4] or ""
-    parts = rest.split(".")
-    add = prefix if prefix == "~" else "++"
-    if group == "epsilons":
-        # the norm may hold a dot of its own, L1.5, which Hydra would split
-        if "." in rest:
-            raise UserError(f"epsilons.{rest}: write this norm into a YAML file instead")
-        return f"{add}epsilons.{rest}{value}"
-    if group == "attacks":
-        label, *inner = parts
-        if label not in content["attacks"]:
-            if inner != ["name"] or prefix == "~":
-                raise UserError(
-                    f"attacks.{rest}: no attack has the label {label!r};"
-                    f" {nearest(label, content['attacks'])}"
-                    + ("" if prefix == "~" else f" (a new one: attacks.{label}.name=...)")
-                )
-            content["attacks"][label] = {"params": {}}
-        if inner and inner[0] not in field_names(AttackConfig):
-            inner = ["params", *inner]
-        return f"{add}{'.'.join(['attacks', label, *inner])}{value}"
-    given = content.setdefault(group, {})
-    if parts == ["_target_"]:
-        given["_target_"] = value[1:]
-    if "_target_" in given and parts[0] not in field_names(_NODES[group]):
-        return f"{add}{'.'.join([group, 'params', *parts])}{value}"
-    return f"{add}{group}.{rest}{value}" if parts[0] == "params" else override
+
+def _check_option(group: str, option: Any, beside: Path | None) -> None:
+    valid = options(group, beside)
+    if option in valid:
+        return
+    if isinstance(option, str) and "/" not in option:
+        own = {"model": "model.name", "data": "data.name"}.get(group)
+        more = f" (anything else by name: {own}={option})" if own else ""
+        raise UserError(f"{group}: there is no {option!r}; {nearest(option, valid)}{more}")
+    raise UserError(f"{group}: {option!r} is not the name of a config; {nearest('', valid)}")
+
+
+def _force(override: Override) -> str:
+    """The override with leave to add a key: what keys there are is checked once, afterwards."""
+    line = str(override.input_line)
+    return line if override.is_delete() else f"++{line.lstrip('+')}"
+
+
+def _compose(defaults: list[Any], content: Tree, overrides: list[str]) -> Tree:
+    hydra = {"searchpath": [f"file://{_CONFIGS}"]}
+    ConfigStore.instance().store(_RUN, {"defaults": defaults, "hydra": hydra, **content})
+    composed = OmegaConf.to_container(compose(_RUN, overrides=overrides), resolve=True)
+    assert isinstance(composed, dict)
+    return typing.cast(Tree, composed)
+
+
+def _typed(composed: Tree) -> Evaluation:
+    """The dataclasses, with every key and type checked by OmegaConf."""
+    _check_mappings(composed)
+    schema = OmegaConf.structured(Evaluation(attacks={}, epsilons={}))
+    merged = OmegaConf.merge(schema, with_floats(gather_arguments(composed), Evaluation))
+    evaluation = OmegaConf.to_object(merged)
+    assert isinstance(evaluation, Evaluation)
+    return evaluation
+
+
+def with_floats(value: Any, hint: Any) -> Any:
+    """Whole numbers in lists of floats as floats, which OmegaConf insists on."""
+    inner = typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        hints = typing.get_type_hints(hint)
+        return {k: with_floats(v, hints.get(k, Any)) for k, v in value.items()}
+    if isinstance(value, dict) and typing.get_origin(hint) is dict:
+        return {k: with_floats(v, inner[1]) for k, v in value.items()}
+    if isinstance(value, list) and list[float] in (hint, *inner):
+        return [float(item) if type(item) is int else item for item in value]
+    return value
 
 
 def _explain(error: BaseException, path: str | Path | None) -> str:
@@ -191,11 +265,10 @@ def _explain(error: BaseException, path: str | Path | None) -> str:
     while cause := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(cause)
     found = next((e for e in chain if isinstance(e, OmegaConfBaseException)), None)
-    if isinstance(error, OverrideParseException):
-        given = (error.override or "").lstrip("+")
-        return f"the override {given!r} does not parse; write key=value, and lists as [1,2]"
-    if found is None:  # a delete, or a group, that is not there
+    if found is None:  # a delete, or a file of the defaults list, that is not there
         first = str(error).split("\n")[0].replace(f"In '{_RUN}': ", "")
+        if match := re.match(r"Could not delete from config. '(.+)' does not exist", first):
+            return f"{match[1]}: is not there to be removed"
         return f"{path or 'configuration'}: {first}"
     problem = str(found).split("\n")[0]
     key = str(found.full_key or path or "configuration")
@@ -219,7 +292,8 @@ _PLAINER = (
         r"\1 is not a list; write [\1]",
     ),
     (r"Value (.+) \(\w+\) is incompatible with type hint '(.+)'", r"\1 is not a \2"),
-    (r"Invalid value assigned: (\w+) is not a ListConfig.*", r"\1 is not a list; write KEY=[...]"),
+    (r"Invalid value assigned: \w+ is not a ListConfig.*", "is not a list; write KEY=[...]"),
+    (r"Incompatible value '(.*)' for field of type '(\w+)'", r"\1 is not a \2"),
     (
         r"(?:Merge error|Invalid type assigned): .* is not a subclass of \w+\. value: (.*)",
         r"'\1' is not a mapping; write KEY.name=\1",

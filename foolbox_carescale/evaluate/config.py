@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -123,36 +125,41 @@ class TrackingConfig:
     folder: str | None = None
 
 
+CONFIG_GROUPS: dict[str, type | None] = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "attack": None,  # its files hold attacks and epsilons, by label and by norm
+    "executor": ExecutorConfig,
+    "tracking": TrackingConfig,
+}
+"""Hydra's config groups: folders of ``conf``."""
+
+DEFAULT_CHOICES = {
+    "model": "digits",
+    "data": "digits",
+    "attack": None,  # ``default``, unless a file has attacks of its own
+    "executor": "local",
+    "tracking": "none",
+}
+
+
 def default_attacks() -> dict[str, AttackConfig]:
     """Foolbox's attacks and ours, side by side, by label."""
-    l2_noise, linf_noise = [2.0, 5.0, 10.0, 15.0], [0.1, 0.25, 0.5, 0.75]
-    steps = 20
-    return {
-        "foolbox_l1_pgd": AttackConfig("L1PGD", params={"steps": steps}),
-        "ours_l1_pgd": AttackConfig("L1ClipAwarePGD", params={"steps": steps}),
-        "foolbox_l2_noise": AttackConfig("L2AdditiveGaussianNoiseAttack", l2_noise),
-        "foolbox_l2_aware_noise": AttackConfig(
-            "L2ClippingAwareAdditiveGaussianNoiseAttack", l2_noise
-        ),
-        "ours_l2_noise": AttackConfig("ClipAwareGaussianNoise", l2_noise, params={"p": 2.0}),
-        "foolbox_l2_pgd": AttackConfig("L2PGD", params={"steps": steps}),
-        "ours_l2_pgd": AttackConfig("L2ClipAwarePGD", params={"steps": steps}),
-        "foolbox_linf_noise": AttackConfig("LinfAdditiveUniformNoiseAttack", linf_noise),
-        "ours_linf_noise": AttackConfig(
-            "ClipAwareUniformNoise", linf_noise, params={"p": math.inf}
-        ),
-        "foolbox_linf_pgd": AttackConfig("LinfPGD", params={"steps": steps}),
-        "ours_linf_pgd": AttackConfig("LinfClipAwarePGD", params={"steps": steps}),
-    }
+    attacks = gather_arguments({"attacks": _default_group()["attacks"]})["attacks"]
+    return {label: AttackConfig(**attack) for label, attack in attacks.items()}
 
 
 def default_epsilons() -> dict[str, list[float]]:
     """Epsilons that take the embedded model from about 0.9 to 0 robust accuracy."""
-    return {
-        "L1": [1.0, 3.0, 8.0, 24.0, 64.0],
-        "L2": [0.1, 0.25, 0.5, 1.0, 2.0],
-        "Linf": [0.003, 0.006, 0.012, 0.025, 0.05],
-    }
+    return {norm: list(values) for norm, values in _default_group()["epsilons"].items()}
+
+
+@functools.cache
+def _default_group() -> dict[str, Any]:
+    """The file that ``attack=default`` chooses, which Hydra is not needed to read."""
+    path = Path(__file__).with_name("conf") / "attack" / "default.yaml"
+    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content
 
 
 @dataclass
@@ -214,9 +221,10 @@ class Evaluation:
                     f"attacks: the label {label!r} is not made of letters, digits, _ . and -"
                 )
             if not attack.name:
+                others = [other for other in self.attacks if other != label]
                 raise UserError(
-                    f"attacks.{label}.name: is missing; name an attack, e.g. L2PGD"
-                    f" (all labels: {', '.join(self.attacks)})"
+                    f"attacks.{label}.name: is missing; give one, e.g. L2PGD,"
+                    f" or if {label!r} is misspelt: {nearest(label, others)}"
                 )
             if attack.repeat < 1:
                 raise UserError(f"attacks.{label}.repeat: {attack.repeat} is not positive")
@@ -233,6 +241,29 @@ class Evaluation:
             params = node.pop("params")
             node.update({"params": params} if set(params) & set(node) else params)
         return yaml.safe_dump(content, sort_keys=False)
+
+
+def gather_arguments(content: dict[str, Any]) -> dict[str, Any]:
+    """Move arguments that stand beside the keys of attacks and of ``_target_`` below ``params``."""
+    gathered = dict(content)
+    for key, config in (("model", ModelConfig), ("data", DataConfig)):
+        if gathered.get(key, {}).get("_target_") is not None:
+            gathered[key] = _gather(gathered[key], config, key)
+    if "attacks" in gathered:
+        gathered["attacks"] = {
+            label: _gather(attack, AttackConfig, f"attacks.{label}")
+            for label, attack in gathered["attacks"].items()
+        }
+    return gathered
+
+
+def _gather(node: dict[str, Any], config: type, key: str) -> dict[str, Any]:
+    known = field_names(config)
+    beside = {k: v for k, v in node.items() if k not in known}
+    params = node.get("params") or {}
+    if not isinstance(params, dict):
+        raise UserError(f"{key}.params: {params!r} is not a mapping")
+    return {**{k: v for k, v in node.items() if k in known}, "params": {**params, **beside}}
 
 
 def field_names(config: type) -> list[str]:
