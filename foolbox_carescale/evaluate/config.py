@@ -97,12 +97,19 @@ class ExecutorConfig:
         address: Of the Ray cluster; ``auto`` takes the one of this machine, and None starts one.
         cpus: Of each Ray worker.
         gpus: Of each Ray worker; a fraction shares a GPU.
+        workers: How many Ray workers; None starts as many as the cluster has room for.
+        retries: How often a unit whose Ray worker died is tried again, on another one.
+        runtime_env: Ray's, for what its nodes lack, such as ``{working_dir: .}`` for modules
+            of your own that ``_target_`` names.
     """
 
     name: str = "local"
     address: str | None = None
     cpus: float = 1.0
     gpus: float = 0.0
+    workers: int | None = None
+    retries: int = 3
+    runtime_env: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -182,7 +189,11 @@ class Evaluation:
             choice. Results are bit-identical only at the same number of threads.
         executor: Where the run is computed.
         tracking: Where the finished run is reported besides its folder.
-        output: The run folder; None makes a new one below ``runs``, named for the time.
+        save: ``adversarials`` stores them too, as float32, one safetensors file per unit.
+        shard: ``i/n`` computes part i of n, counted from 0, for job arrays. All parts write into
+            one folder, in any order, at any time.
+        output: The run folder; None makes a new one below ``runs``, named for the time. A folder
+            that holds a part of this very run is completed.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -196,6 +207,8 @@ class Evaluation:
     threads: int | None = None
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    save: str | None = None
+    shard: str | None = None
     output: str | None = None
 
     def validate(self) -> None:
@@ -208,6 +221,15 @@ class Evaluation:
             raise UserError(f"data.size: {self.data.size} is not positive")
         _check_choice("executor.name", self.executor.name, EXECUTORS)
         _check_choice("tracking.name", self.tracking.name, TRACKERS)
+        if self.save is not None:
+            _check_choice("save", self.save, ("adversarials",))
+        shard_of(self.shard)
+        if self.shard is not None and self.output is None:
+            raise UserError("output: is missing; give the folder that all shards share")
+        for key, least in (("cpus", 0), ("gpus", 0), ("retries", 0), ("workers", 1)):
+            value = getattr(self.executor, key)
+            if value is not None and value < least:
+                raise UserError(f"executor.{key}: {value} is less than {least}")
         if self.seed < 0:
             raise UserError(f"seed: {self.seed} is negative; give an integer from 0 on")
         if not self.attacks:
@@ -232,9 +254,10 @@ class Evaluation:
                 _check_epsilons(f"attacks.{label}.epsilons", attack.epsilons)
 
     def to_yaml(self) -> str:
-        """The run as YAML that ``load_evaluation`` reads back, without ``output``."""
+        """The run as YAML that ``load_evaluation`` reads back, without ``output`` and ``shard``."""
         content = plain(self)
-        del content["output"]  # where a run is stored is no part of what it computes
+        for key in ("output", "shard"):  # where a run is stored is no part of what it computes
+            del content[key]
         for node in (*content["attacks"].values(), content["model"], content["data"]):
             if node.get("_target_", "") is None:
                 continue  # only what has no other keys of its own takes arguments beside them
@@ -278,6 +301,19 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def shard_of(shard: str | None) -> tuple[int, int]:
+    """A shard's number, and how many there are: (1, 4) for ``1/4``, (0, 1) for None."""
+    if shard is None:
+        return 0, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if match is None:
+        raise UserError(f"shard: {shard!r} is not i/n; write 0/4 for the first part of four")
+    number, count = int(match[1]), int(match[2])
+    if number >= count:
+        raise UserError(f"shard: {shard} is not one of {count}; they count from 0")
+    return number, count
 
 
 def norm_order(name: str) -> float:
