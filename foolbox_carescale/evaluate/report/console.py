@@ -1,43 +1,19 @@
-"""What a run shows: tables on the console, figures and a summary in the run folder."""
+"""Tables of runs on the console."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 
-from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from foolbox_carescale.evaluate import figures
 from foolbox_carescale.evaluate.config import norm_name
+from foolbox_carescale.evaluate.errors import UserError
+from foolbox_carescale.evaluate.report.aggregate import aggregate, config_differences, differences
 from foolbox_carescale.evaluate.results import CellSummary, Results
-from foolbox_carescale.evaluate.store import RunFolder
-
-SMALL = 64
-"""Pixels per side up to which images are drawn as blocks of equal colour."""
-
-
-def write_report(results: Results) -> list[Path]:
-    """Write ``summary.csv`` and the figures of a run into its folder; made from its results only.
-
-    Returns:
-        The files that were written.
-    """
-    folder = results.folder
-    written = [folder / "summary.csv", folder / "curves.png", folder / "norms.png"]
-    results.write_summary(written[0])
-    figures.curves(results).savefig(written[1])
-    figures.norms(results).savefig(written[2])
-    examples = RunFolder(folder).read_examples()
-    if examples and any(len(example["label"]) for example in examples):
-        written.append(folder / "grid.png")
-        figures.grid(examples).savefig(written[-1])
-        if max(examples[0]["clean"].shape[2:]) <= SMALL:
-            _shrink(written[-1])
-    return written
 
 
 def print_report(results: Results, console: Console) -> None:
@@ -45,7 +21,7 @@ def print_report(results: Results, console: Console) -> None:
     summary = results.summary()
     model, data = results.column("model")[0], results.column("data")[0]
     console.print(
-        f"[bold]{model}[/] on [bold]{data}[/]: {summary[0].samples} samples,"
+        f"[bold]{escape(model)}[/] on [bold]{escape(data)}[/]: {summary[0].samples} samples,"
         f" clean accuracy [bold]{results.clean_accuracy:.3f}[/]",
         highlight=False,
     )
@@ -66,10 +42,46 @@ def print_report(results: Results, console: Console) -> None:
         console.print(table)
 
 
-def _shrink(path: Path) -> None:
-    """Keep 256 colours: noise on large blocks of pixels does not compress, and needs no more."""
-    with Image.open(path) as image:
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+def print_comparison(results: Sequence[Results], console: Console) -> None:
+    """Print what differs between the runs: their configs, and their robust accuracies.
+
+    Raises:
+        UserError: No attack was run at the same epsilon in two of them.
+    """
+    runs = aggregate(results)
+    for key, values in config_differences(runs):
+        console.print(f"{key}: {' | '.join(values)}", highlight=False, markup=False)
+    found = differences(runs)
+    if not found:
+        raise UserError(
+            f"runs: {', '.join(run.name for run in runs)} share no attack at the same epsilon;"
+            " give runs whose attacks have the same labels"
+        )
+    table = Table(
+        title=f"robust accuracy minus that of {escape(runs[0].name)}; * = beyond chance (95%)",
+        title_justify="left",
+        title_style="bold",
+    )
+    for name in ("attack", "norm", "epsilon", runs[0].name, "run", "", "difference", "95%"):
+        left = name in ("attack", "norm", "run")
+        table.add_column(escape(name), justify="left" if left else "right", no_wrap=left)
+    for one in found:
+        table.add_row(
+            escape(one.attack),
+            norm_name(one.p),
+            f"{one.epsilon:g}",
+            f"{one.base_accuracy:.3f}",
+            escape(one.run),
+            f"{one.accuracy:.3f}",
+            f"{one.value:+.3f}{'*' if one.beyond_chance else ' '}",
+            f"{one.low:+.3f} to {one.high:+.3f}",
+        )
+    console.print(table)
+    pairs = {one.paired for one in found}
+    console.print(
+        "over the same samples, paired" if pairs == {True} else "of different samples, not paired",
+        highlight=False,
+    )
 
 
 def _norms(cell: CellSummary) -> str:

@@ -1,8 +1,10 @@
-"""Figures of a run, from its stored results and examples; drawn without a display."""
+"""Figures of runs, from what is stored of them; drawn without a display."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -12,18 +14,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+from PIL import Image
 
 from foolbox_carescale.evaluate.config import norm_name
-from foolbox_carescale.evaluate.results import Results
+from foolbox_carescale.evaluate.report import palette
+from foolbox_carescale.evaluate.report.aggregate import Run, Series, title
+from foolbox_carescale.evaluate.report.palette import MARKERS, Look
 
-# Blues for ours, oranges for Foolbox's: told apart by colour-blind readers too, and by markers.
-_SHADES = {
-    "ours": ("#0b5394", "#4a90d9", "#12a3b4"),
-    "foolbox": ("#d9580d", "#f4a259", "#8c510a"),
-}
-_MARKERS = "osD^vP"
 _DPI = 130
 _TICK_GAP = 0.14  # of the axis; what a label such as 0.0125 takes
+_DASHES: Any = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))  # by run
+_COLUMNS = 12  # of the grid of images; more attacks than that are left to the page
 _STYLE: Any = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -34,43 +35,40 @@ _STYLE: Any = {
     "legend.frameon": False,
     "savefig.dpi": _DPI,
     "figure.dpi": _DPI,
+    "svg.fonttype": "none",  # text stays text: searchable, and set in the paper's own font
+    "svg.hashsalt": "carescale",  # the same results give the same file
 }
 
 Example = dict[str, npt.NDArray[Any]]
 
 
-def curves(results: Results) -> Figure:
-    """Robust accuracy by epsilon: a panel per norm, a line per attack."""
-    summary = results.summary()
-    orders = sorted({cell.p for cell in summary})
-    lines = [len({c.attack for c in summary if c.p == p}) for p in orders]
+def curves(runs: Sequence[Run]) -> Figure:
+    """Robust accuracy by epsilon with 95% intervals: a panel per norm, a line per run and attack.
+
+    The worst case of all attacks is left out: it runs along the strongest.
+    """
+    orders = sorted({series.p for run in runs for series in run.series})
+    lines = [sum(series.p == p for run in runs for series in run.series) for p in orders]
     with mpl.rc_context(_STYLE):
         figure = Figure(
             figsize=(max(3.6 * len(orders), 5), 3.2 + 0.19 * max(lines)), layout="constrained"
         )
         panels = figure.subplots(1, len(orders), sharey=True, squeeze=False)[0]
         for panel, p in zip(panels, orders, strict=True):
-            cells = [cell for cell in summary if cell.p == p]
-            attacks = list(dict.fromkeys((cell.attack, cell.source) for cell in cells))
-            families = list(dict.fromkeys(_family(*attack) for attack in attacks))
-            panel.axhline(results.clean_accuracy, color="0.55", lw=1, ls=(0, (4, 3)), label="clean")
-            for attack, source in attacks:
-                points = [cell for cell in cells if cell.attack == attack]
-                number = families.index(_family(attack, source))
-                shades = _SHADES[source]
-                panel.plot(
-                    [cell.epsilon for cell in points],
-                    [cell.robust_accuracy for cell in points],
-                    label=attack,
-                    color=shades[number % len(shades)],
-                    marker=_MARKERS[number % len(_MARKERS)],
-                    markersize=5,
-                    lw=1.8,
-                    ls="-" if source == "ours" else (0, (5, 1.5)),
+            looks = palette.looks(runs, p)
+            for number, run in enumerate(runs):
+                name = f"clean, {run.name}" if len(runs) > 1 else "clean"
+                panel.axhline(
+                    run.clean_accuracy, color="0.55", lw=1, ls=_dashes(number + 1), label=name
                 )
+                for series in run.series:
+                    if series.p == p:
+                        label = f"{series.attack}, {run.name}" if len(runs) > 1 else series.attack
+                        _curve(panel, series, looks[number, series.attack], label)
             panel.set_title(norm_name(p))
             panel.set_xscale("log")
-            _label_epsilons(panel, sorted({cell.epsilon for cell in cells}))
+            epsilons = {c.epsilon for run in runs for s in run.series if s.p == p for c in s.points}
+            _label_epsilons(panel, sorted(epsilons))
             panel.set_xlabel("epsilon")
             panel.set_ylim(-0.03, 1.03)
             panel.grid(color="0.92")
@@ -78,41 +76,47 @@ def curves(results: Results) -> Figure:
                 loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8.5, handlelength=3
             )
         panels[0].set_ylabel("robust accuracy")
-        figure.suptitle(_subject(results), fontsize=11)
+        samples = " / ".join(dict.fromkeys(str(run.clean[1]) for run in runs))
+        figure.suptitle(f"{title(runs)}, {samples} samples", fontsize=11, parse_math=False)
     return figure
 
 
-def norms(results: Results) -> Figure:
-    """Realised norm / epsilon, a histogram per attack over its samples and epsilons."""
-    ratios, sources = results.column("norm_over_epsilon"), results.column("source")
-    labels, orders = results.column("attack"), results.column("p")
-    known = ~np.isnan(ratios)
-    rows = sorted(dict.fromkeys(zip(orders.tolist(), labels.tolist(), strict=True)), key=_first)
-    low = min(0.9, float(np.min(ratios[known], initial=1.0)))
+def norms(runs: Sequence[Run]) -> Figure:
+    """Realised norm / epsilon, a histogram per run and attack over its samples and epsilons."""
+    rows = sorted(
+        ((number, series) for number, run in enumerate(runs) for series in run.series),
+        key=lambda row: row[1].p,
+    )
+    everything = [_ratios(series) for _, series in rows]
+    low = min([0.9, *(float(ratios.min()) for ratios in everything if len(ratios))])
     low = math.floor(low * 20) / 20
-    high = max(1.02, float(np.max(ratios[known], initial=1.0)) * 1.02)
+    high = max([1.02, *(float(ratios.max()) * 1.02 for ratios in everything if len(ratios))])
     width = (high - low) / 80
     # an edge half a bin above 1, so that what is exact within rounding falls into one bin
     edges = np.arange(1 + width / 2 - width * math.ceil((1 - low) / width + 1), high + width, width)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(8, 1.1 + 0.46 * len(rows)), layout="constrained")
         panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
-        for panel, (p, label) in zip(panels, rows, strict=True):
-            chosen = known & (labels == label)
-            source = str(sources[labels == label][0])
-            color = _SHADES[source][0]
-            counts, _ = np.histogram(ratios[chosen], edges)
+        for panel, (number, series), ratios in zip(panels, rows, everything, strict=True):
+            color = palette.looks(runs, series.p)[number, series.attack].color
+            counts, _ = np.histogram(ratios, edges)
             heights = counts / max(counts.max(), 1)
             panel.stairs(heights, edges, fill=True, color=color, alpha=0.85)
             panel.axvline(1, color="0.3", lw=0.8, ls=(0, (4, 3)), zorder=0)
             panel.set_ylim(0, 1.1)
             panel.yaxis.set_major_locator(NullLocator())
             panel.spines["left"].set_visible(False)
+            of_run = f", {runs[number].name}" if len(runs) > 1 else ""
             panel.set_ylabel(
-                f"{label}  ({norm_name(p)})", rotation=0, ha="right", va="center", fontsize=9
+                f"{series.attack}{of_run}  ({norm_name(series.p)})",
+                rotation=0,
+                ha="right",
+                va="center",
+                fontsize=9,
+                parse_math=False,
             )
-            if chosen.any():
-                text = f"mean {ratios[chosen].mean():.3f}\nmin {ratios[chosen].min():.3f}"
+            if len(ratios):
+                text = f"mean {ratios.mean():.3f}\nmin {ratios.min():.3f}"
                 place: Any = {"xycoords": "axes fraction", "va": "center"}
                 panel.annotate(text, (1.01, 0.5), fontsize=8, color=color, **place)
         panels[-1].set_xlim(low, high)
@@ -124,7 +128,7 @@ def norms(results: Results) -> Figure:
 
 def grid(examples: list[Example], samples: int = 2) -> Figure:
     """Clean images, and for each attack the perturbed ones and the differences below them."""
-    examples = [example for example in examples if len(example["label"])]
+    examples = [example for example in examples if len(example["label"])][:_COLUMNS]
     samples = min(samples, *(len(example["label"]) for example in examples))
     columns = 1 + len(examples)
     with mpl.rc_context(_STYLE):
@@ -162,9 +166,57 @@ def grid(examples: list[Example], samples: int = 2) -> Figure:
                 xycoords="axes fraction",
                 ha="center",
                 fontsize=8,
-                color=_SHADES[str(example["source"])][0],
+                color=palette.LIGHT[str(example["source"])][0],
             )
     return figure
+
+
+def save(figure: Figure, path: Path, *, few_colors: bool = False) -> list[Path]:
+    """Write a figure as PNG and as SVG.
+
+    Args:
+        figure: What to write.
+        path: Without the ending.
+        few_colors: Keep 256 colours: noise on large blocks of pixels does not compress, and
+            needs no more.
+    """
+    written = [path.with_suffix(".png"), path.with_suffix(".svg")]
+    with mpl.rc_context(_STYLE):
+        figure.savefig(written[0])
+        figure.savefig(written[1], metadata={"Date": None})
+    if few_colors:
+        with Image.open(written[0]) as image:
+            reduced = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        reduced.save(written[0], optimize=True)
+    return written
+
+
+def _curve(panel: Axes, series: Series, look: Look, label: str) -> None:
+    epsilons = [point.epsilon for point in series.points]
+    lower, upper = zip(*(point.interval for point in series.points), strict=True)
+    if len(epsilons) > 1:
+        panel.fill_between(epsilons, lower, upper, color=look.color, alpha=0.12, lw=0)
+    else:
+        panel.vlines(epsilons, lower, upper, color=look.color, lw=1)
+    panel.plot(
+        epsilons,
+        [point.accuracy for point in series.points],
+        label=label,
+        color=look.color,
+        marker=MARKERS[look.marker],
+        markersize=5,
+        lw=1.8,
+        ls=_dashes(look.run),
+    )
+
+
+def _dashes(run: int) -> Any:
+    return _DASHES[run % len(_DASHES)]
+
+
+def _ratios(series: Series) -> npt.NDArray[Any]:
+    found = [point.values.get("norm_over_epsilon", np.zeros(0)) for point in series.points]
+    return np.concatenate(found)
 
 
 def _label_epsilons(panel: Axes, epsilons: list[float]) -> None:
@@ -185,18 +237,3 @@ def _picture(axis: Axes, image: npt.NDArray[Any], title: str = "", color: str = 
     axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     if title:
         axis.set_title(title, fontsize=8, pad=2, color=color, fontweight="normal")
-
-
-def _family(attack: str, source: str) -> str:
-    """What Foolbox's and our version of an attack share, if their labels say whose they are."""
-    return attack.removeprefix(f"{source}_")
-
-
-def _subject(results: Results) -> str:
-    model, data = results.column("model")[0], results.column("data")[0]
-    samples = len(np.unique(results.column("sample")))
-    return f"{model} on {data}, {samples} samples"
-
-
-def _first(row: tuple[float, str]) -> float:
-    return row[0]

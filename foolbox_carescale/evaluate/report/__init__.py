@@ -1,0 +1,70 @@
+"""What runs show: a page, tables and figures, from their folders alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from foolbox_carescale.evaluate.errors import UserError
+from foolbox_carescale.evaluate.report import figures, tables
+from foolbox_carescale.evaluate.report.aggregate import Run, aggregate
+from foolbox_carescale.evaluate.report.console import print_comparison, print_report
+from foolbox_carescale.evaluate.report.page import page
+from foolbox_carescale.evaluate.results import Results
+from foolbox_carescale.evaluate.store import RunFolder
+
+__all__ = ["print_comparison", "print_report", "write_report"]
+
+
+def write_report(*results: Results, output: str | Path | None = None) -> list[Path]:
+    """Write the report of a run, or of several side by side.
+
+    ``report.html`` is one file that needs nothing else; ``summary.md`` and ``summary.csv``
+    hold its numbers (``differences.csv``, where there are several runs, every run against the
+    first); ``curves``, ``norms`` and ``grid`` are figures, each as PNG and SVG. Made from what
+    is in the run folders only.
+
+    Args:
+        results: The runs.
+        output: The folder to write to; None takes that of the first run.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        UserError: There is no run, or the folder cannot be written.
+    """
+    if not results:
+        raise UserError("runs: there is none; give at least one run folder")
+    runs = aggregate(results)
+    folder = results[0].folder if output is None else Path(output).expanduser()
+    texts = {
+        "report.html": page(runs),
+        "summary.md": tables.summary_markdown(runs),
+        "summary.csv": tables.summary_csv(runs),
+    }
+    if len(runs) > 1:
+        texts["differences.csv"] = tables.differences_csv(runs)
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            written.append(folder / name)
+            written[-1].write_text(text, encoding="utf-8")
+        written += _draw(runs, folder)
+    except OSError as error:
+        raise UserError(
+            f"output: {folder} cannot be written ({error.strerror or error});"
+            " choose another folder with --output"
+        ) from error
+    return written
+
+
+def _draw(runs: Sequence[Run], folder: Path) -> list[Path]:
+    written = figures.save(figures.curves(runs), folder / "curves")
+    written += figures.save(figures.norms(runs), folder / "norms")
+    examples = [e for run in runs[:1] for e in RunFolder(run.results.folder).read_examples()]
+    if any(len(example["label"]) for example in examples):
+        pixels = max(examples[0]["clean"].shape[2:])
+        written += figures.save(figures.grid(examples), folder / "grid", few_colors=pixels <= 64)
+    return written

@@ -1,0 +1,352 @@
+"""From the rows of runs to what tables, figures and the page show: counts, means, histograms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from foolbox_carescale.evaluate import doubts
+from foolbox_carescale.evaluate.config import norm_name
+from foolbox_carescale.evaluate.results import Results
+from foolbox_carescale.evaluate.statistics import difference, wilson
+
+QUANTITIES = ("norm_over_epsilon", "loss", "forward_passes", "backward_passes")
+"""Columns whose distributions are shown, over the attacked samples."""
+
+BINS = 40
+
+MANY_CLASSES = 40
+"""More than that are shown as a sorted profile and its two ends, not one by one."""
+
+WORST_CASE = "all attacks"
+"""Name of the curve that counts a sample as robust if it withstands every attack."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, least and greatest of a quantity over the attacked samples."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """One attack at one epsilon.
+
+    Attributes:
+        epsilon: In the series' norm.
+        samples: Ascending indices of the samples.
+        robust: Of each of them, whether it is right without and with the attack.
+        attacked: How many were attacked.
+        values: By quantity, over the attacked samples; without those that were not measured.
+        seconds: Spent in the attack.
+        survived: Share of the adversarials that stay so after rounding to 8 bits, if known.
+        classes: By class, samples and robust samples among them.
+    """
+
+    epsilon: float
+    samples: Array
+    robust: Array
+    attacked: int
+    values: dict[str, Array] = field(default_factory=dict)
+    seconds: float = float("nan")
+    survived: float | None = None
+    classes: Array = field(default_factory=lambda: np.zeros((2, 0), int))
+
+    @property
+    def accuracy(self) -> float:
+        """Robust accuracy."""
+        return float(np.mean(self.robust))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its 95% interval."""
+        return wilson(int(self.robust.sum()), len(self.robust))
+
+    def spread(self, quantity: str) -> Spread | None:
+        """Of a quantity; None where it was not measured."""
+        values = self.values.get(quantity, np.zeros(0))
+        if not len(values):
+            return None
+        return Spread(float(values.mean()), float(values.min()), float(values.max()))
+
+
+@dataclass(frozen=True)
+class Series:
+    """One attack at all its epsilons, ascending."""
+
+    attack: str
+    attack_name: str
+    params: str
+    source: str
+    p: float
+    points: list[Point]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, ready to be shown.
+
+    Attributes:
+        name: Of its folder; unique among the runs that are shown together.
+        results: Its rows.
+        clean: Samples that are right without an attack, and samples.
+        series: Norms ascending, then the run's order of attacks.
+        worst: By p, robust to every attack at this epsilon or a smaller one.
+        config: The YAML text.
+        versions: Of the packages that made it, as one line.
+        doubts: Reasons not to trust its numbers.
+        inputs: By sample, what identifies its image and label.
+    """
+
+    name: str
+    results: Results
+    model: str
+    data: str
+    clean: tuple[int, int]
+    series: list[Series]
+    worst: list[Series]
+    config: str
+    versions: str
+    doubts: list[doubts.Doubt]
+    inputs: dict[int, tuple[str | None, int]]
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of the samples that are right without an attack."""
+        return self.clean[0] / self.clean[1]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Robust accuracy of a run minus that of the first run, for the same cell.
+
+    Attributes:
+        samples: That the difference is over: those that both runs have, if they have the same.
+        paired: Whether they have.
+        value, low, high: The difference and its 95% interval.
+    """
+
+    run: str
+    base: str
+    attack: str
+    p: float
+    epsilon: float
+    samples: int
+    paired: bool
+    accuracy: float
+    base_accuracy: float
+    value: float
+    low: float
+    high: float
+
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.low > 0 or self.high < 0
+
+
+def aggregate(results: Sequence[Results]) -> list[Run]:
+    """Runs that are shown together, with names that differ."""
+    names = [one.folder.resolve().name for one in results]
+    for i, name in enumerate(names):
+        if names.count(name) > 1:
+            names[i] = str(results[i].folder)
+    if len(set(names)) < len(names):
+        names = [f"{name} ({i})" for i, name in enumerate(names, start=1)]
+    return [_run(name, one) for name, one in zip(names, results, strict=True)]
+
+
+def differences(runs: Sequence[Run]) -> list[Difference]:
+    """Every run against the first, cell by cell, for the cells that both have."""
+    base, found = runs[0], []
+    for run in runs[1:]:
+        shared = [s for s in run.inputs if base.inputs.get(s) == run.inputs[s]]
+        # of few shared samples, the difference of all says more
+        paired = 2 * len(shared) >= min(len(run.inputs), len(base.inputs))
+        known = {
+            (series.attack, series.p, point.epsilon): point
+            for series in (*base.series, *base.worst)
+            for point in series.points
+        }
+        for series in (*run.series, *run.worst):
+            for point in series.points:
+                other = known.get((series.attack, series.p, point.epsilon))
+                if other is None:
+                    continue
+                one, two = _outcomes(point, other, np.array(shared) if paired else None)
+                if not len(one) or not len(two):
+                    continue
+                found.append(
+                    Difference(
+                        run.name,
+                        base.name,
+                        series.attack,
+                        series.p,
+                        point.epsilon,
+                        len(one),
+                        paired,
+                        float(one.mean()),
+                        float(two.mean()),
+                        *difference(one, two, paired=paired),
+                    )
+                )
+    return found
+
+
+def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Keys of the configs whose values are not the same in all runs."""
+    flat = [_flat(yaml.safe_load(run.config) or {}) for run in runs]
+    keys = dict.fromkeys(key for one in flat for key in one)
+    return [
+        (key, [one.get(key, "") for one in flat])
+        for key in keys
+        if len({one.get(key, "") for one in flat}) > 1
+    ]
+
+
+def _run(name: str, results: Results) -> Run:
+    samples, labels = results.column("sample"), results.column("label")
+    attacked = results.column("attacked").astype(bool)
+    _, first = np.unique(samples, return_index=True)
+    hashes = (
+        results.table["input_hash"].take(first).to_pylist()
+        if "input_hash" in results.table.column_names
+        else [None] * len(first)
+    )
+    inputs = dict(
+        zip(samples[first].tolist(), zip(hashes, labels[first].tolist(), strict=True), strict=True)
+    )
+    config = _read(results, "config.yaml")
+    said = _read(results, "warnings.json")
+    series = _series(results)
+    return Run(
+        name=name,
+        results=results,
+        model=results.table["model"][0].as_py(),
+        data=results.table["data"][0].as_py(),
+        clean=(int(attacked[first].sum()), len(first)),
+        series=series,
+        worst=_worst(series),
+        config=config,
+        versions=config.partition("\n")[0].removeprefix("# ") if config.startswith("# ") else "",
+        doubts=doubts.from_json(said) if said else [],
+        inputs=inputs,
+    )
+
+
+def _read(results: Results, name: str) -> str:
+    path = results.folder / name
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _series(results: Results) -> list[Series]:
+    table = results.table
+    names = [n for n in (*QUANTITIES, "seconds", "success") if n in table.column_names]
+    if "quantised_success" in table.column_names:
+        names.append("quantised_success")
+    numbers = {n: table[n].cast("double").to_numpy() for n in names}  # NaN for null
+    fixed = {n: results.column(n) for n in ("p", "epsilon", "sample", "label")}
+    flags = {n: results.column(n).astype(bool) for n in ("robust", "attacked")}
+    classes = int(fixed["label"].max(initial=-1)) + 1
+    made: dict[str, Series] = {}
+    for rows in results.rows_by_cell():
+        rows = rows[np.argsort(fixed["sample"][rows], kind="stable")]
+        attacked = flags["attacked"][rows]
+        hit = rows[attacked]
+        values = {q: numbers[q][hit] for q in QUANTITIES if q in numbers}
+        success = hit[numbers["success"][hit] == 1]
+        kept = numbers.get("quantised_success", np.full(table.num_rows, np.nan))[success]
+        kept = kept[~np.isnan(kept)]
+        label, robust = fixed["label"][rows], flags["robust"][rows]
+        point = Point(
+            epsilon=float(fixed["epsilon"][rows[0]]),
+            samples=fixed["sample"][rows],
+            robust=robust,
+            attacked=len(hit),
+            values={q: v[np.isfinite(v)] for q, v in values.items()},
+            seconds=float(np.nansum(numbers["seconds"][rows])),
+            survived=float(kept.mean()) if len(kept) else None,
+            classes=np.stack(
+                [
+                    np.bincount(label, minlength=classes),
+                    np.bincount(label, weights=robust, minlength=classes).astype(int),
+                ]
+            ),
+        )
+        first = int(rows[0])
+        attack = table["attack"][first].as_py()
+        if attack not in made:
+            name, params, source = (
+                table[n][first].as_py() for n in ("attack_name", "attack_params", "source")
+            )
+            made[attack] = Series(attack, name, params, source, float(fixed["p"][first]), [])
+        made[attack].points.append(point)
+    for one in made.values():
+        one.points.sort(key=lambda point: point.epsilon)
+    return sorted(made.values(), key=lambda one: one.p)
+
+
+def _worst(series: list[Series]) -> list[Series]:
+    """For norms with several attacks; an adversarial of a smaller epsilon counts at larger ones."""
+    found = []
+    for p in sorted({one.p for one in series}):
+        own = [one for one in series if one.p == p]
+        if len(own) < 2:
+            continue
+        cells = sorted((point for one in own for point in one.points), key=lambda c: c.epsilon)
+        samples = cells[0].samples
+        for cell in cells:  # of a run that was stopped, cells may hold different samples
+            samples = np.intersect1d(samples, cell.samples, assume_unique=True)
+        if not len(samples):
+            continue
+        robust = np.ones(len(samples), bool)
+        points: dict[float, Point] = {}
+        for cell in cells:
+            robust = robust & cell.robust[np.searchsorted(cell.samples, samples)]
+            points[cell.epsilon] = Point(cell.epsilon, samples, robust, cell.attacked)
+        name = json.dumps([one.attack for one in own])
+        found.append(Series(WORST_CASE, "", name, "", p, list(points.values())))
+    return found
+
+
+def _outcomes(one: Point, other: Point, shared: Array | None) -> tuple[Array, Array]:
+    if shared is None:
+        return one.robust, other.robust
+    both = np.intersect1d(one.samples, other.samples, assume_unique=True)
+    both = np.intersect1d(both, shared, assume_unique=True)
+    return (
+        one.robust[np.searchsorted(one.samples, both)],
+        other.robust[np.searchsorted(other.samples, both)],
+    )
+
+
+def _flat(value: Any, key: str = "") -> dict[str, str]:
+    if isinstance(value, dict):
+        items: dict[str, str] = {}
+        for name, item in value.items():
+            items |= _flat(item, f"{key}.{name}" if key else str(name))
+        return items
+    return {key: json.dumps(value)}
+
+
+def title(runs: Sequence[Run]) -> str:
+    """What was measured, in one line."""
+    subjects = dict.fromkeys(f"{run.model} on {run.data}" for run in runs)
+    return "; ".join(subjects)
+
+
+def norms(runs: Sequence[Run]) -> list[tuple[float, str]]:
+    """Orders and names of the norms that any of the runs has."""
+    orders = sorted({series.p for run in runs for series in run.series})
+    return [(p, norm_name(p)) for p in orders]

@@ -1,0 +1,225 @@
+"""The interactive page: one HTML file with everything in it, which asks the network for nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from string import Template
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from foolbox_carescale.evaluate.report import palette
+from foolbox_carescale.evaluate.report.aggregate import (
+    BINS,
+    MANY_CLASSES,
+    QUANTITIES,
+    Difference,
+    Point,
+    Run,
+    Series,
+    config_differences,
+    differences,
+    norms,
+    title,
+)
+from foolbox_carescale.evaluate.report.pictures import browser
+from foolbox_carescale.evaluate.statistics import wilson
+
+DIGITS = 4
+"""Significant digits of numbers on the page; the tables beside it have all."""
+
+ENDS = 12
+"""Classes at either end of a sorted profile."""
+
+PROFILE = 101
+"""Points of a sorted profile of many classes."""
+
+
+def page(runs: Sequence[Run]) -> str:
+    """The HTML text. Labels, class names and configs are data in it, never markup."""
+    files = resources.files(__package__)
+
+    def text(name: str) -> str:
+        return files.joinpath(name).read_text(encoding="utf-8")
+
+    data = json.dumps(_content(runs), allow_nan=False, separators=(",", ":"))
+    return Template(text("page.html.template")).substitute(
+        colors=_colors(),
+        style=text("page.css"),
+        data=data.replace("<", "\\u003c"),  # nothing in a JSON text can end the script element
+        script=text("page.js"),
+    )
+
+
+def _content(runs: Sequence[Run]) -> dict[str, Any]:
+    return {
+        "title": title(runs),
+        "runs": [_about(run) for run in runs],
+        "norms": [_norm(runs, p, name) for p, name in norms(runs)],
+        "differences": [_difference(found) for found in differences(runs)],
+        "config": config_differences(runs) if len(runs) > 1 else [],
+        "pictures": browser(runs),
+    }
+
+
+def _about(run: Run) -> dict[str, Any]:
+    right, total = run.clean
+    low, high = wilson(right, total)
+    return {
+        "name": run.name,
+        "model": run.model,
+        "data": run.data,
+        "clean": {"k": right, "n": total, "low": _short(low), "high": _short(high)},
+        "config": run.config,
+        "versions": run.versions,
+        "doubts": [
+            {"code": doubt.code, "seen": doubt.seen, "remedy": doubt.remedy} for doubt in run.doubts
+        ],
+    }
+
+
+def _norm(runs: Sequence[Run], p: float, name: str) -> dict[str, Any]:
+    looks = palette.looks(runs, p)
+    chosen = [
+        (number, series)
+        for number, run in enumerate(runs)
+        for series in (*run.series, *run.worst)
+        if series.p == p
+    ]
+    epsilons = sorted({point.epsilon for _, series in chosen for point in series.points})
+    edges = {
+        (quantity, epsilon): _edges(
+            [point.values[quantity] for point in _at(chosen, epsilon) if quantity in point.values]
+        )
+        for quantity in QUANTITIES
+        for epsilon in epsilons
+    }
+    return {
+        "name": name,
+        "epsilons": epsilons,
+        "edges": {
+            quantity: [edges[quantity, epsilon] for epsilon in epsilons] for quantity in QUANTITIES
+        },
+        "series": [
+            {
+                "run": number,
+                "attack": series.attack,
+                "name": series.attack_name,
+                "params": series.params,
+                "source": series.source,
+                "worst": not series.source,
+                "hue": looks[number, series.attack].hue,
+                "marker": looks[number, series.attack].marker,
+                "points": [_point(point, edges) for point in series.points],
+            }
+            for number, series in chosen
+        ],
+    }
+
+
+def _at(chosen: list[tuple[int, Series]], epsilon: float) -> list[Point]:
+    return [p for _, series in chosen for p in series.points if p.epsilon == epsilon]
+
+
+def _edges(values: list[npt.NDArray[Any]]) -> list[float] | None:
+    """Least and greatest of all, a little apart where they are the same; None without any."""
+    values = [one for one in values if len(one)]
+    if not values:
+        return None
+    low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
+    if high - low < 1e-3 * max(abs(high), 1e-9):
+        room = 0.05 * max(abs(high), 1e-9)
+        low, high = low - room, high + room
+    return [_short(low, 7), _short(high, 7)]
+
+
+def _point(point: Point, edges: dict[tuple[str, float], list[float] | None]) -> dict[str, Any]:
+    low, high = point.interval
+    shown: dict[str, Any] = {
+        "e": point.epsilon,
+        "n": len(point.robust),
+        "k": int(point.robust.sum()),
+        "low": _short(low),
+        "high": _short(high),
+        "attacked": point.attacked,
+    }
+    if not point.classes.size:
+        return shown  # of the worst case
+    shown["seconds"] = _short(point.seconds)
+    shown["survived"] = None if point.survived is None else _short(point.survived)
+    for quantity, values in point.values.items():
+        spread, ends = point.spread(quantity), edges[quantity, point.epsilon]
+        if spread is None or ends is None:
+            continue
+        counts, _ = np.histogram(np.clip(values, ends[0], ends[1]), BINS, range=(ends[0], ends[1]))
+        shown[quantity] = {
+            "mean": _short(spread.mean),
+            "low": _short(spread.low),
+            "high": _short(spread.high),
+            "median": _short(float(np.median(values))),
+            "counts": counts.tolist(),
+        }
+    shown["classes"] = _classes(point.classes)
+    return shown
+
+
+def _classes(table: npt.NDArray[Any]) -> dict[str, Any]:
+    """Samples and robust samples by class; of many classes their sorted profile and its ends."""
+    present = np.flatnonzero(table[0])
+    total, robust = table[0][present], table[1][present]
+    share = robust / total
+    order = np.argsort(share, kind="stable")
+    if len(present) <= MANY_CLASSES:
+        listed = np.arange(len(present))
+        profile = []
+    else:
+        listed = np.concatenate([order[:ENDS], order[-ENDS:]])
+        profile = [_short(v, 3) for v in np.quantile(share, np.linspace(0, 1, PROFILE)).tolist()]
+    return {
+        "count": len(present),
+        "rows": [[int(present[i]), int(total[i]), int(robust[i])] for i in listed],
+        "profile": profile,
+    }
+
+
+def _difference(found: Difference) -> dict[str, Any]:
+    return {
+        "run": found.run,
+        "base": found.base,
+        "attack": found.attack,
+        "norm": f"L{found.p:g}",
+        "e": found.epsilon,
+        "n": found.samples,
+        "paired": found.paired,
+        "one": _short(found.accuracy),
+        "two": _short(found.base_accuracy),
+        "value": _short(found.value),
+        "low": _short(found.low),
+        "high": _short(found.high),
+        "beyond": found.beyond_chance,
+    }
+
+
+def _colors() -> str:
+    """The palette as CSS variables."""
+
+    def block(colors: Mapping[str, Sequence[str]]) -> str:
+        return "".join(
+            f"--{source}-{i}:{color};"
+            for source, those in colors.items()
+            for i, color in enumerate(those)
+        )
+
+    return (
+        f":root{{{block(palette.LIGHT)}}}"
+        f"@media screen and (prefers-color-scheme:dark){{:root{{{block(palette.DARK)}}}}}"
+    )
+
+
+def _short(value: float, digits: int = DIGITS) -> float:
+    """Rounded to significant digits; NaN cannot be written in JSON, and becomes 0."""
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else 0.0

@@ -1,0 +1,112 @@
+"""Stored examples as pictures inside a page: PNG, each image once, within a budget."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from foolbox_carescale.evaluate.config import norm_name
+from foolbox_carescale.evaluate.report.aggregate import Run
+from foolbox_carescale.evaluate.store import RunFolder
+
+BUDGET = 1_500_000
+"""Characters that all pictures of a page may take, so that it opens at once."""
+
+_SIZES = ((0, 4), (0, 2), (1, 4), (1, 2), (2, 2), (2, 1), (3, 1), (4, 1), (5, 1))
+# how often halved, and how many samples: what is tried, the last whatever it takes
+
+Array = npt.NDArray[Any]
+
+
+def browser(runs: Sequence[Run]) -> dict[str, Any]:
+    """The clean images of each run, and what each attack made of them.
+
+    Images are halved, and samples left out, until they fit the budget; ``shown`` and ``size``
+    say so.
+    """
+    examples = [_readable(RunFolder(run.results.folder).read_examples()) for run in runs]
+    sizes = [e["clean"].shape[-1] for one in examples for e in one if len(e["clean"])]
+    most = max((len(e["label"]) for one in examples for e in one), default=0)
+    if not sizes:
+        return {"runs": [], "side": 0, "shown": 0}
+    side = max(sizes)
+    halved, made = 0, []
+    for halved, samples in _SIZES:
+        pairs = zip(runs, examples, strict=True)
+        made = [_run(run.name, one, samples, halved) for run, one in pairs]
+        if _length(made) <= BUDGET:
+            break
+    return {"runs": made, "side": side, "shown": side >> halved, "of": most}
+
+
+def _run(name: str, examples: list[dict[str, Array]], samples: int, halved: int) -> dict[str, Any]:
+    by_image: dict[bytes, dict[str, Any]] = {}
+    for example in examples:
+        for i in range(len(example["label"])):
+            clean = example["clean"][i]
+            key = clean.tobytes()
+            if key not in by_image:
+                if len(by_image) >= samples:
+                    continue
+                by_image[key] = {
+                    "label": int(example["label"][i]),
+                    "clean": _png(_halve(clean, halved)),
+                    "attacks": [],
+                }
+            perturbed = example["perturbed"][i]
+            change = _halve(perturbed - clean, halved)
+            scale = max(float(np.abs(change).max()), 1e-12)
+            by_image[key]["attacks"].append(
+                {
+                    "attack": str(example["attack"]),
+                    "source": str(example["source"]),
+                    "norm": norm_name(float(example["p"])),
+                    "epsilon": float(example["epsilon"]),
+                    "prediction": int(example["prediction"][i]),
+                    "adversarial": _png(_halve(perturbed, halved)),
+                    "difference": _png(0.5 + 0.5 * change / scale),
+                    "largest": float(np.abs(perturbed - clean).max()),
+                }
+            )
+    return {"name": name, "samples": list(by_image.values())}
+
+
+def _readable(examples: list[dict[str, Array]]) -> list[dict[str, Array]]:
+    """Examples of images: one or three channels, first."""
+    return [e for e in examples if e["clean"].ndim == 4 and e["clean"].shape[1] in (1, 3)]
+
+
+def _halve(image: Array, times: int) -> Array:
+    """Means of squares of 2 x 2 pixels, as often as asked; odd rows and columns are cut off."""
+    for _ in range(times):
+        c, h, w = image.shape
+        if min(h, w) < 2:
+            return image
+        even = image[:, : h // 2 * 2, : w // 2 * 2]
+        image = even.reshape(c, h // 2, 2, w // 2, 2).mean((2, 4))
+    return image
+
+
+def _png(image: Array) -> str:
+    pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    pixels = np.moveaxis(pixels, 0, -1)
+    stream = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(
+        stream, "PNG", optimize=True
+    )
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _length(made: list[dict[str, Any]]) -> int:
+    return sum(
+        len(sample["clean"])
+        + sum(len(a["adversarial"]) + len(a["difference"]) for a in sample["attacks"])
+        for run in made
+        for sample in run["samples"]
+    )

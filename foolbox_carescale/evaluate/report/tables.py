@@ -1,0 +1,135 @@
+"""Tables of runs for papers and spreadsheets: Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from foolbox_carescale.evaluate.config import norm_name
+from foolbox_carescale.evaluate.report.aggregate import (
+    QUANTITIES,
+    Run,
+    differences,
+    norms,
+)
+from foolbox_carescale.evaluate.statistics import wilson
+
+
+def summary_csv(runs: Sequence[Run]) -> str:
+    """One row per run, attack and epsilon, with everything that is a mean, in full precision."""
+    rows = []
+    for run in runs:
+        for series in (*run.series, *run.worst):
+            for point in series.points:
+                low, high = point.interval
+                row: dict[str, Any] = {
+                    "run": run.name,
+                    "model": run.model,
+                    "data": run.data,
+                    "attack": series.attack,
+                    "attack_name": series.attack_name,
+                    "attack_params": series.params,
+                    "source": series.source,
+                    "p": series.p,
+                    "epsilon": point.epsilon,
+                    "samples": len(point.robust),
+                    "attacked": point.attacked,
+                    "robust_accuracy": point.accuracy,
+                    "robust_accuracy_low": low,
+                    "robust_accuracy_high": high,
+                }
+                for quantity in QUANTITIES:
+                    spread = point.spread(quantity)
+                    row |= {
+                        f"{quantity}_{kind}": None if spread is None else getattr(spread, kind)
+                        for kind in ("mean", "low", "high")
+                    }
+                row["seconds"] = point.seconds if series.source else None
+                row["survived_8_bits"] = point.survived
+                rows.append(row)
+    return _csv(rows)
+
+
+def differences_csv(runs: Sequence[Run]) -> str:
+    """One row per cell that a run shares with the first."""
+    found = differences(runs)
+    return _csv([{**vars(one), "beyond_chance": one.beyond_chance} for one in found])
+
+
+def summary_markdown(runs: Sequence[Run]) -> str:
+    """Robust accuracy with its 95% interval, by norm; and what makes it less trustworthy."""
+    parts = ["# Robustness\n"]
+    for run in runs:
+        right, total = run.clean
+        low, high = wilson(right, total)
+        parts.append(
+            f"- **{_escape(run.name)}**: {_escape(run.model)} on {_escape(run.data)},"
+            f" {total} samples, clean accuracy {run.clean_accuracy:.3f} ({low:.3f} to {high:.3f})"
+        )
+        parts += [f"  - warning: {_escape(str(doubt))}" for doubt in run.doubts]
+    for p, name in norms(runs):
+        cells = {
+            (number, series.attack): {point.epsilon: point for point in series.points}
+            for number, run in enumerate(runs)
+            for series in (*run.series, *run.worst)
+            if series.p == p
+        }
+        epsilons = sorted({epsilon for points in cells.values() for epsilon in points})
+        parts.append(f"\n## {name}: robust accuracy (95% interval)\n")
+        head = ["run"] * (len(runs) > 1) + ["attack", *(f"{e:g}" for e in epsilons)]
+        body = []
+        for (number, attack), points in cells.items():
+            named = [_escape(runs[number].name)] * (len(runs) > 1) + [_escape(attack)]
+            shown = []
+            for epsilon in epsilons:
+                point = points.get(epsilon)
+                if point is None:
+                    shown.append("")
+                else:
+                    low, high = point.interval
+                    shown.append(f"{point.accuracy:.3f} ({low:.3f}–{high:.3f})")  # noqa: RUF001
+            body.append([*named, *shown])
+        parts.append(_table(head, body))
+    if len(runs) > 1 and (found := differences(runs)):
+        parts.append(f"\n## Robust accuracy minus that of {_escape(runs[0].name)}\n")
+        parts.append(
+            _table(
+                ["run", "attack", "norm", "epsilon", "difference (95% interval)", "samples"],
+                [
+                    [
+                        _escape(one.run),
+                        _escape(one.attack),
+                        norm_name(one.p),
+                        f"{one.epsilon:g}",
+                        f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})",
+                        str(one.samples),
+                    ]
+                    for one in found
+                ],
+            )
+        )
+    return "\n".join(parts) + "\n"
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    stream = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _escape(text: str) -> str:
+    """Text that Markdown shows as it is, in one cell of a table."""
+    for character in "\\|*_<>`[]":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())
