@@ -59,7 +59,7 @@ def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = (
     for override in parsed:
         if override.is_sweep_override():
             raise UserError(f"{override.input_line}: holds several values; add --multirun to sweep")
-    choices = [o.input_line for o in parsed if _is_choice(o)]
+    choices = [str(o.input_line) for o in parsed if _is_choice(o)]
     values = [_force(o) for o in parsed if not _is_choice(o)]
 
     defaults = list(content.pop("defaults", None) or [])
@@ -181,9 +181,9 @@ def _read(path: Path) -> Tree:
             raise UserError(f"{path}: there is no key {key!r}; {group}")
     if not isinstance(content.get("defaults") or [], list):
         raise UserError(f"{path}: defaults is not a list; write [{{data: folder}}, _self_]")
-    content = {k: v for k, v in content.items() if v is not None or not _is_node(k)}
-    _check_mappings(content)
-    return content
+    said = {k: v for k, v in content.items() if v is not None or not _is_node(k)}
+    _check_mappings(said)
+    return said
 
 
 def _check_mappings(content: Tree) -> None:

@@ -14,6 +14,7 @@ import yaml
 from foolbox_carescale.evaluate.errors import UserError, nearest
 
 EXECUTORS = ("local", "ray")
+DTYPES = ("float32", "bfloat16", "float16", "autocast")
 TRACKERS = ("none", "mlflow", "tensorboard")
 
 
@@ -34,6 +35,9 @@ class ModelConfig:
         _target_: ``package.module.callable`` of your own, instead of ``name``. It returns a
             ``torch.nn.Module`` or a Foolbox model.
         params: Keyword arguments of the constructor or of ``_target_``.
+        dtype: ``float32``; ``bfloat16`` or ``float16``, in which the network computes; or
+            ``autocast``, where PyTorch chooses bfloat16 for each operation that stands it.
+            Images, logits and gradients stay float32.
     """
 
     name: str = "shufflenet_v2_x0_5"
@@ -43,6 +47,7 @@ class ModelConfig:
     std: list[float] | None = None
     _target_: str | None = None
     params: dict[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
 
 
 @dataclass
@@ -54,12 +59,18 @@ class DataConfig:
             Foolbox's sample sets (20 images each), ``folder`` (one directory per class), or a
             torchvision data set by name, such as ``CIFAR10``.
         root: Directory of ``folder`` and of torchvision's data sets.
-        size: Resize the shorter side to this many pixels and crop the centre; None keeps
-            the images as they are.
+        size: Height and width in pixels, cropped from the centre. None takes it, with ``resize``
+            and ``interpolation``, from torchvision's weights where the model has them, and
+            otherwise keeps the images as they are.
         seed: Chooses which samples are drawn where the data hold more than are asked for.
         _target_: ``package.module.callable`` of your own, instead of ``name``. It returns
             ``(images, labels)`` or a data set of ``(image, label)`` pairs.
         params: Keyword arguments of the data set or of ``_target_``.
+        resize: Of the shorter side, in pixels, before the crop; None takes ``size``.
+        interpolation: ``bilinear``, ``bicubic``, ``nearest``, ...; None takes bilinear.
+        index: A text file with one sample per line: its place in the data set, as in the
+            column ``sample`` of the results. Only these are taken, in this order.
+        classes: Only samples of these classes, by number or by name.
     """
 
     name: str = "digits"
@@ -68,6 +79,10 @@ class DataConfig:
     seed: int = 0
     _target_: str | None = None
     params: dict[str, Any] = field(default_factory=dict)
+    resize: int | None = None
+    interpolation: str | None = None
+    index: str | None = None
+    classes: list[int | str] | None = None
 
 
 @dataclass
@@ -219,6 +234,12 @@ class Evaluation:
                 raise UserError(f"{key}: {value} is not positive")
         if self.data.size is not None and self.data.size < 1:
             raise UserError(f"data.size: {self.data.size} is not positive")
+        if self.data.resize is not None and self.data.resize < (self.data.size or math.inf):
+            raise UserError(
+                f"data.resize: {self.data.resize} is smaller than data.size, {self.data.size},"
+                " which is cropped from it"
+            )
+        _check_choice("model.dtype", self.model.dtype, DTYPES)
         _check_choice("executor.name", self.executor.name, EXECUTORS)
         _check_choice("tracking.name", self.tracking.name, TRACKERS)
         if self.save is not None:

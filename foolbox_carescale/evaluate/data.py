@@ -57,86 +57,180 @@ def load_data(config: DataConfig, samples: int | None = None) -> Data:
     Raises:
         UserError: The data cannot be had, or are not in [0, 1].
     """
-    name = config._target_ or config.name
-    if config._target_ is not None:
-        source = _from_target(config)
-    elif config.name == "digits":
-        images, labels, index = digits("test")
-        source = _Source(len(labels), lambda i: (images[i], int(labels[i])), 10, index)
-    elif config.name.startswith("foolbox/"):
-        source = _from_foolbox(config)
-    elif config.name == "folder":
-        source = _from_folder(config)
-    else:
-        source = _from_torchvision(config)
-    return _collect(name, source, config, samples)
+    return open_source(config).read(config, samples)
 
 
 @dataclass(frozen=True)
-class _Source:
-    """Something to draw samples from; ``index`` where the place is not the number."""
+class Source:
+    """A data set, of which nothing is decoded before samples are asked for.
 
+    Attributes:
+        name: Of the data set.
+        length: Its number of samples.
+        get: The image (PIL, array or tensor) and the label of a sample.
+        num_classes: 0 where nobody knows before the labels are read.
+        index: Each sample's place in the data set; None where it is its number.
+        labels: Where they are known without decoding images.
+        class_names: By label.
+    """
+
+    name: str
     length: int
-    get: Callable[[int], tuple[Any, int]]
-    num_classes: int
+    get: Callable[[int], tuple[Any, Any]]
+    num_classes: int = 0
     index: Labels | None = None
+    labels: Sequence[Any] | Labels | None = None
+    class_names: Sequence[Any] = ()
+
+    def read(self, config: DataConfig, samples: int | None) -> Data:
+        """Decode the samples that a config asks for, each once; memory holds these only."""
+        if self.length == 0:
+            raise UserError(f"data: {self.name} is empty")
+        places = np.arange(self.length) if self.index is None else self.index
+        chosen = _choose(self, places, config, samples)
+        images, labels = np.empty(0, np.float32), np.empty(len(chosen), np.int64)
+        for row, i in enumerate(chosen.tolist()):
+            image, label = self.get(i)
+            array, labels[row] = _as_array(image, config), _as_label(self.name, label)
+            if row == 0:
+                images = np.empty((len(chosen), *array.shape), np.float32)
+            if array.shape != images.shape[1:]:
+                raise UserError(
+                    "data.size: is null, but images differ in size"
+                    f" ({images.shape[1:]}, {array.shape}); give one, e.g. data.size=224"
+                )
+            images[row] = array
+        low, high = float(images.min()), float(images.max())
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+            raise UserError(
+                f"data: pixels of {self.name} span [{low:.4g}, {high:.4g}], outside the bounds"
+                " [0, 1]; scale them to [0, 1] and leave normalisation to model.mean and model.std"
+            )
+        if labels.min() < 0:
+            raise UserError(f"data: {self.name} has the label {labels.min()}; labels count from 0")
+        classes = max(self.num_classes, int(labels.max()) + 1)
+        np.clip(images, 0, 1, out=images)
+        return Data(self.name, images, labels, places[chosen].astype(np.int64), classes)
 
 
-def _collect(name: str, source: _Source, config: DataConfig, samples: int | None) -> Data:
-    if source.length == 0:
-        raise UserError(f"data: {name} is empty")
-    chosen = np.arange(source.length)
-    if samples is not None and samples < source.length:
-        drawn = np.random.default_rng(config.seed).permutation(source.length)[:samples]
-        chosen = np.sort(drawn)
-    images, labels = [], []
-    for i in chosen.tolist():
-        image, label = source.get(i)
-        images.append(_as_array(image, config.size))
-        labels.append(int(label))
-    shapes = sorted({image.shape for image in images})
-    if len(shapes) > 1:
+def open_source(config: DataConfig) -> Source:
+    """The data set that a config names.
+
+    Raises:
+        UserError: It cannot be had.
+    """
+    if config._target_ is not None:
+        return _from_target(config)
+    if config.name == "digits":
+        images, labels, index = digits("test")
+        get = lambda i: (images[i], labels[i])  # noqa: E731
+        return Source("digits", len(labels), get, 10, index=index, labels=labels)
+    if config.name.startswith("foolbox/"):
+        return _from_foolbox(config)
+    return _from_folder(config) if config.name == "folder" else _from_torchvision(config)
+
+
+def _choose(source: Source, places: Labels, config: DataConfig, samples: int | None) -> Labels:
+    """Numbers of the samples that a config asks for."""
+    chosen: Labels = np.arange(source.length)
+    if config.index is not None:
+        numbers = {place: number for number, place in enumerate(places.tolist())}
+        asked = _read_index(Path(config.index).expanduser())
+        if unknown := [place for place in asked if place not in numbers]:
+            raise UserError(f"data.index: {source.name} has no sample {unknown[0]}")
+        chosen = np.array([numbers[place] for place in asked])
+    if config.classes is not None:
+        wanted = [_class_number(source, value) for value in config.classes]
+        if source.labels is not None:
+            labels = np.asarray(source.labels)[chosen]
+        else:
+            read = (source.get(i)[1] for i in chosen.tolist())
+            labels = np.array([_as_label(source.name, label) for label in read])
+        picked = np.isin(labels, wanted)
+        if not picked.any():
+            raise UserError(f"data.classes: {source.name} has no sample of {config.classes}")
+        chosen = chosen[picked]
+    if samples is not None and samples < len(chosen):
+        drawn = np.random.default_rng(config.seed).permutation(len(chosen))[:samples]
+        chosen = chosen[np.sort(drawn)]
+    return chosen
+
+
+def _read_index(path: Path) -> list[int]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.index: {str(path)!r} cannot be read ({error})") from error
+    asked: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        if not (text := line.partition("#")[0].strip()):
+            continue
+        if not text.isdecimal():
+            raise UserError(
+                f"data.index: line {number} of {path} is {text[:40]!r};"
+                " write one sample's number per line"
+            )
+        asked.append(int(text))
+    if not asked or len(set(asked)) < len(asked):
+        what = "names a sample twice" if asked else "names no sample"
+        raise UserError(f"data.index: {path} {what}")
+    return asked
+
+
+def _class_number(source: Source, value: int | str) -> int:
+    names = {
+        str(name): number
+        for number, same in enumerate(source.class_names)
+        for name in (same if isinstance(same, (tuple, list)) else [same])  # ImageNet's synonyms
+    }
+    if str(value) in names and not isinstance(value, int):
+        return names[str(value)]
+    if str(value).isdecimal() and (not source.num_classes or int(value) < source.num_classes):
+        return int(value)
+    valid = nearest(str(value), names) if names else f"give numbers below {source.num_classes}"
+    raise UserError(f"data.classes: {source.name} has no class {value!r}; {valid}")
+
+
+def _as_label(name: str, label: Any) -> int:
+    try:
+        return int(label)
+    except (TypeError, ValueError) as error:
         raise UserError(
-            f"data.size: is null, but images differ in size ({shapes[0]}, {shapes[-1]});"
-            " give one, e.g. data.size=224"
-        )
-    stacked = np.stack(images)
-    low, high = float(stacked.min()), float(stacked.max())
-    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
-        raise UserError(
-            f"data: pixels of {name} span [{low:.4g}, {high:.4g}], outside the bounds [0, 1];"
-            " scale them to [0, 1] and leave normalisation to model.mean and model.std"
-        )
-    target = np.asarray(labels, dtype=np.int64)
-    if target.min() < 0:
-        raise UserError(f"data: {name} has the label {target.min()}; labels count from 0")
-    places = chosen if source.index is None else source.index[chosen]
-    return Data(
-        name,
-        np.clip(stacked, 0, 1),
-        target,
-        places.astype(np.int64),
-        max(source.num_classes, int(target.max()) + 1),
-    )
+            f"data.name: {name} has no class per image, but {type(label).__name__};"
+            " take a data set for classification"
+        ) from error
 
 
-def _as_array(image: Any, size: int | None) -> Images:
+def _as_array(image: Any, config: DataConfig) -> Images:
     """Channels first, float32; PIL images become RGB in [0, 1], arrays keep their values."""
     if hasattr(image, "convert"):
-        pixels: Images = np.asarray(image.convert("RGB"), dtype=np.float32)
-        array: Images = np.moveaxis(pixels, -1, 0) / np.float32(255)
-    else:
-        array = np.asarray(image, dtype=np.float32)
-    if array.ndim == 3 and size is not None:
-        import torch
-        from torchvision.transforms.v2 import functional
+        pixels = np.asarray(_fit(image.convert("RGB"), config), np.float32)
+        scaled: Images = np.moveaxis(pixels, -1, 0) / np.float32(255)
+        return scaled
+    array: Images = np.ascontiguousarray(image, dtype=np.float32)
+    if config.size is None or array.ndim != 3:
+        return array
+    import torch
 
-        resized = functional.resize(torch.from_numpy(np.ascontiguousarray(array)), [size])
-        array = functional.center_crop(resized, [size, size]).numpy()
-    return array
+    fitted: Images = _fit(torch.from_numpy(array), config).numpy()
+    return fitted.clip(array.min(), array.max())  # bicubic interpolation of floats overshoots
 
 
-def _from_foolbox(config: DataConfig) -> _Source:
+def _fit(image: Any, config: DataConfig) -> Any:
+    """Resize and crop as torchvision's presets do: an 8-bit image stays one."""
+    if config.size is None:
+        return image
+    from torchvision.transforms import InterpolationMode, functional
+
+    modes = {mode.value: mode for mode in InterpolationMode}
+    name = config.interpolation or "bilinear"
+    if name not in modes:
+        raise UserError(f"data.interpolation: there is no {name!r}; {nearest(name, modes)}")
+    resized = functional.resize(image, [config.resize or config.size], modes[name])
+    return functional.center_crop(resized, [config.size, config.size])
+
+
+def _from_foolbox(config: DataConfig) -> Source:
     """Foolbox's own samples; read from its files, because its reader gives one size only."""
     import foolbox
     from PIL import Image
@@ -153,12 +247,13 @@ def _from_foolbox(config: DataConfig) -> _Source:
             pixels = image.convert("RGB")
         if name == "imagenet" and config.size is None:
             pixels = pixels.resize((224, 224))  # as foolbox.samples does
-        return pixels, int(files[i].stem.rpartition("_")[2])
+        return pixels, labels[i]
 
-    return _Source(FOOLBOX_SAMPLES, get, FOOLBOX_SETS[name])
+    labels = [int(file.stem.rpartition("_")[2]) for file in files]
+    return Source(config.name, FOOLBOX_SAMPLES, get, FOOLBOX_SETS[name], labels=labels)
 
 
-def _from_folder(config: DataConfig) -> _Source:
+def _from_folder(config: DataConfig) -> Source:
     from torchvision.datasets import ImageFolder
 
     if config.root is None:
@@ -172,13 +267,13 @@ def _from_folder(config: DataConfig) -> _Source:
         raise UserError(
             f"data.root: {str(root)!r} does not hold one directory of images per class ({error})"
         ) from error
-    return _Source(len(folder), folder.__getitem__, len(folder.classes))
+    return _data_set("folder", folder)
 
 
-def _from_torchvision(config: DataConfig) -> _Source:
+def _from_torchvision(config: DataConfig) -> Source:
     from torchvision import datasets
 
-    names = [n for n in datasets.__all__ if n not in ("ImageFolder", "DatasetFolder")]
+    names = [n for n in datasets.__all__ if n not in _NOT_BY_NAME]
     if config.name not in names:
         own = ["digits", "folder", *(f"foolbox/{key}" for key in FOOLBOX_SETS)]
         raise UserError(
@@ -208,19 +303,41 @@ def _from_torchvision(config: DataConfig) -> _Source:
             f"data.name: torchvision cannot open {config.name}: {error}"
             " (data.params.download=true downloads it, where the data set allows)"
         ) from error
-    return _Source(len(made), made.__getitem__, len(getattr(made, "classes", ())))
+    return _data_set(config.name, made)
 
 
-def _from_target(config: DataConfig) -> _Source:
+_NOT_BY_NAME = ("DatasetFolder", "ImageFolder", "LSUN", "VisionDataset")
+"""LSUN unpickles a file that it does not check; the others are no data sets by themselves."""
+
+
+def _data_set(name: str, made: Any) -> Source:
+    """A map-style data set in PyTorch's manner."""
+    class_names = getattr(made, "classes", ())
+    # what torchvision's data sets call their labels
+    known = (getattr(made, key, None) for key in ("targets", "labels", "_labels"))
+    labels = next((k for k in known if k is not None and len(k) == len(made)), None)
+    if labels is not None and np.ndim(labels) != 1:
+        labels = None
+    return Source(
+        name,
+        len(made),
+        made.__getitem__,
+        len(class_names),
+        labels=labels,
+        class_names=class_names,
+    )
+
+
+def _from_target(config: DataConfig) -> Source:
     from foolbox_carescale.evaluate.models import call_target
 
     assert config._target_ is not None
     made = call_target("data", config._target_, config.params)
     if isinstance(made, tuple) and len(made) == 2 and len(made[0]) == len(made[1]):
         images, labels = made
-        return _Source(len(labels), lambda i: (images[i], int(labels[i])), 0)
+        return Source(config._target_, len(labels), lambda i: (images[i], labels[i]), labels=labels)
     if isinstance(made, Sequence) or (hasattr(made, "__getitem__") and hasattr(made, "__len__")):
-        return _Source(len(made), made.__getitem__, len(getattr(made, "classes", ())))
+        return _data_set(config._target_, made)
     raise UserError(
         f"data._target_: {config._target_} returned {type(made).__name__};"
         " return (images, labels) or a data set of (image, label) pairs"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
-from foolbox_carescale.evaluate.config import Evaluation
-from foolbox_carescale.evaluate.data import Data, load_data
-from foolbox_carescale.evaluate.models import resolve_model
+from foolbox_carescale.evaluate.config import DataConfig, Evaluation, ModelConfig
+from foolbox_carescale.evaluate.data import Data, open_source
+from foolbox_carescale.evaluate.errors import EvaluationWarning
+from foolbox_carescale.evaluate.models import named_weights, resolve_model
 
 
 def resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
@@ -18,6 +20,33 @@ def resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
     Raises:
         UserError: The data cannot be had, or the weights do not exist.
     """
-    data = load_data(evaluation.data, evaluation.samples)
-    model = resolve_model(evaluation.model, data=data.name, num_classes=data.num_classes)
-    return dataclasses.replace(evaluation, model=model), data
+    source = open_source(evaluation.data)
+    model = resolve_model(evaluation.model, data=source.name, num_classes=source.num_classes)
+    view = _view(evaluation.data, model)
+    data = source.read(view, evaluation.samples)
+    if model._target_ is None and model.weights is None and model.num_classes is None:
+        model = dataclasses.replace(model, num_classes=data.num_classes)
+    weights = named_weights(model)
+    classes = data.num_classes if weights is None else len(weights.meta["categories"])
+    if classes != data.num_classes:
+        warnings.warn(
+            f"the weights of {model.name} know {classes} classes, but {data.name} has"
+            f" {data.num_classes}; its label k must mean the model's class k",
+            EvaluationWarning,
+            stacklevel=2,
+        )
+    return dataclasses.replace(evaluation, model=model, data=view), data
+
+
+def _view(data: DataConfig, model: ModelConfig) -> DataConfig:
+    """Size and interpolation of torchvision's weights, where the config leaves them open."""
+    weights = named_weights(model)
+    if weights is None or data.size is not None:
+        return data
+    preset = weights.transforms()
+    return dataclasses.replace(
+        data,
+        size=preset.crop_size[0],
+        resize=data.resize or preset.resize_size[0],
+        interpolation=data.interpolation or preset.interpolation.value,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import json
 import os
 import pickle
@@ -45,6 +46,21 @@ class Normalized(torch.nn.Module):
         return logits
 
 
+class Precise(torch.nn.Module):
+    """A model that computes in another type than that of its float32 images and logits."""
+
+    def __init__(self, model: torch.nn.Module, dtype: str) -> None:
+        super().__init__()
+        self.dtype = None if dtype == "autocast" else getattr(torch, dtype)
+        self.model = model if self.dtype is None else model.to(self.dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits, shape (N, classes), in the type of x."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.dtype is None):
+            logits: torch.Tensor = self.model(x if self.dtype is None else x.to(self.dtype))
+        return logits.to(x.dtype)
+
+
 def load_model(
     config: ModelConfig, *, data: str = "digits", num_classes: int = 10, device: str = "auto"
 ) -> tuple[Any, ModelConfig]:
@@ -66,19 +82,20 @@ def load_model(
     if config._target_ is not None:
         made = call_target("model", config._target_, config.params)
         if isinstance(made, Model):
-            if tuple(made.bounds) != (0, 1):
-                made = made.transform_bounds((0, 1))
-            return made, config
+            return _foolbox_model(made, config), config
         if not isinstance(made, torch.nn.Module):
             raise UserError(
                 f"model._target_: {config._target_} returned {type(made).__name__};"
                 " return a torch.nn.Module or a Foolbox model"
             )
+        _set_to_eval(made)
         network, mean, std = made, None, None
     else:
-        config = _choose_weights(config, data, num_classes)
+        config = resolve_model(config, data=data, num_classes=num_classes)
         network, mean, std, classes = _torchvision_model(config, num_classes)
         config = dataclasses.replace(config, num_classes=classes)
+    if config.dtype != "float32":
+        network = Precise(network, config.dtype)
     mean, std = config.mean or mean, config.std or std
     if mean is not None or std is not None:
         mean = mean or [0.0] * len(std or ())
@@ -90,23 +107,72 @@ def load_model(
             )
         network = Normalized(network, mean, std)
         config = dataclasses.replace(config, mean=list(mean), std=list(std))
-    if config._target_ is not None and network.training:
-        warnings.warn(
-            "the model was in training mode and is set to evaluation mode",
-            EvaluationWarning,
-            stacklevel=2,
-        )
     return PyTorchModel(network.eval(), bounds=(0, 1), device=where), config
 
 
+def _foolbox_model(made: Any, config: ModelConfig) -> Any:
+    """A Foolbox model of the user's own, on [0, 1]."""
+    if config.mean is not None or config.std is not None or config.dtype != "float32":
+        raise UserError(
+            f"model.mean, model.std, model.dtype: {config._target_} returned a Foolbox model,"
+            " which has its own preprocessing and type; set them there"
+        )
+    if isinstance(made, PyTorchModel):
+        # Foolbox keeps the module in a closure only
+        module = inspect.getclosurevars(made._model).nonlocals.get("model")
+        if isinstance(module, torch.nn.Module):
+            _set_to_eval(module)
+    return made if tuple(made.bounds) == (0, 1) else made.transform_bounds((0, 1))
+
+
+def _set_to_eval(module: torch.nn.Module) -> None:
+    if any(part.training for part in module.modules()):
+        module.eval()
+        warnings.warn(
+            "the model was in training mode and is set to evaluation mode",
+            EvaluationWarning,
+            stacklevel=4,
+        )
+
+
 def resolve_model(config: ModelConfig, *, data: str, num_classes: int) -> ModelConfig:
-    """The config with ``auto`` replaced; ``load_model`` needs neither data nor classes then."""
+    """The config with ``auto`` and ``DEFAULT`` replaced by the weights that they stand for.
+
+    Args:
+        config: Which model.
+        data: Name of the data, and
+        num_classes: their number of classes, 0 if unknown: what ``auto`` must fit.
+    """
     if config._target_ is not None:
         return config
     config = _choose_weights(config, data, num_classes)
-    if config.weights is None and config.num_classes is None:
+    weights = named_weights(config)
+    if weights is not None:
+        return dataclasses.replace(config, weights=weights.name)
+    if config.weights is None and config.num_classes is None and num_classes:
         return dataclasses.replace(config, num_classes=num_classes)
     return config
+
+
+def named_weights(config: ModelConfig) -> Any:
+    """The member of torchvision's enum that a config's weights name; None for other weights."""
+    if config._target_ is not None or config.weights in (None, "auto", "embedded"):
+        return None
+    assert config.weights is not None
+    if Path(config.weights).expanduser().is_file():
+        return None
+    enum = torchvision.models.get_model_weights(config.name)
+    name = config.weights.rpartition(".")[2]
+    looks_like_file = "/" in config.weights or config.weights.endswith(
+        (".safetensors", ".pt", ".pth", ".bin")
+    )
+    if looks_like_file or name not in enum.__members__:
+        valid = nearest(name, ["embedded", "auto", "DEFAULT", *enum.__members__])
+        raise UserError(
+            f"model.weights: {config.weights!r} is no such file"
+            + ("" if looks_like_file else f", nor weights of {config.name}; {valid}")
+        )
+    return enum[name]
 
 
 def find_device(name: str) -> torch.device:
@@ -195,7 +261,8 @@ def _torchvision_model(
                 f" ({reason[:200]}); check model.name and model.num_classes"
             ) from error
         return network, metadata.get("mean"), metadata.get("std"), classes
-    weights = _named_weights(config)
+    weights = named_weights(config)
+    _check_download(config, weights)
     arguments = {"weights": weights}
     if config.num_classes is not None:
         arguments["num_classes"] = config.num_classes
@@ -204,20 +271,26 @@ def _torchvision_model(
     return network, list(preset.mean), list(preset.std), len(weights.meta["categories"])
 
 
-def _named_weights(config: ModelConfig) -> Any:
-    assert config.weights is not None
-    enum = torchvision.models.get_model_weights(config.name)
-    name = config.weights.rpartition(".")[2]
-    looks_like_file = "/" in config.weights or config.weights.endswith(
-        (".safetensors", ".pt", ".pth", ".bin")
-    )
-    if looks_like_file or name not in enum.__members__:
-        valid = nearest(name, ["embedded", "auto", "DEFAULT", *enum.__members__])
-        raise UserError(
-            f"model.weights: {config.weights!r} is no such file"
-            + ("" if looks_like_file else f", nor weights of {config.name}; {valid}")
+def _check_download(config: ModelConfig, weights: Any) -> None:
+    """Download the file if it is not there yet, and see that reading it runs no code.
+
+    torchvision itself unpickles what is in the cache without restriction.
+    """
+    try:
+        weights.get_state_dict(
+            progress=False, check_hash=True, map_location="cpu", weights_only=True
         )
-    return enum[name]
+    except OSError as error:  # URLError is one
+        raise UserError(
+            f"model.weights: {config.weights} of {config.name} could not be downloaded ({error});"
+            " give a local file, or null for an untrained network"
+        ) from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise UserError(
+            f"model.weights: {folder / Path(weights.url).name} is not a plain PyTorch state dict,"
+            " and anything else is refused because it could run code; remove it"
+        ) from error
 
 
 def _build(config: ModelConfig, **arguments: Any) -> torch.nn.Module:
@@ -227,11 +300,6 @@ def _build(config: ModelConfig, **arguments: Any) -> torch.nn.Module:
         )
     except (TypeError, ValueError) as error:  # of the user's params or num_classes
         raise UserError(f"model: torchvision cannot build {config.name}: {error}") from error
-    except OSError as error:  # URLError is one
-        raise UserError(
-            f"model.weights: {config.weights} of {config.name} could not be downloaded ({error});"
-            " give a local file, or null for an untrained network"
-        ) from error
     return network
 
 
