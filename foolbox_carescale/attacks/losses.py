@@ -19,6 +19,7 @@ from .. import backends
 Loss = Callable[[ep.Tensor, ep.Tensor], ep.Tensor]
 
 NAMES = ("ce", "dlr", "margin", "dlr_or_margin", "dlr_targeted")
+LEAST_CLASSES = 4  # that the targeted DLR needs
 
 
 Goal = Callable[[ep.Tensor], ep.Tensor]
@@ -47,14 +48,20 @@ def goals_of(
             f"Misclassification, got {criterion!r}; use 'dlr' or 'margin'"
         )
     clean, labels = logits(), criterion.labels
-    others = ep.where(_one_hot(clean, labels) > 0, ep.ones_like(clean) * -math.inf, clean)
-    order = np.argsort(-others.numpy(), axis=-1)
+    order = other_classes(clean, labels)
 
     def towards(rank: int) -> Goal:
-        classes = backends.from_numpy(clean, order[:, rank].astype(labels.numpy().dtype))
+        classes = backends.from_numpy(clean, order[:, rank])
         return lambda z: targeted_dlr(z, labels, classes)
 
-    return [towards(rank) for rank in range(min(targets, clean.shape[-1] - 1))]
+    return [towards(rank) for rank in range(min(targets, order.shape[1]))]
+
+
+def other_classes(logits: ep.Tensor, labels: ep.Tensor) -> np.ndarray[Any, Any]:
+    """Per sample all classes but its label, by falling logit: (N, K - 1), dtype of the labels."""
+    others = ep.where(_one_hot(logits, labels) > 0, ep.ones_like(logits) * -math.inf, logits)
+    order = np.argsort(-others.numpy(), axis=-1)[:, :-1]
+    return order.astype(backends.to_numpy(labels).dtype)
 
 
 def goal_of(criterion: Any, loss: str | Loss) -> Goal:
@@ -113,7 +120,7 @@ def targeted_dlr(logits: ep.Tensor, labels: ep.Tensor, targets: ep.Tensor) -> ep
     Raises:
         ValueError: fewer than 4 classes.
     """
-    if logits.shape[-1] < 4:
+    if logits.shape[-1] < LEAST_CLASSES:
         raise ValueError(
             "loss: the targeted DLR needs at least 4 classes (it divides by the gap between the "
             f"first and the third and fourth logit), the model has {logits.shape[-1]}; use "
@@ -121,7 +128,12 @@ def targeted_dlr(logits: ep.Tensor, labels: ep.Tensor, targets: ep.Tensor) -> ep
         )
     top = _sorted(logits)
     gap = top[:, -1] - (top[:, -3] + top[:, -4]) / 2
-    return (_pick(logits, targets) - _pick(logits, labels)) / (gap + 1e-12)
+    return targeted_margin(logits, labels, targets) / (gap + 1e-12)
+
+
+def targeted_margin(logits: ep.Tensor, labels: ep.Tensor, targets: ep.Tensor) -> ep.Tensor:
+    """``z_t - z_y``: towards t, away from y; of any number of classes."""
+    return _pick(logits, targets) - _pick(logits, labels)
 
 
 def _margin(logits: ep.Tensor, classes: ep.Tensor) -> ep.Tensor:

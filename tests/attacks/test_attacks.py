@@ -78,7 +78,13 @@ NOISE_ROWS = [
     ),
     *(row(getattr(attacks, f"Lp{noise.__name__}"), p=0.5, repeats=2) for noise in NOISES),
 ]
-ROWS = GRADIENT_ROWS + NOISE_ROWS
+SEARCH_ROWS = [
+    *(row(attacks.ClipAwareSquare, p=p, queries=8) for p in (0.5, *ORDERS)),
+    *(row(getattr(attacks, f"{norm}ClipAwareSquare"), queries=1) for norm in ("L1", "L2", "Linf")),
+    *(row(attacks.ClipAwareAutoAttack, p=p, steps=2, queries=3) for p in (1, 1.5, 2, math.inf)),
+    row(attacks.L2ClipAwareAutoAttack, attacks=("pgd-margin",), steps=2, restarts=2),
+]
+ROWS = GRADIENT_ROWS + NOISE_ROWS + SEARCH_ROWS
 # one of each kind, where a property does not depend on the setting
 SOME_GRADIENT = [
     row(attacks.ClipAwarePGD, p=1, steps=3),
@@ -88,7 +94,12 @@ SOME_GRADIENT = [
     row(attacks.ClipAwareBIM, p=2, steps=3),
     row(attacks.ClipAwareFGM, p=2),
 ]
-SOME = [*SOME_GRADIENT, row(attacks.ClipAwareGaussianNoise, p=2, repeats=2)]
+SOME = [
+    *SOME_GRADIENT,
+    row(attacks.ClipAwareGaussianNoise, p=2, repeats=2),
+    row(attacks.ClipAwareSquare, p=1, queries=5),
+    row(attacks.ClipAwareAutoAttack, p=math.inf, steps=2, targets=2, queries=3, seed=None),
+]
 
 every_backend = pytest.mark.parametrize("victim", victims.WITH_GRADIENT, indirect=True)
 on_torch = pytest.mark.parametrize("victim", ["torch"], indirect=True)

@@ -23,6 +23,8 @@ KINDS = (
     "ClipAwareAdamPGD",
     "ClipAwareAPGD",
     "ClipAwareFrankWolfe",
+    "ClipAwareAutoAttack",
+    "ClipAwareSquare",
     "ClipAwareGaussianNoise",
     "ClipAwareUniformNoise",
     "ClipAwareLaplaceNoise",

@@ -1,0 +1,235 @@
+"""Several attacks in turn, each on the samples that the ones before it left unbroken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import eagerpy as ep
+import numpy as np
+from foolbox.attacks.base import get_criterion, get_is_adversarial, raise_if_kwargs
+from foolbox.criteria import Misclassification
+from foolbox.models import Model
+
+from .. import backends
+from ..arguments import checked_eps
+from . import losses
+from .base import ClipAwareAttack, inside_bounds, norm_variant
+from .counting import CountingModel
+from .gradient import ClipAwareAPGD, ClipAwarePGD
+from .rows import Index, criterion_rows, rows, with_rows
+from .seeding import checked_seed, seeded
+from .square import ClipAwareSquare
+
+PARTS = ("apgd-ce", "apgd-t", "pgd-margin", "square")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part of an ensemble did, as ``on_part`` gets it; NumPy arrays of k samples.
+
+    Attributes:
+        name: "apgd-ce", "apgd-t1" (towards the most likely other class), "apgd-t2", ...
+        samples: Positions in the batch of the samples that were still unbroken, shape (k,).
+        broken: Which of them it broke, shape (k,), bool.
+        forwards: Forward passes that it spent on each, shape (k,).
+        backwards: Backward passes that it spent on each, shape (k,).
+    """
+
+    name: str
+    samples: Index
+    broken: np.ndarray[Any, np.dtype[np.bool_]]
+    forwards: Index
+    backwards: Index
+
+
+class ClipAwareAutoAttack(ClipAwareAttack):
+    """An ensemble in the manner of AutoAttack, on exact steps and projections, any p.
+
+    "apgd-ce" is ``ClipAwareAPGD`` on the cross-entropy; "apgd-t" the same on the targeted DLR
+    loss towards each of the most likely other classes in turn; "pgd-margin" ``ClipAwarePGD``,
+    with its other schedule, on the difference of logits; "square" is ``ClipAwareSquare``, which
+    needs no gradients. Each attacks only what is unbroken. With a targeted criterion "apgd-t" is
+    left out.
+
+    Args:
+        p: Order of the norm, in [1, inf].
+        attacks: Which parts, in this order.
+        steps: Gradients of each run of a gradient attack.
+        restarts: Runs of "apgd-ce" and "pgd-margin" from new random starts.
+        targets: How many classes "apgd-t" aims at; fewer where the model has fewer.
+        targeted_loss: Of "apgd-t": "dlr", which needs 4 classes; "margin", the difference between
+            the target's logit and the label's; "dlr_or_margin", the latter where there are
+            fewer than 4 classes.
+        queries: Forward passes of "square" per sample, at most.
+        seed: Of all random numbers, so that two runs are the same; None leaves it to the
+            framework's generator.
+
+    A sample that nothing breaks gets what the first part found: exactly epsilon away, of the
+    highest loss.
+
+    Source: Croce & Hein 2020, arXiv 2003.01690.
+    """
+
+    least_p = 1.0
+
+    def __init__(
+        self,
+        *,
+        p: float = 2.0,
+        attacks: Sequence[str] = PARTS,
+        steps: int = 100,
+        restarts: int = 1,
+        targets: int = 9,
+        targeted_loss: Literal["dlr", "margin", "dlr_or_margin"] = "dlr",
+        queries: int = 5000,
+        seed: int | None = 0,
+    ) -> None:
+        super().__init__(p=p)
+        unknown = [part for part in attacks if part not in PARTS]
+        if isinstance(attacks, str) or unknown or not attacks:
+            raise ValueError(f"attacks: expected some of {', '.join(PARTS)}, got {attacks!r}")
+        if targeted_loss not in ("dlr", "margin", "dlr_or_margin"):
+            raise ValueError(
+                f"targeted_loss: expected one of dlr, margin, dlr_or_margin, got {targeted_loss!r}"
+            )
+        if not (isinstance(targets, int) and targets >= 1):
+            raise ValueError(f"targets: expected an integer >= 1, got {targets!r}")
+        # the parts check their own arguments
+        ClipAwareAPGD(steps=steps, restarts=restarts)
+        ClipAwareSquare(queries=queries)
+        self.attacks = tuple(attacks)
+        self.steps = steps
+        self.restarts = restarts
+        self.targets = targets
+        self.targeted_loss = targeted_loss
+        self.queries = queries
+        self.seed = checked_seed(seed)
+
+    def run(
+        self,
+        model: Model,
+        inputs: Any,
+        criterion: Any,
+        *,
+        epsilon: Any,
+        on_part: Callable[[Part], None] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The parts in turn.
+
+        Args:
+            model: A Foolbox model with gradients.
+            inputs: Points inside the model's bounds, shape (N, ...).
+            criterion: Labels, Misclassification or TargetedMisclassification.
+            epsilon: A number, or a tensor of shape (N,).
+            on_part: Called with a ``Part`` after each; pass it when calling the attack.
+            **kwargs: None; a TypeError names what is left.
+
+        Returns:
+            The adversarials, type of the inputs.
+
+        Raises:
+            ValueError: "apgd-t" with the DLR loss on a model of fewer than 4 classes.
+        """
+        raise_if_kwargs(kwargs)
+        x0, restore = ep.astensor_(inputs)
+        x0 = inside_bounds(x0, model)
+        criterion = get_criterion(criterion)
+        epsilon = checked_eps(epsilon, x0)
+        if not isinstance(epsilon, float):
+            epsilon = (epsilon + ep.zeros(epsilon, (len(x0), 1))).reshape((-1,))
+        counting = CountingModel(model)
+        ranking = _Ranking(x0, criterion)
+
+        result, active = x0, np.arange(len(x0))
+        with seeded(x0, self.seed):
+            for name in self._names(criterion):
+                if len(active) == 0:
+                    break
+                counting.forwards = counting.backwards = 0
+                here = criterion_rows(criterion, active)
+                attack = self._attack(name, counting, active, ranking)
+                if attack is None:
+                    continue
+                at: Any = epsilon if isinstance(epsilon, float) else rows(epsilon, active)
+                queries: list[Index] = []
+                report = {"on_end": queries.append} if isinstance(attack, ClipAwareSquare) else {}
+                x = attack.run(counting, rows(x0, active), here, epsilon=at, **report)
+                broken = np.asarray(get_is_adversarial(here, counting)(x).numpy())
+                first = result is x0
+                taken = np.ones_like(broken) if first else broken
+                result = with_rows(result, active[taken], rows(x, np.flatnonzero(taken)))
+                if on_part is not None:
+                    on_part(_part(name, active, broken, counting, queries))
+                active = active[~broken]
+        return restore(result)
+
+    def _names(self, criterion: Any) -> Iterator[str]:
+        for part in self.attacks:
+            if part != "apgd-t":
+                yield part
+            elif isinstance(criterion, Misclassification):
+                for rank in range(1, self.targets + 1):
+                    yield f"apgd-t{rank}"
+
+    def _attack(
+        self, name: str, model: Model, active: Index, ranking: _Ranking
+    ) -> ClipAwareAttack | None:
+        """The attack of this part on these samples; None where there is no such target class."""
+        if name == "square":
+            return ClipAwareSquare(p=self.p, queries=self.queries)
+        if name == "apgd-ce":
+            return ClipAwareAPGD(p=self.p, steps=self.steps, restarts=self.restarts)
+        if name == "pgd-margin":
+            return ClipAwarePGD(p=self.p, steps=self.steps, restarts=self.restarts, loss="margin")
+        classes = ranking.classes(model, active, int(name.removeprefix("apgd-t")))
+        if classes is None:
+            return None
+        return ClipAwareAPGD(p=self.p, steps=self.steps, loss=self._towards(classes))
+
+    def _towards(self, targets: ep.Tensor) -> losses.Loss:
+        def loss(logits: ep.Tensor, labels: ep.Tensor) -> ep.Tensor:
+            few = logits.shape[-1] < losses.LEAST_CLASSES
+            if self.targeted_loss == "margin" or (few and self.targeted_loss == "dlr_or_margin"):
+                return losses.targeted_margin(logits, labels, targets)
+            return losses.targeted_dlr(logits, labels, targets)
+
+        return loss
+
+
+class _Ranking:
+    """Per sample the other classes, the most likely one first, of the clean inputs."""
+
+    def __init__(self, x0: ep.Tensor, criterion: Any) -> None:
+        self.x0, self.criterion = x0, criterion
+        self.order: Any = None
+
+    def classes(self, model: Model, active: Index, rank: int) -> ep.Tensor | None:
+        """The classes of rank 1, 2, ... of these samples; None where there are fewer classes."""
+        labels = self.criterion.labels
+        if self.order is None:  # once, on those that are left when it is first asked for
+            found = losses.other_classes(model(rows(self.x0, active)), rows(labels, active))
+            self.order = np.zeros((len(self.x0), found.shape[1]), found.dtype)
+            self.order[active] = found
+        if rank > self.order.shape[1]:
+            return None
+        return backends.from_numpy(self.x0, self.order[active, rank - 1])
+
+
+def _part(
+    name: str, active: Index, broken: Any, counting: CountingModel, queries: list[Index]
+) -> Part:
+    n = len(active)
+    forwards = np.full(n, counting.forwards // n)
+    if queries:  # each sample stops on its own; and one more judges the result
+        forwards = queries[0] + 1
+    return Part(name, active, broken, forwards, np.full(n, counting.backwards // n))
+
+
+L1ClipAwareAutoAttack = norm_variant(ClipAwareAutoAttack, 1)
+L2ClipAwareAutoAttack = norm_variant(ClipAwareAutoAttack, 2)
+LinfClipAwareAutoAttack = norm_variant(ClipAwareAutoAttack, math.inf)
+LpClipAwareAutoAttack = norm_variant(ClipAwareAutoAttack, None)

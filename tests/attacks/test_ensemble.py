@@ -1,0 +1,151 @@
+"""The ensemble: who attacks what, at which price, and under which seed."""
+
+import eagerpy as ep
+import foolbox as fb
+import numpy as np
+import pytest
+import torch
+
+from foolbox_carescale import attacks
+from foolbox_carescale.attacks.counting import CountingModel
+from foolbox_carescale.attacks.seeding import seeded
+from tests.attacks import victims
+
+every_backend = pytest.mark.parametrize("victim", victims.WITH_GRADIENT, indirect=True)
+on_torch = pytest.mark.parametrize("victim", ["torch"], indirect=True)
+
+
+def attacked(victim, criterion=None, *, part=0.06, model=None, **arguments):
+    arguments = {"p": 2, "steps": 3, "queries": 4, **arguments}
+    attack, seen = attacks.ClipAwareAutoAttack(**arguments), []
+    raw, _, success = attack(
+        model or victim.model,
+        victim.x,
+        victim.labels if criterion is None else criterion,
+        epsilons=part * victim.epsilon(arguments["p"]),
+        on_part=seen.append,
+    )
+    return raw, np.asarray(success), seen
+
+
+@every_backend
+def test_each_part_attacks_only_what_is_unbroken_and_says_what_it_spent(victim):
+    model = CountingModel(victim.model)
+    _, success, seen = attacked(victim, model=model)
+    ranks = [f"apgd-t{rank}" for rank in range(1, victims.CLASSES)]
+    assert [part.name for part in seen] == ["apgd-ce", *ranks, "pgd-margin", "square"]
+    left = np.arange(victims.SAMPLES)
+    for part in seen:
+        assert np.array_equal(part.samples, left)
+        assert part.forwards.shape == part.backwards.shape == part.broken.shape == left.shape
+        left = left[~part.broken]
+    assert np.array_equal(np.flatnonzero(~success), left)
+    assert sum(part.backwards.sum() for part in seen) == model.backwards
+    # and Foolbox judges the result
+    assert sum(part.forwards.sum() for part in seen) + victims.SAMPLES == model.forwards
+    gradients = {part.name: set(part.backwards.tolist()) for part in seen}
+    assert gradients == {**{name: {3} for name in gradients}, "square": {0}}
+
+
+@every_backend
+def test_a_seed_makes_two_runs_equal_and_leaves_the_framework_s_generator_alone(victim):
+    framework = victim.kit.framework
+
+    def draw():
+        return victim.numpy(ep.normal(ep.astensor(victim.x), (3,)))
+
+    def points(**arguments):
+        return victim.numpy(attacked(victim, **arguments)[0])
+
+    victims.seed(framework, 5)
+    expected = draw()
+    victims.seed(framework, 5)
+    first = points(seed=1)
+    if framework != "tensorflow":  # whose generator cannot be read; see below
+        assert np.array_equal(draw(), expected)
+    assert np.array_equal(first, points(seed=1))
+    assert not np.array_equal(first, points(seed=2))
+    assert not np.array_equal(points(seed=None), points(seed=None))
+
+
+@pytest.mark.parametrize("victim", victims.EVERY, indirect=True)
+def test_what_follows_a_seeded_block_depends_on_the_seed_before_it(victim):
+    like, framework = ep.astensor(victim.x), victim.kit.framework
+
+    def after(seed):
+        victims.seed(framework, seed)
+        with seeded(like, 3):
+            inside = victim.numpy(ep.normal(like, (4,)))
+        return inside, victim.numpy(ep.normal(like, (4,)))
+
+    inside, outside = after(1)
+    assert np.array_equal(after(2)[0], inside)
+    assert np.array_equal(after(1)[1], outside)
+    assert not np.array_equal(after(2)[1], outside)
+
+
+@every_backend
+def test_what_nothing_breaks_is_exactly_epsilon_away(victim):
+    points, success, _ = attacked(victim, part=1e-3, p=1)
+    assert not success.any()
+    assert victim.norm(points, 1) == pytest.approx(1e-3 * victim.epsilon(1), rel=1e-4)
+
+
+@on_torch
+def test_a_targeted_criterion_leaves_the_targeted_loss_out(victim):
+    target = (victim.labels + 1) % victims.CLASSES
+    _, success, seen = attacked(victim, fb.TargetedMisclassification(target), part=2.0, steps=20)
+    assert not any(part.name.startswith("apgd-t") for part in seen)
+    assert success.all()
+
+
+@on_torch
+def test_samples_have_their_own_epsilon(victim):
+    epsilon = torch.linspace(0.05, 1, victims.SAMPLES) * victim.epsilon(2)
+    attack = attacks.ClipAwareAutoAttack(p=2, steps=2, queries=3)
+    raw = attack.run(victim.model, victim.x, victim.labels, epsilon=epsilon)
+    assert victim.norm(raw, 2) == pytest.approx(epsilon.numpy(), rel=1e-5)
+
+
+def test_few_classes_need_the_margin_and_get_it_only_when_asked():
+    victim, _ = victims.linear(classes=3)
+    with pytest.raises(ValueError, match=r"targeted DLR needs at least 4 classes .* has 3"):
+        attacked(victim, part=1e-3)
+    for loss in ("margin", "dlr_or_margin"):
+        _, _, seen = attacked(victim, part=1e-3, targeted_loss=loss)
+        assert [p.name for p in seen if "-t" in p.name] == ["apgd-t1", "apgd-t2"]
+
+
+def test_together_they_are_stronger_than_the_first_alone(digits):
+    def robust(**arguments):
+        _, success, seen = attacked(digits_in_units, part=0.5, steps=10, **arguments)
+        return (~success).sum(), seen
+
+    class Digits(victims.Victim):
+        def epsilon(self, p):
+            return 0.55
+
+    digits_in_units = Digits(digits.kit, digits.model, digits.x, digits.labels)
+    alone, _ = robust(attacks=("apgd-ce",))
+    together, seen = robust()
+    assert together <= alone
+    assert len(seen) > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"attacks": ()}, r"attacks: expected some of apgd-ce, .*, got \(\)"),
+        ({"attacks": "square"}, "attacks: expected some of .*, got 'square'"),
+        ({"attacks": ("fab",)}, "attacks: expected some of .*'fab'"),
+        ({"targeted_loss": "ce"}, "targeted_loss: expected one of .*, got 'ce'"),
+        ({"targets": 0}, "targets: .* >= 1, got 0"),
+        ({"steps": 0}, "steps: .* >= 1, got 0"),
+        ({"queries": 0}, "queries: .* >= 1, got 0"),
+        ({"seed": -1}, "seed: .* got -1"),
+        ({"p": 0.5}, r"p: expected a number in \[1, inf\], got 0.5"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        attacks.ClipAwareAutoAttack(**arguments)
