@@ -43,9 +43,26 @@ def test_momentum_sums_gradients_of_unit_l1_norm():
     assert momentum(tensor([1.0, 1.0])).numpy().tolist() == [[0.5, 0.5]]
 
 
-def test_adam_begins_with_the_sign_of_the_gradient_at_any_scale():
-    first = parts.Adam()(tensor([3e-20, -1e-20, 0.0])).numpy()
-    np.testing.assert_allclose(first, [[1.0, -1.0, 0.0]], rtol=1e-6)
+def test_adam_begins_with_a_power_of_the_gradient_at_any_scale():
+    slope = tensor([3e-20, -1e-20, 0.0])
+    signs = parts.Adam(partial=0.5)(slope).numpy()
+    np.testing.assert_allclose(signs, [[1.0, -1.0, 0.0]], rtol=1e-6)
+    # m / v^(1/8), where at first v = m^2: the power 3/4 of the gradient
+    partial = parts.Adam()(slope).numpy()
+    np.testing.assert_allclose(partial, [[1.0, -((1 / 3) ** 0.75), 0.0]], rtol=1e-6)
+
+
+def test_adam_follows_the_formula_over_several_gradients():
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=(5, 1, 4))
+    adam, first, second = parts.Adam(0.8, 0.95, 0.25), 0.0, 0.0
+    for t, gradient in enumerate(gradients, 1):
+        direction = adam(tensor(*gradient.tolist())).numpy()
+        scaled = gradient / np.abs(gradient).max()
+        first = 0.8 * first + 0.2 * scaled
+        second = 0.95 * second + 0.05 * scaled**2
+        expected = first / (1 - 0.8**t) / (second / (1 - 0.95**t)) ** 0.25
+        np.testing.assert_allclose(direction, expected, rtol=1e-6)
 
 
 def test_conjugate_directions_solve_a_quadratic_in_as_many_steps_as_dimensions():
