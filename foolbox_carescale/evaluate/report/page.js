@@ -19,7 +19,7 @@
     return element;
   };
   const html = make(null), svg = make("http://www.w3.org/2000/svg");
-  const short = (value) => Number(value.toPrecision(4)).toString();
+  const short = (value) => (value && Math.abs(value) < 1e-3 ? Number(value.toPrecision(3)).toExponential() : Number(value.toPrecision(4)).toString());
   const fixed = (value, digits = 3) => value.toFixed(digits);
   const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
 
@@ -41,10 +41,10 @@
     class: "dot", d: SHAPES[one.marker](r), transform: `translate(${x},${y})`, style: `fill:${color(one)}`,
   });
   const stroke = (one) => ({
-    style: `stroke:${color(one)}${one.worst ? ";stroke-width:3" : ""}`, "stroke-dasharray": DASHES[one.run % DASHES.length] || null,
+    style: `stroke:${color(one)}`, class: one.worst ? "curve halo" : "curve", "stroke-dasharray": DASHES[one.run % DASHES.length] || null,
   });
   const swatch = (one) => svg("svg", { viewBox: "0 0 34 14", class: "swatch", "aria-hidden": "true" },
-    svg("path", { class: "curve", d: "M1,7H33", ...stroke(one) }), dot(one, 17, 7));
+    svg("path", { d: "M1,7H33", ...stroke(one) }), one.worst ? null : dot(one, 17, 7));
 
   // ---- tooltip ----
   const tip = document.getElementById("tip");
@@ -59,14 +59,15 @@
   const hideTip = () => { tip.hidden = true; };
 
   // ---- charts over epsilon ----
-  const W = 760, H = 400, LEFT = 52, RIGHT = 14, TOP = 14, BOTTOM = 46;
+  const narrow = matchMedia("(max-width: 760px)").matches;
+  const W = narrow ? 440 : 760, LEFT = 52, RIGHT = 14, TOP = 14, BOTTOM = 46;
   const scaleX = (epsilons, log) => {
     const at = log ? Math.log : (value) => value;
     const low = log ? at(epsilons[0]) : 0, high = at(epsilons[epsilons.length - 1]);
     const room = log ? 0.04 * (high - low) || 0.5 : 0.02 * high;
     return (e) => LEFT + ((at(e) - low + room) / (high - low + 2 * room)) * (W - LEFT - RIGHT);
   };
-  const chart = (norm, log, ends, ticks, name, unit, draw) => {
+  const chart = (norm, log, H, ends, ticks, name, unit, draw) => {
     const x = scaleX(norm.epsilons, log);
     const y = (value) => TOP + (1 - (value - ends[0]) / (ends[1] - ends[0])) * (H - TOP - BOTTOM);
     const picture = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `${name} by epsilon, ${norm.name}; the table below has the numbers` });
@@ -86,7 +87,8 @@
       svg("text", { x: (LEFT + W - RIGHT) / 2, y: H - 6, "text-anchor": "middle" }, `epsilon (${norm.name})`),
       svg("text", { x: 13, y: (TOP + H - BOTTOM) / 2, "text-anchor": "middle", transform: `rotate(-90 13 ${(TOP + H - BOTTOM) / 2})` }, unit));
     const spots = [];
-    norm.series.forEach((one, number) => {
+    const drawn = norm.series.map((one, number) => [one, number]).sort(([a], [b]) => b.worst - a.worst);  // halos lie below
+    drawn.forEach(([one, number]) => {
       const group = svg("g", { class: "series", "data-series": number });
       draw(group, one, x, y, (point, place, text) => spots.push({ number, group, x: x(point.e), y: place, text }));
       if (group.childNodes.length) picture.append(group);
@@ -118,21 +120,21 @@
   };
   const line = (points, x, height) => points.map((p, i) => `${i ? "L" : "M"}${x(p.e).toFixed(1)},${height(p).toFixed(1)}`).join("");
   const curves = (norm, log) => {
-    const made = chart(norm, log, [-0.02, 1.02], [0, 0.2, 0.4, 0.6, 0.8, 1], "robust accuracy", "robust accuracy", (group, one, x, y, spot) => {
+    const made = chart(norm, log, narrow ? 340 : 400, [-0.02, 1.02], [0, 0.2, 0.4, 0.6, 0.8, 1], "robust accuracy", "robust accuracy", (group, one, x, y, spot) => {
       const up = line(one.points, x, (p) => y(p.high));
       const down = line([...one.points].reverse(), x, (p) => y(p.low)).replace("M", "L");
-      if (one.points.length > 1) group.append(svg("path", { class: "band", d: `${up}${down}z`, style: `fill:${color(one)}` }));
-      else group.append(svg("path", { class: "whisker", d: `M${x(one.points[0].e)},${y(one.points[0].low)}V${y(one.points[0].high)}`, ...stroke(one) }));
-      group.append(svg("path", { class: "curve", d: line(one.points, x, (p) => y(p.k / p.n)), ...stroke(one) }));
+      if (!one.worst && one.points.length > 1) group.append(svg("path", { class: "band", d: `${up}${down}z`, style: `fill:${color(one)}` }));
+      if (one.points.length === 1) group.append(svg("path", { class: "whisker", d: `M${x(one.points[0].e)},${y(one.points[0].low)}V${y(one.points[0].high)}`, style: `stroke:${color(one)}` }));
+      group.append(svg("path", { d: line(one.points, x, (p) => y(p.k / p.n)), ...stroke(one) }));
       for (const point of one.points) {
-        group.append(dot(one, x(point.e), y(point.k / point.n)));
+        if (!one.worst) group.append(dot(one, x(point.e), y(point.k / point.n)));
         spot(point, y(point.k / point.n), explain(one, point));
       }
     });
     data.runs.forEach((run, i) => {
       const place = made.y(run.clean.k / run.clean.n);
-      made.picture.append(svg("path", { class: "clean", d: `M${LEFT},${place}H${W - RIGHT}` }),
-        svg("text", { x: W - RIGHT - 4 - (i % 2) * 130, y: place - 5, "text-anchor": "end" }, several ? `clean · ${run.name}` : "clean accuracy"));
+      made.picture.append(svg("path", { class: "clean", d: `M${LEFT},${place}H${W - RIGHT}` }, svg("title", {}, `clean accuracy of ${run.name}: ${fixed(run.clean.k / run.clean.n)}`)));
+      if (i === 0) made.picture.append(svg("text", { x: W - RIGHT - 4, y: place - 5, "text-anchor": "end" }, "clean accuracy"));
     });
     return made.picture;
   };
@@ -141,11 +143,11 @@
     const low = Math.min(0.9, ...ratios.map((r) => r.low)), high = Math.max(1.02, ...ratios.map((r) => r.high));
     const from = Math.floor(low * 10) / 10, step = (high - from) / 5 > 0.1 ? 0.2 : 0.1, ticks = [];
     for (let tick = from; tick <= high + 1e-9; tick += step) ticks.push(Number(tick.toFixed(2)));
-    return chart(norm, log, [from - 0.005, high + 0.01], ticks, "realised norm / epsilon", "norm / epsilon", (group, one, x, y, spot) => {
+    return chart(norm, log, 260, [from - 0.005, high + 0.01], ticks, "realised norm / epsilon", "norm / epsilon", (group, one, x, y, spot) => {
       const known = one.points.filter((p) => p.norm_over_epsilon);
       if (!known.length) return;
       for (const p of known) group.append(svg("path", { class: "whisker", d: `M${x(p.e)},${y(p.norm_over_epsilon.low)}V${y(p.norm_over_epsilon.high)}`, style: `stroke:${color(one)}` }));
-      group.append(svg("path", { class: "curve", d: line(known, x, (p) => y(p.norm_over_epsilon.mean)), ...stroke(one) }));
+      group.append(svg("path", { d: line(known, x, (p) => y(p.norm_over_epsilon.mean)), ...stroke(one) }));
       for (const p of known) {
         group.append(dot(one, x(p.e), y(p.norm_over_epsilon.mean)));
         spot(p, y(p.norm_over_epsilon.mean), explain(one, p));
@@ -206,13 +208,28 @@
   const sizeTable = (norm) => byEpsilon(norm, (p) => p.norm_over_epsilon && {
     node: [fixed(p.norm_over_epsilon.mean), html("small", {}, `min ${fixed(p.norm_over_epsilon.low)}`)], value: p.norm_over_epsilon.mean,
   }, (one) => !one.worst);
+  const differenceTable = (norm) => {
+    const found = data.differences.filter((d) => d.norm === norm.name);
+    const names = [...new Map(found.map((d) => [`${d.attack} ${d.run}`, d])).values()], base = data.runs[0].name;
+    if (!found.length) return null;
+    const rows = names.map((name) => [{ node: `${name.attack} · ${name.run}`, value: `${name.attack} · ${name.run}` }, ...norm.epsilons.map((e) => {
+      const d = found.find((one) => one.attack === name.attack && one.run === name.run && one.e === e);
+      return d ? { node: [html("span", { class: d.beyond ? (d.value > 0 ? "up" : "down") : null }, (d.value > 0 ? "+" : "") + fixed(d.value)), html("small", {}, `${fixed(d.low, 2)} to ${fixed(d.high, 2)}`)], value: d.value } : none;
+    })]);
+    const paired = found.every((d) => d.paired) ? ` over the ${found[0].n} samples that both have, paired` : ", not paired: the samples differ";
+    return html("section", { class: "card" }, html("h3", {}, `Robust accuracy minus that of ${base}`),
+      html("p", { class: "note" }, `With Newcombe’s 95% interval${paired}. Coloured where the interval excludes 0; of many cells, about one in twenty does so by chance.`),
+      table(["attack", ...norm.epsilons.map(short)], rows));
+  };
   const costTable = (norm, epsilon) => {
     const optional = (spread) => (spread ? { node: short(spread.mean), value: spread.mean } : none);
     const rows = norm.series.filter((one) => !one.worst).flatMap((one) => one.points.filter((p) => p.e === epsilon).map((p) => [
       nameCell(one), { node: String(p.attacked), value: p.attacked }, optional(p.loss), optional(p.forward_passes), optional(p.backward_passes),
       { node: short(p.seconds), value: p.seconds }, p.survived === null ? none : { node: fixed(p.survived), value: p.survived },
     ]));
-    return table(["attack", "attacked", "mean loss", "forward passes", "backward passes", "seconds", "kept after 8 bits"], rows);
+    const heads = ["attack", "attacked", "mean loss", "forward passes", "backward passes", "seconds", "kept after 8 bits"];
+    const known = heads.map((_, column) => rows.some((row) => row[column].value !== null));
+    return table(heads.filter((_, column) => known[column]), rows.map((row) => row.filter((_, column) => known[column])));
   };
 
   // ---- distributions and classes, at one epsilon ----
@@ -243,7 +260,7 @@
     const profile = svg("svg", { viewBox: `0 0 ${W} 250`, role: "img", "aria-label": "robust accuracy of the classes, sorted" },
       [0, 0.5, 1].map((tick) => [svg("path", { class: "grid", d: `M${LEFT},${215 - 200 * tick}H${W - RIGHT}` }), svg("text", { x: LEFT - 8, y: 219 - 200 * tick, "text-anchor": "end" }, String(tick))]),
       svg("text", { x: W / 2, y: 243, "text-anchor": "middle" }, "classes, from the least to the most robust (%)"),
-      rows.map(([one, c]) => svg("path", { class: "curve", ...stroke(one), d: c.profile.map((v, i) => `${i ? "L" : "M"}${(LEFT + (i / (c.profile.length - 1)) * (W - LEFT - RIGHT)).toFixed(1)},${(215 - 200 * v).toFixed(1)}`).join("") })));
+      rows.map(([one, c]) => svg("path", { ...stroke(one), d: c.profile.map((v, i) => `${i ? "L" : "M"}${(LEFT + (i / (c.profile.length - 1)) * (W - LEFT - RIGHT)).toFixed(1)},${(215 - 200 * v).toFixed(1)}`).join("") })));
     const listed = (those) => those.map((row) => `${row[0]} (${row[2]}/${row[1]})`).join(", ");
     return html("div", {}, profile, table(["attack", "least robust classes (robust / samples)", "most robust classes"], rows.map(([one, c]) => [nameCell(one),
       { node: listed(c.rows.slice(0, 6)), value: c.rows[0][2] / c.rows[0][1], class: "left" }, { node: listed(c.rows.slice(-6).reverse()), value: c.rows.at(-1)[2] / c.rows.at(-1)[1], class: "left" }])));
@@ -272,8 +289,8 @@
       html("section", { class: "card" }, html("div", { class: "bar" }, html("h3", {}, "Security curves"), norm.epsilons.length > 1 ? scale : null),
         html("p", { class: "note" }, "Share of all samples that are right without and with the attack, with Wilson’s 95% interval. “all attacks” counts a sample as robust only if it withstands every attack at this epsilon and below. Click a name to hide it."),
         html("div", { class: "plot" }, holes.curves, key.element)),
-      html("section", { class: "card" }, html("h3", {}, "Robust accuracy"), html("p", { class: "note" }, "By epsilon; below each number its 95% interval. Click a column to sort."), accuracyTable(norm)),
-      html("section", { class: "card" }, html("h3", {}, "Realised norm / epsilon"), html("p", { class: "note" }, "What is left of epsilon after the clip: mean, and whiskers from the least to the greatest. Below 1 the curve above belongs to a smaller epsilon than its label says."), holes.sizes, sizeTable(norm)),
+      html("section", { class: "card" }, html("h3", {}, "Robust accuracy"), html("p", { class: "note" }, "By epsilon; below each number its 95% interval. Click a column to sort."), accuracyTable(norm)), differenceTable(norm) || "",
+      html("section", { class: "card" }, html("h3", {}, "Realised norm / epsilon"), html("p", { class: "note" }, "What is left of epsilon after the clip: mean, and whiskers from the least to the greatest. Below 1 the curve above belongs to a smaller epsilon than its label says."), html("div", { class: "plot" }, holes.sizes), sizeTable(norm)),
       html("section", { class: "card" }, html("div", { class: "bar" }, html("h3", {}, "Distributions over the attacked samples"),
         choice("of", known, (value) => { quantity = value; drawOne(); }, quantity),
         choice("at epsilon", norm.epsilons.map((e) => [String(e), short(e)]), (value) => { epsilon = norm.epsilons.find((e) => String(e) === value); drawOne(); }, String(epsilon))),
@@ -298,7 +315,7 @@
     return [html("h2", {}, "Results by norm"), html("div", { role: "tablist", "aria-label": "norm" }, tabs), ...panels];
   };
   const tile = (value, text, more) => html("div", { class: "tile" }, html("b", {}, value), html("span", {}, text), more ? html("span", {}, more) : null);
-  const summary = () => data.runs.map((run, number) => {
+  const summary = () => html("div", { class: "runs" }, data.runs.map((run, number) => {
     const tiles = [tile(fixed(run.clean.k / run.clean.n), "clean accuracy", `95%: ${fixed(run.clean.low)} to ${fixed(run.clean.high)}, ${run.clean.n} samples`)];
     for (const norm of data.norms) {
       // where attacks still differ: the largest epsilon with a robust accuracy of at least a half
@@ -309,24 +326,12 @@
     }
     return html("section", { class: "card" }, html("h3", {}, `${run.model} on ${run.data}`), html("p", { class: "soft" }, run.name), html("div", { class: "tiles" }, tiles),
       run.doubts.length ? run.doubts.map((d) => html("div", { class: "doubt" }, html("b", {}, d.seen), d.remedy ? ` — ${d.remedy}.` : "")) : html("p", { class: "fine" }, "✓ no warning"));
-  });
-  const comparison = () => {
-    if (!several || !data.differences.length) return [];
-    const rows = data.differences.map((d) => [
-      { node: d.attack, value: d.attack }, { node: d.run, value: d.run, class: "left" }, { node: d.norm, value: d.norm, class: "left" }, { node: short(d.e), value: d.e },
-      { node: fixed(d.two), value: d.two }, { node: fixed(d.one), value: d.one },
-      { node: [html("span", { class: d.beyond ? (d.value > 0 ? "up" : "down") : null }, (d.value > 0 ? "+" : "") + fixed(d.value)), html("small", {}, `${fixed(d.low)} to ${fixed(d.high)}`)], value: d.value },
-      { node: String(d.n), value: d.n }]);
-    return [html("h2", {}, "Comparison"), html("section", { class: "card" },
-      html("p", { class: "note" }, `Robust accuracy of a run minus that of ${data.runs[0].name}, with its 95% interval${data.differences.every((d) => d.paired) ? " over the same samples, paired" : ""}; coloured where the interval excludes 0. Many cells are compared: about one in twenty is coloured by chance alone.`),
-      table(["attack", "run", "norm", "epsilon", data.runs[0].name, "run", "difference", "samples"], rows)),
-    ];
-  };
+  }), html("p", { class: "note" }, "Each norm at the largest epsilon that at least half of the samples withstand, or at its smallest; all epsilons are below."));
   const pictures = () => {
     const runs = data.pictures.runs.filter((run) => run.samples.length);
     if (!runs.length) return [];
     const hole = html("div", { class: "gallery" }), thumbs = html("div", { class: "thumbs" });
-    const image = (source, alt) => html("img", { src: source, alt, class: data.pictures.shown <= 64 ? "pixels" : null, loading: "lazy" });
+    const image = (source, alt) => html("img", { src: source, alt, class: data.pictures.shown <= 64 ? "pixels" : null });
     const show = (sample, pressed) => {
       for (const button of thumbs.children) button.classList.toggle("pressed", button === pressed);
       hole.replaceChildren(...sample.attacks.map((a) => {
@@ -351,5 +356,5 @@
 
   document.title = `Robustness of ${data.title}`;
   document.getElementById("top").append(html("h1", {}, "Robustness report"), html("p", { class: "soft" }, data.title));
-  document.getElementById("report").append(html("h2", {}, several ? "Runs" : "Summary"), ...summary(), ...comparison(), ...results(), ...pictures(), ...setup().filter(Boolean));
+  document.getElementById("report").append(html("h2", {}, several ? "Runs" : "Summary"), summary(), ...results(), ...pictures(), ...setup().filter(Boolean));
 })();
