@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import groupby
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
+from foolbox.attacks.base import MinimizationAttack, Repeated
 
 from foolbox_carescale import get_attack
 from foolbox_carescale.evaluate.config import AttackConfig, Evaluation, field_names, norm_name
@@ -31,6 +34,7 @@ class Cell:
         source: Who wrote it: ``ours`` or ``foolbox``.
         p: Order of the attack's norm.
         epsilon: Size of the perturbation in that norm.
+        minimises: Whether the attack looks for the smallest perturbation, whatever epsilon.
     """
 
     number: int
@@ -40,29 +44,98 @@ class Cell:
     source: Literal["ours", "foolbox"]
     p: float
     epsilon: float
+    minimises: bool = False
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A cell on a block of samples: the smallest piece of work, independent of all others.
+    """The smallest piece of work, independent of all others: one attack on a block of samples.
 
     Attributes:
-        cell: What to run.
+        number: Its place in the run.
+        cells: What to run: one cell, or all of a minimisation attack, whose one result is
+            judged at every epsilon.
         block: Number of the block.
         samples: Positions of its samples in the run's data.
         seed: Of everything random in it; derived from the run's seed, the cell and the
             block alone, so that neither order nor company changes a result.
+        pictured: The cell whose images are stored as examples, if any.
     """
 
-    cell: Cell
+    number: int
+    cells: tuple[Cell, ...]
     block: int
     samples: npt.NDArray[np.int64]
     seed: int
+    pictured: Cell | None = None
+
+    @property
+    def cell(self) -> Cell:
+        """The one with the largest epsilon."""
+        return self.cells[-1]
 
     @property
     def name(self) -> str:
         """Unique in the run; fit for a file name."""
-        return f"{self.cell.number:04d}-{self.cell.label}-{self.cell.epsilon!r}-{self.block:05d}"
+        first = self.cells[0]
+        epsilon = "all" if first.minimises else repr(first.epsilon)
+        return f"{first.number:04d}-{first.label}-{epsilon}-{self.block:05d}"
+
+
+class Units(Sequence[Unit]):
+    """Every cell on every block of ``batch_size`` consecutive samples, made when asked for."""
+
+    def __init__(self, cells: Sequence[Cell], samples: int, batch_size: int, seed: int) -> None:
+        self.cells = list(cells)
+        self.samples = samples
+        self.blocks = -(-samples // batch_size)
+        self._batch_size, self._seed = batch_size, seed
+        self._groups = [
+            group
+            for _, same in groupby(self.cells, key=lambda cell: cell.label)
+            for group in _groups(list(same))
+        ]
+        by_label = groupby(self.cells, key=lambda cell: cell.label)
+        middle = [same[len(same) // 2] for same in (list(same) for _, same in by_label)]
+        self._pictured = {cell.number: cell for cell in middle}
+
+    def __len__(self) -> int:
+        return len(self._groups) * self.blocks
+
+    @overload
+    def __getitem__(self, number: int) -> Unit: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Unit]: ...
+    def __getitem__(self, number: int | slice) -> Unit | list[Unit]:
+        if isinstance(number, slice):
+            return [self[i] for i in range(len(self))[number]]
+        number = range(len(self))[number]
+        cells, block = self._groups[number // self.blocks], number % self.blocks
+        pictured = [self._pictured.get(cell.number) for cell in cells] if block == 0 else []
+        return Unit(
+            number,
+            cells,
+            block,
+            self.positions(block),
+            unit_seed(self._seed, cells[0], block),
+            next((cell for cell in pictured if cell is not None), None),
+        )
+
+    def positions(self, block: int) -> npt.NDArray[np.int64]:
+        """Positions of a block's samples in the run's data."""
+        start = block * self._batch_size
+        return np.arange(start, min(start + self._batch_size, self.samples))
+
+    def named(self, name: str) -> Unit | None:
+        """The unit of a name; None where there is none."""
+        match = re.fullmatch(r"(\d{4,})-.+-(\d{5,})", name)
+        if match is None:
+            return None
+        firsts = [cells[0].number for cells in self._groups]
+        if int(match[1]) not in firsts or int(match[2]) >= self.blocks:
+            return None
+        unit = self[firsts.index(int(match[1])) * self.blocks + int(match[2])]
+        return unit if unit.name == name else None
 
 
 def make_cells(evaluation: Evaluation) -> list[Cell]:
@@ -82,23 +155,18 @@ def make_cells(evaluation: Evaluation) -> list[Cell]:
                 f"epsilons.{norm}: is missing, but attack {label!r} ({config.name}) needs it;"
                 f" give epsilons.{norm}=[...] or attacks.{label}.epsilons=[...]"
             )
+        single = attack.attack if isinstance(attack, Repeated) else attack
+        minimises = isinstance(single, MinimizationAttack)
         for epsilon in sorted(epsilons):
-            cells.append(Cell(len(cells), label, config, attack, source, p, epsilon))
+            cells.append(Cell(len(cells), label, config, attack, source, p, epsilon, minimises))
     return cells
-
-
-def make_units(cells: list[Cell], samples: int, batch_size: int, seed: int) -> Iterator[Unit]:
-    """Every cell on every block of ``batch_size`` consecutive samples."""
-    for cell in cells:
-        for block, start in enumerate(range(0, samples, batch_size)):
-            positions = np.arange(start, min(start + batch_size, samples))
-            yield Unit(cell, block, positions, unit_seed(seed, cell, block))
 
 
 def unit_seed(seed: int, cell: Cell, block: int) -> int:
     """A seed of 63 bits from a hash of all that identifies a unit."""
     identity = [seed, cell.label, cell.config.name, cell.config.repeat, cell.config.params]
-    text = json.dumps([*identity, cell.epsilon, block], sort_keys=True, default=repr)
+    epsilon = None if cell.minimises else cell.epsilon
+    text = json.dumps([*identity, epsilon, block], sort_keys=True, default=repr)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
@@ -131,6 +199,11 @@ def make_attack(label: str, config: AttackConfig) -> tuple[Any, Literal["ours", 
         "ours" if constructor.__module__.startswith("foolbox_carescale.") else "foolbox"
     )
     return (attack.repeat(config.repeat) if config.repeat > 1 else attack), source
+
+
+def _groups(cells: list[Cell]) -> list[tuple[Cell, ...]]:
+    """An attack's cells, as far as one call of the attack serves them."""
+    return [tuple(cells)] if cells[0].minimises else [(cell,) for cell in cells]
 
 
 def _distance(label: str, name: str) -> Any:

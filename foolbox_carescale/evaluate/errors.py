@@ -17,6 +17,10 @@ class UserError(ValueError):
         super().__init__(" ".join(message.split()))
 
 
+class StorageError(UserError):
+    """The run folder cannot be written: no room, or no permission. What it holds is intact."""
+
+
 class EvaluationWarning(UserWarning):
     """Something that makes the numbers of a run less trustworthy."""
 

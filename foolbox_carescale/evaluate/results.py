@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from foolbox_carescale.evaluate.errors import UserError
 from foolbox_carescale.evaluate.store import RunFolder
 
 
@@ -40,20 +43,30 @@ class CellSummary:
 
 @dataclass(frozen=True)
 class Results:
-    """A run that was computed.
+    """A run that was computed, or a part of it.
 
     Attributes:
         folder: The run folder.
-        table: One row per cell and sample; see ``store.SCHEMA`` for the columns.
     """
 
     folder: Path
-    table: pa.Table
 
     @classmethod
     def load(cls, folder: str | Path) -> Results:
-        """The results in a run folder, complete or not."""
-        return cls(Path(folder), RunFolder(Path(folder)).read_results())
+        """The results in a run folder, complete or not.
+
+        Raises:
+            UserError: It holds none.
+        """
+        path = Path(folder)
+        if not any(RunFolder(path).stored()):
+            raise UserError(f"{path}: holds no results of a run (results/*.parquet)")
+        return cls(path)
+
+    @functools.cached_property
+    def table(self) -> pa.Table:
+        """One row per cell and sample, read when first asked for; columns: ``store.SCHEMA``."""
+        return RunFolder(self.folder).read_results()
 
     @property
     def clean_accuracy(self) -> float:
@@ -72,24 +85,17 @@ class Results:
         return [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
 
     def summary(self) -> list[CellSummary]:
-        """One entry per cell: norms in ascending order, then the run's order."""
-        table = {f: self.column(f) for f in ("attack", "attack_name", "source", "p", "epsilon")}
-        robust, losses = self.column("robust"), self.column("loss")
-        ratios, seconds = self.column("norm_over_epsilon"), self.column("seconds")
-        cells = []
-        for rows in self.rows_by_cell():
-            realised = ratios[rows][~np.isnan(ratios[rows])]
-            cells.append(
-                CellSummary(
-                    **{name: values[rows[0]] for name, values in table.items()},
-                    samples=len(rows),
-                    robust_accuracy=float(np.mean(robust[rows])),
-                    norm_mean=float(realised.mean()) if len(realised) else float("nan"),
-                    norm_min=float(realised.min()) if len(realised) else float("nan"),
-                    loss=float(np.mean(losses[rows])),
-                    seconds=float(np.nansum(seconds[rows])),
-                )
-            )
+        """One entry per cell: norms in ascending order, then the run's order.
+
+        Reads one unit after the other, unless the table is in memory.
+        """
+        sums: dict[int, _Sums] = {}
+        read = "table" in vars(self)
+        for table in [self.table] if read else RunFolder(self.folder).tables():
+            for number in pc.unique(table["cell"]).to_pylist():
+                of_cell = table.filter(pc.equal(table["cell"], number))
+                sums.setdefault(number, _Sums(of_cell)).add(of_cell)
+        cells = [sums[number].summary() for number in sorted(sums)]
         return sorted(cells, key=lambda cell: cell.p)
 
     def write_summary(self, path: Path) -> None:
@@ -98,3 +104,36 @@ class Results:
             writer = csv.writer(file)
             writer.writerow(field.name for field in fields(CellSummary))
             writer.writerows(astuple(cell) for cell in self.summary())
+
+
+class _Sums:
+    """A summary that grows with the rows of its cell."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        names = ("attack", "attack_name", "source", "p", "epsilon")
+        self._cell = {name: rows[name][0].as_py() for name in names}
+        self._samples = self._robust = self._attacked = 0
+        self._loss = self._ratio = self._seconds = 0.0
+        self._least = float("inf")
+
+    def add(self, rows: pa.Table) -> None:
+        ratios = rows["norm_over_epsilon"].drop_null().to_numpy()
+        self._samples += rows.num_rows
+        self._robust += pc.sum(rows["robust"]).as_py()
+        self._loss += pc.sum(rows["loss"]).as_py()
+        self._attacked += len(ratios)
+        self._ratio += float(ratios.sum())
+        self._least = min(self._least, float(ratios.min(initial=self._least)))
+        self._seconds += pc.sum(rows["seconds"]).as_py() or 0.0
+
+    def summary(self) -> CellSummary:
+        attacked = self._attacked > 0
+        return CellSummary(
+            **self._cell,
+            samples=self._samples,
+            robust_accuracy=self._robust / self._samples,
+            norm_mean=self._ratio / self._attacked if attacked else float("nan"),
+            norm_min=self._least if attacked else float("nan"),
+            loss=self._loss / self._samples,
+            seconds=self._seconds,
+        )

@@ -1,19 +1,38 @@
-"""The run folder: config, per-sample results and a few example images."""
+"""The run folder: config, per-sample results, example images and, if wanted, adversarials."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import errno
+import io
+import itertools
+import json
 import os
-from collections.abc import Callable, Mapping
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from foolbox_carescale.evaluate.errors import UserError
+from foolbox_carescale import __version__
+from foolbox_carescale.evaluate.errors import EvaluationWarning, StorageError, UserError
+from foolbox_carescale.evaluate.sealed import (
+    DamagedError,
+    create_atomically,
+    digest,
+    seal,
+    unseal,
+    write_atomically,
+)
+
+Array = npt.NDArray[Any]
 
 SCHEMA = pa.schema(
     [
@@ -54,64 +73,259 @@ SCHEMA = pa.schema(
 )
 """One row per cell and sample."""
 
+_UNFINISHED, _CLAIMS = ".unfinished", ".claims"
+_HOUR = 3600
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a unit yields.
+
+    Attributes:
+        unit: Its name.
+        rows: One per cell of the unit and sample, of ``SCHEMA``.
+        examples: Images that pictures of the run show, with what identifies them.
+        adversarials: Perturbed images by cell and their samples, where they are to be saved.
+    """
+
+    unit: str
+    rows: pa.Table
+    examples: Mapping[str, Array] | None = None
+    adversarials: Mapping[str, Array] | None = None
+
 
 class RunFolder:
     """Where one run is stored; files appear complete or not at all.
 
-    ``config.yaml``, ``results/*.parquet`` (one file per unit), ``examples/*.npz``,
-    ``warnings.json``.
+    ``run.json`` says which run it is, ``config.yaml`` is its resolved config, ``warnings.json``
+    holds the doubts about its numbers. Of each unit
+    there are ``results/<unit>.parquet`` and, of some or all, ``examples/<unit>.npz`` and
+    ``adversarials/<unit>.safetensors``. The Parquet file is written last and holds checksums of
+    itself and of the others: a unit is done where it is there and right. Any number of
+    processes may write into a folder: units have the same rows whoever computes them, and a
+    claim, which ends with the process that holds it, keeps two from computing the same.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._claims: int | None = None
+        self._fingerprint = ""
 
     @classmethod
-    def create(cls, output: str | None) -> RunFolder:
-        """A new run folder.
-
-        Args:
-            output: The folder, which may exist but hold no run; None makes one below
-                ``runs`` that is named for the time.
-
-        Raises:
-            UserError: It holds another run, or cannot be written.
-        """
-        path = Path(output).expanduser() if output is not None else _timestamped()
-        try:
-            if any((path / name).exists() for name in ("config.yaml", "results")):
-                raise UserError(
-                    f"output: {path} already holds a run; choose another folder or remove it"
-                )
-            for name in ("results", "examples"):
-                (path / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cls._unwritable(path, error) from error
+    def new(cls) -> RunFolder:
+        """A folder below ``runs``, named for the time, that no other process has."""
+        now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        for number in itertools.count(1):
+            path = Path("runs") / (now if number == 1 else f"{now}_{number}")
+            with cls._writing(path), contextlib.suppress(FileExistsError):
+                path.mkdir(parents=True)
+                break
         return cls(path)
 
-    def write_config(self, text: str) -> None:
-        """Store the resolved config."""
-        self._write(self.path / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+    def record(self) -> dict[str, Any] | None:
+        """What ``start`` recorded; None where no run was started.
+
+        Raises:
+            UserError: The folder holds something else, or the record cannot be read.
+        """
+        try:
+            text = (self.path / "run.json").read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            for name in ("config.yaml", "results"):
+                if (self.path / name).exists():
+                    raise UserError(
+                        f"output: {self.path} holds {name}, but no run that can be continued"
+                        " (no run.json); choose another folder or remove it"
+                    ) from None
+            return None
+        try:
+            record: dict[str, Any] = json.loads(text)
+            checksum = record.pop("checksum")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            record, checksum = {}, None
+        if checksum != digest(_canonical(record)):
+            raise UserError(
+                f"output: {self.path / 'run.json'} is damaged, so it is not known which run the"
+                " folder holds; choose another folder"
+            )
+        self._fingerprint = record["fingerprint"]
+        return record
+
+    def start(self, record: Mapping[str, Any], config: str) -> bool:
+        """Make the folder, unless another process was faster.
+
+        Args:
+            record: What identifies the run, with a ``fingerprint``; JSON.
+            config: The resolved config, in YAML.
+
+        Returns:
+            Whether this process was the one that made it; if not, ``record`` tells what is there.
+        """
+        with self._writing(self.path):
+            for name in ("results", "examples", _UNFINISHED):
+                (self.path / name).mkdir(parents=True, exist_ok=True)
+            sealed = {**record, "checksum": digest(_canonical(record))}
+            content = json.dumps(sealed, indent=2, default=repr).encode()
+            first = create_atomically(
+                self.path / "run.json", content, temporary=self.path / _UNFINISHED
+            )
+            if first:
+                self._write(self.path / "config.yaml", config.encode())
+                self._fingerprint = record["fingerprint"]
+            return first
+
+    def open(self) -> None:
+        """Make what is missing in the folder, and remove what killed processes left in it."""
+        with self._writing(self.path):
+            for name in ("results", "examples", _UNFINISHED):
+                (self.path / name).mkdir(exist_ok=True)
+            for left in (self.path / _UNFINISHED).iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    # a write takes milliseconds: what is that old belongs to nobody any more
+                    if time.time() - left.stat().st_mtime > _HOUR:
+                        left.unlink()
+
+    def write(self, part: Part) -> None:
+        """Store a part.
+
+        Raises:
+            StorageError: It cannot be written. Nothing of it is there then.
+        """
+        files: dict[str, bytes] = {}
+        if part.examples is not None:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **part.examples)  # type: ignore[arg-type]
+            files[f"examples/{part.unit}.npz"] = buffer.getvalue()
+        if part.adversarials is not None:
+            from safetensors.numpy import save
+
+            files[f"adversarials/{part.unit}.safetensors"] = save(dict(part.adversarials))
+        notes = {
+            "carescale.run": self._fingerprint,
+            "carescale.unit": part.unit,
+            "carescale.version": __version__,
+            "carescale.files": json.dumps({name: digest(c) for name, c in files.items()}),
+        }
+        for name, content in files.items():
+            self._write(self.path / name, content)
+        self._write(self._place(part.unit), seal(part.rows, notes))
 
     def write_warnings(self, text: str) -> None:
         """Store what makes the numbers less trustworthy, as ``doubts.to_json`` gives it."""
-        path = self.path / "warnings.json"
-        self._write(path, lambda path: path.write_text(text, encoding="utf-8"))
+        self._write(self.path / "warnings.json", text.encode())
 
-    def write_unit(self, name: str, rows: pa.Table) -> None:
-        """Store the rows of one unit."""
-        self._write(
-            self.path / "results" / f"{name}.parquet",
-            lambda path: pq.write_table(rows, path, compression="zstd"),
-        )
+    def has(self, unit: str) -> bool:
+        """Whether there is a file of a unit, right or not."""
+        return self._place(unit).exists()
 
-    def write_examples(self, name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Store the images of one unit that the picture grid shows."""
+    def read(self, unit: str) -> pa.Table | None:
+        """The rows of a unit; None where it is not there.
 
-        def write(path: Path) -> None:
-            with path.open("wb") as file:
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        Raises:
+            DamagedError: It, or a file that belongs to it, is not what was written.
+        """
+        try:
+            content = self._place(unit).read_bytes()
+        except FileNotFoundError:
+            return None
+        rows, notes = unseal(content)
+        if notes["carescale.unit"] != unit or notes["carescale.run"] != self._fingerprint:
+            raise DamagedError("it belongs to another run or unit")
+        for name, expected in json.loads(notes["carescale.files"]).items():
+            try:
+                found = digest((self.path / name).read_bytes())
+            except FileNotFoundError:
+                raise DamagedError(f"{name} is missing") from None
+            if found != expected:
+                raise DamagedError(f"{name} is damaged")
+        return rows
 
-        self._write(self.path / "examples" / f"{name}.npz", write)
+    def set_aside(self, unit: str, reason: str) -> None:
+        """Move a damaged file of results to ``damaged``, and say so."""
+        with self._writing(self.path):
+            aside = self.path / "damaged"
+            aside.mkdir(exist_ok=True)
+            place = self._place(unit)
+            target = aside / f"{place.name}.{uuid.uuid4().hex[:8]}"
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                place.rename(target)
+                warnings.warn(
+                    f"{place} cannot be trusted ({reason}) and was moved to {target}; what it"
+                    " held is computed again",
+                    EvaluationWarning,
+                    stacklevel=2,
+                )
+
+    def stored(self) -> Iterator[str]:
+        """Names of the units that have a file, right or not."""
+        for part in self._parts():
+            yield part.stem
+
+    def claim(self, number: int, *, wait: bool = False) -> bool:
+        """Keep other processes from computing a unit, until ``release`` or this process's end.
+
+        A lock on one byte of a file, which the kernel ends with the process. Where a file
+        system has no locks every claim is granted, and a unit may be computed twice.
+
+        Args:
+            number: The unit's.
+            wait: Wait for whoever has claimed it.
+
+        Returns:
+            False if another process has claimed it.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return True
+        if self._claims is None:
+            with self._writing(self.path):
+                self._claims = os.open(self.path / _CLAIMS, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.lockf(self._claims, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, number)
+        except OSError as error:
+            return error.errno in _NO_LOCKS
+        return True
+
+    def release(self, number: int) -> None:
+        """End a claim."""
+        if self._claims is not None:
+            import fcntl
+
+            with contextlib.suppress(OSError):
+                fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, number)
+
+    def close(self) -> None:
+        """End all claims."""
+        if self._claims is not None:
+            os.close(self._claims)
+            self._claims = None
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows of each unit that is stored, one by one.
+
+        Raises:
+            UserError: This is no run folder, or nothing is stored in it.
+        """
+        found = damaged = 0
+        for part in self._parts():
+            found += 1
+            try:
+                rows, _ = unseal(part.read_bytes())
+            except DamagedError:
+                damaged += 1
+            else:
+                yield rows
+        if damaged:
+            warnings.warn(
+                f"{damaged} of {found} files in {self.path / 'results'} are damaged and left out;"
+                f" carescale evaluate with output={self.path} computes them again",
+                EvaluationWarning,
+                stacklevel=2,
+            )
+        if found == damaged:
+            raise UserError(f"{self.path}: holds no results of a run (results/*.parquet)")
 
     def read_results(self) -> pa.Table:
         """All rows that are stored.
@@ -119,12 +333,9 @@ class RunFolder:
         Raises:
             UserError: This is no run folder, or nothing is stored in it.
         """
-        parts = sorted((self.path / "results").glob("*.parquet"))
-        if not parts:
-            raise UserError(f"{self.path}: holds no results of a run (results/*.parquet)")
-        return pa.concat_tables([pq.read_table(part, schema=SCHEMA) for part in parts])
+        return pa.concat_tables(self.tables())
 
-    def read_examples(self) -> list[dict[str, npt.NDArray[Any]]]:
+    def read_examples(self) -> list[dict[str, Array]]:
         """The stored examples, unit by unit."""
         examples = []
         for part in sorted((self.path / "examples").glob("*.npz")):
@@ -132,30 +343,29 @@ class RunFolder:
                 examples.append(dict(arrays))
         return examples
 
-    def _write(self, path: Path, write: Callable[[Path], Any]) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            write(temporary)
-            temporary.replace(path)
-        except OSError as error:
-            raise self._unwritable(path, error) from error
-        finally:
-            if temporary.exists():
-                temporary.unlink()
+    def _parts(self) -> list[Path]:
+        return sorted((self.path / "results").glob("*.parquet"))
+
+    def _place(self, unit: str) -> Path:
+        return self.path / "results" / f"{unit}.parquet"
+
+    def _write(self, path: Path, content: bytes) -> None:
+        with self._writing(path):
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, content, temporary=self.path / _UNFINISHED)
 
     @staticmethod
-    def _unwritable(path: Path, error: OSError) -> UserError:
-        return UserError(
-            f"output: {path} cannot be written ({error.strerror or error});"
-            " choose another folder with output=..."
-        )
+    @contextlib.contextmanager
+    def _writing(path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"output: {path} cannot be written ({error.strerror or error}); what was stored"
+                " before is intact: make room or choose another folder with output=..., and run"
+                " again"
+            ) from error
 
 
-def _timestamped() -> Path:
-    now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    path = Path("runs") / now
-    number = 1
-    while path.exists():  # two runs within a second
-        number += 1
-        path = Path("runs") / f"{now}_{number}"
-    return path
+def _canonical(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, sort_keys=True, default=repr).encode()

@@ -1,13 +1,13 @@
 import pytest
 
 from foolbox_carescale.evaluate import AttackConfig, Evaluation, UserError
-from foolbox_carescale.evaluate.cells import make_attack, make_cells, make_units
+from foolbox_carescale.evaluate.cells import Units, make_attack, make_cells
 
 
 def test_a_unit_has_the_same_seed_in_whatever_company():
     attacks = {"a": AttackConfig("L2PGD"), "b": AttackConfig("LinfPGD")}
-    together = make_units(make_cells(Evaluation(attacks=attacks)), 30, 10, seed=1)
-    alone = make_units(make_cells(Evaluation(attacks={"b": attacks["b"]})), 30, 10, seed=1)
+    together = Units(make_cells(Evaluation(attacks=attacks)), 30, 10, seed=1)
+    alone = Units(make_cells(Evaluation(attacks={"b": attacks["b"]})), 30, 10, seed=1)
     seeds = {(u.cell.label, u.cell.epsilon, u.block): u.seed for u in together}
     assert len(set(seeds.values())) == len(seeds)
     for unit in alone:
@@ -22,10 +22,26 @@ def test_seeds_differ_by_run_seed_parameters_and_repeat():
         (0, AttackConfig("L2PGD", repeat=2)),
     ]
     seeds = {
-        next(iter(make_units(make_cells(Evaluation(attacks={"a": c})), 1, 1, seed))).seed
-        for seed, c in configs
+        Units(make_cells(Evaluation(attacks={"a": c})), 1, 1, seed)[0].seed for seed, c in configs
     }
     assert len(seeds) == len(configs)
+
+
+def test_every_sample_is_in_one_unit_of_each_cell_and_units_are_found_by_name():
+    attacks = {"a": AttackConfig("L2PGD", [1.0, 2.0]), "b": AttackConfig("L2DeepFoolAttack", [1.0])}
+    units = Units(make_cells(Evaluation(attacks=attacks)), 25, 10, seed=0)
+    assert [unit.number for unit in units] == list(range(9))
+    assert sum(len(unit.samples) for unit in units) == 3 * 25
+    assert all(units.named(unit.name).number == unit.number for unit in units)
+    strangers = ("x", "0000-a-1.0-00003", "0000-b-1.0-00001", "0009-b-all-00000")
+    assert all(units.named(name) is None for name in strangers)
+
+
+def test_a_minimisation_attack_is_one_unit_for_all_its_epsilons():
+    cells = make_cells(Evaluation(attacks={"a": AttackConfig("L2DeepFoolAttack", repeat=2)}))
+    units = Units(cells, 10, 10, seed=0)
+    assert len(cells) > 1
+    assert [unit.cells for unit in units] == [tuple(cells)]
 
 
 def test_an_attacks_own_epsilons_override_those_of_its_norm():

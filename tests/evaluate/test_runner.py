@@ -16,8 +16,8 @@ from foolbox_carescale.evaluate import (
 )
 from foolbox_carescale.evaluate.data import load_data
 from foolbox_carescale.evaluate.models import load_model
-from foolbox_carescale.evaluate.runner import cross_entropy, perturbation_norms
 from foolbox_carescale.evaluate.store import SCHEMA
+from foolbox_carescale.evaluate.worker import cross_entropy, perturbation_norms
 
 ATTACKS = {
     "noise": AttackConfig("L2AdditiveGaussianNoiseAttack", [2.0, 8.0]),
@@ -178,37 +178,6 @@ def test_the_stored_config_runs_again_with_the_same_result(tmp_path):
 def test_results_open_as_one_parquet_data_set(results):
     table = pq.read_table(results.folder / "results")
     assert table.num_rows == results.table.num_rows
-
-
-def test_a_folder_that_holds_a_run_is_refused_and_left_alone(tmp_path):
-    evaluate(small(tmp_path / "run"))
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    with pytest.raises(UserError, match="already holds a run"):
-        evaluate(small(tmp_path / "run"))
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
-
-
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(UserError, match=r"output: .* cannot be written"):
-        evaluate(small(tmp_path / "file" / "run"))
-
-
-def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
-    write, calls = pq.write_table, []
-
-    def full(table, path, **options):
-        calls.append(path)
-        if len(calls) == 3:
-            path.write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-        write(table, path, **options)
-
-    monkeypatch.setattr(pq, "write_table", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        evaluate(small(tmp_path / "run"))
-    assert len(list((tmp_path / "run" / "results").iterdir())) == 2
-    assert Results.load(tmp_path / "run").table.num_rows == 2 * 5
 
 
 @pytest.mark.parametrize(

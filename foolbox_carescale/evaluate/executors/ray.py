@@ -1,0 +1,240 @@
+"""Computes units on a Ray cluster: workers that load the model once, and may be lost at any time.
+
+What is in flight is bounded: no unit is taken before a worker has room for it. Workers give
+their parts back to this process, which stores them: the nodes need not see the run folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from foolbox_carescale.evaluate.cells import Unit, Units, make_cells
+from foolbox_carescale.evaluate.config import Evaluation
+from foolbox_carescale.evaluate.data import Data
+from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError
+from foolbox_carescale.evaluate.identity import check_same_model
+from foolbox_carescale.evaluate.store import Part
+from foolbox_carescale.evaluate.worker import Introduction, Worker, make_worker
+
+try:
+    import ray
+    from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+except ImportError as error:
+    raise UserError(
+        "executor: ray is not installed; run: pip install 'foolbox-carescale[evaluate,ray]'"
+    ) from error
+
+AHEAD = 2
+"""Units that a worker holds: one that it computes, and one so that it need not wait."""
+
+PATIENCE = 60.0
+"""Seconds without any worker after which a warning says what the cluster lacks."""
+
+
+class RayExecutor:
+    """A worker per free slot of the cluster; units of workers that die go to others."""
+
+    def __init__(self, evaluation: Evaluation, data: Data, units: Units) -> None:
+        self._evaluation, self._data, self._units = evaluation, data, units
+        self._settings = evaluation.executor
+        self._connected = False
+        self._starting: dict[Any, Any] = {}  # what tells that a worker is ready, and the worker
+        self._workers: list[_Remote] = []
+        self._introduction: Introduction | None = None
+        self._lost = 0  # workers in a row that died before they were ready
+
+    def start(self) -> Introduction:
+        """Connect to the cluster, send it the data, and wait for the first worker."""
+        if not ray.is_initialized():
+            self._connect()
+        self._shared = ray.put(self._data)
+        for _ in range(self._settings.workers or self._slots()):
+            self._hire()
+        while self._introduction is None:
+            self._wait({})
+        return self._introduction
+
+    def run(self, units: Iterator[Unit]) -> Iterator[tuple[Unit, Part]]:
+        """Compute units as workers get free."""
+        again: deque[Unit] = deque()
+        tries: dict[int, int] = {}
+        running: dict[Any, tuple[_Remote, Unit]] = {}
+        while True:
+            for worker in sorted(self._workers, key=lambda worker: len(worker.units)):
+                while len(worker.units) < AHEAD:
+                    unit = again.popleft() if again else next(units, None)
+                    if unit is None:
+                        break
+                    running[worker.actor.run.remote(unit.number)] = worker, unit
+                    worker.units.append(unit)
+            if not running and not again:
+                return
+            done = self._wait(running)
+            if done is None:
+                continue
+            worker, unit = running.pop(done)
+            try:
+                part: Part = ray.get(done)
+            except RayTaskError as error:
+                raise error.cause from error
+            except ObjectLostError:  # computed, but its node was lost before the part was fetched
+                worker.units.remove(unit)
+                again.append(unit)
+            except RayActorError as error:
+                if worker in self._workers:
+                    self._workers.remove(worker)
+                    with contextlib.suppress(Exception):
+                        ray.kill(worker.actor)
+                    self._hire()
+                    # those that it had not begun are not to blame
+                    blamed = worker.units[0].number
+                    tries[blamed] = tries.get(blamed, 0) + 1
+                    if tries[blamed] > self._settings.retries:
+                        raise UserError(
+                            f"executor: unit {worker.units[0].name} lost its worker"
+                            f" {tries[blamed]} times, most likely for lack of memory (Ray says:"
+                            f" {_first_line(error)}); give it more with executor.cpus or less"
+                            " batch_size, or raise executor.retries"
+                        ) from error
+                again.append(unit)
+            else:
+                worker.units.remove(unit)
+                tries.pop(unit.number, None)
+                yield unit, part
+
+    def stop(self) -> None:
+        """End the workers, and the cluster if it was started here."""
+        for actor in [*self._starting.values(), *(worker.actor for worker in self._workers)]:
+            with contextlib.suppress(Exception):
+                ray.kill(actor)
+        self._starting, self._workers = {}, []
+        if self._connected:
+            self._connected = False
+            ray.shutdown()
+
+    def _connect(self) -> None:
+        address = self._settings.address
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address is None:
+            options["include_dashboard"] = False
+        if self._settings.runtime_env:
+            options["runtime_env"] = self._settings.runtime_env
+        try:
+            ray.init(
+                address or "local", log_to_driver=False, logging_level=logging.ERROR, **options
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"executor.address: Ray cannot be reached at {address or 'this machine'}"
+                f" ({_first_line(error)}); start it with: ray start --head"
+            ) from error
+        self._connected = True
+
+    def _slots(self) -> int:
+        """How many workers the nodes have room for."""
+        needed = {"CPU": self._settings.cpus, "GPU": self._settings.gpus}
+        slots = 0
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        for node in nodes:
+            if node["Alive"]:
+                has = [int(node["Resources"].get(k, 0) / n) for k, n in needed.items() if n > 0]
+                slots += min(has, default=1)
+        if slots == 0:
+            raise UserError(
+                f"executor: no node of the cluster has {_listed(needed)}; ask for less with"
+                " executor.cpus and executor.gpus, or give executor.workers and let it grow"
+            )
+        return slots
+
+    def _hire(self) -> None:
+        made: Any = ray.remote(_Actor)
+        actor = made.options(
+            num_cpus=self._settings.cpus,
+            num_gpus=self._settings.gpus,
+            scheduling_strategy="SPREAD",
+        ).remote()
+        self._starting[actor.start.remote(self._evaluation, self._shared)] = actor
+
+    def _wait(self, running: dict[Any, Any]) -> Any | None:
+        """The next unit that is done; None where something else has happened."""
+        began, warned = time.monotonic(), False
+        while True:
+            # units first: where several are ready, a worker that gets free comes before a new one
+            ready, _ = ray.wait([*running, *self._starting], num_returns=1, timeout=PATIENCE / 4)
+            if ready:
+                break
+            if not self._workers and not warned and time.monotonic() - began > PATIENCE:
+                warned = True
+                needed = {"CPU": self._settings.cpus, "GPU": self._settings.gpus}
+                warnings.warn(
+                    f"no worker has started for {PATIENCE:.0f} s: the cluster has nowhere"
+                    f" {_listed(needed)} free; the run goes on when it has",
+                    EvaluationWarning,
+                    stacklevel=2,
+                )
+        if ready[0] in running:
+            return ready[0]
+        actor = self._starting.pop(ready[0])
+        try:
+            introduction: Introduction = ray.get(ready[0])
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayActorError as error:  # it, or its node, was lost
+            self._lost += 1
+            if self._lost > self._settings.retries + len(self._starting):
+                raise UserError(
+                    f"executor: workers die while they start, {self._lost} in a row (Ray says:"
+                    f" {_first_line(error)}); is there memory for executor.workers models?"
+                ) from error
+            self._hire()
+            return None
+        self._lost = 0
+        if self._introduction is None:
+            self._introduction = introduction
+        check_same_model(
+            self._introduction.clean_losses, introduction.clean_losses, "of the first Ray worker"
+        )
+        self._workers.append(_Remote(actor))
+        return None
+
+
+@dataclass(eq=False)
+class _Remote:
+    """A worker that is ready, and the units that it holds, the one it computes first."""
+
+    actor: Any
+    units: list[Unit] = field(default_factory=list)
+
+
+class _Actor:
+    """What lives in a Ray worker's process. ``start`` is apart, so that its errors are told."""
+
+    def start(self, evaluation: Evaluation, data: Data) -> Introduction:
+        import torch
+
+        torch.set_num_threads(evaluation.threads or 1)
+        cells = make_cells(evaluation)
+        self._units = Units(cells, len(data), evaluation.batch_size, evaluation.seed)
+        self._worker: Worker
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EvaluationWarning)  # they are in the introduction
+            self._worker, introduction = make_worker(evaluation, data, self._units)
+        return introduction
+
+    def run(self, number: int) -> Part:
+        return self._worker.run(self._units[number])
+
+
+def _listed(resources: dict[str, float]) -> str:
+    return " and ".join(f"{amount:g} {name}" for name, amount in resources.items() if amount)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
