@@ -8,16 +8,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from foolbox_carescale.evaluate.compose import load_evaluation
-    from foolbox_carescale.evaluate.config import AttackConfig, DataConfig, Evaluation, ModelConfig
+    from foolbox_carescale.evaluate.compose import expand_sweep, load_evaluation
+    from foolbox_carescale.evaluate.config import (
+        AttackConfig,
+        DataConfig,
+        Evaluation,
+        ExecutorConfig,
+        ModelConfig,
+        TrackingConfig,
+    )
     from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError
     from foolbox_carescale.evaluate.report import print_report, write_report
     from foolbox_carescale.evaluate.results import CellSummary, Results
     from foolbox_carescale.evaluate.runner import Progress, evaluate
 
 _HOMES = {
-    "compose": ("load_evaluation",),
-    "config": ("AttackConfig", "DataConfig", "Evaluation", "ModelConfig"),
+    "compose": ("expand_sweep", "load_evaluation"),
+    "config": (
+        "AttackConfig",
+        "DataConfig",
+        "Evaluation",
+        "ExecutorConfig",
+        "ModelConfig",
+        "TrackingConfig",
+    ),
     "errors": ("EvaluationWarning", "UserError"),
     "report": ("print_report", "write_report"),
     "results": ("CellSummary", "Results"),
@@ -30,11 +44,14 @@ __all__ = [
     "DataConfig",
     "Evaluation",
     "EvaluationWarning",
+    "ExecutorConfig",
     "ModelConfig",
     "Progress",
     "Results",
+    "TrackingConfig",
     "UserError",
     "evaluate",
+    "expand_sweep",
     "load_evaluation",
     "print_report",
     "write_report",

@@ -1,0 +1,139 @@
+"""Reports a finished run to MLflow or TensorBoard, from its stored results only."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from foolbox_carescale.evaluate.config import Evaluation, plain
+from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError
+from foolbox_carescale.evaluate.results import Results
+
+PER_UNIT_OF_EPSILON = 10**6
+"""Steps are whole numbers in both trackers: a metric's step is its epsilon in millionths, so that
+a metric drawn over its steps is a security curve."""
+
+_FOLDER_TAG = "carescale.folder"
+
+_MODULES = {
+    "none": (),
+    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
+    "tensorboard": ("tensorboard",),
+}
+
+
+def check_tracking(evaluation: Evaluation) -> None:
+    """See that the tracker is installed, before anything is computed.
+
+    Raises:
+        UserError: It is not; the message says what to install.
+    """
+    name = evaluation.tracking.name
+    missing = [module for module in _MODULES[name] if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UserError(
+            f"tracking.name: {name} needs {', '.join(missing)};"
+            f" run: pip install 'foolbox-carescale[{name}]'"
+        )
+
+
+def track(results: Results, evaluation: Evaluation) -> None:
+    """Report a run, once: parameters, metrics per epsilon, and the files of the run folder.
+
+    A failure is an ``EvaluationWarning``: the results are in their folder, whatever happens
+    here. Running the evaluation again reports what could not be reported.
+    """
+    name = evaluation.tracking.name
+    if name == "none":
+        return
+    report = _to_mlflow if name == "mlflow" else _to_tensorboard
+    try:
+        check_tracking(evaluation)
+        report(results, evaluation)
+    except Exception as error:  # a tracker may raise anything, and the results outlive it
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        warnings.warn(
+            f"tracking: {name} failed ({reason}); the results are in {results.folder}."
+            " Run the same again to repeat only the tracking",
+            EvaluationWarning,
+            stacklevel=2,
+        )
+
+
+def metrics(results: Results) -> Iterator[tuple[str, int, float]]:
+    """Name, step and value of each metric; a step is an epsilon in millionths."""
+    yield "clean_accuracy", 0, results.clean_accuracy
+    for cell in results.summary():
+        step = round(cell.epsilon * PER_UNIT_OF_EPSILON)
+        for quantity in ("robust_accuracy", "loss", "norm_mean", "seconds"):
+            value = getattr(cell, quantity)
+            if value == value:  # NaN where nothing was attacked
+                yield f"{quantity}/{cell.attack}", step, value
+
+
+def parameters(evaluation: Evaluation) -> dict[str, str]:
+    """The config by dotted keys, without where the run is stored and tracked."""
+    content = plain(evaluation)
+    for key in ("output", "tracking"):
+        content.pop(key)
+    return dict(_flat(content, ""))
+
+
+def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for inner, item in value.items():
+            yield from _flat(item, f"{key}.{inner}" if key else str(inner))
+    else:
+        yield key, str(value)
+
+
+def _to_mlflow(results: Results, evaluation: Evaluation) -> None:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param
+    from mlflow.utils.time import get_current_time_millis
+
+    config, folder = evaluation.tracking, str(results.folder.resolve())
+    client = MlflowClient(config.uri)
+    known = client.get_experiment_by_name(config.experiment)
+    experiment = known.experiment_id if known else client.create_experiment(config.experiment)
+    query = f"tags.`{_FOLDER_TAG}` = '{folder}' and attributes.status = 'FINISHED'"
+    if client.search_runs([experiment], query, max_results=1):
+        return
+    name = config.run_name or results.folder.name
+    run_id = client.create_run(experiment, tags={_FOLDER_TAG: folder}, run_name=name).info.run_id
+    try:
+        now = get_current_time_millis()
+        values = [Metric(key, value, now, step) for key, step, value in metrics(results)]
+        params = [Param(key, value) for key, value in parameters(evaluation).items()]
+        # a request holds so many at most: mlflow.utils.validation
+        for batch in _batches(values, 1000):
+            client.log_batch(run_id, metrics=batch)
+        for batch in _batches(params, 100):
+            client.log_batch(run_id, params=batch)
+        client.log_artifacts(run_id, folder)
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id)
+
+
+def _to_tensorboard(results: Results, evaluation: Evaluation) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    configured = evaluation.tracking.folder
+    folder = Path(configured).expanduser() / results.folder.name if configured else None
+    folder = folder or results.folder / "tensorboard"
+    if any(folder.glob("events.out.tfevents.*")):
+        return
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_text("config", f"```yaml\n{evaluation.to_yaml()}```")
+        for key, step, value in metrics(results):
+            writer.add_scalar(key, value, step)
+
+
+def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
