@@ -85,7 +85,7 @@ class Problem:
         if not self.concrete or self.empty:
             return
         x, delta = backends.detach(self.x), backends.detach(self.delta)
-        if _is_finite(delta) and self._holds(x):
+        if all_finite(delta) and self._holds(x):
             return
         outside = ep.logical_or(x < self.lower - self.tolerance, x > self.upper + self.tolerance)
         infinite = delta.abs() == math.inf
@@ -98,14 +98,14 @@ class Problem:
         if not (isinstance(self.lower, float) and isinstance(self.upper, float)):
             return False
         low, high = self.lower - self.tolerance, self.upper + self.tolerance
-        return _is_finite(x) and low <= x.min().item() and x.max().item() <= high
+        return all_finite(x) and low <= x.min().item() and x.max().item() <= high
 
     def reject_bad_directions(self) -> None:
         """The same for delta alone, before it is turned into something that hides the offence."""
         if not self.concrete or self.empty:
             return
         delta = backends.detach(self.delta)
-        if not _is_finite(delta) and not (delta.abs() < math.inf).all().item():
+        if not all_finite(delta) and not (delta.abs() < math.inf).all().item():
             raise ValueError(_describe(self, backends.detach(self.x), delta))
 
 
@@ -239,7 +239,7 @@ def checked_eps(eps: Any, x: ep.Tensor) -> float | ep.Tensor:
     return tensor.reshape((-1, 1))
 
 
-def _is_finite(t: ep.Tensor) -> bool:
+def all_finite(t: ep.Tensor) -> bool:
     """True only where all values are finite: a sum reads them once and stores nothing.
 
     Where the sum of finite values overflows the answer is False, and somebody has to look closer.

@@ -142,5 +142,10 @@ def widen(t: ep.Tensor) -> ep.Tensor:
     return t.astype(np.float64) if kind == "jax" else t.float64()
 
 
+def at_least_float32(t: ep.Tensor) -> ep.Tensor:
+    """The tensor, half precision as float32."""
+    return t.float32() if dtype_name(t) in ("float16", "bfloat16") else t
+
+
 def _root(value: Any) -> str:
     return type(value).__module__.split(".")[0]

@@ -31,10 +31,6 @@ T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# |g|^(1/(p-1)) of gradients that differ by a factor of 1e7, what float32 resolves, underflows
-# there in float32
-WIDE_BELOW = 1.2
-
 
 def _one_node(operator: Callable[P, R]) -> Callable[P, R]:
     """Keep the compilers out: one node for torch.compile, no rewriting by TensorFlow."""
@@ -188,13 +184,14 @@ def project(x: T, x0: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) 
     problem = prepare(x0, x, eps, p, bounds, names=("x0", "x"))
     if problem.empty:
         return x
+    if not autodiff.needed(problem) and (found := engines.constrain(problem)) is not None:
+        return problem.restore(found[0])  # type: ignore[no-any-return]
     center, target = problem.x, problem.delta
     if problem.p == math.inf:
         problem.reject_bad_values()
         eps_ = problem.eps_tensor(center)
-        clip_ = clip if autodiff.needed(problem) else _clip_values
-        inner = clip_(target, center - eps_, center + eps_)
-        return problem.restore(clip_(inner, problem.lower, problem.upper))  # type: ignore[no-any-return]
+        inner = clip(target, center - eps_, center + eps_)
+        return problem.restore(clip(inner, problem.lower, problem.upper))  # type: ignore[no-any-return]
     problem = _along(problem, target - center)
     if problem.p == 1:
         problem.reject_bad_values()
@@ -235,11 +232,13 @@ def steepest_step(x: T, grad: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0
     problem = prepare(x, grad, eps, p, bounds, names=("x", "grad"), least_p=1.0)
     if problem.empty:
         return x
+    if not autodiff.needed(problem) and (found := engines.steepest(problem)) is not None:
+        return problem.restore(found)  # type: ignore[no-any-return]
     if problem.p == 1:
         problem.reject_bad_values()
         return problem.restore(_fill_up(problem))  # type: ignore[no-any-return]
     problem.reject_bad_directions()
-    if problem.p < WIDE_BELOW:
+    if problem.p < engines.WIDE_BELOW:
         problem = problem.widened()
     gradient = problem.delta
     if problem.p not in (2.0, math.inf):
@@ -270,14 +269,6 @@ def l2_clipping_aware_rescaling(x: T, delta: T, eps: Any, a: float = 0.0, b: flo
     Source: Rauber & Bethge 2020, arXiv 2007.07677, and their code.
     """
     return clipping_aware_rescaling(x, delta, eps, p=2.0, bounds=(a, b))
-
-
-def _clip_values(t: ep.Tensor, lower: Any, upper: Any) -> ep.Tensor:
-    """As ``clip``, in half of the passes, where nobody asks for its derivative."""
-    if isinstance(lower, float) and isinstance(upper, float):
-        return t.clip(lower, upper)
-    clipped: ep.Tensor = ep.minimum(ep.maximum(t, lower), upper)
-    return clipped
 
 
 def _perturbed(problem: Problem) -> Any:
@@ -332,9 +323,13 @@ def _project_l1(problem: Problem, target: ep.Tensor) -> ep.Tensor:
 
     # the sum falls piecewise linearly in t, with kinks where a coordinate leaves its bound
     # and where it arrives at 0
-    kinks = ep.concatenate([wide_v, ep.maximum(wide_v - wide_room, wide_v * 0)], axis=-1)
-    below, above = bracket(kinks, lambda t: size(t) <= backends.detach(eps))
-    middle = ((below + above) / 2).astype(v.dtype)
+    ends = _along(problem, target)
+    if (found := engines.constrain(ends)) is not None:
+        middle = backends.from_numpy(v, found[1][:, None].astype(backends.dtype_name(v)))
+    else:
+        kinks = ep.concatenate([wide_v, ep.maximum(wide_v - wide_room, wide_v * 0)], axis=-1)
+        below, above = bracket(kinks, lambda t: size(t) <= backends.detach(eps))
+        middle = ((below + above) / 2).astype(v.dtype)
 
     inside = size(middle.astype(wide_v.dtype) * 0) <= backends.detach(eps)
     active = ep.logical_and(v > middle, v - room < middle)

@@ -17,11 +17,9 @@ from foolbox.models import Model
 
 from .. import backends
 from ..arguments import checked_order, prepare
+from ..ascent import NORM_ROUNDING
 from ..norms import lp_norm
 
-# A perturbation up to this much longer than epsilon is left as it is: the rounding of
-# x + perturbation in float32, not a violation.
-NORM_ROUNDING = 1e-5
 # Half precision rounds by more: this part of the largest coordinate, in every coordinate.
 HALF_ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 
@@ -139,8 +137,7 @@ def inside_bounds(x: ep.Tensor, model: Model) -> ep.Tensor:
 
 def lp_distance(x: ep.Tensor, y: ep.Tensor, p: float) -> ep.Tensor:
     """p-norm of ``y - x``, shape (N,), in float32 at least: half precision loses it."""
-    if backends.dtype_name(x) in HALF_ROUNDING:
-        x, y = x.float32(), y.float32()
+    x, y = backends.at_least_float32(x), backends.at_least_float32(y)
     return lp_norm(flatten(y - x), p).reshape((-1,))
 
 

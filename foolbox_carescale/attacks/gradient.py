@@ -19,13 +19,13 @@ from foolbox.attacks.base import get_criterion, raise_if_kwargs
 from foolbox.devutils import atleast_kd, flatten
 from foolbox.models import Model
 
+from .. import ascent as ascent_moves
 from .. import backends
-from ..arguments import checked_eps
+from ..arguments import all_finite, checked_eps
 from ..norms import sample
-from ..rescale import perturb, project, steepest_step
+from ..rescale import perturb, steepest_step
 from . import losses, parts
 from .base import (
-    NORM_ROUNDING,
     ClipAwareAttack,
     inside_bounds,
     lp_distance,
@@ -240,8 +240,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             ahead = direction(gradient)
             new = self._constrain(self._step(x, ahead, size, sparsity, ascent), ascent, ahead)
             if self.momentum and t > 0:
-                new = x + (1 - self.momentum) * (new - x) + self.momentum * (x - previous)
-                new = self._constrain(new, ascent, ahead)
+                new = self._constrain(new, ascent, ahead, (self.momentum, x, previous))
             previous, x = x, new
         return x
 
@@ -266,21 +265,24 @@ class ClipAwareGradientAttack(ClipAwareAttack):
     def _step(
         self, x: ep.Tensor, ahead: ep.Tensor, size: Any, sparsity: _Sparsity, ascent: Ascent
     ) -> ep.Tensor:
-        model = ascent.model
+        bounds = ascent.model.bounds
         if self.p == 1 and self.steps > 1:
-            signs = _largest_signs(x, ahead, sparsity.part, model)
-            return perturb(x, signs, size, p=1, bounds=model.bounds)
-        return steepest_step(x, ahead, size, p=self.p, bounds=model.bounds)
+            return ascent_moves.sparse_step(x, ahead, size, sparsity.counts(x), bounds=bounds)
+        return steepest_step(x, ahead, size, p=self.p, bounds=bounds)
 
-    def _constrain(self, x: ep.Tensor, ascent: Ascent, ahead: ep.Tensor) -> ep.Tensor:
-        x0, epsilon, bounds = ascent.x0, ascent.epsilon, ascent.model.bounds
-        if self.constraint == "sphere" and self.p == 2:
-            return perturb(x0, x - x0, epsilon, p=2, bounds=bounds)  # shrinks and grows
-        x = project(x, x0, epsilon, p=self.p, bounds=bounds)
-        if self.constraint == "ball":
-            return x
-        x = perturb(x0, x - x0, epsilon, p=self.p, bounds=bounds)
-        return _completed(x, x0, epsilon, ahead, ascent.model) if self.p == 1 else x
+    def _constrain(
+        self, z: ep.Tensor, ascent: Ascent, ahead: ep.Tensor, momentum: Any = None
+    ) -> ep.Tensor:
+        return ascent_moves.constrain(
+            z,
+            ascent.x0,
+            ascent.epsilon,
+            p=self.p,
+            bounds=ascent.model.bounds,
+            sphere=self.constraint == "sphere",
+            ahead=ahead,
+            momentum=momentum,
+        )
 
 
 class Ascent:
@@ -305,8 +307,9 @@ class Ascent:
         slope = None
         if gradient:
             _, (loss, logits), slope = ep.value_aux_and_grad(loss_fn, x)
-            # a model whose gradient overflows moves no coordinate there, instead of all to NaN
-            slope = ep.where(slope.abs() < math.inf, slope, ep.zeros_like(slope))
+            if not all_finite(slope):
+                # a model whose gradient overflows moves no coordinate there, not all to NaN
+                slope = ep.where(slope.abs() < math.inf, slope, ep.zeros_like(slope))
         else:
             _, (loss, logits) = loss_fn(x)
         return loss, self.criterion(x, logits), slope
@@ -328,7 +331,10 @@ class Best:
             ep.logical_and(is_adversarial, ep.logical_not(self.found)),
             ep.logical_and(is_adversarial == self.found, loss > self.loss),
         )
-        self.x = ep.where(atleast_kd(better, x.ndim), x, self.x)
+        if better.all():  # the usual case, and no copy
+            self.x = x
+        elif better.any():
+            self.x = ep.where(atleast_kd(better, x.ndim), x, self.x)
         self.loss = ep.where(better, loss, self.loss)
         self.found = ep.logical_or(self.found, is_adversarial)
 
@@ -371,6 +377,11 @@ class _Sparsity:
             self.part = np.clip(numbers / (self.MOVE * (upper - lower) * n), 0.0, 1.0)
         self.period = max(int(self.PERIOD * steps), 1)
 
+    def counts(self, x: ep.Tensor) -> Any:
+        """The numbers of coordinates, shape (N,), at least 1."""
+        n = math.prod(x.shape[1:])
+        return np.clip(np.round(np.broadcast_to(self.part, (len(x),)) * n), 1, n)
+
     def observe(self, t: int, best: ep.Tensor, x0: ep.Tensor) -> None:
         if self.adaptive and t > 0 and t % self.period == 0:
             moved = flatten((best != x0).astype(x0.dtype)).mean(axis=-1).numpy()
@@ -389,35 +400,6 @@ def _times(size: Any, unit: Any, like: ep.Tensor) -> Any:
 def _without_nan(loss: ep.Tensor) -> ep.Tensor:
     # NaN never wins, and never keeps its place either
     return ep.where(loss == loss, loss, ep.ones_like(loss) * -math.inf)
-
-
-def _largest_signs(x: ep.Tensor, gradient: ep.Tensor, part: Any, model: Model) -> ep.Tensor:
-    """Signs of the largest gradients among the coordinates that can move, 0 elsewhere."""
-    lower, upper = model.bounds
-    stuck = ep.where(gradient > 0, x >= upper, x <= lower)
-    gain = flatten(ep.where(stuck, ep.zeros_like(gradient), gradient.abs()))
-    n = gain.shape[-1]
-    counts = np.clip(np.round(np.broadcast_to(part, (len(x),)) * n), 1, n)
-    index = backends.from_numpy(x, (n - counts).astype(np.int64)[:, None])
-    smallest = gain.sort(axis=-1).take_along_axis(index, axis=-1)
-    chosen = ep.logical_and(gain >= smallest, gain > 0).reshape(gradient.shape)
-    return ep.where(chosen, gradient.sign(), ep.zeros_like(gradient))
-
-
-def _completed(
-    x: ep.Tensor, x0: ep.Tensor, epsilon: Any, gradient: ep.Tensor, model: Model
-) -> ep.Tensor:
-    """Spend what is missing to epsilon (p = 1) on coordinates that did not move yet.
-
-    The few coordinates of sparse steps may not have room for epsilon; the next ones in the
-    order of the gradient take the rest.
-    """
-    size = lp_distance(x0, x, 1).reshape((-1, 1))
-    missing = ep.maximum(checked_eps(epsilon, size) - size, ep.zeros_like(size))
-    if (missing <= NORM_ROUNDING * size).all():
-        return x
-    unmoved = ep.where(x == x0, gradient, ep.zeros_like(gradient))
-    return steepest_step(x, unmoved, missing.reshape((-1,)), p=1, bounds=model.bounds)
 
 
 ClipAwareFGM = variant(

@@ -19,6 +19,10 @@ _HAS_NUMBA = importlib.util.find_spec("numba") is not None
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
+# |g|^(1/(p-1)) of gradients that differ by a factor of 1e7, what float32 resolves, underflows
+# there in float32
+WIDE_BELOW = 1.2
+
 # The largest number of the dtypes that the engines themselves do not compute in.
 _LARGEST = {"float16": 65504.0, "bfloat16": 3.38e38}
 
@@ -85,6 +89,59 @@ def perturb(problem: Problem, *, in_place: bool = False) -> ep.Tensor:
     from ..closed_form import moved
 
     return moved(problem, solve(problem))
+
+
+def steepest(problem: Problem, counts: Any = None) -> ep.Tensor | None:
+    """The point of ``steepest_step``, shape (N, n), or None where no engine has it in one pass.
+
+    Args:
+        problem: Its ``delta`` is the gradient.
+        counts: For p = 1 the numbers of coordinates to move, shape (N,): the step goes evenly
+            along the signs of the largest gradients, in the place of the maximiser.
+    """
+    engine, _ = _choose(problem.x, traced=not problem.concrete)
+    if engine != "cpu" or 1 < problem.p < WIDE_BELOW:
+        return None
+    from . import cpu
+
+    points, flags = cpu.steepest(*_arrays(problem), tolerance=problem.tolerance, counts=counts)
+    return None if flags.any() else _tensor(problem, points)
+
+
+def constrain(
+    problem: Problem,
+    *,
+    sphere: bool = False,
+    momentum: tuple[float, ep.Tensor, ep.Tensor] | None = None,
+    overwrite: bool = False,
+) -> tuple[ep.Tensor, Any, Any] | None:
+    """The projection onto ball and box, or None where no engine has it in one pass.
+
+    Args:
+        problem: Its ``delta`` are the points to project, its ``x`` the centres.
+        sphere: Whether to go on, along the perturbation, to where its norm is eps.
+        momentum: (m, now, before): in the place of the points z is projected
+            now + (1 - m) (z - now) + m (now - before).
+        overwrite: Whether the memory of the points may be written to.
+
+    Returns:
+        The points, shape (N, n); for p = 1 the thresholds and what is missing to eps, shape (N,).
+    """
+    engine, _ = _choose(problem.x, traced=not problem.concrete)
+    if engine != "cpu":
+        return None
+    from . import cpu
+
+    x0, x, *rest = _arrays(problem)
+    if not (overwrite and backends.framework(problem.x) in ("numpy", "torch")):
+        x = x.copy()
+    if momentum is not None:
+        weight, now, before = momentum
+        momentum = weight, *(_unlocked(backends.to_numpy(t)) for t in (now, before))
+    points, threshold, missing, flags = cpu.constrain(
+        x0, x, *rest, tolerance=problem.tolerance, sphere=sphere, momentum=momentum
+    )
+    return None if flags.any() else (_tensor(problem, points), threshold, missing)
 
 
 def gradients(

@@ -14,10 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...norms import SMALLEST
 from . import kernels
 from .threads import get_num_threads, set_num_threads, spread
 
-__all__ = ["Flags", "get_num_threads", "gradients", "perturb", "set_num_threads", "solve"]
+__all__ = [
+    "Flags",
+    "constrain",
+    "get_num_threads",
+    "gradients",
+    "perturb",
+    "set_num_threads",
+    "solve",
+    "steepest",
+]
 
 Array = NDArray[Any]
 
@@ -158,6 +168,105 @@ def gradients(
 
     _spread(run, rows, n)
     return grad_x, grad_delta, grad_eps
+
+
+def steepest(
+    x: Array,
+    gradient: Array,
+    eps: Array,
+    p: float,
+    lower: Array,
+    upper: Array,
+    *,
+    tolerance: float,
+    counts: Array | None = None,
+) -> tuple[Array, Array]:
+    """The point x + s with s = argmax <gradient, s>, ||s||_p <= eps, x + s inside the bounds.
+
+    Args:
+        x: Points, shape (N, n).
+        gradient: Shape (N, n).
+        eps: Lengths, shape (N,).
+        p: Order of the norm, 1 or at least 1.2.
+        lower: Lower bounds.
+        upper: Upper bounds.
+        tolerance: As in `solve`.
+        counts: For p = 1 the numbers of coordinates to move, shape (N,): a step evenly along the
+            signs of the largest gradients, in the place of the maximiser.
+
+    Returns:
+        The points, shape (N, n), and flags; rows with a flag hold nothing of use.
+    """
+    rows, n = x.shape
+    out, flags = np.empty((rows, n), x.dtype), np.zeros(rows, np.uint8)
+    order, wide = _orders(p, x.dtype)
+    dual, _ = _orders(1 / (p - 1), x.dtype) if p not in (1, 2, np.inf) else (order, wide)
+    smallest = x.dtype.type(SMALLEST["float32" if x.dtype == np.float32 else "float64"])
+    lower, upper = _bounds(lower, upper, n)
+    numbers = np.zeros(rows) if counts is None else np.ascontiguousarray(counts, np.float64)
+    x, gradient, eps = (_one_type(np.ascontiguousarray(a)) for a in (x, gradient, eps))
+
+    def run(first: int, last: int) -> None:
+        kernels.steepest_rows(
+            x, gradient, lower, upper, eps, order, wide, dual, smallest,
+            x.dtype.type(tolerance), SLACK[x.dtype] * max(p, 1.0), numbers, out, flags, first, last,
+        )  # fmt: skip
+
+    _spread(run, rows, n)
+    return out, flags
+
+
+def constrain(
+    x0: Array,
+    x: Array,
+    eps: Array,
+    p: float,
+    lower: Array,
+    upper: Array,
+    *,
+    tolerance: float,
+    sphere: bool,
+    momentum: tuple[float, Array, Array] | None,
+) -> tuple[Array, Array, Array, Array]:
+    """The nearest point to x in ball and box; with ``sphere`` moved on to eps. Overwrites x.
+
+    For p other than 1, 2 and inf the radial point instead of the nearest.
+
+    Args:
+        x0: Centres, inside the bounds, shape (N, n).
+        x: Points, shape (N, n), of which the result takes the memory where it is contiguous.
+        eps: Radii, shape (N,).
+        p: Order of the norm.
+        lower: Lower bounds.
+        upper: Upper bounds.
+        tolerance: As in `solve`.
+        sphere: Whether to go on, along the perturbation, to where its norm is eps.
+        momentum: (m, now, before): in the place of x now + (1 - m) (x - now) + m (now - before).
+
+    Returns:
+        The points; and of shape (N,): for p = 1 the threshold that the projection takes off
+        |x - x0|, 0 inside the ball, and what a perturbation that ran out of room lacks to eps;
+        flags.
+    """
+    rows, n = x0.shape
+    threshold = np.zeros(rows)
+    missing, flags = np.zeros(rows), np.zeros(rows, np.uint8)
+    order, wide = _orders(p, x0.dtype)
+    lower, upper = _bounds(lower, upper, n)
+    x0, x, eps = (_one_type(np.ascontiguousarray(a)) for a in (x0, x, eps))
+    weight, now, before = (None, x, x) if momentum is None else momentum
+    now, before = (_one_type(np.ascontiguousarray(a)) for a in (now, before))
+    m = None if weight is None else x0.dtype.type(weight)
+
+    def run(first: int, last: int) -> None:
+        kernels.constrain_rows(
+            x0, x, now, before, m, lower, upper, eps, order, wide,
+            x0.dtype.type(tolerance), SLACK[x0.dtype] * max(p, 1.0), sphere, x, threshold, missing,
+            flags, first, last,
+        )  # fmt: skip
+
+    _spread(run, rows, n)
+    return x, threshold, missing, flags
 
 
 def _solve(

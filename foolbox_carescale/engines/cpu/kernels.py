@@ -59,6 +59,7 @@ SMALLEST_SCALE, LARGEST_SCALE = 1e-36, 1e36
 TINY = 1e-30  # sums below have lost their small terms to float32's underflow
 NO_ROOT = -1.0
 SMALLEST_EPS = float(np.finfo(np.float64).tiny)  # below it 1 / eps overflows: taken as 0
+SLACK_INF = 1e-6  # a factor this close to 1 is the rounding of x0 + eps
 UNREACHABLE = 1e-5  # relative distance from eps that no rounding of eta explains
 
 # Re-association and contraction only: the checks need NaN and infinity to keep their meaning.
@@ -484,6 +485,14 @@ def _bracketed(x, v, lower, upper, eps, order, slack):
     return scale / inverse if scale > 0 else furthest
 
 
+@compiled()
+def _sample_size(n):
+    """All of a short row, whole runs of a long one."""
+    if n <= SAMPLE_MIN:
+        return n
+    return min(max(n // SAMPLE_SHARE, SAMPLE_MIN), SAMPLE_MAX) // SAMPLE_RUN * SAMPLE_RUN
+
+
 @compiled(fastmath=FAST)
 def _take_run(x, v, lower, upper, room, direction):
     largest = _bits(v.dtype.type(0))
@@ -640,9 +649,7 @@ def solve_rows(
     eta, flags, first, last,
 ):  # fmt: skip
     """Rows first..last of flat arrays whose rows are `*_step` elements apart; see `_solve_row`."""
-    m = n
-    if n > SAMPLE_MIN:
-        m = min(max(n // SAMPLE_SHARE, SAMPLE_MIN), SAMPLE_MAX) // SAMPLE_RUN * SAMPLE_RUN
+    m = _sample_size(n)
     room, direction = np.empty(m, x.dtype), np.empty(m, x.dtype)
     ceiling = float(np.finfo(x.dtype).max)
     for i in range(first, last):
@@ -759,3 +766,385 @@ def gradient_rows(
             grad_x[i] = 0
             grad_v[i] = 0
             grad_eps[i] = 0
+
+
+# Moves of an ascent: the exact steepest step, and the way back onto ball or sphere, row by row
+# while the row is in the cache. `scratch` holds the row's direction; `out` may be the point that
+# is moved, because that is read before anything is written.
+
+
+@compiled(fastmath=FAST)
+def _write_signs(x, v, lower, upper, eps, out):
+    """clip(x + eps sign(v)): for p = inf no root is needed."""
+    zero = x.dtype.type(0)
+    for j in range(x.size):
+        step = eps if v[j] > 0 else (-eps if v[j] < 0 else zero)
+        moved = x[j] + step
+        moved = moved if moved > _at(lower, j) else _at(lower, j)
+        out[j] = moved if moved < _at(upper, j) else _at(upper, j)
+
+
+@compiled(fastmath=FAST)
+def _largest_movable(x, g, lower, upper):
+    """The largest |g| among what can move along g."""
+    largest = _bits(g.dtype.type(0))
+    for j in range(x.size):
+        room = _at(upper, j) - x[j] if g[j] > 0 else x[j] - _at(lower, j)
+        largest = max(largest, _bits(abs(g[j]) if room > 0 else g.dtype.type(0)))
+    return _bits(largest)
+
+
+@compiled(fastmath=FAST)
+def _fill_dual(x, g, lower, upper, top, smallest, order, scratch):
+    """sign(g) (|g| / top)^(1/(p-1)), at least `smallest`, where g can move; order is of 1/(p-1)."""
+    zero = x.dtype.type(0)
+    for j in range(x.size):
+        room = _at(upper, j) - x[j] if g[j] > 0 else x[j] - _at(lower, j)
+        size = abs(g[j]) / top
+        q = _power(size if size < 1 else x.dtype.type(1), order)
+        q = q if q > smallest else smallest
+        q = q if (size > 0) & (room > 0) else zero
+        scratch[j] = q if g[j] > 0 else -q
+
+
+@compiled(fastmath=FAST)
+def _fill_gains(x, g, lower, upper, scratch):
+    """|g| where g can move, else 0."""
+    zero = x.dtype.type(0)
+    for j in range(x.size):
+        room = _at(upper, j) - x[j] if g[j] > 0 else x[j] - _at(lower, j)
+        scratch[j] = abs(g[j]) if room > 0 else zero
+
+
+@compiled(fastmath=FAST)
+def _count_block(gains, threshold):
+    zero, one = gains.dtype.type(0), gains.dtype.type(1)
+    count = zero
+    for j in range(gains.size):
+        count += one if gains[j] >= threshold else zero
+    return count
+
+
+@compiled(fastmath=FAST)
+def _room_from(x, g, lower, upper, gains, threshold):
+    total = 0.0
+    for j in range(gains.size):
+        room = _at(upper, j) - x[j] if g[j] > 0 else x[j] - _at(lower, j)
+        total += float(room) if gains[j] >= threshold else 0.0
+    return total
+
+
+@compiled()
+def _count_from(gains, threshold, room_of):
+    """How many gains are >= threshold, or (room_of is given) how much room they have."""
+    if room_of is not None:
+        return _room_from(room_of[0], room_of[1], room_of[2], room_of[3], gains, threshold)
+    count = 0.0
+    for start in range(0, gains.size, BLOCK):
+        count += _count_block(gains[start : min(start + BLOCK, gains.size)], threshold)
+    return count
+
+
+def _with_bits(bits, like):
+    raise NotImplementedError
+
+
+@overload(_with_bits)
+def _with_bits_overload(bits, like):
+    if like == types.float32:
+        return lambda bits, like: _bits(np.int32(bits))
+    return lambda bits, like: _bits(np.int64(bits))
+
+
+@compiled()
+def _threshold_of(gains, count, room_of, guess_low, guess_high):
+    """The largest t > 0 such that at least ``count`` of the gains (or their room) are >= t.
+
+    The least positive number where not so many are positive. Halving the bits of t, whose order is
+    that of floats >= 0, ends at the exact value. The guess of its bracket is not trusted.
+    """
+    like = gains.dtype.type(0)
+    low, high = 1, int(_bits(gains.dtype.type(np.inf)))
+    if _count_from(gains, _with_bits(low, like), room_of) <= count:
+        return _with_bits(low, like)
+    for k in range(BRACKETED_PASSES):
+        middle = low + (high - low) // 2
+        if k < 2:  # a guess that is off costs a pass, no more
+            guess = int(_bits(guess_low)) if k == 0 else int(_bits(guess_high))
+            middle = guess if low < guess < high else middle
+        if middle == low:
+            break
+        found = _count_from(gains, _with_bits(middle, like), room_of)
+        if found == count:
+            return _with_bits(middle, like)
+        if found > count:
+            low = middle
+        else:
+            high = middle
+    return _with_bits(low, like)
+
+
+@compiled(fastmath=FAST)
+def _fill_signs(g, threshold, scratch):
+    """Signs of g where the gain in scratch reaches the threshold, else 0."""
+    zero, one = g.dtype.type(0), g.dtype.type(1)
+    for j in range(g.size):
+        sign = one if g[j] > 0 else -one
+        scratch[j] = sign if scratch[j] >= threshold else zero
+
+
+@compiled(fastmath=FAST)
+def _write_filled(x, g, lower, upper, gains, threshold, part, out):
+    """All their room to gains above the threshold, a part of it to those at it."""
+    zero, one = x.dtype.type(0), x.dtype.type(1)
+    for j in range(x.size):
+        end = _at(upper, j) if g[j] > 0 else _at(lower, j)
+        share = one if gains[j] > threshold else (part if gains[j] == threshold else zero)
+        moved = x[j] + share * (end - x[j])
+        out[j] = end if share == one else moved
+
+
+@compiled()
+def _fill_up(x, g, lower, upper, eps, gains, out):
+    """The steepest step for p = 1, where ``gains`` are |g| of what can move."""
+    room_of = (x, g, lower, upper)
+    zero = x.dtype.type(0)
+    last = _threshold_of(gains, eps, room_of, zero, zero)
+    with_last = _room_from(x, g, lower, upper, gains, last)
+    above = _room_from(x, g, lower, upper, gains, np.nextafter(last, x.dtype.type(np.inf)))
+    part = 1.0
+    if with_last > eps:
+        part = max(eps - above, 0.0) / (with_last - above)
+    _write_filled(x, g, lower, upper, gains, last, x.dtype.type(part), out)
+
+
+@compiled()
+def _sample_bracket(gains, share, sample):
+    """Around the gain that this share of a sample of them reaches; ``sample`` is scratch."""
+    m, n = sample.size, gains.size
+    runs = m // SAMPLE_RUN
+    for k in range(runs):
+        start, to = k * (n - SAMPLE_RUN) // (runs - 1), k * SAMPLE_RUN
+        sample[to : to + SAMPLE_RUN] = gains[start : start + SAMPLE_RUN]
+    ordered = np.sort(sample)
+    rank = m - share * m
+    margin = SAMPLE_ERRORS * math.sqrt(share * m) + 1
+    low, high = min(max(int(rank - margin), 0), m - 1), min(max(int(rank + margin), 0), m - 1)
+    return ordered[low], ordered[high]
+
+
+@compiled(no_cpython_wrapper=False)  # called from Python
+def steepest_rows(
+    x, g, lower, upper, eps, order, wide, dual, smallest, tolerance, slack, counts, out, flags,
+    first, last,
+):  # fmt: skip
+    """Rows first..last: out = x + s, s = argmax <g, s> over ||s||_p <= eps inside the bounds.
+
+    For p = 1 and counts[i] > 0 the step goes evenly along the signs of the counts[i] largest
+    gradients that can move, instead. dual is the order of 1 / (p - 1).
+    """
+    n = x.shape[1]
+    m = _sample_size(n)
+    room, direction = np.empty(m, x.dtype), np.empty(m, x.dtype)
+    scratch = np.empty(n if len(order) not in (SQUARE, INFINITE) else 1, x.dtype)
+    ceiling = float(np.finfo(x.dtype).max)
+    for i in range(first, last):
+        xi, gi, low, high = x[i], g[i], _row(lower, i), _row(upper, i)
+        if len(order) != SQUARE:  # there the root finder looks itself
+            flags[i] = _offences(xi, gi, low, high, tolerance)
+            if flags[i]:
+                continue
+        if len(order) == INFINITE:
+            _write_signs(xi, gi, low, high, x.dtype.type(eps[i]), out[i])
+            continue
+        v = gi
+        if len(order) == FIRST:
+            _fill_gains(xi, gi, low, high, scratch)
+            if counts[i] == 0:
+                _fill_up(xi, gi, low, high, eps[i], scratch, out[i])
+                continue
+            below, above = x.dtype.type(0), x.dtype.type(0)
+            if m < n:
+                below, above = _sample_bracket(scratch, counts[i] / n, room)
+            _fill_signs(gi, _threshold_of(scratch, counts[i], None, below, above), scratch)
+            v = scratch
+        elif len(order) != SQUARE:
+            top = _largest_movable(xi, gi, low, high)
+            if top > 0:
+                _fill_dual(xi, gi, low, high, top, smallest, dual, scratch)
+                v = scratch
+        root, flag = _solve_row(
+            xi, v, low, high, eps[i], order, wide, tolerance, slack, room, direction
+        )
+        if root >= ceiling:  # a gradient so small that eta is not a number: scaled by the caller
+            flag = NAN_DELTA
+        flags[i] = flag
+        if flag == 0:
+            _write(xi, v, low, high, x.dtype.type(root), out[i])
+
+
+@compiled(fastmath=FAST)
+def _fill_difference(center, a, scratch):
+    for j in range(center.size):
+        scratch[j] = a[j] - center[j]
+
+
+@compiled(fastmath=FAST)
+def _mix(a, b, c, momentum, out):
+    """Write b + (1 - momentum) (a - b) + momentum (b - c); out may be a."""
+    rest = a.dtype.type(1) - momentum
+    for j in range(a.size):
+        out[j] = b[j] + rest * (a[j] - b[j]) + momentum * (b[j] - c[j])
+
+
+@compiled(fastmath=FAST)
+def _write_clipped(a, lower, upper, out):
+    for j in range(a.size):
+        moved = a[j] if a[j] > _at(lower, j) else _at(lower, j)
+        out[j] = moved if moved < _at(upper, j) else _at(upper, j)
+
+
+@compiled(fastmath=FAST)
+def _write_limited(center, a, lower, upper, eps, out):
+    """Two clips, the projection for p = inf; what they do not touch stays to the last digit."""
+    for j in range(a.size):
+        low, high = center[j] - eps, center[j] + eps
+        moved = a[j] if a[j] > low else low
+        moved = moved if moved < high else high
+        moved = moved if moved > _at(lower, j) else _at(lower, j)
+        out[j] = moved if moved < _at(upper, j) else _at(upper, j)
+
+
+@compiled(fastmath=FAST)
+def _shrunk_block(x, v, lower, upper, t):
+    """The sum of min(max(|v| - t, 0), room), and how many of its terms still change with t."""
+    zero, one = 0.0, 1.0
+    size, active = zero, zero
+    for j in range(x.size):
+        room = float(_at(upper, j) - x[j] if v[j] > 0 else x[j] - _at(lower, j))
+        room = room if room > zero else zero
+        over = abs(float(v[j])) - t
+        c = over if over < room else room
+        size += c if c > zero else zero
+        active += one if (over > zero) & (over < room) else zero
+    return size, active
+
+
+@compiled()
+def _threshold_l1(x, v, lower, upper, eps, start, high, slack):
+    """The t > 0 with sum min(max(|v| - t, 0), room) = eps, which at t = 0 is more than eps.
+
+    Newton on a piecewise linear function, and halving where that does not help. In float64: where
+    a hundred thousand terms change with t, its rounding to float32 is seen in their sum.
+    """
+    low, t, width = 0.0, start, np.inf
+    for k in range(BRACKETED_PASSES):
+        if not low < t < high:
+            t = low + (high - low) / 2
+            if not low < t < high:
+                break
+        size, active = _shrunk_block(x, v, lower, upper, t)
+        gap = size - eps
+        if abs(gap) <= slack * eps:
+            break
+        if gap > 0:
+            low = t
+        else:
+            high = t
+        following = t + gap / active if active > 0 else low
+        if k >= FREE_PASSES and high - low > width / 2:
+            following = low  # which is not inside, so that the bracket is halved
+        width = high - low
+        t = following
+    return t
+
+
+@compiled(fastmath=FAST)
+def _write_shrunk(x, v, lower, upper, t, out):
+    for j in range(x.size):
+        over = abs(float(v[j])) - t
+        over = over if over > 0.0 else 0.0
+        moved = x[j] + x.dtype.type(over if v[j] > 0 else -over)
+        moved = moved if moved > _at(lower, j) else _at(lower, j)
+        out[j] = moved if moved < _at(upper, j) else _at(upper, j)
+
+
+@compiled()
+def _project_l1(x, v, lower, upper, eps, slack, room, direction, out):
+    """Writes the projection and returns its threshold; 0, and nothing written, in the ball."""
+    total, active = _shrunk_block(x, v, lower, upper, 0.0)
+    if total <= eps:
+        return 0.0
+    largest = float(_largest_movable(x, v, lower, upper))
+    start = (total - eps) / max(active, 1.0)
+    if room.size < v.size:
+        top = _take_sample(x, v, lower, upper, room, direction)
+        zero = x.dtype.type(0)
+        start = _threshold_l1(
+            room, direction, zero, zero, eps * room.size / v.size, start, top, SAMPLE_SLACK
+        )
+    if eps == 0:
+        _write_clipped(x, lower, upper, out)
+        # just below, where the largest term still changes: what the derivative is taken of
+        return float(np.nextafter(x.dtype.type(largest), x.dtype.type(0)))
+    t = _threshold_l1(x, v, lower, upper, eps, start, largest, slack)
+    _write_shrunk(x, v, lower, upper, t, out)
+    return t
+
+
+@compiled(no_cpython_wrapper=False)  # called from Python
+def constrain_rows(
+    x0, a, b, c, momentum, lower, upper, eps, order, wide, tolerance, slack, sphere, out, threshold,
+    missing, flags, first, last,
+):  # fmt: skip
+    """Rows first..last: out = the nearest point to a in ball and box, or (sphere) at eps exactly.
+
+    For other p than 1, 2 and inf the radial point instead. Where momentum is not None a is first
+    mixed with b and c: `_mix`. For p = 1 threshold[i] is what the projection takes off |a - x0|,
+    0 where a is in the ball, and missing[i] what a perturbation that ran out of room lacks to eps.
+    """
+    n = x0.shape[1]
+    m = _sample_size(n)
+    room, direction = np.empty(m, x0.dtype), np.empty(m, x0.dtype)
+    v = np.empty(n, x0.dtype)
+    for i in range(first, last):
+        center, low, high = x0[i], _row(lower, i), _row(upper, i)
+        point = a[i]
+        if momentum is not None:
+            _mix(a[i], b[i], c[i], momentum, out[i])
+            point = out[i]
+        _fill_difference(center, point, v)
+        if len(order) == INFINITE:
+            flags[i] = _offences(center, v, low, high, tolerance)
+            _write_limited(center, point, low, high, x0.dtype.type(eps[i]), out[i])
+            if sphere and eps[i] > 0:
+                _fill_difference(center, out[i], v)
+                root, _ = _solve_row_inf(center, v, low, high, eps[i], wide, tolerance)
+                if abs(root - 1) > SLACK_INF:
+                    _write(center, v, low, high, x0.dtype.type(root), out[i])
+            continue
+        if len(order) == FIRST:
+            flags[i] = _offences(center, v, low, high, tolerance)
+            if flags[i]:
+                continue
+            threshold[i] = _project_l1(center, v, low, high, eps[i], slack, room, direction, out[i])
+            if threshold[i] > 0:
+                continue
+            if not sphere:
+                _write_clipped(point, low, high, out[i])
+                continue
+        root, flag = _solve_row(
+            center, v, low, high, eps[i], order, wide, tolerance, slack, room, direction
+        )
+        flags[i] = flag
+        if flag:
+            continue
+        if not sphere and root >= 1:
+            _write_clipped(point, low, high, out[i])
+        else:
+            root = min(root, float(np.finfo(x0.dtype).max))
+            _write(center, v, low, high, x0.dtype.type(root), out[i])
+            if len(order) == FIRST:
+                _fill_difference(center, out[i], v)
+                size, _ = _shrunk_block(center, v, low, high, 0.0)
+                missing[i] = eps[i] - size

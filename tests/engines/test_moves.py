@@ -1,0 +1,183 @@
+"""The moves of an ascent in one pass, against the operators that take one pass each."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from foolbox_carescale import ascent, engines, perturb, project, steepest_step
+from foolbox_carescale.engines import cpu
+
+SIZES = {1: 20.0, 1.5: 3.0, 2: 1.0, 2.5: 0.7, 3: 0.5, math.inf: 0.1}
+each_p = pytest.mark.parametrize("p", SIZES)
+each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+each_n = pytest.mark.parametrize("n", [7, 3000, 40_000])  # all of a row, or a sample of it first
+
+
+def problem(n, dtype, seed=0, rows=3):
+    rng = np.random.default_rng(seed)
+    x = rng.random((rows, n)).astype(dtype)
+    x[rng.random(x.shape) < 0.2] = 0
+    return x, rng.standard_normal((rows, n)).astype(dtype)
+
+
+def size(p, n):
+    return SIZES[p] * (n / 3000) ** (0 if p == math.inf else 1 / p)
+
+
+def close(dtype):
+    return {"rtol": 0, "atol": 5e-6 if dtype == np.float32 else 1e-12}
+
+
+@pytest.fixture
+def without_numba(monkeypatch):
+    def call(function, *args, **kwargs):
+        with monkeypatch.context() as patch:
+            patch.setattr(engines, "_HAS_NUMBA", False)
+            return function(*args, **kwargs)
+
+    return call
+
+
+@each_p
+@each_dtype
+@each_n
+def test_steepest_step_is_that_of_the_generic_engine(p, dtype, n, without_numba):
+    x, g = problem(n, dtype)
+    expected = without_numba(steepest_step, x, g, size(p, n), p=p)
+    np.testing.assert_allclose(steepest_step(x, g, size(p, n), p=p), expected, **close(dtype))
+
+
+@each_p
+@each_dtype
+@each_n
+@pytest.mark.parametrize("far", [0.02, 1.0])
+def test_projection_is_that_of_the_generic_engine(p, dtype, n, far, without_numba):
+    x0, v = problem(n, dtype)
+    x = x0 + dtype(far) * v
+    expected = without_numba(project, x, x0, size(p, n), p=p)
+    np.testing.assert_allclose(project(x, x0, size(p, n), p=p), expected, **close(dtype))
+
+
+@each_p
+@each_n
+@pytest.mark.parametrize("far", [0.002, 1.0])
+@pytest.mark.parametrize("momentum", [None, 0.25])
+@pytest.mark.parametrize("sphere", [True, False])
+def test_constraint_is_momentum_then_projection_then_growth(
+    p, n, far, momentum, sphere, without_numba
+):
+    x0, v = problem(n, np.float64)
+    z, now, before = (
+        np.clip(x0 + far * problem(n, np.float64, seed)[1], -0.1, 1.1) for seed in (1, 2, 3)
+    )
+    mix = None if momentum is None else (momentum, ep(now), ep(before))
+    arguments = {"p": p, "bounds": (0, 1), "sphere": sphere, "ahead": ep(v), "momentum": mix}
+    arguments["eps"] = size(p, n)
+    expected = without_numba(ascent.constrain, ep(z.copy()), ep(x0), **arguments).raw
+    found = ascent.constrain(ep(z.copy()), ep(x0), **arguments).raw
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
+
+
+@each_p
+def test_sphere_ends_at_eps_in_float32(p):
+    x0, v = problem(40_000, np.float32)
+    eps = size(p, 40_000)
+    for far in (0.001, 1.0):
+        z = ascent.constrain(
+            ep(x0 + np.float32(far) * v), ep(x0), eps, p=p, bounds=(0, 1), sphere=True, ahead=ep(v)
+        ).raw
+        norms = [np.linalg.norm(row, p) for row in (z - x0).astype(np.float64)]
+        np.testing.assert_allclose(norms, eps, rtol=2e-6)
+
+
+@each_dtype
+@each_n
+def test_sparse_step_moves_the_largest_gradients_that_can_move(dtype, n):
+    x, g = problem(n, dtype)
+    g[:, 1] = g[:, 0]  # a tie
+    counts = np.array([1, 3, n // 3])
+    lengths = ep((0.01 * counts).astype(dtype))
+    moved = ascent.sparse_step(ep(x), ep(g), lengths, counts, bounds=(0, 1)).raw
+    can_move = np.where(g > 0, x < 1, x > 0)
+    gain = np.where(can_move, np.abs(g), 0)
+    for i, count in enumerate(counts):
+        least = np.sort(gain[i])[-count]
+        np.testing.assert_array_equal(moved[i] != x[i], gain[i] >= least)
+        assert np.abs(moved[i] - x[i]).astype(float).sum() == pytest.approx(0.01 * count, rel=1e-4)
+
+
+def test_sparse_step_takes_all_where_few_can_move():
+    x, g = np.zeros((1, 6), np.float32), -np.ones((1, 6), np.float32)
+    g[0, 2] = 1
+    moved = ascent.sparse_step(ep(x), ep(g), 0.5, np.array([4]), bounds=(0, 1)).raw
+    np.testing.assert_allclose(moved, [[0, 0, 0.5, 0, 0, 0]], atol=1e-6)
+
+
+def test_sparse_perturbation_without_room_takes_the_next_gradients():
+    x0 = np.full((1, 4), 0.5, np.float64)
+    z, ahead = x0.copy(), np.array([[4.0, 3.0, 2.0, 1.0]])
+    z[0, 0] = 0.9
+    found = ascent.constrain(
+        ep(z), ep(x0), 1.2, p=1, bounds=(0, 1), sphere=True, ahead=ep(ahead)
+    ).raw
+    np.testing.assert_allclose(found, [[1.0, 1.0, 0.7, 0.5]], atol=1e-12)
+
+
+def test_only_memory_of_the_attack_is_written():
+    x0, v = problem(3000, np.float32)
+    target = x0 + v
+    kept = x0.copy(), target.copy()
+    project(target, x0, 1.0, p=1)
+    steepest_step(x0, v, 1.0, p=2)
+    np.testing.assert_array_equal(kept[0], x0)
+    np.testing.assert_array_equal(kept[1], target)
+
+
+def test_gradient_too_small_for_a_factor_still_gives_a_whole_step():
+    x = np.full((1, 10), 0.5, np.float32)
+    g = np.full((1, 10), 1e-44, np.float32)
+    moved = steepest_step(x, g, 0.1, p=2)
+    assert np.linalg.norm((moved - x).astype(float)) == pytest.approx(0.1, rel=1e-5)
+
+
+def test_bounds_per_element_and_rows_of_a_larger_array():
+    rng = np.random.default_rng(0)
+    big = rng.random((4, 90))
+    x0, z = big[:, :40], big[:, 45:85] * 2
+    lower, upper = np.zeros((1, 40)), np.linspace(1.0, 2.0, 40)[None]
+    for p in (1, 2, math.inf):
+        found = project(z, x0, 0.3, p=p, bounds=(lower, upper))
+        expected = project(
+            np.ascontiguousarray(z), np.ascontiguousarray(x0), 0.3, p=p, bounds=(lower, upper)
+        )
+        np.testing.assert_array_equal(found, expected)
+        assert (found <= upper).all()
+
+
+def test_flags_tell_what_is_wrong_with_a_row():
+    x, g = problem(50, np.float32)
+    g[1, 3] = np.nan
+    x[2, 0] = 7
+    low, high = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
+    for p in SIZES:
+        _, flags = cpu.steepest(x, g, np.full(3, 0.1), p, low, high, tolerance=1e-6)
+        assert list(flags) == [0, cpu.Flags.NAN_DELTA, cpu.Flags.OUT_OF_BOUNDS]
+
+
+def test_growth_starts_where_the_projection_ends():
+    x0, v = problem(3000, np.float64)
+    z = x0 + 1e-3 * v
+    grown = perturb(x0, project(z, x0, 20.0, p=1) - x0, 20.0, p=1)
+    found = ascent.constrain(
+        ep(z.copy()), ep(x0), 20.0, p=1, bounds=(0, 1), sphere=True, ahead=ep(v)
+    ).raw
+    np.testing.assert_allclose(found, grown, atol=1e-12)
+
+
+def ep(array):
+    import eagerpy
+
+    return eagerpy.astensor(array)
