@@ -1,4 +1,4 @@
-"""The command line: ``carescale evaluate``, ``carescale report`` and ``carescale attacks``."""
+"""The command line: ``carescale evaluate``, ``report``, ``compare``, ``attacks``, ``doctor``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,8 @@ import foolbox_carescale
 from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from foolbox_carescale.evaluate import Progress
@@ -103,9 +106,22 @@ def _parser() -> argparse.ArgumentParser:
         "--print-config", action="store_true", help="print the resolved config and stop"
     )
     evaluate.set_defaults(command=_evaluate)
-    report = commands.add_parser("report", help="print and draw a run again, from its results")
-    report.add_argument("run", help="the run folder")
+    report = commands.add_parser(
+        "report", help="write the page, tables and figures of runs, from their folders"
+    )
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run folder; several: compared")
+    report.add_argument(
+        "--output", help="the folder to write to; default: that of a single run, else report"
+    )
     report.set_defaults(command=_report)
+    compare = commands.add_parser("compare", help="print what runs differ in, from their folders")
+    compare.add_argument("base", metavar="RUN", help="the run folder to compare with")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    compare.set_defaults(command=_compare)
+    doctor = commands.add_parser(
+        "doctor", help="print versions, devices, engines and what is not installed"
+    )
+    doctor.set_defaults(command=_doctor)
     attacks = commands.add_parser("attacks", help="list the attacks and their arguments")
     attacks.add_argument("word", nargs="?", default="", help="only names that contain this")
     attacks.set_defaults(command=_attacks)
@@ -135,8 +151,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     console = _console()
     print_report(results, console)
-    written = ", ".join(path.name for path in write_report(results))
-    console.print(f"{results.folder}: results/*.parquet, config.yaml, {written}", highlight=False)
+    console.print(_named(write_report(results)), highlight=False)
     return 0
 
 
@@ -144,9 +159,34 @@ def _report(arguments: argparse.Namespace) -> int:
     _require_extra()
     from foolbox_carescale.evaluate import Results, print_report, write_report
 
-    results = Results.load(arguments.run)
-    print_report(results, _console())
-    write_report(results)
+    runs = [Results.load(run) for run in arguments.runs]
+    output = arguments.output or (None if len(runs) == 1 else "report")
+    console = _console()
+    for results in runs:
+        print_report(results, console)
+    console.print(_named(write_report(*runs, output=output)), highlight=False)
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    _require_extra()
+    from foolbox_carescale.evaluate import Results, print_comparison
+
+    runs = [Results.load(run) for run in (arguments.base, *arguments.runs)]
+    print_comparison(runs, _console())
+    return 0
+
+
+def _named(written: Sequence[Path]) -> str:
+    """Files of one folder, in one line."""
+    return f"{written[0].parent}: {', '.join(path.name for path in written)}"
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from foolbox_carescale.doctor import diagnose
+
+    for subject, finding in diagnose():
+        print(f"{subject:24} {finding}", flush=True)
     return 0
 
 
@@ -158,7 +198,18 @@ def _attacks(arguments: argparse.Namespace) -> int:
             attack: Any = get_attack(name)
             accepted = inspect.signature(attack).parameters.values()
             print(f"{name}({', '.join(map(_described, accepted))})")
+            print(f"    {_source(attack)}")
     return 0
+
+
+def _source(attack: type[Any]) -> str:
+    """Whose code it is, and the paper that its docstring names."""
+    whose = "ours" if attack.__module__.startswith("foolbox_carescale.") else "Foolbox's"
+    found = re.search(r"(?:Source:|References:)(.+?)(?:\n\n|$)", attack.__doc__ or "", re.DOTALL)
+    if found is None:
+        return whose
+    named = " ".join(re.sub(r"\.\. \[#\w+\]_?", "", found[1]).split())
+    return f"{whose}; {named}"
 
 
 def _described(parameter: inspect.Parameter) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         TrackingConfig,
     )
     from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError
-    from foolbox_carescale.evaluate.report import print_report, write_report
+    from foolbox_carescale.evaluate.report import print_comparison, print_report, write_report
     from foolbox_carescale.evaluate.results import CellSummary, Results
     from foolbox_carescale.evaluate.runner import Progress, evaluate
 
@@ -33,7 +33,7 @@ _HOMES = {
         "TrackingConfig",
     ),
     "errors": ("EvaluationWarning", "UserError"),
-    "report": ("print_report", "write_report"),
+    "report": ("print_comparison", "print_report", "write_report"),
     "results": ("CellSummary", "Results"),
     "runner": ("Progress", "evaluate"),
 }
@@ -53,6 +53,7 @@ __all__ = [
     "evaluate",
     "expand_sweep",
     "load_evaluation",
+    "print_comparison",
     "print_report",
     "write_report",
 ]
