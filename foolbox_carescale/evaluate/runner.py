@@ -22,6 +22,7 @@ from foolbox_carescale.evaluate.models import find_device
 from foolbox_carescale.evaluate.results import Results
 from foolbox_carescale.evaluate.sealed import DamagedError
 from foolbox_carescale.evaluate.store import RunFolder
+from foolbox_carescale.evaluate.tracking import check_tracking, track
 
 SMALL = 64
 """Pixels per side up to which a single thread of PyTorch is used."""
@@ -76,6 +77,13 @@ def evaluate(
         StorageError: The folder cannot be written; the same holds.
     """
     evaluation.validate()
+    check_tracking(evaluation)
+    results = _evaluate(evaluation, on_progress)
+    track(results, evaluation)
+    return results
+
+
+def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | None) -> Results:
     make_cells(evaluation)  # what is wrong with an attack is said before data are read
     folder = None
     if evaluation.output is not None:
@@ -105,7 +113,7 @@ def evaluate(
                 assert record is not None
                 if not identity.agree(identity.adopt(evaluation, record, folder.path), resolved):
                     executor.stop()
-                    return evaluate(evaluation, on_progress=on_progress)
+                    return _evaluate(evaluation, on_progress)
             ledger = _open(folder, resolved, len(data))
         if record is not None:
             identity.check_same(record, resolved, data, folder.path)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from foolbox_carescale.evaluate.config import Evaluation, plain
+import yaml
+
+from foolbox_carescale.evaluate.cells import make_cells
+from foolbox_carescale.evaluate.config import Evaluation
 from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError
 from foolbox_carescale.evaluate.results import Results
+from foolbox_carescale.evaluate.store import RunFolder
 
 PER_UNIT_OF_EPSILON = 10**6
 """Steps are whole numbers in both trackers: a metric's step is its epsilon in millionths, so that
@@ -43,11 +48,15 @@ def check_tracking(evaluation: Evaluation) -> None:
 def track(results: Results, evaluation: Evaluation) -> None:
     """Report a run, once: parameters, metrics per epsilon, and the files of the run folder.
 
-    A failure is an ``EvaluationWarning``: the results are in their folder, whatever happens
-    here. Running the evaluation again reports what could not be reported.
+    Nothing is reported before all parts of the run, of other shards too, are there. A failure
+    is an ``EvaluationWarning``: the results are in their folder, whatever happens here.
+    Running the evaluation again reports what could not be reported.
     """
     name = evaluation.tracking.name
     if name == "none":
+        return
+    record = RunFolder(results.folder).record()
+    if record is None or results.table.num_rows < record["samples"] * len(make_cells(evaluation)):
         return
     report = _to_mlflow if name == "mlflow" else _to_tensorboard
     try:
@@ -74,12 +83,10 @@ def metrics(results: Results) -> Iterator[tuple[str, int, float]]:
                 yield f"{quantity}/{cell.attack}", step, value
 
 
-def parameters(evaluation: Evaluation) -> dict[str, str]:
-    """The config by dotted keys, without where the run is stored and tracked."""
-    content = plain(evaluation)
-    for key in ("output", "tracking"):
-        content.pop(key)
-    return dict(_flat(content, ""))
+def parameters(results: Results) -> dict[str, str]:
+    """The resolved config of a run by dotted keys, without how it is tracked."""
+    content = yaml.safe_load((results.folder / "config.yaml").read_text(encoding="utf-8"))
+    return {k: v for k, v in _flat(content, "") if not k.startswith("tracking.")}
 
 
 def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
@@ -93,7 +100,6 @@ def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
 def _to_mlflow(results: Results, evaluation: Evaluation) -> None:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
-    from mlflow.utils.time import get_current_time_millis
 
     config, folder = evaluation.tracking, str(results.folder.resolve())
     client = MlflowClient(config.uri)
@@ -105,9 +111,9 @@ def _to_mlflow(results: Results, evaluation: Evaluation) -> None:
     name = config.run_name or results.folder.name
     run_id = client.create_run(experiment, tags={_FOLDER_TAG: folder}, run_name=name).info.run_id
     try:
-        now = get_current_time_millis()
+        now = round(1000 * time.time())
         values = [Metric(key, value, now, step) for key, step, value in metrics(results)]
-        params = [Param(key, value) for key, value in parameters(evaluation).items()]
+        params = [Param(key, value) for key, value in parameters(results).items()]
         # a request holds so many at most: mlflow.utils.validation
         for batch in _batches(values, 1000):
             client.log_batch(run_id, metrics=batch)
@@ -129,7 +135,8 @@ def _to_tensorboard(results: Results, evaluation: Evaluation) -> None:
     if any(folder.glob("events.out.tfevents.*")):
         return
     with SummaryWriter(str(folder)) as writer:
-        writer.add_text("config", f"```yaml\n{evaluation.to_yaml()}```")
+        config = (results.folder / "config.yaml").read_text(encoding="utf-8")
+        writer.add_text("config", f"```yaml\n{config}```")
         for key, step, value in metrics(results):
             writer.add_scalar(key, value, step)
 
