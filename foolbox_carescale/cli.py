@@ -285,9 +285,13 @@ def _warnings_in_one_line() -> Iterator[None]:
     """Show this package's warnings to its users as they are: without a place in the code."""
     with warnings.catch_warnings():
         shown = warnings.showwarning
+        said: set[str] = set()
 
         def show(message: Any, category: Any, *rest: Any) -> None:
             if issubclass(category, EvaluationWarning):
+                if str(message) in said:
+                    return
+                said.add(str(message))
                 print(f"carescale: warning: {message}", file=sys.stderr)
             else:
                 shown(message, category, *rest)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from foolbox_carescale import backends
 from foolbox_carescale.evaluate.config import norm_name
 from foolbox_carescale.evaluate.errors import EvaluationWarning
-from foolbox_carescale.evaluate.results import Results
+from foolbox_carescale.evaluate.results import Results, by_cell
 from foolbox_carescale.evaluate.statistics import chance_of_more
 
 FEW = 0.05
@@ -267,29 +267,26 @@ class _Cell:
 
 
 def _cells(results: Results) -> Iterator[_Cell]:
-    names = ("in_bounds", "reachable_norm", "backward_passes", "success", "quantised_success")
-    known = [name for name in names if name in results.table.column_names]
-    columns = {n: results.table[n].cast("double").to_numpy() for n in known}  # NaN for null
-    fixed = {n: results.column(n) for n in ("attack", "attack_name", "p", "epsilon")}
-    samples, robust, attacked = (results.column(n) for n in ("sample", "robust", "attacked"))
-    for rows in results.rows_by_cell():
-        ordered = rows[np.argsort(samples[rows], kind="stable")]
-        first = ordered[0]
+    measured = ("in_bounds", "reachable_norm", "backward_passes", "success", "quantised_success")
+    fixed = ("attack", "attack_name", "p", "epsilon")
+    rows = results.select(*fixed, "robust", "attacked", *measured)
+    for cell in by_cell(rows):
+        attack, name, p, epsilon = (cell[key][0].as_py() for key in fixed)
         yield _Cell(
-            attack=str(fixed["attack"][first]),
-            kind=kind_of(str(fixed["attack_name"][first])),
-            p=float(fixed["p"][first]),
-            epsilon=float(fixed["epsilon"][first]),
-            samples=samples[ordered],
-            robust=robust[ordered].astype(bool),
-            attacked=attacked[ordered].astype(bool),
-            columns={n: values[ordered] for n, values in columns.items()},
+            attack=attack,
+            kind=kind_of(name),
+            p=p,
+            epsilon=epsilon,
+            samples=cell["sample"].to_numpy(),
+            robust=cell["robust"].to_numpy(),
+            attacked=cell["attacked"].to_numpy(),
+            columns={key: cell[key].cast("double").to_numpy() for key in measured},  # NaN: null
         )
 
 
 def _numbers(cell: _Cell, name: str) -> Array:
-    """A column as floats, NaN where it is null or missing."""
-    return cell.columns.get(name, np.full(len(cell.samples), np.nan))
+    """A column as floats, NaN where it is null."""
+    return cell.columns[name]
 
 
 def _outside(cells: list[_Cell]) -> Iterator[Doubt]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-from dataclasses import astuple, dataclass, fields
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -71,18 +70,18 @@ class Results:
     @property
     def clean_accuracy(self) -> float:
         """Share of the samples that the model classifies correctly without an attack."""
-        attacked = dict(zip(self.column("sample"), self.column("attacked"), strict=True))
-        return float(np.mean(list(attacked.values())))
+        rows = self.select("attacked")
+        _, first = np.unique(rows["sample"].to_numpy(), return_index=True)
+        return float(np.mean(rows["attacked"].to_numpy()[first]))
 
-    def column(self, name: str) -> npt.NDArray[Any]:
-        """A column as a NumPy array; nulls of numbers are NaN."""
-        values: npt.NDArray[Any] = self.table[name].to_numpy(zero_copy_only=False)
-        return values
+    def select(self, *names: str) -> pa.Table:
+        """Some columns of all rows, and cell and sample, by which they are ordered.
 
-    def rows_by_cell(self) -> list[npt.NDArray[np.intp]]:
-        """Row numbers of each cell, in the run's order."""
-        numbers = self.column("cell")
-        return [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
+        Texts are dictionaries. What is not asked for is not kept in memory.
+        """
+        parts = [self.table] if "table" in vars(self) else RunFolder(self.folder).tables()
+        rows = pa.concat_tables([_encoded(part, ("cell", "sample", *names)) for part in parts])
+        return rows.unify_dictionaries().sort_by([("cell", "ascending"), ("sample", "ascending")])
 
     def summary(self) -> list[CellSummary]:
         """One entry per cell: norms in ascending order, then the run's order.
@@ -98,12 +97,19 @@ class Results:
         cells = [sums[number].summary() for number in sorted(sums)]
         return sorted(cells, key=lambda cell: cell.p)
 
-    def write_summary(self, path: Path) -> None:
-        """The summary as a CSV file."""
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(field.name for field in fields(CellSummary))
-            writer.writerows(astuple(cell) for cell in self.summary())
+
+def by_cell(rows: pa.Table) -> Iterator[pa.Table]:
+    """The rows of each cell of what ``Results.select`` returned."""
+    numbers = rows["cell"].to_numpy()
+    ends = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+    for first, last in itertools.pairwise(ends):
+        yield rows.slice(first, last - first)
+
+
+def _encoded(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    columns = {name: table[name] for name in dict.fromkeys(names)}
+    texts = [name for name, column in columns.items() if pa.types.is_string(column.type)]
+    return pa.table(columns | {name: columns[name].dictionary_encode() for name in texts})
 
 
 class _Sums:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import yaml
 
 from foolbox_carescale.evaluate import doubts
 from foolbox_carescale.evaluate.config import norm_name
-from foolbox_carescale.evaluate.results import Results
+from foolbox_carescale.evaluate.results import Results, by_cell
 from foolbox_carescale.evaluate.statistics import difference, wilson
 
 QUANTITIES = ("norm_over_epsilon", "loss", "forward_passes", "backward_passes")
@@ -119,7 +120,7 @@ class Run:
     config: str
     versions: str
     doubts: list[doubts.Doubt]
-    inputs: dict[int, tuple[str | None, int]]
+    inputs: dict[int, tuple[str, int]]
 
     @property
     def clean_accuracy(self) -> float:
@@ -216,26 +217,14 @@ def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 
 def _run(name: str, results: Results) -> Run:
-    samples, labels = results.column("sample"), results.column("label")
-    attacked = results.column("attacked").astype(bool)
-    _, first = np.unique(samples, return_index=True)
-    hashes = (
-        results.table["input_hash"].take(first).to_pylist()
-        if "input_hash" in results.table.column_names
-        else [None] * len(first)
-    )
-    inputs = dict(
-        zip(samples[first].tolist(), zip(hashes, labels[first].tolist(), strict=True), strict=True)
-    )
-    config = _read(results, "config.yaml")
-    said = _read(results, "warnings.json")
-    series = _series(results)
+    series, inputs, clean, about = _read_rows(results)
+    config, said = _read(results, "config.yaml"), _read(results, "warnings.json")
     return Run(
         name=name,
         results=results,
-        model=results.table["model"][0].as_py(),
-        data=results.table["data"][0].as_py(),
-        clean=(int(attacked[first].sum()), len(first)),
+        model=about["model"],
+        data=about["data"],
+        clean=clean,
         series=series,
         worst=_worst(series),
         config=config,
@@ -250,51 +239,61 @@ def _read(results: Results, name: str) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def _series(results: Results) -> list[Series]:
-    table = results.table
-    names = [n for n in (*QUANTITIES, "seconds", "success") if n in table.column_names]
-    if "quantised_success" in table.column_names:
-        names.append("quantised_success")
-    numbers = {n: table[n].cast("double").to_numpy() for n in names}  # NaN for null
-    fixed = {n: results.column(n) for n in ("p", "epsilon", "sample", "label")}
-    flags = {n: results.column(n).astype(bool) for n in ("robust", "attacked")}
-    classes = int(fixed["label"].max(initial=-1)) + 1
+def _read_rows(
+    results: Results,
+) -> tuple[list[Series], dict[int, tuple[str, int]], tuple[int, int], dict[str, str]]:
+    """The series, the inputs, right and all samples, and the names of model and data."""
+    fixed = ("model", "data", "attack", "attack_name", "attack_params", "source", "p", "epsilon")
+    flags = ("robust", "attacked", "success", "quantised_success")
+    rows = results.select(*fixed, *flags, *QUANTITIES, "seconds", "label", "input_hash")
+    classes = int(np.max(rows["label"].to_numpy(), initial=-1)) + 1
     made: dict[str, Series] = {}
-    for rows in results.rows_by_cell():
-        rows = rows[np.argsort(fixed["sample"][rows], kind="stable")]
-        attacked = flags["attacked"][rows]
-        hit = rows[attacked]
-        values = {q: numbers[q][hit] for q in QUANTITIES if q in numbers}
-        success = hit[numbers["success"][hit] == 1]
-        kept = numbers.get("quantised_success", np.full(table.num_rows, np.nan))[success]
-        kept = kept[~np.isnan(kept)]
-        label, robust = fixed["label"][rows], flags["robust"][rows]
-        point = Point(
-            epsilon=float(fixed["epsilon"][rows[0]]),
-            samples=fixed["sample"][rows],
-            robust=robust,
-            attacked=len(hit),
-            values={q: v[np.isfinite(v)] for q, v in values.items()},
-            seconds=float(np.nansum(numbers["seconds"][rows])),
-            survived=float(kept.mean()) if len(kept) else None,
-            classes=np.stack(
-                [
-                    np.bincount(label, minlength=classes),
-                    np.bincount(label, weights=robust, minlength=classes).astype(int),
-                ]
+    inputs: dict[int, tuple[str, int]] = {}
+    right: dict[int, bool] = {}
+    about: dict[str, str] = {}
+    for cell in by_cell(rows):
+        about = {key: cell[key][0].as_py() for key in fixed}
+        own = made.setdefault(
+            about["attack"],
+            Series(
+                about["attack"],
+                about["attack_name"],
+                about["attack_params"],
+                about["source"],
+                float(about["p"]),
+                [],
             ),
         )
-        first = int(rows[0])
-        attack = table["attack"][first].as_py()
-        if attack not in made:
-            name, params, source = (
-                table[n][first].as_py() for n in ("attack_name", "attack_params", "source")
-            )
-            made[attack] = Series(attack, name, params, source, float(fixed["p"][first]), [])
-        made[attack].points.append(point)
+        own.points.append(_point(cell, float(about["epsilon"]), classes))
+        if len(own.points) == 1:  # the other cells hold the same samples, or fewer
+            samples = cell["sample"].to_pylist()
+            known = zip(cell["input_hash"].to_pylist(), cell["label"].to_pylist(), strict=True)
+            inputs |= dict(zip(samples, known, strict=True))
+            right |= dict(zip(samples, cell["attacked"].to_pylist(), strict=True))
     for one in made.values():
         one.points.sort(key=lambda point: point.epsilon)
-    return sorted(made.values(), key=lambda one: one.p)
+    series = sorted(made.values(), key=lambda one: one.p)
+    return series, inputs, (sum(right.values()), len(right)), about
+
+
+def _point(cell: pa.Table, epsilon: float, classes: int) -> Point:
+    attacked, robust = cell["attacked"].to_numpy(), cell["robust"].to_numpy()
+    label = cell["label"].to_numpy()
+    numbers = {q: cell[q].cast("double").to_numpy()[attacked] for q in QUANTITIES}
+    success = cell["success"].cast("double").to_numpy() == 1
+    kept = cell["quantised_success"].cast("double").to_numpy()[success]
+    kept = kept[~np.isnan(kept)]
+    counts = [np.bincount(label, weights, classes) for weights in (None, robust)]
+    return Point(
+        epsilon=epsilon,
+        samples=cell["sample"].to_numpy(),
+        robust=robust,
+        attacked=int(attacked.sum()),
+        values={q: v[np.isfinite(v)] for q, v in numbers.items()},
+        seconds=float(np.nansum(cell["seconds"].to_numpy())),
+        survived=float(kept.mean()) if len(kept) else None,
+        classes=np.stack(counts).astype(int),
+    )
 
 
 def _worst(series: list[Series]) -> list[Series]:

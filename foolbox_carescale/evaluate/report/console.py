@@ -19,7 +19,8 @@ from foolbox_carescale.evaluate.results import CellSummary, Results
 def print_report(results: Results, console: Console) -> None:
     """Print the clean accuracy and one table per norm and list of epsilons."""
     summary = results.summary()
-    model, data = results.column("model")[0], results.column("data")[0]
+    rows = results.select("model", "data")
+    model, data = rows["model"][0].as_py(), rows["data"][0].as_py()
     console.print(
         f"[bold]{escape(model)}[/] on [bold]{escape(data)}[/]: {summary[0].samples} samples,"
         f" clean accuracy [bold]{results.clean_accuracy:.3f}[/]",
