@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from foolbox_carescale.evaluate.compose import expand_sweep, load_evaluation
+    from foolbox_carescale.evaluate.compose import load_evaluation
     from foolbox_carescale.evaluate.config import (
         AttackConfig,
         DataConfig,
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from foolbox_carescale.evaluate.report import print_comparison, print_report, write_report
     from foolbox_carescale.evaluate.results import CellSummary, Results
     from foolbox_carescale.evaluate.runner import Progress, evaluate
+    from foolbox_carescale.evaluate.sweep import load_sweep
 
 _HOMES = {
-    "compose": ("expand_sweep", "load_evaluation"),
+    "compose": ("load_evaluation",),
     "config": (
         "AttackConfig",
         "DataConfig",
@@ -36,6 +37,7 @@ _HOMES = {
     "report": ("print_comparison", "print_report", "write_report"),
     "results": ("CellSummary", "Results"),
     "runner": ("Progress", "evaluate"),
+    "sweep": ("load_sweep",),
 }
 
 __all__ = [
@@ -51,8 +53,8 @@ __all__ = [
     "TrackingConfig",
     "UserError",
     "evaluate",
-    "expand_sweep",
     "load_evaluation",
+    "load_sweep",
     "print_comparison",
     "print_report",
     "write_report",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import itertools
 import re
 import typing
 from collections.abc import Sequence
@@ -98,30 +97,6 @@ def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = (
         raise UserError(_explain(error, path)) from error
     evaluation.validate()
     return evaluation
-
-
-def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """The runs of a sweep: every combination of the values that overrides list.
-
-    Args:
-        overrides: As ``load_evaluation`` takes them; ``seed=0,1``, ``seed=range(3)`` and
-            ``model=choice(resnet18,resnet50)`` hold several values, after Hydra's grammar.
-
-    Returns:
-        One list of overrides per run, the last override varying fastest.
-    """
-    values = []
-    for override in map(parse_override, overrides):
-        if override.is_sweep_override() and not override.is_discrete_sweep():
-            raise UserError(
-                f"{override.input_line}: an interval has no end of values; list some, as 0,1"
-            )
-        values.append(
-            [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-            if override.is_sweep_override()
-            else [str(override.input_line)]
-        )
-    return [list(run) for run in itertools.product(*values)]
 
 
 def parse_override(override: str) -> Override:
