@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib.util
 import inspect
+import json
 import os
 import re
 import sys
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from foolbox_carescale.evaluate import Progress
+    from foolbox_carescale.evaluate import Progress, Results
 
 WRONG_INPUT, INTERRUPTED = 2, 130
 """Exit codes."""
@@ -51,6 +52,10 @@ examples:
       the default with fewer samples, without one of its attacks, into a folder of your choice
   carescale evaluate '~attacks' attacks.mine.name=L2DeepFoolAttack 'epsilons.L2=[0.5,1]'
       an attack of your choice instead of the default ones
+  carescale evaluate model=resnet50 data=folder data.root=photos attack=imagenet tracking=mlflow
+      config groups: files that ship with the package, or lie beside yours
+  carescale evaluate --multirun attack=pgd,noise seed=0,1 output=runs/sweep
+      every combination, each in its own folder, and one report of all
   carescale evaluate --print-config
       all keys and their values, as a file to start from
 """
@@ -105,6 +110,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--print-config", action="store_true", help="print the resolved config and stop"
     )
+    evaluate.add_argument(
+        "--multirun",
+        action="store_true",
+        help="run every combination of the values that overrides list, as in seed=0,1",
+    )
     evaluate.set_defaults(command=_evaluate)
     report = commands.add_parser(
         "report", help="write the page, tables and figures of runs, from their folders"
@@ -122,6 +132,11 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", help="print versions, devices, engines and what is not installed"
     )
     doctor.set_defaults(command=_doctor)
+    schema = commands.add_parser("schema", help="print the JSON schema of a config, for editors")
+    schema.add_argument(
+        "group", nargs="?", metavar="GROUP", help="of the files of a config group, such as model"
+    )
+    schema.set_defaults(command=_schema)
     attacks = commands.add_parser("attacks", help="list the attacks and their arguments")
     attacks.add_argument("word", nargs="?", default="", help="only names that contain this")
     attacks.set_defaults(command=_attacks)
@@ -130,12 +145,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     _require_extra()
-    from foolbox_carescale.evaluate import load_evaluation
+    from foolbox_carescale.evaluate import load_evaluation, load_sweep
 
     path, overrides = _split(arguments.config)
-    evaluation = load_evaluation(path, overrides)
+    load = load_sweep if arguments.multirun else lambda *of: [load_evaluation(*of)]
+    evaluations = load(path, overrides)
     if arguments.print_config:
-        print(evaluation.to_yaml(), end="")
+        print("---\n".join(evaluation.to_yaml() for evaluation in evaluations), end="")
         return 0
     # two busy-waiting threads on a core that another process uses wait for each other's time
     # slices: 6 to 90 times slower; must be set before torch loads its OpenMP library
@@ -143,16 +159,35 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     # imports torch, which takes seconds: only after what is wrong with the config was said
     from foolbox_carescale.evaluate import evaluate, print_report, write_report
 
-    try:
-        with _progress_bar() as on_progress:
-            results = evaluate(evaluation, on_progress=on_progress)
-    except KeyboardInterrupt:
-        print("carescale: interrupted; what was computed is in the run folder", file=sys.stderr)
-        return INTERRUPTED
     console = _console()
-    print_report(results, console)
-    console.print(_named(write_report(results)), highlight=False)
+    runs = []
+    for evaluation in evaluations:
+        try:
+            with _progress_bar() as on_progress:
+                results = evaluate(evaluation, on_progress=on_progress)
+        except KeyboardInterrupt:
+            print("carescale: interrupted; what was computed is in the run folder", file=sys.stderr)
+            return INTERRUPTED
+        if arguments.multirun:
+            console.print(f"\n{evaluation.output}", highlight=False, markup=False)
+        print_report(results, console)
+        console.print(_named(write_report(results)), highlight=False)
+        runs.append(results)
+    if len(runs) > 1:
+        _summarise(runs, console)
     return 0
+
+
+def _summarise(runs: Sequence[Results], console: Console) -> None:
+    """What the runs of a sweep differ in, on the console and on one page beside them."""
+    from foolbox_carescale.evaluate import print_comparison, write_report
+
+    console.print(f"\n{len(runs)} runs", style="bold")
+    # a sweep over attacks or epsilons has no cell that two runs share
+    with contextlib.suppress(UserError):
+        print_comparison(runs, console)
+    written = write_report(*runs, output=runs[0].folder.parent)
+    console.print(_named(written), highlight=False)
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -187,6 +222,13 @@ def _doctor(_: argparse.Namespace) -> int:
 
     for subject, finding in diagnose():
         print(f"{subject:24} {finding}", flush=True)
+    return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from foolbox_carescale.evaluate.schema import json_schema
+
+    print(json.dumps(json_schema(arguments.group), indent=2))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import hashlib
 import itertools
 import re
@@ -21,7 +22,8 @@ def load_sweep(path: str | Path | None, overrides: Sequence[str]) -> list[Evalua
     """The runs of a sweep: every combination of the values that its overrides hold.
 
     The run with ``model=resnet18 seed=0`` goes into ``output/model=resnet18,seed=0``, so that a
-    sweep which is started again, also with more values, computes only what is missing.
+    sweep which is started again, also with more values, computes only what is missing. Without
+    ``output`` it goes below ``runs``, into a folder named for the time.
 
     Args:
         path: As in ``load_evaluation``.
@@ -29,17 +31,15 @@ def load_sweep(path: str | Path | None, overrides: Sequence[str]) -> list[Evalua
             hold several values, in Hydra's grammar. The last one varies fastest.
 
     Raises:
-        UserError: As in ``load_evaluation``, of any of the runs; or the overrides hold several
-            values without an ``output`` below which the runs can go.
+        UserError: As in ``load_evaluation``, of any of the runs.
     """
+    new = Path("runs") / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S_sweep")
     values = [_values(override) for override in overrides]
     runs = []
     for choice in itertools.product(*values):
         evaluation = load_evaluation(path, choice)
         swept = [c for c, of in zip(choice, values, strict=True) if len(of) > 1]
-        if evaluation.output is None:
-            raise UserError("output: is missing; give the folder below which the runs go")
-        folder = Path(evaluation.output) / _folder_name(swept)
+        folder = Path(evaluation.output or new) / _folder_name(swept)
         runs.append(dataclasses.replace(evaluation, output=str(folder)))
     if len({run.output for run in runs}) < len(runs):
         raise UserError("the sweep holds a run twice; give each value once")
