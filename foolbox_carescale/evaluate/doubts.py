@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import re
 import warnings
@@ -18,6 +19,7 @@ from typing import Any
 import eagerpy as ep
 import numpy as np
 import numpy.typing as npt
+from foolbox.models import TransformBoundsWrapper
 
 from foolbox_carescale import backends
 from foolbox_carescale.evaluate.config import norm_name
@@ -160,8 +162,12 @@ def kind_of(attack: str) -> str | None:
 
 
 def _training_mode(model: Any) -> Iterator[Doubt]:
-    network = getattr(model, "_model", None)  # what Foolbox's PyTorchModel wraps
-    if getattr(network, "training", False) is True:
+    while isinstance(model, TransformBoundsWrapper):
+        model = model._model
+    # Foolbox's PyTorchModel keeps the module in a function's closure only
+    function = getattr(model, "_model", None)
+    kept = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
+    if any(getattr(value, "training", False) is True for value in kept.values()):
         yield Doubt(
             "training",
             "the model is in training mode, so dropout and batch statistics change its answers",
@@ -205,8 +211,8 @@ def _two_answers(model: Any, x: ep.Tensor, first: Array, relative: float) -> Ite
             "switch its randomness off, or average over it in the model and attack the average",
         )
         return
-    half = (len(first) + 1) // 2
-    alone = differ(first[:half], _answers(model, x[:half])[0])
+    some = max(len(first) // 3, 1) | 1  # odd, so that alternating classes are no longer balanced
+    alone = differ(first[:some], _answers(model, x[:some])[0])
     if alone.any():
         yield Doubt(
             "company",

@@ -1,0 +1,334 @@
+import json
+
+import foolbox
+import numpy as np
+import pytest
+import torch
+from foolbox import PyTorchModel
+
+from foolbox_carescale.evaluate import (
+    AttackConfig,
+    DataConfig,
+    Evaluation,
+    EvaluationWarning,
+    ModelConfig,
+    doubts,
+    evaluate,
+)
+from foolbox_carescale.evaluate.data import load_data
+from foolbox_carescale.evaluate.models import load_model
+
+LEVEL = 100 / 255  # a grey that 8 bits hold
+
+
+def images(count=40, spread=0.004):
+    """Grey images, half of them a little darker than LEVEL (class 0), half lighter (class 1)."""
+    labels = np.arange(count) % 2
+    levels = LEVEL + spread * (2 * labels - 1)
+    return np.broadcast_to(levels[:, None, None, None], (count, 3, 4, 4)).astype(np.float32), labels
+
+
+class Brightness(torch.nn.Module):
+    """Class 1 where the mean is above LEVEL."""
+
+    def mean(self, x):
+        return x.flatten(1).mean(1)
+
+    def forward(self, x):
+        above = 10 * (self.mean(x) - LEVEL)
+        return torch.stack([-above, above], 1)
+
+
+def of(module, given=None, training=False):
+    model = PyTorchModel(module.eval(), bounds=(0, 1), device="cpu")
+    module.train(training)
+    return doubts.of_model(model, *(given or images()))
+
+
+def codes(found):
+    return [doubt.code for doubt in found]
+
+
+def test_a_healthy_model_is_not_doubted():
+    assert of(Brightness()) == []
+
+
+def test_neither_is_the_embedded_one():
+    data = load_data(DataConfig(), 50)
+    assert doubts.of_model(load_model(ModelConfig())[0], data.images, data.labels) == []
+
+
+class Wrapped(Brightness):
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def forward(self, x):
+        return self.change(super().forward(x))
+
+
+def test_probabilities_are_seen_and_logits_or_their_logarithms_are_not():
+    (doubt,) = of(Wrapped(lambda logits: logits.softmax(1)))
+    assert doubt.code == "probabilities"
+    assert "all 40 rows" in doubt.seen
+    assert "drop the softmax" in doubt.remedy
+    assert of(Wrapped(lambda logits: logits.log_softmax(1))) == []
+
+
+def test_zero_gradients_are_counted_over_what_can_be_attacked():
+    class Rounded(Brightness):
+        def mean(self, x):
+            rounded = (super().mean(x) * 1000).round() / 1000
+            return rounded + 0 * x.flatten(1).mean(1)
+
+    given, labels = images()
+    labels[:4] = 1 - labels[:4]  # four that it gets wrong
+    (doubt,) = of(Rounded(), (given, labels))
+    assert doubt.code == "gradients"
+    assert "zero at 36 of 36" in doubt.seen
+
+
+def test_a_few_zero_gradients_are_no_reason_to_doubt():
+    class OneRounded(Brightness):
+        def mean(self, x):
+            weight = torch.ones(len(x))
+            weight[0] = 0
+            mean = super().mean(x)
+            return weight * mean + (1 - weight) * mean.detach()
+
+    assert of(OneRounded()) == []
+
+
+def test_gradients_that_are_not_finite_are_seen():
+    class Root(Brightness):
+        def mean(self, x):
+            dark = (0 * x).square().sqrt().flatten(1).mean(1)  # 0, with the derivative inf * 0
+            return super().mean(x) + dark
+
+    (doubt,) = of(Root())
+    assert doubt.code == "gradients"
+    assert "not finite at 40 of 40" in doubt.seen
+
+
+def test_a_model_that_has_no_gradients_is_not_doubted_for_that():
+    assert of(Wrapped(torch.Tensor.detach)) == []
+
+
+def test_overflow_in_half_precision_is_seen():
+    (doubt,) = of(Wrapped(lambda logits: (logits * 1e7).half()))
+    assert doubt.code == "overflow"
+    assert "40 of 40" in doubt.seen
+    assert "float16" in doubt.seen
+
+
+def test_half_precision_without_overflow_is_healthy():
+    assert of(Wrapped(lambda logits: logits.half())) == []
+    assert of(Wrapped(lambda logits: logits.bfloat16())) == []
+
+
+def test_a_model_that_answers_differently_twice_is_seen():
+    torch.manual_seed(0)
+    found = of(Wrapped(lambda logits: logits + torch.randn_like(logits)))
+    assert codes(found) == ["nondeterministic"]
+
+
+def test_training_mode_is_seen_by_its_flag_and_by_what_it_does():
+    torch.manual_seed(0)
+    normalised = torch.nn.Sequential(torch.nn.BatchNorm2d(3), Brightness())
+    assert codes(of(normalised, training=True)) == ["training", "company"]
+    assert codes(of(torch.nn.Sequential(torch.nn.Dropout(), Brightness()), training=True)) == [
+        "training",
+        "nondeterministic",
+    ]
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_models_of_other_frameworks_are_asked_too(backend):
+    module = pytest.importorskip(backend)
+    if backend == "jax":
+        softmax, stack = module.nn.softmax, module.numpy.stack
+        wrap = foolbox.JAXModel
+    else:
+        softmax, stack = module.nn.softmax, module.stack
+        wrap = foolbox.TensorFlowModel
+
+    def model(x):
+        mean = x[:, 0, 0, 0]
+        return stack([LEVEL - mean, mean - LEVEL], 1)
+
+    assert doubts.of_model(wrap(model, bounds=(0, 1)), *images()) == []
+    found = doubts.of_model(wrap(lambda x: softmax(model(x)), bounds=(0, 1)), *images())
+    assert codes(found) == ["probabilities"]
+
+
+# ---- of results: real runs of models that are made to look robust, or attacks that fail
+
+
+def grey():
+    return images()
+
+
+def apart():
+    return images(spread=0.02)
+
+
+def brightness():
+    return Brightness().eval()
+
+
+class Masked(Brightness):
+    """Its gradient points away from the other class."""
+
+    def mean(self, x):
+        mean = super().mean(x)
+        return 2 * mean.detach() - mean
+
+
+def masked():
+    return Masked().eval()
+
+
+class Band(Brightness):
+    """Class 1 in a narrow band of brightness only: steps across it go unpunished."""
+
+    def forward(self, x):
+        above = 10 * (0.03 - (super().mean(x) - LEVEL - 0.05).abs())
+        return torch.stack([-above, above], 1)
+
+
+def band():
+    return Band().eval()
+
+
+def dark():
+    given, _ = images(spread=0.0)
+    return given, np.zeros(len(given), int)
+
+
+def run(tmp_path, model, attacks, data="grey"):
+    evaluation = Evaluation(
+        model=ModelConfig(_target_=f"{__name__}.{model}"),
+        data=DataConfig(_target_=f"{__name__}.{data}"),
+        attacks=attacks,
+        output=str(tmp_path / "run"),
+    )
+    results = evaluate(evaluation)
+    stored = (results.folder / "warnings.json").read_text(encoding="utf-8")
+    found = doubts.of_results(results)
+    assert doubts.from_json(stored) == found
+    return found
+
+
+def test_results_that_make_sense_are_not_doubted(tmp_path):
+    attacks = {
+        "noise": AttackConfig("L2AdditiveUniformNoiseAttack", [0.05, 0.1]),
+        "fgm": AttackConfig("L2FastGradientAttack", [0.05, 0.1, 0.2]),
+        "pgd": AttackConfig("L2ClipAwarePGD", [0.05, 0.1, 0.2], params={"steps": 5}),
+    }
+    assert run(tmp_path, "brightness", attacks, data="apart") == []
+
+
+def test_robust_accuracy_that_rises_with_epsilon_is_told_once_in_console_and_folder(tmp_path):
+    attacks = {"fgsm": AttackConfig("LinfFastGradientAttack", [0.01, 0.05, 0.3])}
+    with pytest.warns(EvaluationWarning) as said:
+        (doubt,) = run(tmp_path, "band", attacks, data="dark")
+    assert doubt.code == "rising"
+    assert "from 0.000 at Linf 0.05 to 1.000 at 0.3 (40 samples)" in doubt.seen
+    assert [str(warning.message) for warning in said] == [str(doubt)]
+
+
+def test_a_stronger_attack_that_does_worse_than_a_weaker_one_is_seen(tmp_path):
+    attacks = {
+        "noise": AttackConfig("LinfAdditiveUniformNoiseAttack", [0.3], repeat=30),
+        "pgd": AttackConfig("LinfPGD", [0.3], params={"steps": 5}),
+    }
+    with pytest.warns(EvaluationWarning):
+        (doubt,) = run(tmp_path, "masked", attacks)
+    assert doubt.code == "weaker"
+    assert doubt.seen.startswith("pgd (iterative) leaves robust accuracy 1.000 at Linf 0.3")
+    assert "noise (random)" in doubt.seen
+
+
+def test_an_attack_far_behind_another_in_spite_of_more_gradients_is_seen(tmp_path):
+    attacks = {
+        "slow": AttackConfig(
+            "LinfPGD", [0.02], params={"steps": 20, "abs_stepsize": 1e-7, "random_start": False}
+        ),
+        "quick": AttackConfig("LinfPGD", [0.02], params={"steps": 4}),
+    }
+    with pytest.warns(EvaluationWarning):
+        (doubt,) = run(tmp_path, "brightness", attacks)
+    assert doubt.code == "behind"
+    assert doubt.seen.startswith("slow leaves robust accuracy 1.000")
+
+
+def test_an_epsilon_that_reaches_everything_is_seen_and_what_is_robust_there_doubted(tmp_path):
+    attacks = {
+        "pgd": AttackConfig("L2PGD", [0.01, 10.0], params={"steps": 3, "random_start": False})
+    }
+    with pytest.warns(EvaluationWarning):
+        reach, robust = run(tmp_path, "masked", attacks)
+    assert (reach.code, robust.code) == ("reach", "reaches_everything")
+    assert "for 40 of 40 samples (pgd, L2 10)" in reach.seen
+    assert "40 of 40 samples are still robust at L2 10" in robust.seen
+
+
+class Overshoot(foolbox.attacks.LinfFastGradientAttack):
+    def run(self, model, inputs, criterion, **kwargs):
+        return super().run(model, inputs, criterion, **kwargs) - 0.6
+
+    def __call__(self, model, inputs, criterion, *, epsilons, **kwargs):
+        points = [self.run(model, inputs, criterion, epsilon=e) for e in epsilons]
+        return points, points, torch.ones(len(points), len(inputs))
+
+
+def test_adversarials_outside_the_bounds_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(foolbox.attacks, "Overshoot", Overshoot, raising=False)
+    with pytest.warns(EvaluationWarning):
+        found = run(tmp_path, "brightness", {"over": AttackConfig("Overshoot", [0.1])})
+    assert codes(found) == ["bounds"]
+    assert found[0].seen.startswith("40 of 40 images that an attack returned were outside")
+
+
+def close():
+    return images(spread=0.0005)
+
+
+def test_adversarials_that_do_not_survive_8_bits_are_counted(tmp_path):
+    attacks = {"fgsm": AttackConfig("LinfFastGradientAttack", [0.001])}
+    with pytest.warns(EvaluationWarning):
+        (doubt,) = run(tmp_path, "off_by_little", attacks, data="close")
+    assert doubt.code == "rounding"
+    assert doubt.seen.startswith("20 of 40 adversarials are none any more after rounding")
+
+
+def off_by_little():
+    """A hair above LEVEL, to which the images are rounded: class 0."""
+    return Wrapped(lambda logits: logits - torch.tensor([-0.001, 0.001])).eval()
+
+
+def test_what_the_model_loader_warns_of_is_stored_too(tmp_path):
+    evaluation = Evaluation(
+        model=ModelConfig(_target_=f"{__name__}.Brightness"),
+        data=DataConfig(_target_=f"{__name__}.grey"),
+        attacks={"fgsm": AttackConfig("LinfFastGradientAttack", [0.001])},
+        output=str(tmp_path / "run"),
+    )
+    with pytest.warns(EvaluationWarning, match="training mode"):
+        evaluate(evaluation)
+    stored = json.loads((tmp_path / "run" / "warnings.json").read_text(encoding="utf-8"))
+    assert [("training mode" in doubt["seen"]) for doubt in stored] == [True]
+
+
+def test_names_of_attacks_tell_their_kind():
+    kinds = {
+        "L2ClippingAwareRepeatedAdditiveGaussianNoiseAttack": "random",
+        "ClipAwareLaplaceNoise": "random",
+        "L1MomentumIterativeFastGradientMethod": "iterative",
+        "MIFGSM": "iterative",
+        "LinfClipAwareAPGD": "iterative",
+        "L2FastGradientAttack": "one-gradient",
+        "ClipAwareFGM": "one-gradient",
+        "BoundaryAttack": None,
+    }
+    assert {name: doubts.kind_of(name) for name in kinds} == kinds
