@@ -95,7 +95,10 @@ def _type(hint: Any, definitions: Schema) -> Schema:
     inner = typing.get_args(hint)
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        return {"anyOf": [_type(option, definitions) for option in inner]}
+        options = [_type(option, definitions) for option in inner]
+        if all(set(option) == {"type"} for option in options):
+            return {"type": [option["type"] for option in options]}
+        return {"anyOf": options}
     if origin is list:
         return {"type": "array", "items": _type(inner[0], definitions)}
     if origin is dict:

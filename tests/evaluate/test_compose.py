@@ -2,7 +2,16 @@ import math
 
 import pytest
 
-from foolbox_carescale.evaluate import AttackConfig, Evaluation, UserError, load_evaluation
+from foolbox_carescale.evaluate import (
+    AttackConfig,
+    Evaluation,
+    ModelConfig,
+    UserError,
+    load_evaluation,
+    load_sweep,
+)
+from foolbox_carescale.evaluate.compose import options
+from foolbox_carescale.evaluate.config import CONFIG_GROUPS
 
 
 def written(tmp_path, text):
@@ -72,6 +81,107 @@ def test_groups_beside_the_file_can_be_composed(tmp_path):
     assert (evaluation.model.name, evaluation.seed) == ("resnet18", 5)
 
 
+def test_every_group_that_ships_makes_a_run():
+    for group in CONFIG_GROUPS:
+        assert options(group)
+        for option in options(group):
+            load_evaluation(None, [f"{group}={option}"])
+
+
+def test_groups_are_chosen_on_the_command_line_and_then_overridden(tmp_path):
+    overrides = ["data=folder", f"data.root={tmp_path}", "attack=noise", "tracking=mlflow"]
+    evaluation = load_evaluation(None, overrides)
+    assert (evaluation.data.name, evaluation.data.root) == ("folder", str(tmp_path))
+    assert evaluation.tracking.name == "mlflow"
+    assert evaluation.attacks["l2_gaussian"].params == {"p": 2.0}
+    assert "ours_l2_pgd" not in evaluation.attacks
+
+
+def test_groups_that_ship_are_named_in_a_files_defaults_list(tmp_path):
+    text = "defaults: [{data: imagenet_samples}, {attack: pgd}]\nattacks: {l2_pgd: {steps: 3}}\n"
+    evaluation = load_evaluation(written(tmp_path, text))
+    assert evaluation.data.name == "foolbox/imagenet"
+    assert list(evaluation.attacks) == ["l1_pgd", "l2_pgd", "linf_pgd"]
+    assert evaluation.attacks["l2_pgd"] == AttackConfig("L2ClipAwarePGD", params={"steps": 3})
+
+
+def test_a_group_on_the_command_line_replaces_what_the_file_says(tmp_path):
+    text = "model: {_target_: my.model, width: 3}\nattacks: {mine: {name: L2PGD}}\n"
+    path = written(tmp_path, text)
+    evaluation = load_evaluation(path, ["model=resnet18", "attack=noise"])
+    assert evaluation.model == ModelConfig("resnet18")
+    assert "mine" not in evaluation.attacks
+
+
+def test_a_file_that_another_one_builds_on_keeps_its_attacks(tmp_path):
+    (tmp_path / "base.yaml").write_text("attacks: {a: {name: L2PGD, steps: 3}}", encoding="utf-8")
+    evaluation = load_evaluation(written(tmp_path, "defaults: [base]\nseed: 5\n"))
+    assert evaluation.attacks == {"a": AttackConfig("L2PGD", params={"steps": 3})}
+
+
+def test_a_tag_that_would_run_code_is_refused_in_files_and_groups(tmp_path):
+    payload = f"name: !!python/object/apply:os.mkdir [{tmp_path / 'ran'}]\n"
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "bad.yaml").write_text(payload, encoding="utf-8")
+    for text, at in (
+        (f"model:\n  {payload}", "run.yaml"),
+        ("defaults: [{model: bad}]", "bad.yaml"),
+    ):
+        with pytest.raises(UserError, match=rf"{at}: is not valid YAML at line"):
+            load_evaluation(written(tmp_path, text))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_hydras_own_search_path_is_not_the_configs_to_set(tmp_path):
+    for overrides in (["hydra.searchpath=[pkg://this]"], ["+hydra.verbose=true"]):
+        with pytest.raises(UserError, match="hydra: there is no such key"):
+            load_evaluation(None, overrides)
+    with pytest.raises(UserError, match="there is no key 'hydra'"):
+        load_evaluation(written(tmp_path, "hydra: {searchpath: [pkg://this]}"))
+    (tmp_path / "model").mkdir()
+    text = "# @package _global_\nhydra: {searchpath: [pkg://this]}\n"
+    (tmp_path / "model" / "bad.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"hydra\.searchpath is only supported"):
+        load_evaluation(written(tmp_path, "defaults: [{model: bad}]"))
+
+
+def test_a_sweep_is_every_combination_each_in_its_own_folder(tmp_path):
+    overrides = ["model=digits,resnet18", f"output={tmp_path}", "seed=range(2)", "samples=3"]
+    runs = load_sweep(None, overrides)
+    assert [(run.model.name, run.seed, run.samples) for run in runs] == [
+        ("shufflenet_v2_x0_5", 0, 3),
+        ("shufflenet_v2_x0_5", 1, 3),
+        ("resnet18", 0, 3),
+        ("resnet18", 1, 3),
+    ]
+    assert runs[3].output == str(tmp_path / "model=resnet18,seed=1")
+    more = load_sweep(None, [*overrides[:2], "seed=range(3)", "samples=3"])
+    assert {run.output for run in runs} < {run.output for run in more}
+
+
+def test_values_that_no_folder_can_be_named_for_get_folders_that_differ(tmp_path):
+    long = "x" * 200
+    runs = load_sweep(None, [f"data.root=/a/b,/a_b,{long}y,{long}z", f"output={tmp_path}"])
+    names = {run.output.removeprefix(f"{tmp_path}/") for run in runs}
+    assert len(names) == 4
+    assert all(len(name) <= 100 and "/" not in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("seed=interval(0,1)", "an interval has no end of values"),
+        ("seed=0,0", "holds a run twice"),
+        ("output=a,b", "give one folder"),
+        ("sede=0,1", "did you mean 'seed'"),
+        ("seed=0,x", "'x' is not of type Integer"),
+    ],
+)
+def test_a_sweep_that_cannot_be_run_is_one_line(override, line):
+    with pytest.raises(UserError, match=line):
+        load_sweep(None, [override])
+
+
 def test_the_resolved_config_reads_back_as_the_same_run(tmp_path):
     evaluation = load_evaluation(
         None, ["attacks.new.name=L2PGD", "attacks.new.steps=2", "data.params.a=1", "seed=9"]
@@ -83,6 +193,8 @@ def test_the_resolved_config_reads_back_as_the_same_run(tmp_path):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
+        ("defaults: [{data: foldr}]", "data: there is no 'foldr'; did you mean 'folder'"),
+        ("data: {name: folder}\nattack: pgd", "choose a file of the group attack in the defaults"),
         ("modle: {}", "run.yaml: there is no key 'modle'; did you mean 'model'?"),
         ("model: {nme: x}", "model.nme: there is no such key; did you mean 'name'?"),
         ("model: {name: x\nseed: 1", "run.yaml: is not valid YAML at line 2"),
@@ -113,6 +225,16 @@ def test_a_file_that_cannot_be_used_is_one_line(tmp_path, text, line):
         ("modle.name=resnet18", "modle: there is no such key; did you mean 'model'?"),
         ("model.nme=resnet18", "model.nme: there is no such key; did you mean 'name'?"),
         ("model=resnet81", "model: there is no 'resnet81'; did you mean 'resnet18'"),
+        ("model=null", "model: None is not the name of a config; valid: 'convnext_tiny'"),
+        ("data=foldr", "data: there is no 'foldr'; did you mean 'folder'"),
+        ("tracking=mlflwo", "tracking: there is no 'mlflwo'; did you mean 'mlflow'"),
+        ("tracking.name=mlflwo", "tracking.name: there is no 'mlflwo'; did you mean 'mlflow'"),
+        ("executor.cpus=many", "executor.cpus: 'many' is not of type Float"),
+        ("seed=0,1", "seed=0,1: holds several values; add --multirun"),
+        ("model.mean=3", "model.mean: is not a list; write model.mean=[...]"),
+        ("data.resize=5", "data.resize: 5 is smaller than data.size"),
+        ("model.dtype=float8", "model.dtype: there is no 'float8'"),
+        ("epsilons.L1.5=[1]", "epsilons.L1.5: write this norm into a YAML file"),
         ("sede=1", "sede: there is no such key; did you mean 'seed'?"),
         ("seed=abc", "seed: 'abc' is not of type Integer"),
         ("seed=-1", "seed: -1 is negative"),
