@@ -31,7 +31,8 @@ class Part:
     """What one part of an ensemble did, as ``on_part`` gets it; NumPy arrays of k samples.
 
     Attributes:
-        name: "apgd-ce", "apgd-t1" (towards the most likely other class), "apgd-t2", ...
+        name: "apgd-ce", "apgd-t1" (towards the most likely other class), "apgd-t2", ...,
+            "pgd-margin1" (its first restart), ..., "square".
         samples: Positions in the batch of the samples that were still unbroken, shape (k,).
         broken: Which of them it broke, shape (k,), bool.
         forwards: Forward passes that it spent on each, shape (k,).
@@ -58,7 +59,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
         p: Order of the norm, in [1, inf].
         attacks: Which parts, in this order.
         steps: Gradients of each run of a gradient attack.
-        restarts: Runs of "apgd-ce" and "pgd-margin" from new random starts.
+        restarts: Runs of "pgd-margin", from new random starts, each on what is then unbroken.
         targets: How many classes "apgd-t" aims at; fewer where the model has fewer.
         targeted_loss: Of "apgd-t": "dlr", which needs 4 classes; "margin", the difference between
             the target's logit and the label's; "dlr_or_margin", the latter where there are
@@ -81,7 +82,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
         p: float = 2.0,
         attacks: Sequence[str] = PARTS,
         steps: int = 100,
-        restarts: int = 1,
+        restarts: int = 5,
         targets: int = 9,
         targeted_loss: Literal["dlr", "margin", "dlr_or_margin"] = "dlr",
         queries: int = 5000,
@@ -169,11 +170,12 @@ class ClipAwareAutoAttack(ClipAwareAttack):
 
     def _names(self, criterion: Any) -> Iterator[str]:
         for part in self.attacks:
-            if part != "apgd-t":
+            runs = {"apgd-t": self.targets, "pgd-margin": self.restarts}.get(part)
+            if runs is None:
                 yield part
-            elif isinstance(criterion, Misclassification):
-                for rank in range(1, self.targets + 1):
-                    yield f"apgd-t{rank}"
+            elif part != "apgd-t" or isinstance(criterion, Misclassification):
+                for run in range(1, runs + 1):
+                    yield f"{part}{run}"
 
     def _attack(
         self, name: str, model: Model, active: Index, ranking: _Ranking
@@ -182,9 +184,9 @@ class ClipAwareAutoAttack(ClipAwareAttack):
         if name == "square":
             return ClipAwareSquare(p=self.p, queries=self.queries)
         if name == "apgd-ce":
-            return ClipAwareAPGD(p=self.p, steps=self.steps, restarts=self.restarts)
-        if name == "pgd-margin":
-            return ClipAwarePGD(p=self.p, steps=self.steps, restarts=self.restarts, loss="margin")
+            return ClipAwareAPGD(p=self.p, steps=self.steps)
+        if name.startswith("pgd-margin"):
+            return ClipAwarePGD(p=self.p, steps=self.steps, loss="margin")
         classes = ranking.classes(model, active, int(name.removeprefix("apgd-t")))
         if classes is None:
             return None

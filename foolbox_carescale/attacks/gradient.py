@@ -8,6 +8,7 @@ cannot move; the result is clipped and exactly epsilon away. All attacks are set
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,13 +39,18 @@ Direction = Literal["gradient", "momentum", "adam", "conjugate"]
 Constraint = Literal["sphere", "ball"]
 Keep = Literal["best", "last"]
 
+# Radius in units of epsilon, and part of the steps, of each ball of a wide start.
+WIDE = ((2.0, 0.25), (1.5, 0.25))
+LEAST_WIDE_STEPS = 20
+STEP_AFTER_WIDE = 1.0  # relative to epsilon; 2 would leave what was found
+
 
 @dataclass(frozen=True)
 class Iterate:
     """One iterate of an attack, as ``on_step`` gets it.
 
     Attributes:
-        step: 0 for the start where it is random, then 1, 2, ...
+        step: 0 for the start where it is not the input, then 1, 2, ...
         restart: 0, 1, ...
         x: The points, inside the bounds, shape of the inputs; native tensor.
         norm: Their distance from the inputs in the attack's p-norm, shape (N,).
@@ -83,7 +89,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         momentum: Weight of the previous displacement, in [0, 1): the next iterate is
             x + (1 - m) (z - x) + m (x - previous), z being the plain step's result.
         direction: What the step follows: the "gradient", or gradients accumulated by
-            "momentum", "adam", or "conjugate" (see ``parts``).
+            "momentum", "adam", or "conjugate" (see ``parts``). By default momentum for p = inf,
+            whose steps keep only the gradient's signs, and the gradient for other p.
         random_start: Start from noise of size epsilon instead of the input itself.
         constraint: "sphere" keeps every iterate at exactly epsilon, "ball" at most there.
         keep: "best" returns, per input, the adversarial iterate with the highest loss (any
@@ -92,6 +99,9 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             largest gradient; "auto" as many as epsilon can move by 0.3 of the box's width
             each; "adaptive" takes it from the best iterate as the run goes on (Croce & Hein
             2021, arXiv 2103.01208). Not used for p > 1.
+        wide_start: Take the first half of the steps on balls of 2 and 1.5 epsilon, and start
+            from their end, projected, as AutoAttack does for L1. Only then iterates are
+            reported, and one can be returned. By default for p = 1, from 20 steps on.
     """
 
     least_p = 1.0
@@ -107,12 +117,13 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         abs_stepsize: float | None = None,
         schedule: Schedule = "cosine",
         momentum: float = 0.25,
-        direction: Direction = "gradient",
+        direction: Direction | None = None,
         random_start: bool = True,
         constraint: Constraint = "sphere",
         keep: Keep = "best",
         sparsity: float | Literal["auto", "adaptive"] = "auto",
         targets: int = 9,
+        wide_start: bool | None = None,
     ) -> None:
         super().__init__(p=p)
         for name, count in (("steps", steps), ("restarts", restarts), ("targets", targets)):
@@ -135,7 +146,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             ("constraint", constraint, ("sphere", "ball")),
             ("keep", keep, ("best", "last")),
         ):
-            if value not in known:
+            if value not in known and not (name == "direction" and value is None):
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
         if not callable(loss) and loss not in losses.NAMES:
             raise ValueError(
@@ -156,6 +167,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         self.keep = keep
         self.sparsity = sparsity
         self.targets = targets
+        self.wide_start = wide_start
 
     def run(
         self,
@@ -190,8 +202,30 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         goals = losses.goals_of(criterion, self.loss, self.targets, lambda: model(x0))
         ascent = Ascent(model, x0, criterion, epsilon)
         for restart, goal in enumerate(goals * self.restarts):
-            last = self._ascend(ascent, goal, restart, on_step)
+            attack, start = self._approach(ascent, goal, restart)
+            last = attack._ascend(ascent, goal, restart, on_step, start)
         return restore(last if self.keep == "last" else ascent.best.x)
+
+    def _approach(
+        self, ascent: Ascent, goal: losses.Goal, restart: int
+    ) -> tuple[ClipAwareGradientAttack, ep.Tensor | None]:
+        """The first steps on larger balls: the attack that is left, and where it starts."""
+        wide = self.wide_start
+        if wide is None:
+            wide = self.p == 1 and self.steps >= LEAST_WIDE_STEPS
+        start, rest = None, copy.copy(self)
+        if not wide:
+            return self, start
+        for factor, part in WIDE:
+            stage = copy.copy(self)
+            stage.keep, stage.steps = "last", max(round(part * self.steps), 1)
+            larger = Ascent(ascent.model, ascent.x0, ascent.criterion, ascent.epsilon * factor)
+            start = stage._ascend(larger, goal, restart, None, start)
+            ascent.gradients += larger.gradients
+            rest.steps -= stage.steps
+        if self.rel_stepsize is None and self.schedule != "constant":
+            rest.rel_stepsize = STEP_AFTER_WIDE
+        return rest, start
 
     def _ascend(
         self,
@@ -199,13 +233,16 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         goal: losses.Goal,
         restart: int,
         on_step: Callable[[Iterate], None] | None,
+        start: ep.Tensor | None = None,
     ) -> ep.Tensor:
         model, x0, epsilon = ascent.model, ascent.x0, ascent.epsilon
         unit = epsilon if self.abs_stepsize is None else 1.0
         schedule, direction = self._schedule(), self._direction()
         sparsity = _Sparsity(self.sparsity, self.steps, ascent)
-        x, size = x0, epsilon
-        if self.random_start:
+        x, size, away = x0, epsilon, self.random_start or start is not None
+        if start is not None:
+            x = self._constrain(start, ascent, start - x0)
+        elif self.random_start:
             x = perturb(x0, sample(x0, "gaussian"), epsilon, p=self.p, bounds=model.bounds)
         previous = x
         top = _Top()
@@ -214,15 +251,13 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             if final and self.keep == "last" and on_step is None:
                 break
             loss, is_adversarial, gradient = ascent.evaluate(x, goal, gradient=not final)
-            if t > 0 or self.random_start:
+            if t > 0 or away:
                 if self.keep == "best":
                     ascent.best.offer(x, loss, is_adversarial)
                 if on_step is not None:
                     norm = lp_distance(x0, x, self.p).raw
-                    spent = restart * self.steps + min(t + 1, self.steps)
-                    on_step(
-                        Iterate(t, restart, x.raw, norm, loss.raw, is_adversarial.raw, size, spent)
-                    )
+                    found, spent = is_adversarial.raw, ascent.gradients
+                    on_step(Iterate(t, restart, x.raw, norm, loss.raw, found, size, spent))
             if final:
                 break
 
@@ -260,7 +295,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             "adam": parts.Adam,
             "conjugate": parts.Conjugate,
         }
-        return kinds[self.direction]()
+        default = "momentum" if self.p == math.inf else "gradient"
+        return kinds[self.direction or default]()
 
     def _step(
         self, x: ep.Tensor, ahead: ep.Tensor, size: Any, sparsity: _Sparsity, ascent: Ascent
@@ -291,6 +327,7 @@ class Ascent:
     def __init__(self, model: Model, x0: ep.Tensor, criterion: Any, epsilon: Any) -> None:
         self.model, self.x0, self.criterion, self.epsilon = model, x0, criterion, epsilon
         self.best = Best()
+        self.gradients = 0  # of all restarts
 
     def evaluate(
         self, x: ep.Tensor, goal: losses.Goal, *, gradient: bool
@@ -306,6 +343,7 @@ class Ascent:
 
         slope = None
         if gradient:
+            self.gradients += 1
             _, (loss, logits), slope = ep.value_aux_and_grad(loss_fn, x)
             if not all_finite(slope):
                 # a model whose gradient overflows moves no coordinate there, not all to NaN
@@ -421,6 +459,7 @@ ClipAwareFGM = variant(
         "steps": 1, "restarts": 1, "rel_stepsize": 1.0, "abs_stepsize": None,
         "schedule": "constant", "momentum": 0.0, "direction": "gradient",
         "random_start": False, "constraint": "ball", "keep": "last", "sparsity": 1.0, "targets": 1,
+        "wide_start": False,
     },
 )  # fmt: skip
 
@@ -520,7 +559,7 @@ ClipAwareFrankWolfe = variant(
 
     Source: Chen et al. 2020, arXiv 1811.10828.
     """,
-    fixed={"abs_stepsize": None, "sparsity": 1.0},
+    fixed={"abs_stepsize": None, "sparsity": 1.0, "wide_start": False},
     defaults={"momentum": 0.0},
 )
 

@@ -41,6 +41,8 @@ GRADIENT_ROWS = [
     *(row(attacks.ClipAwareBIM, p=p, schedule="constant", steps=4) for p in (1, 2, math.inf)),
     *(row(attacks.ClipAwareFGM, p=p) for p in ORDERS),
     row(attacks.ClipAwarePGD, p=2, abs_stepsize=0.3, momentum=0.0, keep="last", steps=4),
+    *(row(attacks.ClipAwarePGD, p=p, wide_start=True, steps=4) for p in (1, 2, math.inf)),
+    row(attacks.ClipAwareAPGD, p=1, steps=20, restarts=2),
     row(attacks.ClipAwarePGD, p=1, rel_stepsize=0.1, momentum=0.75, sparsity=0.2, steps=4),
     row(attacks.ClipAwarePGD, p=math.inf, random_start=False, steps=4),
     *(
@@ -81,7 +83,10 @@ NOISE_ROWS = [
 SEARCH_ROWS = [
     *(row(attacks.ClipAwareSquare, p=p, queries=8) for p in (0.5, *ORDERS)),
     *(row(getattr(attacks, f"{norm}ClipAwareSquare"), queries=1) for norm in ("L1", "L2", "Linf")),
-    *(row(attacks.ClipAwareAutoAttack, p=p, steps=2, queries=3) for p in (1, 1.5, 2, math.inf)),
+    *(
+        row(attacks.ClipAwareAutoAttack, p=p, steps=2, restarts=1, queries=3)
+        for p in (1, 1.5, 2, math.inf)
+    ),
     row(attacks.L2ClipAwareAutoAttack, attacks=("pgd-margin",), steps=2, restarts=2),
 ]
 ROWS = GRADIENT_ROWS + NOISE_ROWS + SEARCH_ROWS
@@ -98,7 +103,15 @@ SOME = [
     *SOME_GRADIENT,
     row(attacks.ClipAwareGaussianNoise, p=2, repeats=2),
     row(attacks.ClipAwareSquare, p=1, queries=5),
-    row(attacks.ClipAwareAutoAttack, p=math.inf, steps=2, targets=2, queries=3, seed=None),
+    row(
+        attacks.ClipAwareAutoAttack,
+        p=math.inf,
+        steps=2,
+        targets=1,
+        restarts=1,
+        queries=3,
+        seed=None,
+    ),
 ]
 
 every_backend = pytest.mark.parametrize("victim", victims.WITH_GRADIENT, indirect=True)
@@ -613,6 +626,50 @@ def test_an_adversarial_iterate_is_kept_over_one_of_higher_loss(width, best_step
     assert success.all()
     assert victim.losses(raw) < victim.losses(end)
     assert raw.item() == path[best_step - 1]
+
+
+@every_backend
+def test_a_wide_start_takes_its_steps_from_the_same_budget_and_reports_no_larger_ball(victim):
+    model = attacks.CountingModel(victim.model)
+    seen = []
+    attack = attacks.ClipAwarePGD(p=1, steps=8, wide_start=True)
+    attack(model, victim.x, victim.labels, epsilons=victim.epsilon(1), on_step=seen.append)
+    assert model.backwards == 8 * victims.SAMPLES
+    # the start that two balls of two steps each lead to, and the four steps that are left
+    assert [iterate.step for iterate in seen] == [0, 1, 2, 3, 4]
+    assert [iterate.gradients for iterate in seen] == [5, 6, 7, 8, 8]
+    for iterate in seen:
+        assert_size(victim, iterate.x, 1, victim.epsilon(1))
+    assert seen[1].stepsize == pytest.approx(victim.epsilon(1))
+
+
+def test_a_wide_start_is_the_default_of_long_runs_for_p_1_only(digits):
+    def first_step(p, steps, **arguments):
+        seen = []
+        attacks.ClipAwarePGD(p=p, steps=steps, **arguments).run(
+            digits.model, digits.x[:1], digits.labels[:1], epsilon=1.0, on_step=seen.append
+        )
+        return len(seen) - 1
+
+    assert first_step(1, 20) == 10
+    assert first_step(1, 20, wide_start=False) == 20
+    assert first_step(1, 19) == 19
+    assert first_step(2, 20) == 20
+
+
+@on_torch
+def test_the_default_direction_is_momentum_for_p_inf_and_the_gradient_else(victim):
+    def outcome(p, **arguments):
+        victims.seed("torch")
+        attack = attacks.ClipAwarePGD(p=p, steps=5, **arguments)
+        return victim.numpy(
+            attack.run(victim.model, victim.x, victim.labels, epsilon=victim.epsilon(p))
+        )
+
+    inf = math.inf
+    assert np.array_equal(outcome(inf), outcome(inf, direction="momentum"))
+    assert not np.array_equal(outcome(inf), outcome(inf, direction="gradient"))
+    assert np.array_equal(outcome(2), outcome(2, direction="gradient"))
 
 
 def loss_direction(victim, weights):

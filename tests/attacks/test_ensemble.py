@@ -16,7 +16,7 @@ on_torch = pytest.mark.parametrize("victim", ["torch"], indirect=True)
 
 
 def attacked(victim, criterion=None, *, part=0.06, model=None, **arguments):
-    arguments = {"p": 2, "steps": 3, "queries": 4, **arguments}
+    arguments = {"p": 2, "steps": 3, "restarts": 1, "queries": 4, **arguments}
     attack, seen = attacks.ClipAwareAutoAttack(**arguments), []
     raw, _, success = attack(
         model or victim.model,
@@ -33,7 +33,7 @@ def test_each_part_attacks_only_what_is_unbroken_and_says_what_it_spent(victim):
     model = CountingModel(victim.model)
     _, success, seen = attacked(victim, model=model)
     ranks = [f"apgd-t{rank}" for rank in range(1, victims.CLASSES)]
-    assert [part.name for part in seen] == ["apgd-ce", *ranks, "pgd-margin", "square"]
+    assert [part.name for part in seen] == ["apgd-ce", *ranks, "pgd-margin1", "square"]
     left = np.arange(victims.SAMPLES)
     for part in seen:
         assert np.array_equal(part.samples, left)

@@ -1,0 +1,451 @@
+"""What ``strength`` measured, as tables, curves, and the goals that it meets."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+from statistics import mean, stdev
+
+from experiments.benchmarks.environment import describe
+from foolbox_carescale.evaluate.config import norm_name
+
+PACKAGES = (
+    "torch", "torchvision", "foolbox", "eagerpy", "pyautoattack", "adversarial-robustness-toolbox",
+    "foolbox-carescale",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack on one model at one epsilon under one seed, over all samples."""
+
+    suite: str
+    model: str
+    p: float
+    epsilon: float  # 0 in the suite "minimal"
+    attack: str
+    steps: int
+    seed: int
+    samples: int
+    robust_accuracy: float
+    loss: float
+    least_norm: float  # of the perturbation, relative to epsilon, as the next two
+    median_norm: float  # where a sample that is not adversarial counts as infinite
+    greatest_norm: float
+    forwards: float  # per sample, as the next
+    backwards: float
+    seconds: float
+
+    @property
+    def key(self) -> tuple[str | float, ...]:
+        """What the row measured; two rows with the same key are the same measurement."""
+        return astuple(self)[:8]
+
+
+# Pairs that do the same: ours, Foolbox's.
+SIBLINGS = {
+    "fgm": "foolbox_fgm", "bim": "foolbox_bim", "pgd": "foolbox_pgd",
+    "momentum": "foolbox_momentum", "adam": "foolbox_adam",
+}  # fmt: skip
+STEEPEST = "pgd", "apgd"
+HALF_A_POINT = 0.005
+# Losses below this part of each other are the same: float32 and the order of summation.
+SAME = 1e-3
+
+
+def append(path: Path, row: Row) -> None:
+    """Add one line to the CSV."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        if new:
+            writer.writeheader()
+        writer.writerow({key: _short(key, value) for key, value in asdict(row).items()})
+
+
+def read(path: Path) -> list[Row]:
+    """All lines of the CSV; none where there is no file."""
+    if not path.exists():
+        return []
+    kinds = {"str": str, "int": int, "float": float}
+    with path.open(newline="") as file:
+        return [
+            Row(**{field.name: kinds[str(field.type)](line[field.name]) for field in fields(Row)})
+            for line in csv.DictReader(file)
+        ]
+
+
+def write(path: Path, folder: Path) -> None:
+    """``strength.md`` and ``strength.png`` from the CSV."""
+    rows = read(path)
+    if not rows:
+        return
+    results = Results(rows)
+    text = "\n".join([*_head(rows), *_goals(results), *_tables(results), *_notes()])
+    (folder / "strength.md").write_text(text + "\n")
+    _curves(results, folder / "strength.png")
+
+
+Key = tuple[str, str, float, float]
+"""Suite, model, p and epsilon."""
+
+
+class Results:
+    """Rows by what they measured, their seeds together."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.by_cell: dict[Key, dict[tuple[str, int], list[Row]]] = {}
+        for row in rows:
+            cell = self.by_cell.setdefault((row.suite, row.model, row.p, row.epsilon), {})
+            cell.setdefault((row.attack, row.steps), []).append(row)
+        self.by_cell = dict(sorted(self.by_cell.items(), key=_order))
+
+    def cells(self, suite: str) -> list[Key]:
+        """Suite, model, p and epsilon of all cells."""
+        return [cell for cell in self.by_cell if cell[0] == suite]
+
+    def rows(self, cell: Key, attack: str, steps: int) -> list[Row]:
+        """One row per seed; empty where it is not measured."""
+        return self.by_cell[cell].get((attack, steps), [])
+
+    def attacks(self, cell: Key, steps: int) -> list[str]:
+        """What was measured there with this number of gradients."""
+        return [attack for attack, count in self.by_cell[cell] if count == steps]
+
+    def pair(
+        self, cell: Key, first: str, second: str, steps: int
+    ) -> tuple[list[Row], list[Row]] | None:
+        """The rows of two attacks under the seeds that both have; None where there is none."""
+        a = {row.seed: row for row in self.rows(cell, first, steps)}
+        b = {row.seed: row for row in self.rows(cell, second, steps)}
+        seeds = sorted(a.keys() & b.keys())
+        return ([a[s] for s in seeds], [b[s] for s in seeds]) if seeds else None
+
+
+def _order(item: tuple[Key, object]) -> tuple[int, int, float, float]:
+    suite, model, p, epsilon = item[0]
+    return (
+        ("fixed", "minimal", "ensemble").index(suite),
+        ("digits", "robust", "imagenet").index(model),
+        p,
+        epsilon,
+    )
+
+
+def _head(rows: list[Row]) -> list[str]:
+    samples = ", ".join(f"{m} {n}" for m, n in {r.model: r.samples for r in rows}.items())
+    seeds = len({row.seed for row in rows})
+    hours = sum(row.seconds for row in rows) / 3600
+    return [
+        "# Strength at equal gradients",
+        "",
+        "Made by `python -m experiments.benchmarks.strength`; its docstring says what is compared.",
+        f"Samples, all classified correctly: {samples}. Up to {seeds} seeds, of the start and of "
+        "what else is random; the model and the samples stay. "
+        f"{len(rows)} runs, {hours:.1f} hours of them.",
+        f"Measured {describe(PACKAGES)}.",
+        "",
+        "![Security curves](strength.png)",
+        "",
+    ]
+
+
+# ---------------------------------------------------------------------------------------- goals
+
+
+def _goals(results: Results) -> list[str]:
+    """For each goal in how many cells it is met, and those where it is not."""
+    lines = [
+        "## Goals",
+        "",
+        "Means over the seeds. `acc` is robust accuracy, `loss` the mean cross-entropy of the "
+        f"points that the attack returns; losses within {SAME:.1%} count as equal.",
+        "",
+        "| goal | met in | not met |",
+        "|---|---|---|",
+    ]
+    for text, wanted, check in _GOALS:
+        verdicts = check(results)
+        if not verdicts:
+            lines.append(f"| {text} | not measured | |")
+            continue
+        missed = [note for met, note in verdicts if not met]
+        good = len(verdicts) - len(missed)
+        mark = "✓" if good >= wanted * len(verdicts) else "✗"
+        lines.append(f"| {text} | {mark} {good} of {len(verdicts)} | {'; '.join(missed)} |")
+    return [*lines, ""]
+
+
+Verdicts = list[tuple[bool, str]]
+
+
+def _accuracy(rows: list[Row]) -> float:
+    return mean(row.robust_accuracy for row in rows)
+
+
+def _loss(rows: list[Row]) -> float:
+    return mean(row.loss for row in rows)
+
+
+def _compared(
+    results: Results,
+    pairs: Iterable[tuple[str, str, int]],
+    met: Callable[[list[Row], list[Row]], bool],
+    value: Callable[[list[Row]], float],
+    orders: Callable[[float], bool] = lambda p: True,
+) -> Verdicts:
+    verdicts = []
+    for cell in results.cells("fixed"):
+        for ours, theirs, steps in pairs:
+            found = results.pair(cell, ours, theirs, steps)
+            if found is None or not orders(cell[2]):
+                continue
+            a, b = found
+            note = f"{_name(cell)} {ours} {steps}: {value(a):.3f} against {value(b):.3f}"
+            verdicts.append((met(a, b), note))
+    return verdicts
+
+
+def _sibling_pairs() -> list[tuple[str, str, int]]:
+    return [(a, b, 1 if a == "fgm" else 40) for a, b in SIBLINGS.items()]
+
+
+def _peer_pairs(*peers: str) -> list[tuple[str, str, int]]:
+    return [(a, b, steps) for steps in (40, 100) for a in STEEPEST for b in peers]
+
+
+def _against_better_mode(results: Results, slack: float) -> Verdicts:
+    """Robust accuracy against the lower one of APGD's two modes."""
+    verdicts = []
+    for cell in results.cells("fixed"):
+        for attack, _, steps in _peer_pairs("autoattack_apgd"):
+            modes = [
+                results.pair(cell, attack, mode, steps)
+                for mode in ("autoattack_apgd", "autoattack_apgd_any")
+            ]
+            known = [mode for mode in modes if mode is not None]
+            if not known:
+                continue
+            theirs = min(_accuracy(b) for _, b in known)
+            mine = _accuracy(known[0][0])
+            note = f"{_name(cell)} {attack} {steps}: {mine:.3f} against {theirs:.3f}"
+            verdicts.append((mine <= theirs + slack, note))
+    return verdicts
+
+
+def _no_lower_loss(a: list[Row], b: list[Row]) -> bool:
+    return _loss(a) >= _loss(b) * (1 - SAME)
+
+
+def _higher_loss(a: list[Row], b: list[Row]) -> bool:
+    return _loss(a) > _loss(b)
+
+
+def _no_higher_accuracy(a: list[Row], b: list[Row]) -> bool:
+    return _accuracy(a) <= _accuracy(b) + 1e-9
+
+
+def _norms(results: Results) -> Verdicts:
+    verdicts = []
+    for cell in results.cells("fixed"):
+        for attack in ("bim", "pgd", "momentum", "adam", "apgd"):
+            rows = results.rows(cell, attack, 40)
+            if rows:
+                off = max(abs(n - 1) for r in rows for n in (r.least_norm, r.greatest_norm))
+                verdicts.append((off <= 1e-5, f"{_name(cell)} {attack}: off by {off:.1e}"))
+    return verdicts
+
+
+def _minimal_norms(results: Results) -> Verdicts:
+    verdicts = []
+    for cell in results.cells("minimal"):
+        for peer in ("foolbox_ddn", "foolbox_fmn", "foolbox_cw"):
+            steps = {s for a, s in results.by_cell[cell] if a == peer}
+            for count in steps:
+                found = results.pair(cell, "minimal_epsilon", peer, count)
+                if found is not None:
+                    mine, theirs = (mean(r.median_norm for r in part) for part in found)
+                    note = f"{peer}: {mine:.4f} against {theirs:.4f}"
+                    verdicts.append((mine <= theirs, note))
+    return verdicts
+
+
+def _ensembles(results: Results) -> Verdicts:
+    verdicts = []
+    for cell in results.cells("ensemble"):
+        found = results.pair(cell, "ensemble", "autoattack_standard", 100)
+        if found is not None:
+            a, b = found
+            passes = [mean(r.forwards + r.backwards for r in part) for part in found]
+            met = _no_higher_accuracy(a, b) and passes[0] <= passes[1]
+            note = (
+                f"{_name(cell)}: {_accuracy(a):.3f} with {passes[0]:.0f} passes against "
+                f"{_accuracy(b):.3f} with {passes[1]:.0f}"
+            )
+            verdicts.append((met, note))
+    return verdicts
+
+
+_GOALS: tuple[tuple[str, float, Callable[[Results], Verdicts]], ...] = (
+    (
+        "Foolbox's attack of the same kind: acc never higher", 1.0,
+        lambda r: _compared(r, _sibling_pairs(), _no_higher_accuracy, _accuracy),
+    ),
+    (
+        "the same, finite p: loss higher in 95%", 0.95,
+        lambda r: _compared(r, _sibling_pairs(), _higher_loss, _loss, math.isfinite),
+    ),
+    (
+        "the same, p = inf: loss not lower by more than 1%", 1.0,
+        lambda r: _compared(
+            r, _sibling_pairs(), lambda a, b: _loss(a) >= 0.99 * _loss(b), _loss, math.isinf
+        ),
+    ),
+    (
+        "APGD-CE of highest loss, 40 and 100: loss not below", 1.0,
+        lambda r: _compared(r, _peer_pairs("autoattack_apgd"), _no_lower_loss, _loss),
+    ),
+    (
+        "the same: loss above in 90%", 0.9,
+        lambda r: _compared(r, _peer_pairs("autoattack_apgd"), _higher_loss, _loss),
+    ),
+    (
+        "the better of APGD-CE's modes: acc not higher by more than 0.5 points", 1.0,
+        lambda r: _against_better_mode(r, HALF_A_POINT),
+    ),
+    (
+        "the same: acc not higher in 90%", 0.9,
+        lambda r: _against_better_mode(r, 1e-9),
+    ),
+    (
+        "ACG and ReACG: acc not higher", 1.0,
+        lambda r: _compared(
+            r, [(a, b, 40) for a in STEEPEST for b in ("acg", "reacg")],
+            _no_higher_accuracy, _accuracy,
+        ),
+    ),
+    ("every point at epsilon to 1e-5", 1.0, _norms),
+    ("MinimalEpsilon(L2ClipAwareAPGD): median norm not above DDN, FMN, CW", 1.0, _minimal_norms),
+    ("ensemble: acc not higher than AutoAttack's standard, with no more passes", 1.0, _ensembles),
+)  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------- tables
+
+
+def _tables(results: Results) -> list[str]:
+    lines: list[str] = []
+    for steps in (1, 40, 100):
+        cells = [
+            c for c in results.cells("fixed") if any(s == steps for _, s in results.by_cell[c])
+        ]
+        names = list(dict.fromkeys(a for c in cells for a, s in results.by_cell[c] if s == steps))
+        lines += [f"## {steps} gradient{'s' if steps > 1 else ''}: acc / loss", ""]
+        lines += _table(
+            [(_name(c), [_entry(results.rows(c, name, steps)) for name in names]) for c in cells],
+            names,
+        )
+    lines += ["## Minimal perturbations: median norm", ""]
+    for cell in results.cells("minimal"):
+        body = []
+        for (attack, _), rows in results.by_cell[cell].items():
+            norms = _spread([row.median_norm for row in rows], 4)
+            gradients = f"{mean(row.backwards for row in rows):.0f}"
+            body.append((f"{cell[1]} {norm_name(cell[2])} {attack}", [norms, gradients]))
+        lines += _table(body, ["median norm", "gradients per sample"])
+    lines += ["## Ensembles: acc, passes per sample", ""]
+    body = []
+    for cell in results.cells("ensemble"):
+        for (attack, _), rows in results.by_cell[cell].items():
+            row = rows[0]
+            cost = [f"{row.forwards:.0f}", f"{row.backwards:.0f}", f"{row.seconds:.0f}"]
+            body.append((f"{_name(cell)} {attack}", [f"{row.robust_accuracy:.3f}", *cost]))
+    return [*lines, *_table(body, ["acc", "forward", "backward", "seconds"])]
+
+
+def _table(body: list[tuple[str, list[str]]], names: list[str]) -> list[str]:
+    head = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    return [*head, *(f"| {name} | " + " | ".join(entries) + " |" for name, entries in body), ""]
+
+
+def _entry(rows: list[Row]) -> str:
+    if not rows:
+        return "-"
+    accuracy = _spread([row.robust_accuracy for row in rows], 3)
+    return f"{accuracy} / {_spread([row.loss for row in rows], 2)}"
+
+
+def _spread(values: list[float], digits: int) -> str:
+    """The mean, and the standard deviation over the seeds where there are several."""
+    text = f"{mean(values):.{digits}f}"
+    return text if len(values) < 2 else f"{text}±{stdev(values):.{digits}f}"
+
+
+def _name(cell: Key) -> str:
+    return f"{cell[1]} {norm_name(cell[2])} {cell[3]:.4g}"
+
+
+def _notes() -> list[str]:
+    return [
+        "## Notes",
+        "",
+        "- `autoattack_apgd` keeps the iterate of the highest loss, `autoattack_apgd_any` any that "
+        "is adversarial; for L1 both run with AutoAttack's large epsilons first.",
+        "- ± is the standard deviation over seeds. FGM and BIM of both sides, and Foolbox's "
+        "momentum, have no randomness.",
+        "- For p = 1.5 the others have no attack. A cell of 50 samples moves in steps of 0.02.",
+        "",
+    ]
+
+
+# --------------------------------------------------------------------------------------- curves
+
+CURVES = {
+    "foolbox_pgd": ("Foolbox PGD", "tab:gray", "s"),
+    "autoattack_apgd_any": ("AutoAttack APGD", "tab:orange", "^"),
+    "reacg": ("ReACG", "tab:green", "v"),
+    "pgd": ("ClipAwarePGD", "tab:blue", "o"),
+    "apgd": ("ClipAwareAPGD", "tab:red", "."),
+}
+
+
+def _curves(results: Results, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    cells = results.cells("fixed")
+    models = list(dict.fromkeys(cell[1] for cell in cells))
+    orders = sorted({cell[2] for cell in cells})
+    figure, axes = pyplot.subplots(
+        len(models), len(orders), squeeze=False, sharey=True,
+        figsize=(3.2 * len(orders), 2.6 * len(models)),
+    )  # fmt: skip
+    for model, line in zip(models, axes, strict=True):
+        for p, axis in zip(orders, line, strict=True):
+            here = [cell for cell in cells if cell[1] == model and cell[2] == p]
+            for attack, (label, colour, marker) in CURVES.items():
+                points = [(c[3], results.rows(c, attack, 40)) for c in here]
+                known = [(0.0, 1.0)] + [(e, _accuracy(rows)) for e, rows in points if rows]
+                if len(known) > 1:
+                    axis.plot(*zip(*known, strict=True), marker=marker, color=colour, label=label)
+            axis.set_title(f"{model} {norm_name(p)}", fontsize=9)
+            axis.set_xlabel("epsilon", fontsize=8)
+            axis.tick_params(labelsize=7)
+        line[0].set_ylabel("robust accuracy, 40 gradients", fontsize=8)
+    handles = {}
+    for axis in axes.flat:
+        handles.update(dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True)))
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncol=5, fontsize=8)
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)
+
+
+def _short(key: str, value: str | float) -> str | float:
+    measured = isinstance(value, float) and key not in ("p", "epsilon")
+    return f"{value:.7g}" if measured else value
