@@ -108,7 +108,7 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
         if folder is None or record is None:
             made = identity.record_of(evaluation, resolved, data, introduction.clean_losses)
             folder = folder or RunFolder.new()
-            if not folder.start(made, _header() + resolved.to_yaml()):
+            if not folder.start(made):
                 record = folder.record()
                 assert record is not None
                 if not identity.agree(identity.adopt(evaluation, record, folder.path), resolved):
@@ -119,6 +119,7 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
             identity.check_same(record, resolved, data, folder.path)
             where = f"that the run in {folder.path} was started with"
             identity.check_same_model(record["clean_losses"], introduction.clean_losses, where)
+        folder.write_config(_header() + resolved.to_yaml())
         folder.write_warnings(doubts.to_json(doubted))
         _compute(executor, ledger, on_progress or _ignore)
     finally:

@@ -152,28 +152,25 @@ class RunFolder:
         self._fingerprint = record["fingerprint"]
         return record
 
-    def start(self, record: Mapping[str, Any], config: str) -> bool:
+    def start(self, record: Mapping[str, Any]) -> bool:
         """Make the folder, unless another process was faster.
 
         Args:
             record: What identifies the run, with a ``fingerprint``; JSON.
-            config: The resolved config, in YAML.
 
         Returns:
             Whether this process was the one that made it; if not, ``record`` tells what is there.
         """
+        # run.json first: a process that is killed before leaves nothing, and any other can go on
         with self._writing(self.path):
-            for name in ("results", "examples", _UNFINISHED):
-                (self.path / name).mkdir(parents=True, exist_ok=True)
+            unfinished = self.path / _UNFINISHED
+            unfinished.mkdir(parents=True, exist_ok=True)
             sealed = {**record, "checksum": digest(_canonical(record))}
             content = json.dumps(sealed, indent=2, default=repr).encode()
-            first = create_atomically(
-                self.path / "run.json", content, temporary=self.path / _UNFINISHED
-            )
-            if first:
-                self._write(self.path / "config.yaml", config.encode())
-                self._fingerprint = record["fingerprint"]
-            return first
+            first = create_atomically(self.path / "run.json", content, temporary=unfinished)
+        if first:
+            self._fingerprint = record["fingerprint"]
+        return first
 
     def open(self) -> None:
         """Make what is missing in the folder, and remove what killed processes left in it."""
@@ -185,6 +182,11 @@ class RunFolder:
                     # a write takes milliseconds: what is that old belongs to nobody any more
                     if time.time() - left.stat().st_mtime > _HOUR:
                         left.unlink()
+
+    def write_config(self, text: str) -> None:
+        """Store the resolved config, in YAML, if none is there."""
+        if not (self.path / "config.yaml").exists():
+            self._write(self.path / "config.yaml", text.encode())
 
     def write(self, part: Part) -> None:
         """Store a part.

@@ -1,0 +1,313 @@
+import dataclasses
+import gc
+import json
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from foolbox_carescale.evaluate import (
+    AttackConfig,
+    DataConfig,
+    Evaluation,
+    EvaluationWarning,
+    ModelConfig,
+    UserError,
+    evaluate,
+    load_evaluation,
+)
+from foolbox_carescale.evaluate.sealed import digest
+from tests.evaluate import tiny as tiny_module
+from tests.evaluate.tiny import ATTACKS, computed, rows, tiny
+
+UNITS = 12 * 4
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    evaluate(tiny(folder))
+    return rows(folder)
+
+
+def started(folder, units=10, **changes):
+    """A run that was interrupted after some units."""
+
+    def stop(progress):
+        if progress.done == units:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tiny(folder, **changes), on_progress=stop)
+    return folder
+
+
+def in_process(task, root, *numbers):
+    """What a task of ``tiny`` returns: in a process that may fork, as it never ran autograd."""
+    done = subprocess.run(
+        [sys.executable, "-m", tiny_module.__name__, task, str(root), *map(str, numbers)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_only_what_is_missing_is_computed(tmp_path, reference):
+    folder = started(tmp_path / "run")
+    kept = {p: p.stat().st_mtime_ns for p in (folder / "results").iterdir()}
+    assert computed(folder) == UNITS - 10
+    assert rows(folder) == reference
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+
+
+def test_a_complete_run_is_read_without_its_model_and_left_alone(tmp_path):
+    evaluate(tiny(tmp_path / "run"))
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    assert computed(tmp_path / "run") == 0
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_is_continued_by_its_own_stored_config(tmp_path, reference):
+    folder = started(tmp_path / "run")
+    stored = load_evaluation(folder / "config.yaml", [f"output={folder}"])
+    assert stored.output == str(folder)
+    evaluate(stored)
+    assert rows(folder) == reference
+
+
+def test_progress_counts_what_was_there_before(tmp_path):
+    seen = []
+    evaluate(tiny(started(tmp_path / "run")), on_progress=seen.append)
+    assert [p.done for p in seen] == list(range(10, UNITS + 1))
+    assert {p.resumed for p in seen} == {10}
+    last = seen[-1]
+    assert (last.cell.label, last.cell_done, last.cell_total) == ("pgd", 12, 12)
+    robust = [r["robust"] for r in rows(tmp_path / "run") if r["attack"] == "pgd"]
+    assert last.robust_accuracy == np.mean(robust)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": 1}, ["seed is 0 there and 1 here"]),
+        (
+            {"attacks": {**ATTACKS, "pgd": AttackConfig("LinfPGD", [0.1], params={"steps": 3})}},
+            ["attacks.pgd.steps is 2 there and 3 here"],
+        ),
+        ({"attacks": {"pgd": ATTACKS["pgd"]}}, ["attacks.noise.", "not given here"]),
+        ({"threads": 2, "batch_size": 2}, ["threads is 1", "batch_size is 1 there and 2 here"]),
+        ({"device": "cuda"}, ["device is 'auto' there and 'cuda' here"]),
+        ({"save": "adversarials"}, ["save is None there"]),
+    ],
+)
+def test_another_config_is_refused_with_the_keys_that_differ(tmp_path, changes, words):
+    folder = started(tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    with pytest.raises(UserError, match="holds a run with another config") as caught:
+        evaluate(tiny(folder, **changes))
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert "\n" not in str(caught.value)
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+
+
+def test_what_changes_no_result_may_change(tmp_path, reference):
+    folder = started(tmp_path / "run", threads=None)
+    evaluation = tiny(folder, threads=None, shard="0/1", device="cpu")
+    evaluation.attacks = dict(reversed(ATTACKS.items()))
+    evaluation.attacks["noise"] = dataclasses.replace(ATTACKS["noise"], epsilons=[1.0, 0.2])
+    evaluation.executor.retries = 5
+    evaluate(evaluation)
+    assert rows(folder) == reference
+
+
+def test_other_images_under_the_same_name_are_refused(tmp_path):
+    (tmp_path / "images" / "class").mkdir(parents=True)
+    image = tmp_path / "images" / "class" / "1.png"
+    Image.new("RGB", (4, 4), "white").save(image)
+    changes = {"data": DataConfig("folder", root=str(tmp_path / "images")), "samples": 1}
+    folder = started(tmp_path / "run", units=1, **changes)
+    Image.new("RGB", (4, 4), "grey").save(image)
+    with pytest.raises(UserError, match="data: the images or labels are not those"):
+        evaluate(tiny(folder, **changes))
+
+
+def test_other_weights_under_the_same_name_are_refused(tmp_path, monkeypatch):
+    folder = started(tmp_path / "run")
+    monkeypatch.setattr(tiny_module.Brightness.__init__, "__defaults__", (0.0,))
+    original = tiny_module.model
+    monkeypatch.setattr(tiny_module, "model", lambda: original(bias=0.5))
+    with pytest.raises(UserError, match="model: it is not the model that the run in"):
+        evaluate(tiny(folder))
+
+
+def test_an_untrained_network_is_the_same_one_when_a_run_is_continued(tmp_path):
+    changes = {
+        "model": ModelConfig("resnet18", weights=None, num_classes=10),
+        "data": DataConfig(),
+        "attacks": {"noise": ATTACKS["noise"]},
+        "samples": 4,
+        "batch_size": 2,
+    }
+    folder = started(tmp_path / "run", units=1, **changes)
+    evaluate(tiny(folder, **changes))
+    evaluate(tiny(tmp_path / "other", **changes))
+    assert rows(folder) == rows(tmp_path / "other")
+
+
+def test_another_version_of_the_package_is_warned_about(tmp_path, reference):
+    folder = started(tmp_path / "run")
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    del record["checksum"]
+    record["versions"]["foolbox-carescale"] = "0.0.1"
+    sealed = digest(json.dumps(record, sort_keys=True).encode())
+    (folder / "run.json").write_text(json.dumps({**record, "checksum": sealed}), encoding="utf-8")
+    with pytest.warns(EvaluationWarning, match=r"other versions \(foolbox-carescale 0.0.1, now"):
+        evaluate(tiny(folder))
+    assert rows(folder) == reference
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 4
+    path.write_bytes(content)
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def of_another_unit(path):
+    path.write_bytes(next(p for p in path.parent.iterdir() if p != path).read_bytes())
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, emptied, of_another_unit])
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_damaged_part_is_set_aside_and_computed_again(tmp_path, reference, damage, complete):
+    folder = tmp_path / "run"
+    evaluate(tiny(folder)) if complete else started(folder)
+    victim = folder / "results" / "0000-noise-0.2-00004.parquet"
+    damage(victim)
+    damaged = victim.read_bytes()
+    with pytest.warns(EvaluationWarning, match="cannot be trusted .* is computed again") as said:
+        assert computed(folder) == (1 if complete else UNITS - 9)
+    assert len(said) == 1
+    assert rows(folder) == reference
+    (aside,) = (folder / "damaged").iterdir()
+    assert aside.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("name", ["adversarials", "examples"])
+def test_a_damaged_file_beside_the_rows_is_found_too(tmp_path, name):
+    evaluate(tiny(tmp_path / "run", save="adversarials"))
+    flipped(next((tmp_path / "run" / name).glob("0002*")))
+    with pytest.warns(EvaluationWarning, match=f"{name}/.* is damaged"):
+        assert computed(tmp_path / "run", save="adversarials") == 1
+    assert computed(tmp_path / "run", save="adversarials") == 0
+
+
+def test_a_part_of_another_run_is_set_aside(tmp_path, reference):
+    folder = started(tmp_path / "run")
+    other = started(tmp_path / "other", seed=1)
+    victim = folder / "results" / "0000-noise-0.2-00004.parquet"
+    victim.write_bytes((other / "results" / victim.name).read_bytes())
+    (folder / "results" / "9999-x-1.0-00000.parquet").write_bytes(victim.read_bytes())
+    with pytest.warns(EvaluationWarning) as said:
+        evaluate(tiny(folder))
+    reasons = " ".join(str(warning.message) for warning in said)
+    assert "it is no part of this run" in reasons
+    assert "it belongs to another run or unit" in reasons
+    assert rows(folder) == reference
+
+
+def test_a_damaged_record_is_one_error(tmp_path):
+    folder = started(tmp_path / "run")
+    flipped(folder / "run.json")
+    with pytest.raises(UserError, match=r"run\.json is damaged"):
+        evaluate(tiny(folder))
+
+
+def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "run" / "results").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds results, but no run that can be continued"):
+        evaluate(tiny(tmp_path / "run"))
+    assert [p.name for p in tmp_path.rglob("*")] == ["run", "results"]
+
+
+def test_nothing_is_lost_or_doubled_when_a_run_is_killed_again_and_again(tmp_path, reference):
+    stored = in_process("kill_at_random_moments", tmp_path, 20)
+    assert len(stored) == 20
+    assert any(0 < units < UNITS for units in stored)
+    folders = [path for path in tmp_path.iterdir() if path.name.startswith("killed")]
+    assert folders
+    for folder in folders:
+        assert rows(folder) == reference
+        assert not (folder / "damaged").exists()
+
+
+def test_a_run_survives_a_kill_between_any_two_steps_of_storing(tmp_path, reference):
+    sigkill = -9
+    assert in_process("kill_between_all_steps", tmp_path, 16) == 16 * [sigkill]
+    assert rows(tmp_path / "steps") == reference
+    assert not (tmp_path / "steps" / "damaged").exists()
+
+
+def test_processes_and_shards_share_a_folder_and_compute_each_unit_once(tmp_path, reference):
+    ends, units = in_process("several_at_once", tmp_path)
+    assert ends == [0, 0, 0, 0]
+    assert sum(units) == UNITS
+    assert rows(tmp_path / "shared") == reference
+
+
+def test_shards_one_after_the_other_give_the_same_run(tmp_path, reference):
+    parts = [computed(tmp_path / "run", shard=f"{i}/3") for i in range(3)]
+    assert parts == [UNITS // 3] * 3
+    assert rows(tmp_path / "run") == reference
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"shard": "3/3"}, "shard: 3/3 is not one of 3; they count from 0"),
+        ({"shard": "1"}, "shard: '1' is not i/n; write 0/4"),
+        ({"save": "everything"}, "save: there is no 'everything'"),
+    ],
+)
+def test_a_shard_that_does_not_exist_is_one_line(tmp_path, changes, line):
+    with pytest.raises(UserError) as caught:
+        evaluate(tiny(tmp_path / "run", **changes))
+    assert line in str(caught.value)
+
+
+def test_shards_need_a_folder_that_they_share():
+    with pytest.raises(UserError, match="output: is missing"):
+        Evaluation(shard="0/2").validate()
+
+
+def test_memory_does_not_grow_with_the_number_of_units(tmp_path):
+    used = {}
+
+    def measure(progress):
+        if progress.done in (50, 250):
+            gc.collect()
+            used[progress.done] = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes()
+
+    epsilons = np.linspace(0.1, 1, 21).round(4).tolist()
+    attacks = {"noise": AttackConfig("L2AdditiveUniformNoiseAttack", epsilons)}
+    tracemalloc.start()
+    try:
+        evaluate(tiny(tmp_path / "run", attacks=attacks), on_progress=measure)
+    finally:
+        tracemalloc.stop()
+    row = 200  # bytes, at the very least, of a row that somebody keeps
+    assert used[250] - used[50] < 200 * row

@@ -1,0 +1,170 @@
+import os
+import resource
+import subprocess
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from safetensors.numpy import load_file
+
+from foolbox_carescale.evaluate import EvaluationWarning, Results, evaluate
+from foolbox_carescale.evaluate.errors import StorageError
+from foolbox_carescale.evaluate.sealed import DamagedError, seal, unseal
+from foolbox_carescale.evaluate.store import SCHEMA
+from tests.evaluate.tiny import data, rows, tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs") / "run"
+    evaluate(tiny(root, save="adversarials"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def sealed(folder):
+    return next((folder / "results").glob("0004-pgd*")).read_bytes()
+
+
+def test_every_flipped_bit_is_found(sealed):
+    generator = np.random.default_rng(0)
+    for place in range(len(sealed)):
+        flipped = bytearray(sealed)
+        flipped[place] ^= 1 << generator.integers(8)
+        with pytest.raises(DamagedError):
+            unseal(bytes(flipped))
+
+
+def test_every_truncation_is_found(sealed):
+    for length in range(0, len(sealed), 5):
+        with pytest.raises(DamagedError):
+            unseal(sealed[:length])
+
+
+def test_what_was_sealed_is_read_back(sealed):
+    table, notes = unseal(sealed)
+    again, more = unseal(seal(table, {"key": "value"}))
+    assert again.equals(table)
+    assert table.schema.equals(SCHEMA)
+    assert notes["carescale.unit"].startswith("0004-pgd")
+    assert more["key"] == "value"
+
+
+def test_results_open_in_pandas_polars_and_duckdb_as_they_are(folder):
+    files = f"{folder}/results/*.parquet"
+    count = len(rows(folder))
+    assert count == 12 * 5
+    assert pd.read_parquet(folder / "results").robust.notna().sum() == count
+    assert pl.read_parquet(files)["robust"].len() == count
+    # the footers' statistics, which queries skip files by, are right too
+    query = f"select count(*) from '{files}' where attack = 'pgd' and sample >= 6"
+    assert duckdb.sql(query).fetchall() == [(6,)]
+
+
+def test_adversarials_are_those_of_the_rows(folder):
+    images, _ = data()
+    table = [r for r in rows(folder) if r["attacked"]]
+    for row in table:
+        (name,) = [
+            path
+            for path in (folder / "adversarials").glob(f"*-{row['attack']}-*-{row['block']:05d}.*")
+            if f"-{row['epsilon']!r}-" in path.name or "-all-" in path.name
+        ]
+        kept = load_file(name)
+        (adversarial,) = kept[f"epsilon={row['epsilon']!r}"]
+        assert adversarial.dtype == np.float32
+        assert kept["sample"].tolist() == [row["sample"]]
+        moved = adversarial.astype(float) - images[row["sample"]].astype(float)
+        assert np.abs(moved).max() == row["norm_linf"]
+    assert len(table) > 40
+
+
+def test_adversarials_are_only_kept_when_asked_for(tmp_path):
+    evaluate(tiny(tmp_path / "run"))
+    assert not (tmp_path / "run" / "adversarials").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with room for a few units."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"mounting a small disk needs rights: {mounted.stderr.strip()}")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_full_disk_is_one_error_and_what_was_done_is_intact(small_disk, tmp_path_factory):
+    with pytest.raises(StorageError, match=r"No space left on device.*is intact.*run again"):
+        evaluate(tiny(small_disk / "run"))
+    stored = rows(small_disk / "run")
+    assert 0 < len(stored) < 12 * 5
+    reference = tmp_path_factory.mktemp("reference")
+    evaluate(tiny(reference / "run"))
+    assert stored == rows(reference / "run")[: len(stored)]
+
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    evaluate(tiny(small_disk / "run"))
+    assert rows(small_disk / "run") == rows(reference / "run")
+
+
+def test_a_quota_is_one_error_and_what_was_done_is_intact(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(progress):
+        if progress.done == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+
+    try:
+        with pytest.raises(StorageError, match="File too large"):
+            evaluate(tiny(tmp_path / "run"), on_progress=limit)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(list((tmp_path / "run" / "results").iterdir())) == 3
+    assert not list((tmp_path / "run" / ".unfinished").iterdir())
+    assert len(Results.load(tmp_path / "run").summary()) == 1
+
+
+def test_a_read_only_disk_is_one_error_and_what_was_done_can_be_read(small_disk):
+    def stop(progress):
+        if progress.done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tiny(small_disk / "run"), on_progress=stop)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(StorageError, match="Read-only file system"):
+        evaluate(tiny(small_disk / "run"))
+    assert len(Results.load(small_disk / "run").summary()) == 1
+
+
+@pytest.mark.parametrize("place", ["file/run", "/proc/run", "/dev/null"])
+def test_a_folder_that_cannot_be_made_is_one_error(tmp_path, place):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(StorageError, match=r"output: .* cannot be written") as caught:
+        evaluate(tiny(tmp_path / place))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_rights_is_one_error(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError, match="Permission denied"):
+        evaluate(tiny(tmp_path / "run"))
+
+
+def test_a_report_leaves_damaged_files_out_and_says_so(tmp_path):
+    evaluate(tiny(tmp_path / "run"))
+    victim = next((tmp_path / "run" / "results").glob("0004-*"))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    with pytest.warns(EvaluationWarning, match="1 of 48 files in .* are damaged and left out"):
+        stored = rows(tmp_path / "run")
+    assert len(stored) == 12 * 5 - 1

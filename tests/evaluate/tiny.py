@@ -1,0 +1,161 @@
+"""Runs of many units that each cost a few milliseconds, and processes that carry them out."""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from foolbox_carescale.evaluate import (
+    AttackConfig,
+    DataConfig,
+    Evaluation,
+    ModelConfig,
+    Results,
+    evaluate,
+)
+
+HERE = "tests.evaluate.tiny"  # not __main__, where this file runs as a program
+
+ATTACKS = {
+    "noise": AttackConfig("L2AdditiveUniformNoiseAttack", [0.2, 1.0]),
+    "search": AttackConfig("L2DeepFoolAttack", [0.1, 2.0], params={"steps": 3, "overshoot": 0.5}),
+    "pgd": AttackConfig("LinfPGD", [0.1], params={"steps": 2}),
+}
+
+
+class Brightness(torch.nn.Module):
+    """Says 0 for dark images and 1 for bright ones."""
+
+    def __init__(self, bias=0.0):
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, x):
+        mean = x.flatten(1).mean(1) + self.bias
+        return torch.stack([0.5 - mean, mean - 0.5], 1)
+
+
+def model(bias=0.0):
+    return Brightness(bias).eval()
+
+
+def data(seed=0):
+    generator = np.random.default_rng(seed)
+    images = generator.random((12, 1, 4, 4), dtype=np.float32)
+    labels = (images.mean((1, 2, 3)) > 0.5).astype(np.int64)
+    labels[-2:] = 1 - labels[-2:]  # samples that the model gets wrong
+    return images, labels
+
+
+def tiny(output, **changes):
+    """A run of 12 x 3 units, the last attack's with two epsilons each."""
+    settings = {
+        "model": ModelConfig(_target_=f"{HERE}.model"),
+        "data": DataConfig(_target_=f"{HERE}.data"),
+        "attacks": ATTACKS,
+        "batch_size": 1,
+        "threads": 1,
+        "output": str(output),
+    }
+    return Evaluation(**{**settings, **changes})
+
+
+def rows(folder, *, without=("seconds",)):
+    """All that is stored but the time it took, in a fixed order."""
+    table = Results.load(folder).table.drop_columns(list(without))
+    return table.sort_by([("cell", "ascending"), ("sample", "ascending")]).to_pylist()
+
+
+def computed(output, **changes):
+    """Run it, and count the units that this process computed."""
+    seen = []
+    evaluate(tiny(output, **changes), on_progress=lambda progress: seen.append(progress.cell))
+    return sum(cell is not None for cell in seen)
+
+
+def fork(function, *arguments, **changes):
+    """The number of a process that calls a function; it ends with code 0 if that returns."""
+    process = os.fork()
+    if process:
+        return process
+    try:
+        function(*arguments, **changes)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def wait(process):
+    """How a process ended: its code, or minus the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def kill_at_random_moments(root, times):
+    """Kill runs of some folders again and again; what was stored at each kill."""
+    chance, stored = random.Random(0), []
+    began = time.perf_counter()
+    assert wait(fork(computed, root / "reference")) == 0
+    duration = time.perf_counter() - began
+    folder = 0
+    while len(stored) < times:
+        process = fork(computed, root / f"killed{folder}")
+        time.sleep(chance.uniform(0, duration))
+        os.kill(process, signal.SIGKILL)
+        if wait(process) == -signal.SIGKILL:
+            stored.append(len(list((root / f"killed{folder}" / "results").glob("*.parquet"))))
+        else:  # it was faster
+            folder += 1
+    for number in range(folder + 1):
+        assert wait(fork(computed, root / f"killed{number}")) == 0
+    return stored
+
+
+def kill_between_all_steps(root, steps):
+    """Kill a run before each of the first calls that make a file lasting."""
+
+    def dying(step):
+        left = [step]
+
+        def counted(function):
+            def call(*arguments, **keywords):
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*arguments, **keywords)
+
+            return call
+
+        os.fsync, os.link = counted(os.fsync), counted(os.link)
+        Path.replace, Path.unlink = counted(Path.replace), counted(Path.unlink)
+        computed(root / "steps")
+
+    ends = [wait(fork(dying, step)) for step in range(1, steps + 1)]
+    assert wait(fork(computed, root / "steps")) == 0
+    return ends
+
+
+def several_at_once(root):
+    """Processes that share a folder: two without and two with shards."""
+
+    def one(number, **changes):
+        units = computed(root / "shared", **changes)
+        (root / f"units{number}").write_text(str(units), encoding="utf-8")
+
+    shards = [None, None, "0/2", "1/2"]
+    running = [fork(one, i, shard=shard) for i, shard in enumerate(shards)]
+    ends = [wait(process) for process in running]
+    return ends, [int((root / f"units{i}").read_text(encoding="utf-8")) for i in range(4)]
+
+
+if __name__ == "__main__":
+    task, root, *numbers = sys.argv[1:]
+    torch.set_num_threads(1)
+    print(json.dumps(globals()[task](Path(root), *map(int, numbers))))
