@@ -72,6 +72,7 @@ class Source:
         index: Each sample's place in the data set; None where it is its number.
         labels: Where they are known without decoding images.
         class_names: By label.
+        squashed: Height and width of images, whatever their shape, where no size is asked for.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Source:
     index: Labels | None = None
     labels: Sequence[Any] | Labels | None = None
     class_names: Sequence[Any] = ()
+    squashed: int | None = None
 
     def read(self, config: DataConfig, samples: int | None) -> Data:
         """Decode the samples that a config asks for, each once; memory holds these only."""
@@ -91,6 +93,8 @@ class Source:
         images, labels = np.empty(0, np.float32), np.empty(len(chosen), np.int64)
         for row, i in enumerate(chosen.tolist()):
             image, label = self.get(i)
+            if self.squashed is not None and config.size is None:
+                image = image.resize((self.squashed, self.squashed))
             array, labels[row] = _as_array(image, config), _as_label(self.name, label)
             if row == 0:
                 images = np.empty((len(chosen), *array.shape), np.float32)
@@ -244,13 +248,17 @@ def _from_foolbox(config: DataConfig) -> Source:
 
     def get(i: int) -> tuple[Any, int]:
         with Image.open(files[i]) as image:
-            pixels = image.convert("RGB")
-        if name == "imagenet" and config.size is None:
-            pixels = pixels.resize((224, 224))  # as foolbox.samples does
-        return pixels, labels[i]
+            return image.convert("RGB"), labels[i]
 
     labels = [int(file.stem.rpartition("_")[2]) for file in files]
-    return Source(config.name, FOOLBOX_SAMPLES, get, FOOLBOX_SETS[name], labels=labels)
+    return Source(
+        config.name,
+        FOOLBOX_SAMPLES,
+        get,
+        FOOLBOX_SETS[name],
+        labels=labels,
+        squashed=224 if name == "imagenet" else None,  # as foolbox.samples does
+    )
 
 
 def _from_folder(config: DataConfig) -> Source:

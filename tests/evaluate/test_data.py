@@ -1,9 +1,14 @@
+import dataclasses
+from pathlib import Path
+
+import foolbox
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.models import ResNet18_Weights
 
 from foolbox_carescale.evaluate import DataConfig, UserError
-from foolbox_carescale.evaluate.data import load_data
+from foolbox_carescale.evaluate.data import _data_set, load_data
 
 
 def scaled(low=0.0, high=1.0):
@@ -21,6 +26,30 @@ def uneven():
 
 def neither():
     return 3
+
+
+class Counted:
+    """Says how often each image was decoded."""
+
+    classes = ("cat", "dog", "hen")
+
+    def __init__(self, length=12):
+        self.length, self.decoded = length, []
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, i):
+        self.decoded.append(i)
+        return np.full((3, 4, 4), i / self.length, np.float32), i % 3
+
+
+def counted():
+    return Counted()
+
+
+def labelled_by_boxes():
+    return [(np.zeros((3, 4, 4)), {"boxes": []})]
 
 
 def target(name, **params):
@@ -75,6 +104,93 @@ def test_an_image_folder_gives_one_class_per_directory_at_the_size_asked_for(tmp
         load_data(DataConfig("folder", root=str(tmp_path)))
 
 
+def test_size_and_interpolation_are_those_of_torchvisions_presets():
+    preset = ResNet18_Weights.DEFAULT.transforms()
+    config = DataConfig("foolbox/imagenet", size=224, resize=256, interpolation="bilinear")
+    data = load_data(config, 3)
+    folder = Path(foolbox.__file__).parent / "data"
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in (preset.mean, preset.std))
+    for image, sample in zip(data.images, data.index, strict=True):
+        with Image.open(next(folder.glob(f"imagenet_{sample:02d}_*"))) as picture:
+            expected = preset(picture.convert("RGB")).numpy()
+        assert np.allclose((image - mean) / std, expected, atol=1e-5)
+
+
+def test_bicubic_interpolation_of_arrays_stays_in_bounds():
+    config = target("checkerboard")
+    config.size, config.interpolation = 9, "bicubic"
+    data = load_data(config)
+    assert data.images.shape == (1, 3, 9, 9)
+    assert data.images.min() >= 0.2
+    assert data.images.max() <= np.float32(0.8)
+
+
+def checkerboard():
+    board = np.indices((16, 16)).sum(0) % 2 * 0.6 + 0.2
+    return np.broadcast_to(board, (1, 3, 16, 16)), np.array([0])
+
+
+def test_only_the_samples_asked_for_are_decoded_and_each_once():
+    source = Counted(10_000)
+    data = _data_set("counted", source).read(DataConfig(), 5)
+    assert source.decoded == data.index.tolist()
+    assert len(set(source.decoded)) == 5
+
+
+def test_an_index_file_gives_these_samples_in_this_order(tmp_path):
+    everything = load_data(DataConfig())
+    chosen = everything.index[[7, 3, 500]]
+    path = tmp_path / "index.txt"
+    path.write_text("# sample\n" + "\n".join(map(str, chosen)) + "\n", encoding="utf-8")
+    data = load_data(DataConfig(index=str(path)))
+    assert data.index.tolist() == chosen.tolist()
+    assert np.array_equal(data.images, everything.images[[7, 3, 500]])
+    fewer = load_data(DataConfig(index=str(path), seed=3), 2)
+    assert len(fewer) == 2
+    assert set(fewer.index) < set(chosen)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("0\n0\n", "names a sample twice"),
+        ("", "names no sample"),
+        ("0\n1e3\n", "line 2 of .* is '1e3'"),
+        ("99\n", "counted has no sample 99"),
+        (None, "cannot be read"),
+    ],
+)
+def test_an_index_file_that_cannot_be_used_is_one_line(tmp_path, text, line):
+    path = tmp_path / "index.txt"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=line):
+        load_data(dataclasses.replace(target("counted"), index=str(path)))
+
+
+def test_classes_are_chosen_by_number_or_name():
+    for classes in ([2, 0], ["hen", "cat"], ["2", "cat"]):
+        data = load_data(dataclasses.replace(target("counted"), classes=classes))
+        assert set(data.labels.tolist()) == {0, 2}
+        assert len(data) == 8
+        assert data.num_classes == 3
+    drawn = load_data(DataConfig(classes=[4]), 10)
+    assert drawn.labels.tolist() == [4] * 10
+
+
+@pytest.mark.parametrize(
+    ("classes", "line"),
+    [
+        (["hne"], "has no class 'hne'; did you mean 'hen'"),
+        ([3], "has no class 3; valid: 'cat', 'dog', 'hen'"),
+        ([], "has no sample of"),
+    ],
+)
+def test_classes_that_are_not_there_are_one_line(classes, line):
+    with pytest.raises(UserError, match=line):
+        load_data(dataclasses.replace(target("counted"), classes=classes))
+
+
 def test_torchvisions_data_sets_are_found_by_name():
     params = {"size": 6, "image_size": [3, 8, 8], "num_classes": 4}
     data = load_data(DataConfig("FakeData", params=params), 3)
@@ -102,6 +218,10 @@ def test_rounding_outside_the_bounds_is_forgiven_and_clipped():
         (target("scaled", high=float("nan")), "span .nan, nan., outside"),
         (target("uneven"), r"images differ in size"),
         (target("neither"), "returned int"),
+        (target("labelled_by_boxes"), "has no class per image, but dict"),
+        (DataConfig("foolbox/mnist", size=8, interpolation="cubic"), "did you mean 'bicubic'"),
+        (DataConfig("LSUN", root="/nowhere"), "there is no data set 'LSUN'"),
+        (DataConfig("os.system", root="/nowhere"), "there is no data set 'os.system'"),
         (DataConfig("CIFAR01"), "did you mean 'CIFAR10'"),
         (DataConfig("CIFAR10"), r"data\.root: is missing"),
         (DataConfig("CIFAR10", root="/nowhere"), "torchvision cannot open CIFAR10"),

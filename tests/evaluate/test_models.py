@@ -1,14 +1,24 @@
 import inspect
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from foolbox import PyTorchModel
 from safetensors.torch import save_file
+from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
 
-from foolbox_carescale.evaluate import EvaluationWarning, ModelConfig, UserError
+from foolbox_carescale.evaluate import (
+    DataConfig,
+    Evaluation,
+    EvaluationWarning,
+    ModelConfig,
+    UserError,
+)
 from foolbox_carescale.evaluate.digits import digits
-from foolbox_carescale.evaluate.models import EMBEDDED_WEIGHTS, load_model
+from foolbox_carescale.evaluate.inputs import resolve
+from foolbox_carescale.evaluate.models import EMBEDDED_WEIGHTS, load_model, resolve_model
 
 
 class Mean(torch.nn.Module):
@@ -76,6 +86,103 @@ def test_a_weight_file_that_could_run_code_is_refused(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.fixture
+def downloaded(tmp_path, monkeypatch):
+    """Where torchvision looks for the files of SqueezeNet's weights before it downloads."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    weights = SqueezeNet1_1_Weights.DEFAULT
+    path = tmp_path / "hub" / "checkpoints" / Path(weights.url).name
+    path.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    network = squeezenet1_1()
+    torch.save(network.state_dict(), path)
+    return path, network.eval()
+
+
+@pytest.mark.parametrize("name", ["DEFAULT", "IMAGENET1K_V1", "SqueezeNet1_1_Weights.DEFAULT"])
+def test_named_weights_bring_mean_std_size_and_interpolation(downloaded, name):
+    evaluation = Evaluation(
+        model=ModelConfig("squeezenet1_1", name), data=DataConfig("foolbox/imagenet"), samples=2
+    )
+    run, data = resolve(evaluation)
+    assert run.model.weights == "IMAGENET1K_V1"
+    assert (run.data.size, run.data.resize, run.data.interpolation) == (224, 256, "bilinear")
+    assert data.images.shape == (2, 3, 224, 224)
+    model, config = load_model(run.model)
+    preset = SqueezeNet1_1_Weights.DEFAULT.transforms()
+    assert (config.mean, config.std) == (preset.mean, preset.std)
+    assert config.num_classes == 1000
+    images = torch.from_numpy(data.images)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (preset.mean, preset.std))
+    expected = downloaded[1]((images - mean) / std)
+    assert torch.allclose(model(images), expected, atol=1e-5)
+
+
+def test_the_config_has_the_last_word_on_size_and_interpolation(downloaded):
+    data = DataConfig("foolbox/imagenet", size=64, interpolation="bicubic")
+    evaluation = Evaluation(ModelConfig("squeezenet1_1", "DEFAULT"), data, samples=1)
+    run, loaded = resolve(evaluation)
+    assert loaded.images.shape == (1, 3, 64, 64)
+    assert (run.data.resize, run.data.interpolation) == (None, "bicubic")
+
+
+def test_weights_for_other_classes_than_the_datas_are_warned_about(downloaded):
+    evaluation = Evaluation(ModelConfig("squeezenet1_1", "DEFAULT"), samples=1)
+    with pytest.warns(EvaluationWarning, match="know 1000 classes, but digits has 10"):
+        resolve(evaluation)
+
+
+def test_a_downloaded_file_that_could_run_code_is_refused(downloaded, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"weight": Payload()}, downloaded[0])
+    with pytest.raises(UserError, match=r"squeezenet1_1-.*\.pth is not a plain PyTorch state dict"):
+        load_model(ModelConfig("squeezenet1_1", "DEFAULT"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_auto_takes_the_weights_that_fit_the_data(downloaded):
+    for data, classes, weights in (("digits", 10, "embedded"), ("imagenet", 1000, "IMAGENET1K_V1")):
+        config = resolve_model(ModelConfig(), data=data, num_classes=classes)
+        assert config.weights == weights
+
+
+def test_a_resolved_run_is_the_same_when_it_is_resolved_again(downloaded):
+    evaluation = Evaluation(
+        ModelConfig("squeezenet1_1", "DEFAULT"), DataConfig("foolbox/imagenet"), samples=1
+    )
+    once, data = resolve(evaluation)
+    twice, again = resolve(once)
+    assert once == twice
+    assert np.array_equal(data.images, again.images)
+
+
+@pytest.mark.parametrize("name", ["os.system", "torch.load", "../resnet18", "get_model"])
+def test_a_models_name_reaches_torchvisions_classifiers_only(name):
+    with pytest.raises(UserError, match="torchvision has no classifier"):
+        load_model(ModelConfig(name, None))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("bfloat16", 0.1), ("autocast", 0.1), ("float16", 0.02)]
+)
+def test_other_types_compute_nearly_the_same_and_keep_float32_outside(dtype, tolerance):
+    images = torch.from_numpy(digits()[0][:16])
+    expected = load_model(ModelConfig())[0](images)
+    model, config = load_model(ModelConfig(dtype=dtype))
+    images.requires_grad_()
+    logits = model(images)
+    assert logits.dtype == torch.float32
+    assert config.dtype == dtype
+    error = (logits - expected).abs().max() / expected.abs().max()
+    assert 0 < error < tolerance
+    (gradient,) = torch.autograd.grad(logits.sum(), images)
+    assert gradient.dtype == torch.float32
+    assert gradient.abs().max() > 0
+
+
 def test_a_network_that_no_weights_fit_stays_untrained_and_says_so():
     with pytest.warns(EvaluationWarning, match="resnet18 has no weights for digits"):
         _, config = load_model(ModelConfig("resnet18"))
@@ -88,6 +195,46 @@ def test_a_model_of_ones_own_in_training_mode_is_set_to_eval_with_a_warning():
     with pytest.warns(EvaluationWarning, match="training mode"):
         model, _ = load_model(ModelConfig(_target_=target, params={"classes": 3}))
     assert model(torch.ones(2, 3, 4, 4)).shape == (2, 3)
+
+
+def test_a_foolbox_model_in_training_mode_is_set_to_eval_with_a_warning():
+    # Foolbox says so too, and leaves it so
+    with pytest.warns(UserWarning, match="Call the eval"), pytest.warns(EvaluationWarning):
+        model, _ = load_model(ModelConfig(_target_=f"{__name__}.foolbox_training_model"))
+    images = torch.rand(4, 3, 8, 8)
+    assert torch.equal(model(images), model(images))  # no dropout any more
+
+
+def foolbox_training_model():
+    network = torch.nn.Sequential(torch.nn.Dropout(0.5), Mean()).train()
+    return PyTorchModel(network, bounds=(0, 1))
+
+
+def test_a_part_that_was_left_in_training_mode_is_noticed():
+    with pytest.warns(EvaluationWarning, match="training mode"):
+        load_model(ModelConfig(_target_=f"{__name__}.half_training_model"))
+
+
+def half_training_model():
+    network = torch.nn.Sequential(torch.nn.Dropout(0.5), Mean()).eval()
+    network[0].train()
+    return network
+
+
+def test_a_function_may_return_a_tensorflow_model():
+    tf = pytest.importorskip("tensorflow")
+    model, _ = load_model(ModelConfig(_target_=f"{__name__}.tensorflow_model"))
+    assert model(tf.ones((2, 3, 4, 4))).shape == (2, 10)
+
+
+def tensorflow_model():
+    import tensorflow as tf
+    from foolbox import TensorFlowModel
+
+    def logits(x):
+        return tf.reduce_mean(x, (1, 2, 3))[:, None] * tf.range(10.0)
+
+    return TensorFlowModel(logits, bounds=(0, 1))
 
 
 def test_foolbox_models_keep_their_framework_and_get_bounds_0_and_1():
@@ -123,6 +270,7 @@ def jax_model():
         (ModelConfig(std=[0.0, 0.0, 0.0]), "positive ones as std"),
         (ModelConfig(_target_="no.such"), "there is no module 'no'"),
         (ModelConfig(_target_="os.getcwdd"), "did you mean 'getcwd'"),
+        (ModelConfig(_target_=f"{__name__}.jax_model", dtype="bfloat16"), "set them there"),
         (ModelConfig(_target_=f"{__name__}.not_a_model"), "returned int"),
     ],
 )
