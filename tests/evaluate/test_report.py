@@ -1,5 +1,6 @@
 import csv
 import io
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -8,13 +9,18 @@ from rich.console import Console
 
 from foolbox_carescale.evaluate import (
     AttackConfig,
+    DataConfig,
     Evaluation,
+    ModelConfig,
     Results,
     UserError,
     evaluate,
+    print_comparison,
     print_report,
     write_report,
 )
+from foolbox_carescale.evaluate.report.aggregate import aggregate, differences
+from tests.evaluate import invented
 
 
 @pytest.fixture(scope="module")
@@ -57,25 +63,128 @@ def test_the_table_shows_clean_and_robust_accuracy_and_norms(results):
         assert f"{cell.norm_mean:.3f}, {cell.norm_min:.3f}" in text
 
 
-def test_the_report_is_made_from_the_folder_alone(results):
-    written = write_report(Results.load(results.folder))
+def test_the_report_is_made_from_the_folder_alone(results, tmp_path):
+    for name in ("config.yaml", "warnings.json", "results", "examples"):
+        (tmp_path / name).symlink_to(results.folder / name)
+    written = write_report(Results.load(tmp_path))
+    figures = ("curves", "norms", "grid")
     assert [path.name for path in written] == [
+        "report.html",
+        "summary.md",
         "summary.csv",
-        "curves.png",
-        "norms.png",
-        "grid.png",
+        *(f"{name}.{kind}" for name in figures for kind in ("png", "svg")),
     ]
-    with written[0].open(encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == 5
-    for path in written[1:]:
-        with Image.open(path) as image:
+    for name in figures:
+        with Image.open(tmp_path / f"{name}.png") as image:
             assert min(image.size) > 200
             assert np.asarray(image.convert("L")).std() > 5  # something is drawn
+        tree = ElementTree.parse(tmp_path / f"{name}.svg")
+        assert tree.getroot().tag.endswith("svg")
+
+
+def test_figures_keep_text_as_text_and_are_the_same_every_time(results, tmp_path):
+    for folder in ("a", "b"):
+        write_report(results, output=tmp_path / folder)
+    text = (tmp_path / "a" / "curves.svg").read_text(encoding="utf-8")
+    assert "foolbox_pgd</text>" in text
+    assert text == (tmp_path / "b" / "curves.svg").read_text(encoding="utf-8")
+
+
+def test_tables_hold_what_the_summary_says(results, tmp_path):
+    write_report(results, output=tmp_path)
+    with (tmp_path / "summary.csv").open(encoding="utf-8") as file:
+        rows = {(row["attack"], float(row["epsilon"])): row for row in csv.DictReader(file)}
+    markdown = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    for cell in results.summary():
+        row = rows[cell.attack, cell.epsilon]
+        low, high = float(row["robust_accuracy_low"]), float(row["robust_accuracy_high"])
+        assert float(row["robust_accuracy"]) == cell.robust_accuracy
+        assert low <= cell.robust_accuracy <= high
+        assert float(row["norm_over_epsilon_mean"]) == pytest.approx(cell.norm_mean)
+        assert float(row["loss_mean"]) >= 0
+        assert f"{cell.robust_accuracy:.3f} ({low:.3f}–{high:.3f})" in markdown  # noqa: RUF001
+
+
+def test_the_worst_case_counts_every_attack_at_this_epsilon_and_below(results):
+    (run,) = aggregate([results])
+    (worst,) = run.worst  # the L2 norm has one attack only
+    rows = [row for row in results.table.to_pylist() if row["p"] == np.inf]
+    expected = {
+        epsilon: np.mean(
+            [
+                all(r["robust"] for r in rows if r["sample"] == s and r["epsilon"] <= epsilon)
+                for s in {r["sample"] for r in rows}
+            ]
+        )
+        for epsilon in (0.01, 0.02, 0.05)
+    }
+    assert {point.epsilon: point.accuracy for point in worst.points} == expected
+
+
+def test_runs_are_compared_sample_by_sample_where_they_share_their_inputs(results, tmp_path):
+    other = evaluate(
+        Evaluation(
+            attacks={"foolbox_pgd": AttackConfig("LinfPGD", [0.01, 0.05], params={"steps": 1})},
+            samples=20,
+            output=str(tmp_path / "other"),
+        )
+    )
+    found = differences(aggregate([results, other]))
+    assert [(one.attack, one.epsilon) for one in found] == [
+        ("foolbox_pgd", 0.01),
+        ("foolbox_pgd", 0.05),
+    ]
+    for one in found:
+        assert one.paired
+        assert one.samples == 20
+        assert one.value == pytest.approx(one.accuracy - one.base_accuracy)
+        assert one.low <= one.value <= one.high
+    stream = io.StringIO()
+    print_comparison([results, other], Console(file=stream, width=120))
+    assert "attacks.foolbox_pgd.steps: 5 | 1" in stream.getvalue()
+    assert f"{found[1].value:+.3f}" in stream.getvalue()
+    assert "over the same samples, paired" in stream.getvalue()
+
+
+def test_runs_of_other_samples_are_compared_without_pairs(results, tmp_path):
+    other = evaluate(
+        Evaluation(
+            data=DataConfig(seed=1),
+            attacks={"foolbox_pgd": AttackConfig("LinfPGD", [0.05], params={"steps": 5})},
+            samples=20,
+            output=str(tmp_path / "other"),
+        )
+    )
+    (one,) = differences(aggregate([results, other]))
+    assert not one.paired
+
+
+def test_runs_that_share_no_attack_are_one_line(results, tmp_path):
+    other = invented.run(tmp_path / "other")
+    with pytest.raises(UserError, match="share no attack at the same epsilon"):
+        print_comparison([results, other], Console(file=io.StringIO()))
+
+
+def test_runs_of_the_same_name_are_told_apart(tmp_path):
+    runs = [invented.run(tmp_path / place / "run") for place in ("a", "b")]
+    first, second = aggregate(runs)
+    assert first.name != second.name
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(results, tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match=r"output: .* cannot be written"):
+        write_report(results, output=tmp_path / "file" / "report")
+
+
+def test_markdown_shows_labels_as_they_are(tmp_path):
+    results = invented.run(tmp_path / "run", model="a|b *c* <i>")
+    write_report(results)
+    text = (tmp_path / "run" / "summary.md").read_text(encoding="utf-8")
+    assert r"a\|b \*c\* \<i\>" in text
 
 
 def test_a_run_in_which_nothing_could_be_attacked_is_reported_too(tmp_path):
-    from foolbox_carescale.evaluate import DataConfig, ModelConfig
-
     evaluation = Evaluation(
         model=ModelConfig(_target_="tests.evaluate.test_runner.brightness"),
         data=DataConfig(_target_=f"{__name__}.mislabelled"),
@@ -84,7 +193,7 @@ def test_a_run_in_which_nothing_could_be_attacked_is_reported_too(tmp_path):
     )
     results = evaluate(evaluation)
     assert results.clean_accuracy == 0
-    assert [path.name for path in write_report(results)][-1] == "norms.png"
+    assert [path.name for path in write_report(results)][-1] == "norms.svg"
     print_report(results, Console(file=io.StringIO()))
 
 

@@ -1,0 +1,97 @@
+"""Run folders of any size with invented rows, for what only reads them."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+
+from foolbox_carescale.evaluate import Results
+from foolbox_carescale.evaluate.store import SCHEMA, Part, RunFolder
+
+
+def run(
+    path,
+    *,
+    attacks=2,
+    epsilons=(0.5, 1.0),
+    samples=50,
+    classes=10,
+    p=2.0,
+    side=0,
+    model="network",
+    config="seed: 0\n",
+    warnings=(),
+):
+    """A complete run; robust accuracy falls with epsilon, and with the number of the attack."""
+    generator = np.random.default_rng(0)
+    folder = RunFolder(path)
+    folder.start({"fingerprint": "invented"})
+    folder.open()
+    folder.write_config(config)
+    folder.write_warnings(json.dumps(list(warnings)))
+    numbers = np.arange(samples)
+    labels = numbers % classes
+    right = generator.random(samples) < 0.9
+    images = generator.random((4, 3, side, side), dtype=np.float32) if side else None
+    for attack in range(attacks):
+        withstands = generator.random(samples) * 2 * max(epsilons) / (1 + attack)
+        for number, epsilon in enumerate(epsilons):
+            robust = right & (withstands > epsilon)
+            columns = {
+                "model": model,
+                "data": "invented",
+                "cell": attack * len(epsilons) + number,
+                "attack": f"attack_{attack}",
+                "attack_name": "L2PGD",
+                "attack_params": "{}",
+                "attack_repeat": 1,
+                "source": ("ours", "foolbox")[attack % 2],
+                "p": p,
+                "epsilon": epsilon,
+                "block": 0,
+                "seed": 0,
+                "sample": numbers,
+                "input_hash": [f"{i:032x}" for i in range(samples)],
+                "label": labels,
+                "clean_prediction": np.where(right, labels, labels + 1),
+                "attacked": right,
+                "adversarial_prediction": pa.array(labels, mask=~right),
+                "success": pa.array(~robust, mask=~right),
+                "robust": robust,
+                "in_bounds": pa.array(right, mask=~right),
+                "clean_loss": 0.1,
+                "loss": generator.exponential(1 + attack, samples),
+                "reachable_norm": 100.0,
+            }
+            for name in ("norm", "norm_over_epsilon", "forward_passes", "backward_passes"):
+                columns[name] = pa.array(1 - 0.1 * generator.random(samples), mask=~right)
+            columns["seconds"] = pa.array(np.full(samples, 1e-3), mask=~right)
+            table = {
+                field.name: _column(columns.get(field.name), field.type, samples)
+                for field in SCHEMA
+            }
+            shown = images is not None and number == len(epsilons) // 2
+            unit = f"{attack:02d}-{number}"
+            examples = _examples(attack, epsilon, p, images, labels) if shown else None
+            folder.write(Part(unit, pa.table(table, schema=SCHEMA), examples))
+    folder.close()
+    return Results.load(path)
+
+
+def _column(value, kind, samples):
+    if isinstance(value, np.ndarray | pa.Array | list):
+        return pa.array(value).cast(kind)
+    return pa.array([value] * samples, kind)
+
+
+def _examples(attack, epsilon, p, images, labels):
+    return {
+        "attack": np.array(f"attack_{attack}"),
+        "source": np.array(("ours", "foolbox")[attack % 2]),
+        "p": np.array(p),
+        "epsilon": np.array(epsilon),
+        "label": labels[: len(images)],
+        "prediction": labels[: len(images)] + attack % 2,
+        "clean": images,
+        "perturbed": np.clip(images + 0.1 * (attack + 1) * (images - 0.5), 0, 1),
+    }
