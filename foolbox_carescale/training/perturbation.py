@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..arguments import checked_order
+from ..arguments import prepare
 from ..rescale import perturb
 
 
@@ -41,17 +41,15 @@ class NormalizedPerturbation(torch.nn.Module):
         learn_eps: bool = False,
     ) -> None:
         super().__init__()
-        self.p = checked_order(p)
-        number = checked_number(eps)
-        if learn_eps and number == 0:
-            raise ValueError("eps: a learned epsilon must begin above 0; 0.01 of its goal will do")
-        self._eps = number
-        self.log_eps = torch.nn.Parameter(torch.tensor(math.log(number))) if learn_eps else None
-        lower, upper = checked_pair(bounds)
-        self._numbers = (lower, upper)
-        for name, bound in (("lower", lower), ("upper", upper)):
-            tensor = bound if isinstance(bound, torch.Tensor) else None
-            self.register_buffer(name, tensor, persistent=False)
+        self.p, self._eps, bounds = checked_settings(p, eps, bounds)
+        if learn_eps and self._eps == 0:
+            raise ValueError("eps: a learned epsilon must begin above 0, got 0")
+        self.log_eps = torch.nn.Parameter(torch.tensor(self._eps).log()) if learn_eps else None
+        for name, bound in zip(("lower", "upper"), bounds, strict=True):
+            if isinstance(bound, torch.Tensor):
+                self.register_buffer(name, bound, persistent=False)
+            else:
+                setattr(self, name, bound)
 
     @property
     def eps(self) -> Any:
@@ -61,11 +59,7 @@ class NormalizedPerturbation(torch.nn.Module):
     @property
     def bounds(self) -> tuple[Any, Any]:
         """Lower and upper bound; tensors lie where the module lies."""
-        lower, upper = self._buffers["lower"], self._buffers["upper"]
-        return (
-            self._numbers[0] if lower is None else lower,
-            self._numbers[1] if upper is None else upper,
-        )
+        return self.lower, self.upper
 
     def forward(self, x: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
         """The perturbed points.
@@ -87,10 +81,10 @@ class NormalizedPerturbation(torch.nn.Module):
                     f"{name}: expected a PyTorch tensor, got {type(value).__name__}; "
                     "foolbox_carescale.perturb takes other frameworks'"
                 )
-        places = [("delta", delta), ("eps", self.log_eps)]
-        places += [(f"bounds ({name})", self._buffers[name]) for name in ("lower", "upper")]
+        places: list[tuple[str, Any]] = [("delta", delta), ("eps", self.log_eps)]
+        places += [("bounds (lower)", self.lower), ("bounds (upper)", self.upper)]
         for name, tensor in places:
-            if tensor is not None and tensor.device != x.device:
+            if isinstance(tensor, torch.Tensor) and tensor.device != x.device:
                 raise ValueError(
                     f"{name}: lies on {tensor.device}, x on {x.device}; move "
                     + ("delta with .to(x.device)" if name == "delta" else "the module to x.device")
@@ -162,26 +156,16 @@ class UniversalPerturbation(torch.nn.Module):
         return points
 
 
-def checked_number(eps: Any) -> float:
-    """Eps as a float >= 0, or a ValueError."""
+def checked_settings(p: Any, eps: Any, bounds: Any) -> tuple[float, float, tuple[Any, Any]]:
+    """P, one epsilon and the bounds, or the ValueError that the operator would raise later."""
     try:
         number = float(eps)
     except (TypeError, ValueError):
         raise ValueError(
             f"eps: expected one number, got {eps!r}; foolbox_carescale.perturb takes one per sample"
         ) from None
-    if not 0 <= number < math.inf:
-        raise ValueError(f"eps: expected a finite number >= 0, got {eps!r}")
-    return number
-
-
-def checked_pair(bounds: Any) -> tuple[Any, Any]:
-    """Lower and upper bound as floats or constant tensors, or a ValueError."""
-    try:
-        lower, upper = bounds
-    except (TypeError, ValueError):
-        raise ValueError(f"bounds: expected a pair (lower, upper), got {bounds!r}") from None
-    both = [b.detach() if isinstance(b, torch.Tensor) else float(b) for b in (lower, upper)]
-    if all(isinstance(b, float) for b in both) and not -math.inf < both[0] < both[1] < math.inf:
-        raise ValueError(f"bounds: expected finite lower < upper, got ({lower!r}, {upper!r})")
-    return both[0], both[1]
+    have_tensors = any(isinstance(bound, torch.Tensor) for bound in bounds)
+    point = torch.zeros(1, 1)
+    prepare(point, point, number, p, (0.0, 1.0) if have_tensors else bounds)
+    lower, upper = (b.detach() if isinstance(b, torch.Tensor) else float(b) for b in bounds)
+    return float(p), number, (lower, upper)

@@ -1,0 +1,85 @@
+"""The attack inside a step of adversarial training, which leaves no trace in the model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from foolbox.attacks.base import FixedEpsilonAttack
+from foolbox.models import PyTorchModel
+
+
+def adversarial_step(
+    model: torch.nn.Module,
+    x: torch.Tensor,
+    y: Any,
+    attack: FixedEpsilonAttack,
+    *,
+    eps: Any,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> torch.Tensor:
+    """What the model is to be trained on: argmax over ||z - x|| <= eps of its loss, as found.
+
+        z = adversarial_step(model, x, y, LinfClipAwarePGD(steps=5), eps=8 / 255)
+        torch.nn.functional.cross_entropy(model(z), y).backward()
+
+    The attack sees the model in evaluation mode: batch norm takes its running statistics and
+    does not update them, dropout is off. Afterwards, also after an exception, each module is in
+    the mode that it was in. Parameters need no gradient meanwhile, so theirs stay as they are,
+    and the attack is cheaper.
+
+    Args:
+        model: Maps images inside the bounds to logits, in any mode. Of a
+            ``DistributedDataParallel`` the module inside is attacked: there is nothing to
+            synchronise.
+        x: Images inside the bounds, shape (N, ...), on the model's device.
+        y: Labels, shape (N,), or a criterion of Foolbox's.
+        attack: A fixed-epsilon attack of this package or of Foolbox.
+        eps: Its epsilon, in the units of x: a number, or for attacks of this package a tensor
+            of shape (N,).
+        bounds: Lower and upper bound of the model's inputs.
+
+    Returns:
+        The attacked images, shape and type of x, without a graph.
+
+    Raises:
+        ValueError: an attack without an epsilon, x on another device than the model; and what
+            the attack refuses (x outside the bounds, eps negative).
+
+    Source: Madry et al. 2018, arXiv 1706.06083; evaluation mode: Pang et al. 2021,
+    arXiv 2010.00467.
+    """
+    if not isinstance(attack, FixedEpsilonAttack):
+        raise ValueError(
+            f"attack: expected a fixed-epsilon attack, got {type(attack).__name__}; "
+            "L2ClipAwarePGD(steps=5) is one"
+        )
+    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        model = model.module
+    tensors = [*model.parameters(), *model.buffers()]
+    if tensors and tensors[0].device != x.device:
+        # Foolbox would move the model
+        raise ValueError(f"x: lies on {x.device}, the model on {tensors[0].device}; move one")
+    with _untouched(model), torch.enable_grad():
+        wrapped = PyTorchModel(model, bounds=bounds, device=x.device)
+        points: torch.Tensor = attack.run(wrapped, x.detach(), y, epsilon=eps)
+    return points.detach()
+
+
+@contextlib.contextmanager
+def _untouched(model: torch.nn.Module) -> Iterator[None]:
+    """The model in evaluation mode and without gradients of parameters, and back."""
+    modes = [(module, module.training) for module in model.modules()]
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        model.eval()
+        for parameter in learned:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training  # train() would set a module's children, too
+        for parameter in learned:
+            parameter.requires_grad_(True)

@@ -1,0 +1,178 @@
+"""Noise that is exactly epsilon long after the clip: as augmentation, and from a network."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Literal
+
+import eagerpy as ep
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from ..norms import sample
+from ..rescale import perturb
+from .perturbation import NormalizedPerturbation, checked_settings
+
+Distribution = Literal["gaussian", "uniform", "laplace"]
+_DISTRIBUTIONS = ("gaussian", "uniform", "laplace")
+
+
+class ExactNoise(v2.Transform):  # type: ignore[misc]  # torchvision has no types
+    """Random noise at exactly epsilon, as augmentation: ``||clip(x + eta noise) - x||_p = eps``.
+
+    A transform of ``torchvision.transforms.v2``, for floating images inside the bounds (after
+    ``ToDtype(torch.float32, scale=True)``, before ``Normalize``). It takes one image (C, H, W)
+    in a ``DataLoader``'s worker, or a batch (..., C, H, W) in the training loop; each image
+    gets its own noise and its own epsilon. Masks, boxes and labels pass through. It draws from
+    PyTorch's global generator, which a ``DataLoader`` seeds differently in each worker.
+
+    Args:
+        eps: Norm of the noise: a number, a range (low, high) to draw uniformly from, or a
+            ``torch.distributions.Distribution`` of numbers >= 0.
+        p: Order of the norm, in (0, inf].
+        distribution: Of each element: "gaussian", "uniform" in [-1, 1], or "laplace".
+        bounds: Lower and upper bound, numbers or tensors that broadcast to (N, C, H, W).
+
+    Raises:
+        ValueError: another distribution, eps negative, a range upside down; when called, images
+            that are not floating tensors, or outside the bounds.
+
+    Source: Rauber & Bethge 2020, arXiv 2007.07677.
+    """
+
+    def __init__(
+        self,
+        eps: Any,
+        p: float = 2.0,
+        distribution: Distribution = "gaussian",
+        bounds: Any = (0.0, 1.0),
+    ) -> None:
+        super().__init__()
+        _check_distribution(distribution)
+        self.distribution = distribution
+        self.eps = tuple(eps) if isinstance(eps, (tuple, list)) else eps
+        largest = eps
+        if isinstance(eps, torch.distributions.Distribution):
+            largest = 0.0  # what it draws is checked when it is drawn
+        elif isinstance(self.eps, tuple):
+            if not (len(self.eps) == 2 and 0 <= self.eps[0] <= self.eps[1]):
+                raise ValueError(f"eps: expected (low, high) with 0 <= low <= high, got {eps!r}")
+            largest = self.eps[1]
+        self.p, _, self.bounds = checked_settings(p, largest, bounds)
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """The noisy images; torchvision calls it."""
+        if isinstance(inpt, tv_tensors.TVTensor) and not isinstance(
+            inpt, (tv_tensors.Image, tv_tensors.Video)
+        ):
+            return inpt
+        if not (isinstance(inpt, torch.Tensor) and inpt.is_floating_point() and inpt.ndim >= 3):
+            what = f"{inpt.dtype} of shape {tuple(inpt.shape)}" if torch.is_tensor(inpt) else "PIL"
+            raise ValueError(
+                f"image: expected a floating tensor (..., C, H, W), got {what}; put "
+                "v2.ToImage() and v2.ToDtype(torch.float32, scale=True) before ExactNoise"
+            )
+        images = inpt.as_subclass(torch.Tensor).reshape(-1, *inpt.shape[-3:])
+        noise = sample(ep.astensor(images), self.distribution).raw
+        eps = self._drawn(images)
+        noisy = perturb(images, noise, eps, p=self.p, bounds=self.bounds).reshape(inpt.shape)
+        return tv_tensors.wrap(noisy, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else noisy
+
+    _transform = transform  # its name before torchvision 0.21
+
+    def _drawn(self, images: torch.Tensor) -> Any:
+        """Epsilon for each image."""
+        if isinstance(self.eps, tuple):
+            low, high = self.eps
+            return low + (high - low) * torch.rand(len(images)).to(images.device)
+        if isinstance(self.eps, torch.distributions.Distribution):
+            return self.eps.sample((len(images),)).to(images.device)
+        return self.eps
+
+
+class NoiseGenerator(torch.nn.Module):
+    """A network that turns noise into worse noise, at exactly epsilon from each input.
+
+    ``forward(x)`` is clip(x + eta g(z)) with fresh noise z of the shape of x and the eta that
+    makes the result exactly eps long; g is four convolutions with a residual connection, and
+    begins as the identity. With ``kernel_size=1`` every pixel's noise depends on its own z
+    alone: the network learns a distribution over colours. A larger kernel correlates neighbours.
+    Train it to raise a classifier's loss; gradients pass through eta.
+
+    Args:
+        channels: Of the images.
+        eps: Norm of the noise on each image.
+        p: Order of the norm, in (0, inf].
+        bounds: Lower and upper bound.
+        hidden: Channels of the inner layers.
+        kernel_size: Side of the second layer's kernel, odd; the others are 1 x 1.
+        distribution: Of z: "gaussian", "uniform" or "laplace".
+
+    Raises:
+        ValueError: an even kernel, another distribution, and as ``NormalizedPerturbation``.
+
+    Source: Rusak et al. 2020, arXiv 2001.06057.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        eps: float,
+        p: float = 2.0,
+        bounds: Any = (0.0, 1.0),
+        *,
+        hidden: int = 20,
+        kernel_size: int = 1,
+        distribution: Distribution = "gaussian",
+    ) -> None:
+        super().__init__()
+        _check_distribution(distribution)
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size: expected an odd number >= 1, got {kernel_size!r}")
+        self.distribution = distribution
+        self.perturbation = NormalizedPerturbation(eps, p, bounds)
+        widths = itertools.pairwise([channels, hidden, hidden, hidden, channels])
+        layers: list[torch.nn.Module] = []
+        for (inputs, outputs), side in zip(widths, (1, kernel_size, 1, 1), strict=True):
+            layers += [
+                # reflected: zeros would make the noise quieter along the border
+                torch.nn.Conv2d(inputs, outputs, side, padding=side // 2, padding_mode="reflect"),
+                torch.nn.ReLU(),
+            ]
+        last = layers[-2]
+        torch.nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+        torch.nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.layers = torch.nn.Sequential(*layers[:-1])
+
+    def noise(self, like: torch.Tensor) -> torch.Tensor:
+        """The direction g(z) with fresh z: not yet of any particular length.
+
+        Args:
+            like: Images, shape (N, C, H, W).
+
+        Returns:
+            Shape, dtype and device of ``like``.
+        """
+        z = sample(ep.astensor(like.detach()), self.distribution).raw
+        direction: torch.Tensor = z + self.layers(z)
+        return direction
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Noisy images, each exactly eps away, differentiable in x and in the parameters.
+
+        Args:
+            x: Images inside the bounds, shape (N, C, H, W).
+
+        Raises:
+            ValueError: as ``NormalizedPerturbation``.
+        """
+        points: torch.Tensor = self.perturbation(x, self.noise(x))
+        return points
+
+
+def _check_distribution(distribution: str) -> None:
+    if distribution not in _DISTRIBUTIONS:
+        raise ValueError(
+            f"distribution: expected one of {', '.join(_DISTRIBUTIONS)}, got {distribution!r}"
+        )
