@@ -6,7 +6,8 @@ import dataclasses
 import difflib
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,30 @@ _RUN = "carescale_run"
 Tree = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What a command's configs are made of.
+
+    Attributes:
+        command: Its name.
+        config: The dataclass of a run.
+        groups: Hydra's config groups, and the classes of their files.
+        choices: The file of each group that is taken where nobody chooses.
+        folders: Where the files of the groups lie.
+    """
+
+    command: str
+    config: type
+    groups: Mapping[str, type | None]
+    choices: Mapping[str, str | None]
+    folders: tuple[Path, ...]
+
+
+CONFIGS = Path(__file__).with_name("conf")
+
+EVALUATION = Kind("evaluate", Evaluation, CONFIG_GROUPS, DEFAULT_CHOICES, (CONFIGS,))
+
+
 def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Evaluation:
     """The run that a YAML file, config groups and overrides describe.
 
@@ -52,28 +77,48 @@ def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = (
     Raises:
         UserError: The file or an override cannot be used; the message says which and why.
     """
-    content = _read(Path(path)) if path is not None else {}
+    composed = compose_tree(EVALUATION, path, overrides)
+    evaluation = typed(
+        EVALUATION, gather_arguments(composed), Evaluation(attacks={}, epsilons={}), path
+    )
+    assert isinstance(evaluation, Evaluation)
+    evaluation.validate()
+    return evaluation
+
+
+def compose_tree(kind: Kind, path: str | Path | None, overrides: Sequence[str]) -> Tree:
+    """What a YAML file, config groups and overrides say, before types are checked.
+
+    Args:
+        kind: Of the config.
+        path: As in ``load_evaluation``.
+        overrides: As there.
+
+    Raises:
+        UserError: The file or an override cannot be used.
+    """
+    content = _read(Path(path), kind) if path is not None else {}
     beside = None if path is None else Path(path).resolve().parent
-    parsed = [parse_override(override) for override in overrides]
+    parsed = [parse_override(override, kind) for override in overrides]
     for override in parsed:
         if override.is_sweep_override():
             raise UserError(f"{override.input_line}: holds several values; add --multirun to sweep")
-    choices = [str(o.input_line) for o in parsed if _is_choice(o)]
-    values = [_force(o) for o in parsed if not _is_choice(o)]
+    choices = [str(o.input_line) for o in parsed if _is_choice(o, kind)]
+    values = [_force(o) for o in parsed if not _is_choice(o, kind)]
 
     defaults = list(content.pop("defaults", None) or [])
     for choice in parsed:
-        if _is_choice(choice):
+        if _is_choice(choice, kind):
             # the command line has the last word, also over what the file says itself
             content.pop({"attack": "attacks"}.get(choice.key_or_group, choice.key_or_group), None)
-            _check_option(choice.key_or_group, choice.value(), beside)
+            _check_option(choice.key_or_group, choice.value(), beside, kind)
     named = [entry for entry in defaults if isinstance(entry, dict)]
     for entry in named:
         for group, option in entry.items():
-            if group in CONFIG_GROUPS:
-                _check_option(group, option, beside)
+            if group in kind.groups:
+                _check_option(group, option, beside, kind)
     groups = {group for entry in named for group in entry}
-    standing: list[Any] = [{g: o} for g, o in DEFAULT_CHOICES.items() if g not in groups]
+    standing: list[Any] = [{g: o} for g, o in kind.choices.items() if g not in groups]
     defaults = standing + defaults + ([] if "_self_" in defaults else ["_self_"])
     where = (
         initialize(config_path=None, version_base="1.3")
@@ -82,24 +127,43 @@ def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = (
     )
     try:
         with where:
-            said = _compose(defaults, content, choices)
-            if "epsilons" not in said:
-                content["epsilons"] = default_epsilons()
-            if "attacks" not in said:
-                defaults[defaults.index({"attack": None})] = {"attack": "default"}
-            composed = _compose(defaults, content, choices + values)
-        evaluation = _typed(composed)
+            if "attack" in kind.groups:
+                said = _compose(defaults, content, choices, kind)
+                if "epsilons" not in said:
+                    content["epsilons"] = default_epsilons()
+                if "attacks" not in said:
+                    defaults[defaults.index({"attack": None})] = {"attack": "default"}
+            composed = _compose(defaults, content, choices + values, kind)
     except yaml.YAMLError as error:
         raise _not_yaml(
             getattr(getattr(error, "problem_mark", None), "name", path), error
         ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error, path)) from error
-    evaluation.validate()
-    return evaluation
+    _check_mappings(composed, kind)
+    return composed
 
 
-def parse_override(override: str) -> Override:
+def typed(kind: Kind, tree: Tree, standing: Any, path: str | Path | None) -> Any:
+    """The dataclasses, with every key and type checked by OmegaConf.
+
+    Args:
+        kind: Of the config.
+        tree: As ``compose_tree`` returns it.
+        standing: An instance of the kind's class, for what the tree leaves out.
+        path: The file that an error names.
+
+    Raises:
+        UserError: A key is unknown, or a value of another type.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(standing), with_floats(tree, kind.config))
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error, path)) from error
+
+
+def parse_override(override: str, kind: Kind = EVALUATION) -> Override:
     """An override in Hydra's grammar, of a key that a run has.
 
     Raises:
@@ -112,7 +176,7 @@ def parse_override(override: str) -> Override:
             f"the override {override!r} does not parse; write key=value, and lists as [1,2]"
         ) from error
     first = parsed.key_or_group.partition(".")[0]
-    known = {*field_names(Evaluation), *CONFIG_GROUPS}
+    known = {*field_names(kind.config), *kind.groups}
     if first not in known:
         raise UserError(f"{first}: there is no such key; {nearest(first, known)}")
     if re.match(r"epsilons\..*\.", parsed.key_or_group):
@@ -121,16 +185,14 @@ def parse_override(override: str) -> Override:
     return parsed
 
 
-def options(group: str, beside: Path | None = None) -> list[str]:
+def options(group: str, beside: Path | None = None, kind: Kind = EVALUATION) -> list[str]:
     """The names that a config group can take: files of the package, and beside a file."""
-    folders = [_CONFIGS / group, *([] if beside is None else [beside / group])]
+    roots = [*kind.folders, *([] if beside is None else [beside])]
+    folders = [root / group for root in roots]
     return sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
 
 
-_CONFIGS = Path(__file__).with_name("conf")
-
-
-def _read(path: Path) -> Tree:
+def _read(path: Path, kind: Kind) -> Tree:
     try:
         loaded = OmegaConf.load(path)
     except FileNotFoundError:
@@ -145,26 +207,28 @@ def _read(path: Path) -> Tree:
     content: Any = OmegaConf.to_container(loaded)
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a list; give a mapping, such as 'seed: 0'")
-    known = field_names(Evaluation)
+    known = field_names(kind.config)
     for key in content:
         if key != "defaults" and key not in known:
             group = (
                 f"choose a file of the group {key} in the defaults list or on the command line"
-                if key in CONFIG_GROUPS
+                if key in kind.groups
                 else nearest(str(key), known)
             )
             raise UserError(f"{path}: there is no key {key!r}; {group}")
     if not isinstance(content.get("defaults") or [], list):
         raise UserError(f"{path}: defaults is not a list; write [{{data: folder}}, _self_]")
-    said = {k: v for k, v in content.items() if v is not None or not _is_node(k)}
-    _check_mappings(said)
+    said = {k: v for k, v in content.items() if v is not None or not _is_node(k, kind)}
+    _check_mappings(said, kind)
     return said
 
 
-def _check_mappings(content: Tree) -> None:
+def _check_mappings(content: Tree, kind: Kind) -> None:
     for key, value in content.items():
-        if _is_node(key) and not isinstance(value, dict):
-            raise UserError(f"{key}: {value!r} is not a mapping; see carescale evaluate --help")
+        if _is_node(key, kind) and not isinstance(value, dict):
+            raise UserError(
+                f"{key}: {value!r} is not a mapping; see carescale {kind.command} --help"
+            )
     for label, attack in content.get("attacks", {}).items():
         if not isinstance(attack, dict):
             raise UserError(
@@ -178,16 +242,16 @@ def _not_yaml(path: object, error: Exception) -> UserError:
     return UserError(f"{path}: is not valid YAML{at}: {getattr(error, 'problem', None) or error}")
 
 
-def _is_node(key: str) -> bool:
-    return key in ("attacks", "epsilons") or CONFIG_GROUPS.get(key) is not None
+def _is_node(key: str, kind: Kind) -> bool:
+    return key in ("attacks", "epsilons") or kind.groups.get(key) is not None
 
 
-def _is_choice(override: Override) -> bool:
-    return override.key_or_group in CONFIG_GROUPS and not override.is_delete()
+def _is_choice(override: Override, kind: Kind) -> bool:
+    return override.key_or_group in kind.groups and not override.is_delete()
 
 
-def _check_option(group: str, option: Any, beside: Path | None) -> None:
-    valid = options(group, beside)
+def _check_option(group: str, option: Any, beside: Path | None, kind: Kind) -> None:
+    valid = options(group, beside, kind)
     if option in valid:
         return
     if isinstance(option, str) and "/" not in option:
@@ -203,22 +267,12 @@ def _force(override: Override) -> str:
     return line if override.is_delete() else f"++{line.lstrip('+')}"
 
 
-def _compose(defaults: list[Any], content: Tree, overrides: list[str]) -> Tree:
-    hydra = {"searchpath": [f"file://{_CONFIGS}"]}
+def _compose(defaults: list[Any], content: Tree, overrides: list[str], kind: Kind) -> Tree:
+    hydra = {"searchpath": [f"file://{folder}" for folder in kind.folders]}
     ConfigStore.instance().store(_RUN, {"defaults": defaults, "hydra": hydra, **content})
     composed = OmegaConf.to_container(compose(_RUN, overrides=overrides), resolve=True)
     assert isinstance(composed, dict)
     return typing.cast(Tree, composed)
-
-
-def _typed(composed: Tree) -> Evaluation:
-    """The dataclasses, with every key and type checked by OmegaConf."""
-    _check_mappings(composed)
-    schema = OmegaConf.structured(Evaluation(attacks={}, epsilons={}))
-    merged = OmegaConf.merge(schema, with_floats(gather_arguments(composed), Evaluation))
-    evaluation = OmegaConf.to_object(merged)
-    assert isinstance(evaluation, Evaluation)
-    return evaluation
 
 
 def with_floats(value: Any, hint: Any) -> Any:
