@@ -106,10 +106,26 @@ def check_same(record: Mapping[str, Any], resolved: Evaluation, data: Data, fold
             f"data: the images or labels are not those that the run in {folder} was started with;"
             " choose another folder with output=..."
         )
-    then, now = _flat(record["resolved"]), _flat(json.loads(_text(_identity(resolved))))
-    different = [k for k in dict.fromkeys([*then, *now]) if then.get(k) != now.get(k)]
+    check_config(record["resolved"], json.loads(_text(_identity(resolved))), folder)
+
+
+def check_config(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Raise a UserError that names the keys in which the configs of two runs differ.
+
+    Args:
+        then: Of the run that the folder holds, in plain types, and
+        now: of the one that is asked for.
+        folder: Of the run.
+    """
+    before, after = _flat(then), _flat(now)
+    missing = object()
+    different = [
+        key
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key, missing) != after.get(key, missing)
+    ]
     if different:
-        _refuse([_described(key, then, now) for key in different], folder)
+        _refuse([_described(key, before, after) for key in different], folder)
 
 
 def check_same_model(then: Sequence[float], now: Sequence[float], where: str) -> None:

@@ -79,17 +79,44 @@ def load_model(
         UserError: The model, its weights or the device cannot be had.
     """
     where = find_device(device)
-    if config._target_ is not None:
-        made = call_target("model", config._target_, config.params)
-        if isinstance(made, Model):
-            return _foolbox_model(made, config), config
-        if not isinstance(made, torch.nn.Module):
-            raise UserError(
-                f"model._target_: {config._target_} returned {type(made).__name__};"
-                " return a torch.nn.Module or a Foolbox model"
-            )
+    made = None if config._target_ is None else _from_target(config)
+    if isinstance(made, Model):
+        return _foolbox_model(made, config), config
+    if made is not None:
         _set_to_eval(made)
-        network, mean, std = made, None, None
+    network, config = build_network(config, data=data, num_classes=num_classes, made=made)
+    return PyTorchModel(network.eval(), bounds=(0, 1), device=where), config
+
+
+def build_network(
+    config: ModelConfig,
+    *,
+    data: str = "digits",
+    num_classes: int = 10,
+    made: torch.nn.Module | None = None,
+) -> tuple[torch.nn.Module, ModelConfig]:
+    """The module that a config describes, on the CPU: from images in [0, 1] to logits.
+
+    Args:
+        config: Which model.
+        data: As in ``load_model``.
+        num_classes: As there.
+        made: What ``_target_`` has returned, where that was called already.
+
+    Returns:
+        The module, and the config with ``auto`` and None resolved.
+
+    Raises:
+        UserError: The model or its weights cannot be had.
+    """
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    if config._target_ is not None:
+        network = made or _from_target(config)
+        if isinstance(network, Model):
+            raise UserError(
+                f"model._target_: {config._target_} returned a Foolbox model; return its module"
+            )
     else:
         config = resolve_model(config, data=data, num_classes=num_classes)
         network, mean, std, classes = _torchvision_model(config, num_classes)
@@ -107,7 +134,19 @@ def load_model(
             )
         network = Normalized(network, mean, std)
         config = dataclasses.replace(config, mean=list(mean), std=list(std))
-    return PyTorchModel(network.eval(), bounds=(0, 1), device=where), config
+    return network, config
+
+
+def _from_target(config: ModelConfig) -> Any:
+    """The user's own module or Foolbox model."""
+    assert config._target_ is not None
+    made = call_target("model", config._target_, config.params)
+    if not isinstance(made, (torch.nn.Module, Model)):
+        raise UserError(
+            f"model._target_: {config._target_} returned {type(made).__name__};"
+            " return a torch.nn.Module or a Foolbox model"
+        )
+    return made
 
 
 def _foolbox_model(made: Any, config: ModelConfig) -> Any:

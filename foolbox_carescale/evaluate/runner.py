@@ -77,7 +77,7 @@ def evaluate(
         StorageError: The folder cannot be written; the same holds.
     """
     evaluation.validate()
-    check_tracking(evaluation)
+    check_tracking(evaluation.tracking)
     results = _evaluate(evaluation, on_progress)
     track(results, evaluation)
     return results

@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib.util
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from foolbox_carescale.evaluate.cells import make_cells
-from foolbox_carescale.evaluate.config import Evaluation
+from foolbox_carescale.evaluate.config import Evaluation, TrackingConfig
 from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError
 from foolbox_carescale.evaluate.results import Results
 from foolbox_carescale.evaluate.store import RunFolder
@@ -30,13 +30,13 @@ _MODULES = {
 }
 
 
-def check_tracking(evaluation: Evaluation) -> None:
+def check_tracking(config: TrackingConfig) -> None:
     """See that the tracker is installed, before anything is computed.
 
     Raises:
         UserError: It is not; the message says what to install.
     """
-    name = evaluation.tracking.name
+    name = config.name
     missing = [module for module in _MODULES[name] if importlib.util.find_spec(module) is None]
     if missing:
         raise UserError(
@@ -52,23 +52,35 @@ def track(results: Results, evaluation: Evaluation) -> None:
     is an ``EvaluationWarning``: the results are in their folder, whatever happens here.
     Running the evaluation again reports what could not be reported.
     """
-    name = evaluation.tracking.name
-    if name == "none":
+    if evaluation.tracking.name == "none":
         return
     record = RunFolder(results.folder).record()
     if record is None or results.table.num_rows < record["samples"] * len(make_cells(evaluation)):
         return
-    report = _to_mlflow if name == "mlflow" else _to_tensorboard
+    report(evaluation.tracking, results.folder, metrics(results))
+
+
+def report(config: TrackingConfig, folder: Path, values: Iterable[tuple[str, int, float]]) -> None:
+    """Report what a run folder holds, once. A failure is an ``EvaluationWarning``.
+
+    Args:
+        config: Where to.
+        folder: Of the run, with its ``config.yaml``.
+        values: Name, step and value of each metric.
+    """
+    if config.name == "none":
+        return
+    tell = _to_mlflow if config.name == "mlflow" else _to_tensorboard
     try:
-        check_tracking(evaluation)
-        report(results, evaluation)
+        check_tracking(config)
+        tell(config, folder, values)
     except Exception as error:  # a tracker may raise anything, and the results outlive it
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         warnings.warn(
-            f"tracking: {name} failed ({reason}); the results are in {results.folder}."
+            f"tracking: {config.name} failed ({reason}); the results are in {folder}."
             " Run the same again to repeat only the tracking",
             EvaluationWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
 
 
@@ -83,9 +95,9 @@ def metrics(results: Results) -> Iterator[tuple[str, int, float]]:
                 yield f"{quantity}/{cell.attack}", step, value
 
 
-def parameters(results: Results) -> dict[str, str]:
+def parameters(folder: Path) -> dict[str, str]:
     """The resolved config of a run by dotted keys, without how it is tracked."""
-    content = yaml.safe_load((results.folder / "config.yaml").read_text(encoding="utf-8"))
+    content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     return {k: v for k, v in _flat(content, "") if not k.startswith("tracking.")}
 
 
@@ -97,23 +109,25 @@ def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
         yield key, str(value)
 
 
-def _to_mlflow(results: Results, evaluation: Evaluation) -> None:
+def _to_mlflow(
+    config: TrackingConfig, path: Path, measured: Iterable[tuple[str, int, float]]
+) -> None:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
 
-    config, folder = evaluation.tracking, str(results.folder.resolve())
+    folder = str(path.resolve())
     client = MlflowClient(config.uri)
     known = client.get_experiment_by_name(config.experiment)
     experiment = known.experiment_id if known else client.create_experiment(config.experiment)
     query = f"tags.`{_FOLDER_TAG}` = '{folder}' and attributes.status = 'FINISHED'"
     if client.search_runs([experiment], query, max_results=1):
         return
-    name = config.run_name or results.folder.name
+    name = config.run_name or path.name
     run_id = client.create_run(experiment, tags={_FOLDER_TAG: folder}, run_name=name).info.run_id
     try:
         now = round(1000 * time.time())
-        values = [Metric(key, value, now, step) for key, step, value in metrics(results)]
-        params = [Param(key, value) for key, value in parameters(results).items()]
+        values = [Metric(key, value, now, step) for key, step, value in measured]
+        params = [Param(key, value) for key, value in parameters(path).items()]
         # a request holds so many at most: mlflow.utils.validation
         for batch in _batches(values, 1000):
             client.log_batch(run_id, metrics=batch)
@@ -126,18 +140,19 @@ def _to_mlflow(results: Results, evaluation: Evaluation) -> None:
     client.set_terminated(run_id)
 
 
-def _to_tensorboard(results: Results, evaluation: Evaluation) -> None:
+def _to_tensorboard(
+    config: TrackingConfig, path: Path, measured: Iterable[tuple[str, int, float]]
+) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
-    configured = evaluation.tracking.folder
-    folder = Path(configured).expanduser() / results.folder.name if configured else None
-    folder = folder or results.folder / "tensorboard"
+    folder = Path(config.folder).expanduser() / path.name if config.folder else None
+    folder = folder or path / "tensorboard"
     if any(folder.glob("events.out.tfevents.*")):
         return
     with SummaryWriter(str(folder)) as writer:
-        config = (results.folder / "config.yaml").read_text(encoding="utf-8")
-        writer.add_text("config", f"```yaml\n{config}```")
-        for key, step, value in metrics(results):
+        text = (path / "config.yaml").read_text(encoding="utf-8")
+        writer.add_text("config", f"```yaml\n{text}```")
+        for key, step, value in measured:
             writer.add_scalar(key, value, step)
 
 

@@ -135,6 +135,6 @@ def test_a_tracker_that_is_not_installed_is_one_line_before_the_run(name, tmp_pa
 
 def test_nothing_is_tracked_by_default(results, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    check_tracking(Evaluation())
+    check_tracking(Evaluation().tracking)
     track(results, Evaluation())
     assert list(tmp_path.iterdir()) == []
