@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ ROUNDING = 1e-5
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
+Split = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,13 @@ class Source:
         return Data(self.name, images, labels, places[chosen].astype(np.int64), classes)
 
 
-def open_source(config: DataConfig) -> Source:
+def open_source(config: DataConfig, split: Split = "test") -> Source:
     """The data set that a config names.
+
+    Args:
+        config: Which data.
+        split: Of the embedded digits, and of torchvision's data sets where ``data.params`` does
+            not say another; a folder and data of one's own have no splits.
 
     Raises:
         UserError: It cannot be had.
@@ -126,12 +132,17 @@ def open_source(config: DataConfig) -> Source:
     if config._target_ is not None:
         return _from_target(config)
     if config.name == "digits":
-        images, labels, index = digits("test")
+        images, labels, index = digits(split)
         get = lambda i: (images[i], labels[i])  # noqa: E731
         return Source("digits", len(labels), get, 10, index=index, labels=labels)
     if config.name.startswith("foolbox/"):
+        if split == "train":
+            raise UserError(
+                f"data.name: {config.name} are {FOOLBOX_SAMPLES} images to evaluate with;"
+                " train on digits, folder or one of torchvision's data sets"
+            )
         return _from_foolbox(config)
-    return _from_folder(config) if config.name == "folder" else _from_torchvision(config)
+    return _from_folder(config) if config.name == "folder" else _from_torchvision(config, split)
 
 
 def _choose(source: Source, places: Labels, config: DataConfig, samples: int | None) -> Labels:
@@ -278,7 +289,7 @@ def _from_folder(config: DataConfig) -> Source:
     return _data_set("folder", folder)
 
 
-def _from_torchvision(config: DataConfig) -> Source:
+def _from_torchvision(config: DataConfig, split: Split) -> Source:
     from torchvision import datasets
 
     names = [n for n in datasets.__all__ if n not in _NOT_BY_NAME]
@@ -301,9 +312,10 @@ def _from_torchvision(config: DataConfig) -> Source:
         params["root"] = str(Path(config.root).expanduser())
     # never evaluate on training samples because nobody said otherwise
     if "train" in accepted:
-        params.setdefault("train", False)
+        params.setdefault("train", split == "train")
     elif "split" in accepted:
-        params.setdefault("split", "val" if config.name == "ImageNet" else "test")
+        held_out = "val" if config.name == "ImageNet" else "test"
+        params.setdefault("split", held_out if split == "test" else "train")
     try:
         made = constructor(**params)
     except (RuntimeError, ValueError, TypeError, OSError) as error:

@@ -22,7 +22,7 @@ def resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
     """
     source = open_source(evaluation.data)
     model = resolve_model(evaluation.model, data=source.name, num_classes=source.num_classes)
-    view = _view(evaluation.data, model)
+    view = view_of(evaluation.data, model)
     data = source.read(view, evaluation.samples)
     if model._target_ is None and model.weights is None and model.num_classes is None:
         model = dataclasses.replace(model, num_classes=data.num_classes)
@@ -38,7 +38,7 @@ def resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
     return dataclasses.replace(evaluation, model=model, data=view), data
 
 
-def _view(data: DataConfig, model: ModelConfig) -> DataConfig:
+def view_of(data: DataConfig, model: ModelConfig) -> DataConfig:
     """Size and interpolation of torchvision's weights, where the config leaves them open."""
     weights = named_weights(model)
     if weights is None or data.size is not None:
