@@ -99,7 +99,7 @@
       let best = null, distance = 34;
       for (const spot of spots) {
         const d = Math.hypot(spot.x - mx, spot.y - my);
-        if (d < distance && !spot.group.classList.contains("off")) [best, distance] = [spot, d];
+        if (d <= distance && !spot.group.classList.contains("off")) [best, distance] = [spot, d];
       }
       if (best) showTip(event, best.text); else hideTip();
     };

@@ -32,17 +32,27 @@ def browser(runs: Sequence[Run]) -> dict[str, Any]:
     """
     examples = [_readable(RunFolder(run.results.folder).read_examples()) for run in runs]
     sizes = [e["clean"].shape[-1] for one in examples for e in one if len(e["clean"])]
-    most = max((len(e["label"]) for one in examples for e in one), default=0)
     if not sizes:
         return {"runs": [], "side": 0, "shown": 0}
     side = max(sizes)
-    halved, made = 0, []
+    attacks = sum(len(one) for one in examples)
+    each = _typical(next(e for one in examples for e in one if len(e["clean"])))
+    made: list[dict[str, Any]] = []
+    halved = 0
     for halved, samples in _SIZES:
-        pairs = zip(runs, examples, strict=True)
-        made = [_run(run.name, one, samples, halved) for run, one in pairs]
-        if _length(made) <= BUDGET:
-            break
-    return {"runs": made, "side": side, "shown": side >> halved, "of": most}
+        expected = samples * (2 * attacks + len(runs)) * each / 4**halved
+        if expected <= BUDGET or halved == _SIZES[-1][0]:
+            pairs = zip(runs, examples, strict=True)
+            made = [_run(run.name, one, samples, halved) for run, one in pairs]
+            if _length(made) <= BUDGET:
+                break
+    return {"runs": made, "side": side, "shown": side >> halved}
+
+
+def _typical(example: dict[str, Array]) -> float:
+    """Characters of one picture in full size."""
+    clean, perturbed = example["clean"][0], example["perturbed"][0]
+    return float(np.mean([len(_png(image)) for image in (perturbed, 0.5 + perturbed - clean)]))
 
 
 def _run(name: str, examples: list[dict[str, Array]], samples: int, halved: int) -> dict[str, Any]:
@@ -97,9 +107,7 @@ def _png(image: Array) -> str:
     pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
     pixels = np.moveaxis(pixels, 0, -1)
     stream = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(
-        stream, "PNG", optimize=True
-    )
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(stream, "PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 

@@ -1,0 +1,246 @@
+"""The page in a real browser, from disk, without network."""
+
+import re
+import shutil
+
+import pytest
+
+from foolbox_carescale.evaluate import AttackConfig, Evaluation, evaluate, write_report
+from tests.evaluate import invented
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+
+NUMBERS = re.compile(r"^M[-\d.,LHVMz ]+$")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium):
+    """Opens a page without network; when the test ends, nothing may have gone wrong in it."""
+    context = chromium.new_context(offline=True, viewport={"width": 1200, "height": 900})
+    wrong = []
+
+    def opened(path):
+        page = context.new_page()
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda dialog: wrong.append(dialog.message))
+        page.on("request", lambda request: allowed(request.url))
+        page.goto(path.as_uri())
+        return page
+
+    def allowed(url):
+        if not url.startswith(("file:", "data:")) or url.count("file:") > 1:
+            wrong.append(f"asked for {url}")
+
+    yield opened
+    context.close()
+    assert wrong == []
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """Two runs of the embedded model, three norms, and their reports: of one and of both."""
+    folder = tmp_path_factory.mktemp("runs")
+    runs = []
+    for name, steps in (("one", 2), ("two", 6)):
+        attacks = {
+            "noise": AttackConfig("L2AdditiveGaussianNoiseAttack", [2.0, 10.0]),
+            "foolbox_pgd": AttackConfig("L2PGD", [0.25, 0.5, 2.0], params={"steps": steps}),
+            "ours_pgd": AttackConfig("L2ClipAwarePGD", [0.25, 0.5, 2.0], params={"steps": steps}),
+            "linf": AttackConfig("LinfPGD", [0.02], params={"steps": steps}),
+        }
+        runs.append(evaluate(Evaluation(attacks=attacks, samples=24, output=str(folder / name))))
+    write_report(runs[0])
+    write_report(*runs, output=folder / "both")
+    return folder
+
+
+def test_curves_are_drawn_in_every_norm_with_finite_coordinates(visit, real):
+    page = visit(real / "one" / "report.html")
+    assert page.title() == "Robustness of shufflenet_v2_x0_5 on digits"
+    for tab, series in (("L2", 4), ("Linf", 1)):  # three attacks and their worst case
+        page.get_by_role("tab", name=tab, exact=True).click()
+        panel = page.get_by_role("tabpanel")
+        assert panel.count() == 1
+        drawn = panel.locator("svg").first.locator("g.series path.curve")
+        assert drawn.count() == series
+        for i in range(drawn.count()):
+            assert NUMBERS.match(drawn.nth(i).get_attribute("d"))
+        assert panel.locator("svg").first.bounding_box()["height"] > 200
+    assert "NaN" not in page.content()
+    assert "undefined" not in page.inner_text("main")
+
+
+def test_the_page_shows_the_numbers_of_the_results(visit, real):
+    from foolbox_carescale.evaluate import Results
+
+    page = visit(real / "one" / "report.html")
+    shown = page.get_by_role("tabpanel").locator("section", has_text="Robust accuracy").nth(1)
+    text = shown.inner_text()
+    for cell in Results.load(real / "one").summary():
+        if cell.p == 2:
+            assert f"{cell.robust_accuracy:.3f}" in text
+
+
+def test_a_click_on_a_column_sorts_the_table_and_another_turns_it_round(visit, real):
+    page = visit(real / "one" / "report.html")
+    table = page.get_by_role("tabpanel").locator("table").first
+
+    def column():
+        cells = table.locator("tbody tr td:nth-child(3)").all_inner_texts()
+        return [cell.split("\n")[0] for cell in cells]
+
+    head = table.locator("thead th:nth-child(3) button")
+    head.click()
+    assert table.locator("thead th:nth-child(3)").get_attribute("aria-sort") == "ascending"
+    rising = column()
+    numbers = [float(cell) for cell in rising if cell]
+    assert len(numbers) == 3
+    assert numbers == sorted(numbers)
+    assert rising[-1] == ""  # what was not measured comes last, either way
+    head.click()
+    assert [float(cell) for cell in column() if cell] == sorted(numbers, reverse=True)
+    assert column()[-1] == ""
+
+
+def test_tabs_switch_by_click_and_by_key(visit, real):
+    page = visit(real / "one" / "report.html")
+    chosen = page.locator("[role=tab][aria-selected=true]")
+    assert chosen.inner_text() == "L2"
+    page.get_by_role("tab", name="Linf").click()
+    assert page.locator("[role=tabpanel]:visible").get_attribute("aria-label") == "Linf"
+    page.keyboard.press("ArrowRight")
+    assert chosen.inner_text() == "L2"
+    assert page.locator("[role=tabpanel]:visible").get_attribute("aria-label") == "L2"
+
+
+def test_the_legend_hides_and_shows_and_the_pointer_tells_numbers(visit, real):
+    page = visit(real / "one" / "report.html")
+    entry = page.get_by_role("button", name="ours_pgd", exact=True)
+    group = page.locator("svg g.series[data-series='2']").first
+    dot = group.locator("path.dot").first
+    dot.hover()
+    tip = page.locator("#tip").inner_text()
+    assert tip.startswith("ours_pgd\nepsilon 0.25\nrobust accuracy ")
+    assert "of 24)" in tip
+    entry.click()
+    assert entry.get_attribute("aria-pressed") == "false"
+    assert not dot.is_visible()
+    page.get_by_role("button", name="linear epsilon").first.click()  # draws anew
+    assert not dot.is_visible()
+    entry.click()
+    assert dot.is_visible()
+
+
+def test_distributions_follow_quantity_and_epsilon(visit, real):
+    page = visit(real / "one" / "report.html")
+    card = page.locator("section:visible", has_text="Distributions over")
+    before = card.locator(".rows").inner_text()
+    card.locator("select").first.select_option("backward_passes")
+    assert card.locator(".rows").inner_text() != before
+    card.locator("select").last.select_option("10")
+    assert card.locator(".rows").inner_text().startswith("noise")
+
+
+def test_the_browser_shows_images_of_the_sample_that_was_chosen(visit, real):
+    page = visit(real / "one" / "report.html")
+    gallery = page.locator(".gallery img")
+    assert gallery.count() == 4 * 3
+    assert page.evaluate("[...document.images].every((i) => i.complete && i.naturalWidth === 32)")
+    first = gallery.nth(1).get_attribute("src")
+    page.locator(".thumbs button").nth(1).click()
+    assert gallery.nth(1).get_attribute("src") != first
+    assert page.locator(".gallery figure").count() == 4
+
+
+def test_runs_are_compared_with_intervals(visit, real):
+    page = visit(real / "both" / "report.html")
+    text = page.locator(
+        "section:visible", has_text="Robust accuracy minus that of one"
+    ).inner_text()
+    assert "over the 24 samples that both have, paired" in text
+    assert "ours_pgd · two" in text
+    chart = page.get_by_role("img", name="robust accuracy by epsilon, L2").first
+    assert chart.locator("g.series").count() == 8
+    colors = {
+        chart.locator(f"g.series[data-series='{i}'] path.dot").first.evaluate(
+            "(e) => getComputedStyle(e).fill"
+        )
+        for i in (0, 1, 2, 4, 5, 6)
+    }
+    assert len(colors) == 6
+    config = page.locator("section", has_text="What differs between the configs").inner_text()
+    assert "attacks.ours_pgd.steps\t2\t6" in config
+
+
+def test_on_paper_all_norms_are_there(visit, real):
+    page = visit(real / "one" / "report.html")
+    page.emulate_media(media="print")
+    assert page.locator("[role=tabpanel]:visible").count() == 2
+    assert not page.locator("[role=tablist]").is_visible()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(380, "dark"), (1400, "light")])
+def test_nothing_is_wider_than_the_window(visit, real, width, scheme):
+    page = visit(real / "both" / "report.html")
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    page.reload()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    dark = max(map(int, re.findall(r"\d+", ground))) < 80
+    assert dark == (scheme == "dark")
+
+
+def test_what_users_wrote_is_text_and_never_markup(visit, tmp_path):
+    evil = "</script><img src=x onerror=alert(1)><script>alert(2)</script>$data"
+    results = invented.run(
+        tmp_path / "run",
+        model=evil,
+        config=f"model: {evil}\n",
+        warnings=[{"code": "x", "seen": evil, "remedy": "<b>so</b>"}],
+    )
+    page = visit(write_report(results)[0])
+    assert page.locator("img, b b").count() == 0
+    assert evil in page.locator("h3").first.inner_text()
+    assert evil in page.locator("pre").inner_text()
+    assert page.locator(".doubt").inner_text() == f"{evil} — <b>so</b>."
+
+
+def test_twenty_attacks_a_thousand_classes_and_many_rows_make_a_page_that_opens(visit, tmp_path):
+    results = invented.run(
+        tmp_path / "run",
+        attacks=20,
+        epsilons=(0.25, 0.5, 1),
+        samples=2000,
+        classes=1000,
+        side=224,
+        p=float("inf"),
+    )
+    path = write_report(results)[0]
+    assert path.stat().st_size < 3_000_000
+    page = visit(path)
+    chart = page.get_by_role("img", name="robust accuracy by epsilon, Linf")
+    assert chart.locator("path.curve").count() == 21
+    assert "least robust classes" in page.locator("main").inner_text()
+    assert page.locator(".gallery figure").count() == 20
+    assert page.evaluate("[...document.images].every((i) => i.naturalWidth > 20)")
+
+
+def test_one_attack_at_one_epsilon_without_images_is_a_page_too(visit, tmp_path):
+    results = invented.run(tmp_path / "run", attacks=1, epsilons=(0.5,), samples=1, classes=1)
+    page = visit(write_report(results)[0])
+    chart = page.get_by_role("img", name="robust accuracy by epsilon, L2")
+    assert chart.locator("path.dot").count() == 1
+    assert page.get_by_role("heading", name="Images").count() == 0
