@@ -164,8 +164,10 @@ def checked_settings(p: Any, eps: Any, bounds: Any) -> tuple[float, float, tuple
         raise ValueError(
             f"eps: expected one number, got {eps!r}; foolbox_carescale.perturb takes one per sample"
         ) from None
-    have_tensors = any(isinstance(bound, torch.Tensor) for bound in bounds)
+    pair = isinstance(bounds, (tuple, list))
+    have_tensors = pair and any(isinstance(bound, torch.Tensor) for bound in bounds)
     point = torch.zeros(1, 1)
+    # tensors are checked against the shape of x, when there is one
     prepare(point, point, number, p, (0.0, 1.0) if have_tensors else bounds)
     lower, upper = (b.detach() if isinstance(b, torch.Tensor) else float(b) for b in bounds)
     return float(p), number, (lower, upper)
