@@ -15,7 +15,7 @@
       if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
       else if (value !== null && value !== false) element.setAttribute(key, value === true ? "" : value);
     }
-    element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+    element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
     return element;
   };
   const html = make(null), svg = make("http://www.w3.org/2000/svg");
@@ -315,7 +315,7 @@
     return [html("h2", {}, "Results by norm"), html("div", { role: "tablist", "aria-label": "norm" }, tabs), ...panels];
   };
   const tile = (value, text, more) => html("div", { class: "tile" }, html("b", {}, value), html("span", {}, text), more ? html("span", {}, more) : null);
-  const summary = () => html("div", { class: "runs" }, data.runs.map((run, number) => {
+  const summary = () => html("div", { class: several ? "runs" : null }, data.runs.map((run, number) => {
     const tiles = [tile(fixed(run.clean.k / run.clean.n), "clean accuracy", `95%: ${fixed(run.clean.low)} to ${fixed(run.clean.high)}, ${run.clean.n} samples`)];
     for (const norm of data.norms) {
       // where attacks still differ: the largest epsilon with a robust accuracy of at least a half

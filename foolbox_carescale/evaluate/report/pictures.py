@@ -15,10 +15,10 @@ from foolbox_carescale.evaluate.config import norm_name
 from foolbox_carescale.evaluate.report.aggregate import Run
 from foolbox_carescale.evaluate.store import RunFolder
 
-BUDGET = 1_500_000
+BUDGET = 2_000_000
 """Characters that all pictures of a page may take, so that it opens at once."""
 
-_SIZES = ((0, 4), (0, 2), (1, 4), (1, 2), (2, 2), (2, 1), (3, 1), (4, 1), (5, 1))
+_SIZES = ((0, 4), (0, 2), (0, 1), (1, 2), (1, 1), (2, 2), (2, 1), (3, 1), (4, 1), (5, 1))
 # how often halved, and how many samples: what is tried, the last whatever it takes
 
 Array = npt.NDArray[Any]
