@@ -17,8 +17,8 @@ with the forward and backward passes that they spent.
 
 Each line of ``strength.csv`` is one attack on one model at one epsilon under one seed. A line that
 is there is not computed again, so a run can be stopped, continued, and made in parts: what is
-asked for is what the options select. After each seed ``strength.md`` (tables, and which goals
-hold) and ``strength.png`` (security curves) are written from the whole CSV.
+asked for is what the options select. Now and then, and at the end, ``strength.md`` (tables, and
+which goals hold) and ``strength.png`` (security curves) are written from the whole CSV.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from foolbox_carescale.evaluate.config import DataConfig, ModelConfig, norm_name
 from foolbox_carescale.evaluate.data import load_data
 from foolbox_carescale.evaluate.models import load_model
 
-SAMPLES = {"digits": 50, "robust": 50, "imagenet": 20}
+SAMPLES = {"digits": 50, "robust": 50, "imagenet": 10}
 STEPS, LONG = 40, 100
 BUDGET = 200  # gradients, of the suite "minimal"
 ORDERS = (1.0, 1.5, 2.0, math.inf)
@@ -80,7 +81,7 @@ FIXED = {
 }
 MINIMAL = ("minimal_epsilon", "foolbox_ddn", "foolbox_fmn", "foolbox_cw")
 ENSEMBLE = ("ensemble", "autoattack_standard")
-IMAGENET = ("foolbox_fgm", "fgm", "foolbox_pgd", "pgd", "apgd", "autoattack_apgd")
+IMAGENET = ("foolbox_fgm", "fgm", "foolbox_pgd", "pgd", "autoattack_apgd")
 
 Run = Callable[["Target", float, float, int, int], torch.Tensor]
 
@@ -129,44 +130,46 @@ def main(arguments: list[str] | None = None) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "strength.csv"
     targets: dict[str, Target] = {}
-    for seed in range(0 if options.render else options.seeds):
-        for name in options.models:
-            done = {row.key for row in strength_report.read(path)}
-            for cell in cells(name, seed):
-                key = (*vars(cell).values(), SAMPLES[name])
-                if cell.p not in orders or cell.attack not in options.attacks or key in done:
-                    continue
-                if name not in targets:
-                    targets[name] = load_target(name, options.robust_weights)
-                row = measure(targets[name], cell)
-                strength_report.append(path, row)
-                print(f"{name} {norm_name(cell.p)} {cell.epsilon:.4g} {cell.attack} {cell.steps} "
-                      f"{seed}: {row.robust_accuracy:.3f} / {row.loss:.3f}, {row.seconds:.1f} s",
-                      file=sys.stderr, flush=True)  # fmt: skip
-        strength_report.write(path, options.output)
+    done = {row.key for row in strength_report.read(path)}
+    wanted = [
+        cell
+        for cell in cells(0 if options.render else options.seeds)
+        if cell.model in options.models and cell.p in orders and cell.attack in options.attacks
+        if (*vars(cell).values(), SAMPLES[cell.model]) not in done
+    ]
+    for number, cell in enumerate(wanted, 1):
+        if cell.model not in targets:
+            targets[cell.model] = load_target(cell.model, options.robust_weights)
+        row = measure(targets[cell.model], cell)
+        strength_report.append(path, row)
+        print(f"{number}/{len(wanted)} {cell.model} {norm_name(cell.p)} {cell.epsilon:.4g} "
+              f"{cell.attack} {cell.steps} {cell.seed}: {row.robust_accuracy:.3f} / "
+              f"{row.loss:.3f}, {row.seconds:.1f} s", file=sys.stderr, flush=True)  # fmt: skip
+        if number % 50 == 0:
+            strength_report.write(path, options.output)
     strength_report.write(path, options.output)
 
 
-def cells(model: str, seed: int) -> Iterator[Cell]:
-    """All rows of a model and a seed that there are."""
-    for p in ORDERS:
-        for epsilon in EPSILONS[model][p]:
-            for attack, all_steps in FIXED.items():
-                if attack in UNKNOWN_TO.get(p, ()):
-                    continue
-                if model == "imagenet" and (attack not in IMAGENET or seed > 0):
-                    continue
-                for steps in all_steps:
-                    if model == "imagenet" and steps == LONG:
-                        continue
-                    yield Cell("fixed", model, p, epsilon, attack, steps, seed)
-    if model == "digits":
+def cells(seeds: int) -> Iterator[Cell]:
+    """All rows that there are, seed by seed; what takes longest comes last."""
+    for seed in range(seeds):
+        for model in ("digits", "robust"):
+            yield from fixed(model, seed, FIXED)
         for attack in MINIMAL:
-            yield Cell("minimal", model, 2.0, 0.0, attack, BUDGET, seed)
-    if model != "imagenet" and seed == 0:
-        for p in (1.0, 2.0, math.inf):
-            for attack in ENSEMBLE:
+            yield Cell("minimal", "digits", 2.0, 0.0, attack, BUDGET, seed)
+        for model, p, attack in product(("digits", "robust"), (1.0, 2.0, math.inf), ENSEMBLE):
+            if seed == 0:
                 yield Cell("ensemble", model, p, EPSILONS[model][p][1], attack, LONG, seed)
+    yield from fixed("imagenet", 0, {name: FIXED[name][:1] for name in IMAGENET})
+
+
+def fixed(model: str, seed: int, attacks: dict[str, tuple[int, ...]]) -> Iterator[Cell]:
+    """The rows of one model and seed at fixed epsilon."""
+    for p in ORDERS:
+        for epsilon, (attack, all_steps) in product(EPSILONS[model][p], attacks.items()):
+            if attack not in UNKNOWN_TO.get(p, ()):
+                for steps in all_steps:
+                    yield Cell("fixed", model, p, epsilon, attack, steps, seed)
 
 
 def load_target(name: str, robust_weights: Path) -> Target:

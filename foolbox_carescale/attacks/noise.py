@@ -6,37 +6,65 @@ import math
 from typing import Any
 
 import eagerpy as ep
+import numpy as np
 from foolbox.attacks.base import get_criterion, get_is_adversarial, raise_if_kwargs
-from foolbox.devutils import atleast_kd
+from foolbox.devutils import atleast_kd, flatten
 from foolbox.models import Model
 
+from .. import backends
+from ..arguments import checked_eps
 from ..norms import sample
 from ..rescale import perturb
 from .base import ClipAwareAttack, inside_bounds, norm_variant
+from .seeding import fresh_seed
+
+DISTRIBUTIONS = ("gaussian", "uniform", "laplace", "signs", "salt_and_pepper", "generalized")
 
 
 class ClipAwareNoise(ClipAwareAttack):
     """Noise in a random direction, rescaled so that ``||clip(x + eta noise) - x||_p = epsilon``.
 
+    With ``inside`` the norm is not epsilon but ``r = epsilon U^(1/n)``, U uniform in [0, 1] and n
+    the number of elements: the law of the norm of a uniform point of the Lp ball. The norm has
+    exactly this law after the clip. Before the clip the point is uniform in the ball where the
+    distribution matches p ("laplace" for 1, "gaussian" for 2, "uniform" for inf, "generalized" for
+    any p; Barthe et al. 2005). Clipped and rescaled, it is *not* uniform in ball ∩ box: what a
+    bound cuts off goes to the other elements, and bounds that are hit are hit exactly. Only p = inf
+    with "uniform" is, as there the intersection is a box: each element is uniform in
+    ``[max(lower, x - epsilon), min(upper, x + epsilon)]``.
+
     Args:
         p: Order of the norm, in (0, inf].
         repeats: How many samples of noise to try. The first one that fools the model is
             kept, per input; where none does, the first one of all, at exactly epsilon too.
-        distribution: Of each element: "gaussian", "uniform" in [-1, 1], or "laplace".
+        distribution: Of each element: "gaussian"; "uniform" in [-1, 1]; "laplace"; "signs", -1 or
+            1; "generalized", with density proportional to exp(-|t|^p) (for p = inf that is
+            "uniform"); or "salt_and_pepper": signs of random elements, no more than together
+            have room for epsilon, so that they move nearly to their bounds (for p = inf all).
+        inside: Take a random radius up to epsilon.
 
-    Source: Rauber & Bethge 2020, arXiv 2007.07677.
+    Source: Rauber & Bethge 2020, arXiv 2007.07677; Barthe, Guédon, Mendelson & Naor 2005,
+    "A probabilistic approach to the geometry of the l_p^n-ball", Annals of Probability 33(2).
     """
 
-    def __init__(self, *, p: float = 2.0, repeats: int = 1, distribution: str = "gaussian") -> None:
+    def __init__(
+        self,
+        *,
+        p: float = 2.0,
+        repeats: int = 1,
+        distribution: str = "gaussian",
+        inside: bool = False,
+    ) -> None:
         super().__init__(p=p)
         if not (isinstance(repeats, int) and repeats >= 1):
             raise ValueError(f"repeats: expected an integer >= 1, got {repeats!r}")
-        if distribution not in ("gaussian", "uniform", "laplace"):
+        if distribution not in DISTRIBUTIONS:
             raise ValueError(
-                f"distribution: expected one of gaussian, uniform, laplace, got {distribution!r}"
+                f"distribution: expected one of {', '.join(DISTRIBUTIONS)}, got {distribution!r}"
             )
         self.repeats = repeats
         self.distribution = distribution
+        self.inside = inside
 
     def run(
         self, model: Model, inputs: Any, criterion: Any = None, *, epsilon: Any, **kwargs: Any
@@ -60,8 +88,78 @@ class ClipAwareNoise(ClipAwareAttack):
         return restore(result)
 
     def _noisy(self, model: Model, x0: ep.Tensor, epsilon: Any) -> ep.Tensor:
-        noise = sample(x0, self.distribution)
+        if self.inside:
+            if self.p == math.inf and self.distribution == "uniform":
+                return _uniform_in_box(model, x0, epsilon)
+            epsilon = _radius(x0, epsilon)
+        noise = self._noise(model, x0, epsilon)
         return perturb(x0, noise, epsilon, p=self.p, bounds=model.bounds)
+
+    def _noise(self, model: Model, x0: ep.Tensor, epsilon: Any) -> ep.Tensor:
+        if self.distribution == "signs":
+            return _signs(x0)
+        if self.distribution == "salt_and_pepper":
+            return self._salt_and_pepper(model, x0, epsilon)
+        if self.distribution == "generalized" and self.p < math.inf:
+            return _generalized(x0, self.p)
+        kind = "uniform" if self.distribution == "generalized" else self.distribution
+        return sample(x0, kind)
+
+    def _salt_and_pepper(self, model: Model, x0: ep.Tensor, epsilon: Any) -> ep.Tensor:
+        signs = _signs(x0)
+        if self.p == math.inf:
+            return signs
+        lower, upper = model.bounds
+        room = flatten(ep.where(signs > 0, upper - x0, x0 - lower))
+        rooms = backends.to_numpy(backends.at_least_float32(room)).astype(float)
+        wanted = checked_eps(epsilon, room)
+        if not isinstance(wanted, float):
+            wanted = backends.to_numpy(wanted).astype(float)
+        # relative to epsilon, so that no power overflows
+        shares = (rooms / np.maximum(wanted, 1e-300)).clip(max=1e10) ** self.p
+        order = np.random.default_rng(fresh_seed(x0)).permuted(
+            np.broadcast_to(np.arange(shares.shape[1]), shares.shape), axis=1
+        )
+        before = np.cumsum(np.take_along_axis(shares, order, axis=1), axis=1)
+        needed = np.concatenate([np.ones((len(shares), 1), bool), before[:, :-1] < 1], axis=1)
+        chosen = np.zeros(shares.shape, bool)
+        np.put_along_axis(chosen, order, needed, axis=1)
+        where = backends.from_numpy(x0, chosen.reshape(x0.shape))
+        return ep.where(where, signs, ep.zeros_like(signs))
+
+
+def _signs(like: ep.Tensor) -> ep.Tensor:
+    """-1 or 1 with equal probability."""
+    return ep.where(sample(like, "uniform") < 0, -ep.ones_like(like), ep.ones_like(like))
+
+
+def _generalized(like: ep.Tensor, p: float) -> ep.Tensor:
+    """Independent elements of density proportional to ``exp(-|t|^p)``: |t|^p is Gamma(1/p)."""
+    rng = np.random.default_rng(fresh_seed(like))
+    # the logarithm of a Gamma(a) of small a underflows less: Gamma(a) = Gamma(a + 1) U^(1/a)
+    logs = np.log(rng.standard_gamma(1 + 1 / p, like.shape)) / p + np.log1p(-rng.random(like.shape))
+    magnitudes = np.exp(logs - logs.max()).astype(np.float32)
+    return backends.from_numpy(like, magnitudes).astype(like.dtype) * _signs(like)
+
+
+def _radius(x0: ep.Tensor, epsilon: Any) -> ep.Tensor:
+    """``epsilon U^(1/n)``, shape (N,)."""
+    u = ep.uniform(backends.at_least_float32(x0), (len(x0),), low=0.0, high=1.0)
+    unit: ep.Tensor = u ** (1 / math.prod(x0.shape[1:]))
+    wanted = checked_eps(epsilon, unit)
+    return unit * (wanted if isinstance(wanted, float) else wanted.reshape((-1,)))
+
+
+def _uniform_in_box(model: Model, x0: ep.Tensor, epsilon: Any) -> ep.Tensor:
+    """Each element uniform between its bounds and epsilon to both sides."""
+    x = backends.at_least_float32(x0)
+    size = checked_eps(epsilon, x)
+    if not isinstance(size, float):
+        size = atleast_kd(size.reshape((-1,)), x.ndim)
+    low = ep.maximum(x - size, ep.ones_like(x) * model.bounds[0])
+    high = ep.minimum(x + size, ep.ones_like(x) * model.bounds[1])
+    u = (sample(x, "uniform") + 1) / 2
+    return (low + u * (high - low)).astype(x0.dtype)
 
 
 class ClipAwareGaussianNoise(ClipAwareNoise):
@@ -70,12 +168,13 @@ class ClipAwareGaussianNoise(ClipAwareNoise):
     Args:
         p: Order of the norm, in (0, inf].
         repeats: How many samples of noise to try; the first that fools the model is kept.
+        inside: Take a random radius up to epsilon, as ``ClipAwareNoise`` says.
 
     Source: Rauber & Bethge 2020, arXiv 2007.07677.
     """
 
-    def __init__(self, *, p: float = 2.0, repeats: int = 1) -> None:
-        super().__init__(p=p, repeats=repeats, distribution="gaussian")
+    def __init__(self, *, p: float = 2.0, repeats: int = 1, inside: bool = False) -> None:
+        super().__init__(p=p, repeats=repeats, inside=inside, distribution="gaussian")
 
 
 class ClipAwareUniformNoise(ClipAwareNoise):
@@ -84,12 +183,13 @@ class ClipAwareUniformNoise(ClipAwareNoise):
     Args:
         p: Order of the norm, in (0, inf].
         repeats: How many samples of noise to try; the first that fools the model is kept.
+        inside: Take a random radius up to epsilon, as ``ClipAwareNoise`` says.
 
     Source: Rauber & Bethge 2020, arXiv 2007.07677.
     """
 
-    def __init__(self, *, p: float = 2.0, repeats: int = 1) -> None:
-        super().__init__(p=p, repeats=repeats, distribution="uniform")
+    def __init__(self, *, p: float = 2.0, repeats: int = 1, inside: bool = False) -> None:
+        super().__init__(p=p, repeats=repeats, inside=inside, distribution="uniform")
 
 
 class ClipAwareLaplaceNoise(ClipAwareNoise):
@@ -98,12 +198,28 @@ class ClipAwareLaplaceNoise(ClipAwareNoise):
     Args:
         p: Order of the norm, in (0, inf].
         repeats: How many samples of noise to try; the first that fools the model is kept.
+        inside: Take a random radius up to epsilon, as ``ClipAwareNoise`` says.
 
     Source: Rauber & Bethge 2020, arXiv 2007.07677.
     """
 
-    def __init__(self, *, p: float = 2.0, repeats: int = 1) -> None:
-        super().__init__(p=p, repeats=repeats, distribution="laplace")
+    def __init__(self, *, p: float = 2.0, repeats: int = 1, inside: bool = False) -> None:
+        super().__init__(p=p, repeats=repeats, inside=inside, distribution="laplace")
+
+
+class ClipAwareSaltAndPepperNoise(ClipAwareNoise):
+    """Random elements moved to a random bound, as many as give the p-norm epsilon.
+
+    Args:
+        p: Order of the norm, in (0, inf]; for p = inf all elements move by epsilon.
+        repeats: How many samples of noise to try; the first that fools the model is kept.
+        inside: Take a random radius up to epsilon, as ``ClipAwareNoise`` says.
+
+    Source: Rauber & Bethge 2020, arXiv 2007.07677.
+    """
+
+    def __init__(self, *, p: float = 2.0, repeats: int = 1, inside: bool = False) -> None:
+        super().__init__(p=p, repeats=repeats, inside=inside, distribution="salt_and_pepper")
 
 
 L1ClipAwareGaussianNoise = norm_variant(ClipAwareGaussianNoise, 1)
@@ -118,3 +234,7 @@ L1ClipAwareLaplaceNoise = norm_variant(ClipAwareLaplaceNoise, 1)
 L2ClipAwareLaplaceNoise = norm_variant(ClipAwareLaplaceNoise, 2)
 LinfClipAwareLaplaceNoise = norm_variant(ClipAwareLaplaceNoise, math.inf)
 LpClipAwareLaplaceNoise = norm_variant(ClipAwareLaplaceNoise, None)
+L1ClipAwareSaltAndPepperNoise = norm_variant(ClipAwareSaltAndPepperNoise, 1)
+L2ClipAwareSaltAndPepperNoise = norm_variant(ClipAwareSaltAndPepperNoise, 2)
+LinfClipAwareSaltAndPepperNoise = norm_variant(ClipAwareSaltAndPepperNoise, math.inf)
+LpClipAwareSaltAndPepperNoise = norm_variant(ClipAwareSaltAndPepperNoise, None)

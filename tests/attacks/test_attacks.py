@@ -18,6 +18,7 @@ NOISES = (
     attacks.ClipAwareGaussianNoise,
     attacks.ClipAwareUniformNoise,
     attacks.ClipAwareLaplaceNoise,
+    attacks.ClipAwareSaltAndPepperNoise,
 )
 
 

@@ -33,7 +33,7 @@ every_backend = pytest.mark.parametrize("victim", victims.EVERY, indirect=True)
 
 
 @pytest.mark.parametrize("p", [0.5, 1, 2, math.inf])
-@pytest.mark.parametrize("make", NOISES)
+@pytest.mark.parametrize("make", [*NOISES, attacks.ClipAwareSaltAndPepperNoise])
 @every_backend
 def test_noise_is_exactly_epsilon_when_most_pixels_sit_on_the_bounds(victim, make, p):
     lower, upper = victim.model.bounds
@@ -160,10 +160,10 @@ def test_uniform_noise_in_linf_is_the_flat_noise_that_users_know():
 
 
 def test_noise_subclasses_share_one_run():
-    for make in NOISES:
+    for make in (*NOISES, attacks.ClipAwareSaltAndPepperNoise):
         assert issubclass(make, attacks.ClipAwareNoise)
         assert "run" not in vars(make)
-        assert list(inspect.signature(make).parameters) == ["p", "repeats"]
+        assert list(inspect.signature(make).parameters) == ["p", "repeats", "inside"]
     generic = attacks.ClipAwareNoise(p=1, distribution="laplace")
     x = victims.images()
     model = fb.NumPyModel(lambda x: x.reshape(len(x), -1)[:, :2], bounds=(0, 1))
@@ -177,3 +177,105 @@ def test_noise_subclasses_share_one_run():
     victims.seed("numpy")
     noise = norms.sample(ep.astensor(x), "laplace").raw
     assert np.array_equal(fc.perturb(x, noise, 3.0, p=1), same)
+
+
+@pytest.mark.parametrize("p", [0.5, 1, 1.5, 2, 3, math.inf])
+@pytest.mark.parametrize("distribution", ["signs", "salt_and_pepper", "generalized"])
+@every_backend
+def test_the_other_distributions_are_exactly_epsilon_long_too(victim, distribution, p):
+    epsilon = victim.epsilon(p)
+    noise = attacks.ClipAwareNoise(p=p, distribution=distribution)
+    raw, _, _ = noise(victim.model, victim.x, victim.labels, epsilons=epsilon)
+    assert victim.norm(raw, p) == pytest.approx(epsilon, rel=1e-4 if p < 1 else 1e-5)
+    assert victim.in_box(raw)
+
+
+@pytest.mark.parametrize("p", [0.5, 1, 1.5, 2])
+@every_backend
+def test_salt_and_pepper_moves_no_element_more_than_it_needs(victim, p):
+    noise = attacks.ClipAwareSaltAndPepperNoise(p=p)
+    part = 0.5
+    raw = noise.run(victim.model, victim.x, victim.labels, epsilon=part * victim.epsilon(p))
+    lower, upper = victim.model.bounds
+    x, y = victim.numpy(victim.x), victim.numpy(raw)
+    moved = y != x
+    rooms = np.where(moved, np.where(y > x, upper - x, x - lower), 0).reshape(len(x), -1) ** p
+    # with the bounds of one element less, epsilon is out of reach
+    assert np.all(rooms.sum(1) - rooms.max(1) < (part * victim.epsilon(p)) ** p)
+    dense = attacks.ClipAwareNoise(p=p, distribution="signs")
+    raw = dense.run(victim.model, victim.x, victim.labels, epsilon=part * victim.epsilon(p))
+    assert (victim.numpy(raw) != x).sum() > 2 * moved.sum()
+
+
+def noise_in_the_middle(n, samples, **arguments):
+    """Perturbations that no bound cuts off, (samples, n), at epsilon 0.4."""
+    victims.seed("numpy")
+    x = np.full((samples, n), 0.5)
+    model = fb.NumPyModel(lambda x: x[:, :2], bounds=(0, 1))
+    attack = attacks.ClipAwareNoise(**arguments)
+    return attack.run(model, x, np.zeros(samples, np.int64), epsilon=0.4) - x
+
+
+@pytest.mark.parametrize("p", [0.7, 1, 2, 3])
+def test_inside_the_plain_ball_generalized_noise_is_uniform(p):
+    """n = 2: the share of points in a smaller ball, and in the diamond that the ball contains."""
+    n, samples = 2, 40_000
+    moved = noise_in_the_middle(n, samples, p=p, distribution="generalized", inside=True) / 0.4
+    norms_ = victims.reference.norm(moved, p)
+    assert norms_.max() <= 1 + 1e-9
+    for radius in (0.3, 0.7):
+        expected = radius**n
+        error = 5 * math.sqrt(expected * (1 - expected) / samples)
+        assert np.mean(norms_ < radius) == pytest.approx(expected, abs=error)
+    # of a symmetric convex or star body: |x_1| below a, by quadrature over the uniform law
+    a = 0.25
+    grid = np.linspace(0, 1, 100_001)
+    height = (1 - grid**p) ** (1 / p)
+    expected = height[grid <= a].sum() / height.sum()
+    error = 5 * math.sqrt(expected * (1 - expected) / samples)
+    assert np.mean(np.abs(moved[:, 0]) < a) == pytest.approx(expected, abs=error + 1e-4)
+
+
+@pytest.mark.parametrize(("p", "distribution"), [(1, "laplace"), (2, "gaussian"), (2, "signs")])
+def test_inside_the_radius_has_the_law_of_a_uniform_point_with_bounds_too(p, distribution):
+    victims.seed("numpy")
+    n, samples = 3, 20_000
+    x = np.tile([0.02, 0.5, 0.97], (samples, 1))  # bounds near
+    model = fb.NumPyModel(lambda x: x[:, :2], bounds=(0, 1))
+    noise = attacks.ClipAwareNoise(p=p, distribution=distribution, inside=True)
+    raw = noise.run(model, x, np.zeros(samples, np.int64), epsilon=0.4)
+    norms_ = victims.reference.norm(raw - x, p) / 0.4
+    for radius in (0.5, 0.8):
+        expected = radius**n
+        error = 5 * math.sqrt(expected * (1 - expected) / samples)
+        assert np.mean(norms_ < radius) == pytest.approx(expected, abs=error)
+    assert raw.min() >= 0
+    assert raw.max() <= 1
+
+
+def test_uniform_noise_inside_linf_is_uniform_in_the_intersection():
+    victims.seed("numpy")
+    samples = 20_000
+    x = np.tile([0.1, 0.5, 1.0], (samples, 1))
+    model = fb.NumPyModel(lambda x: x[:, :2], bounds=(0, 1))
+    noise = attacks.LinfClipAwareUniformNoise(inside=True)
+    raw = noise.run(model, x, np.zeros(samples, np.int64), epsilon=0.4)
+    for values, low, high in zip(raw.T, (0.0, 0.1, 0.6), (0.5, 0.9, 1.0), strict=True):
+        unit = (values - low) / (high - low)
+        assert unit.min() >= 0
+        assert unit.max() <= 1
+        for quantile in (0.25, 0.5, 0.75):
+            error = 5 * math.sqrt(quantile * (1 - quantile) / samples)
+            assert np.mean(unit < quantile) == pytest.approx(quantile, abs=error)
+
+
+@every_backend
+def test_inside_takes_an_epsilon_per_sample_and_never_exceeds_it(victim):
+    for p, distribution in ((2, "gaussian"), (math.inf, "uniform"), (1, "salt_and_pepper")):
+        epsilon = victim.epsilon(p) * np.linspace(0.1, 1, victims.SAMPLES).astype(np.float32)
+        noise = attacks.ClipAwareNoise(p=p, distribution=distribution, inside=True)
+        raw = noise.run(victim.model, victim.x, victim.labels, epsilon=victim.kit.tensor(epsilon))
+        size = victim.norm(raw, p) / epsilon
+        assert np.all(size <= 1 + 1e-5)
+        assert np.all(size > 0)
+        assert victim.in_box(raw)

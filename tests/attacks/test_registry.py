@@ -28,6 +28,7 @@ KINDS = (
     "ClipAwareGaussianNoise",
     "ClipAwareUniformNoise",
     "ClipAwareLaplaceNoise",
+    "ClipAwareSaltAndPepperNoise",
 )
 NAMES = [prefix + kind for kind in KINDS for prefix in ("", "L1", "L2", "Linf", "Lp")]
 ORDER = {"L1": 1.0, "L2": 2.0, "Linf": math.inf}
