@@ -292,16 +292,17 @@ def gather_arguments(content: dict[str, Any]) -> dict[str, Any]:
     gathered = dict(content)
     for key, config in (("model", ModelConfig), ("data", DataConfig)):
         if gathered.get(key, {}).get("_target_") is not None:
-            gathered[key] = _gather(gathered[key], config, key)
+            gathered[key] = gather(gathered[key], config, key)
     if "attacks" in gathered:
         gathered["attacks"] = {
-            label: _gather(attack, AttackConfig, f"attacks.{label}")
+            label: gather(attack, AttackConfig, f"attacks.{label}")
             for label, attack in gathered["attacks"].items()
         }
     return gathered
 
 
-def _gather(node: dict[str, Any], config: type, key: str) -> dict[str, Any]:
+def gather(node: dict[str, Any], config: type, key: str) -> dict[str, Any]:
+    """A node whose keys that its config class does not know went below ``params``."""
     known = field_names(config)
     beside = {k: v for k, v in node.items() if k not in known}
     params = node.get("params") or {}
