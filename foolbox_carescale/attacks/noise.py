@@ -112,7 +112,7 @@ class ClipAwareNoise(ClipAwareAttack):
         lower, upper = model.bounds
         room = flatten(ep.where(signs > 0, upper - x0, x0 - lower))
         rooms = backends.to_numpy(backends.at_least_float32(room)).astype(float)
-        wanted = checked_eps(epsilon, room)
+        wanted: Any = checked_eps(epsilon, room)
         if not isinstance(wanted, float):
             wanted = backends.to_numpy(wanted).astype(float)
         # relative to epsilon, so that no power overflows
