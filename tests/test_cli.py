@@ -94,9 +94,63 @@ def test_print_config_is_a_file_to_start_from(tmp_path, monkeypatch, capsys):
     assert "seed: 5" in printed
 
 
-def test_attacks_are_listed_with_their_arguments(capsys):
+def test_attacks_are_listed_with_their_arguments_and_where_they_come_from(capsys):
     assert main(["attacks", "clipawarepgd"]) == 0
-    assert "L2ClipAwarePGD(" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "L2ClipAwarePGD(" in listed
+    assert "    ours; Madry et al. 2018, arXiv 1706.06083" in listed
+    assert main(["attacks", "ddn"]) == 0
+    assert "    Foolbox's; Jérôme Rony" in capsys.readouterr().out
+
+
+def test_several_runs_are_compared_on_the_console_and_on_one_page(config, tmp_path, capsys):
+    for name, steps in (("a", 1), ("b", 4)):
+        assert main(["evaluate", config, f"attacks.ours.steps={steps}", f"output={name}"]) == 0
+    capsys.readouterr()
+    assert main(["compare", "a", "b"]) == 0
+    compared = capsys.readouterr().out
+    assert "attacks.ours.steps: 1 | 4" in compared
+    assert "robust accuracy minus that of a" in compared
+    assert main(["report", "a", "b"]) == 0
+    assert "report: report.html, summary.md" in capsys.readouterr().out
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert '"name":"a"' in page
+    assert '"name":"b"' in page
+    assert main(["report", "a", "b", "--output", "elsewhere"]) == 0
+    assert (tmp_path / "elsewhere" / "differences.csv").exists()
+
+
+def test_a_warning_is_said_once_and_is_in_the_report(config, tmp_path, capsys):
+    change = ["model._target_=tests.test_cli.probabilities", "output=out"]
+    assert main(["evaluate", config, *change]) == 0
+    told = capsys.readouterr().err
+    assert told.startswith("carescale: warning: the model's outputs look like probabilities")
+    assert told.count("look like probabilities") == 1
+    for name in ("warnings.json", "report.html", "summary.md"):
+        text = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert text.count("look like probabilities") == 1
+
+
+def probabilities():
+    import torch
+
+    from foolbox_carescale.evaluate import ModelConfig
+    from foolbox_carescale.evaluate.models import load_model
+
+    embedded, _ = load_model(ModelConfig(weights="embedded"))
+
+    class Softmax(torch.nn.Module):
+        def forward(self, x):
+            return embedded(x).softmax(1)
+
+    return Softmax().eval()
+
+
+def test_the_doctor_answers(capsys):
+    assert main(["doctor"]) == 0
+    told = capsys.readouterr().out
+    assert "numpy engine" in told
+    assert "extra evaluate" in told
 
 
 @pytest.mark.parametrize(
