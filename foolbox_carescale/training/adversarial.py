@@ -62,14 +62,14 @@ def adversarial_step(
     if tensors and tensors[0].device != x.device:
         # Foolbox would move the model
         raise ValueError(f"x: lies on {x.device}, the model on {tensors[0].device}; move one")
-    with _untouched(model), torch.enable_grad():
+    with untouched(model), torch.enable_grad():
         wrapped = PyTorchModel(model, bounds=bounds, device=x.device)
         points: torch.Tensor = attack.run(wrapped, x.detach(), y, epsilon=eps)
     return points.detach()
 
 
 @contextlib.contextmanager
-def _untouched(model: torch.nn.Module) -> Iterator[None]:
+def untouched(model: torch.nn.Module) -> Iterator[None]:
     """The model in evaluation mode and without gradients of parameters, and back."""
     modes = [(module, module.training) for module in model.modules()]
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
