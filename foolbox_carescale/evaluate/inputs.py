@@ -24,9 +24,9 @@ def resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
     model = resolve_model(evaluation.model, data=source.name, num_classes=source.num_classes)
     view = view_of(evaluation.data, model)
     data = source.read(view, evaluation.samples)
-    if model._target_ is None and model.weights is None and model.num_classes is None:
-        model = dataclasses.replace(model, num_classes=data.num_classes)
     weights = named_weights(model)
+    if model._target_ is None and weights is None and model.num_classes is None:
+        model = dataclasses.replace(model, num_classes=data.num_classes)
     classes = data.num_classes if weights is None else len(weights.meta["categories"])
     if classes != data.num_classes:
         warnings.warn(

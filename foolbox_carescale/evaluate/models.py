@@ -188,8 +188,10 @@ def resolve_model(config: ModelConfig, *, data: str, num_classes: int) -> ModelC
     weights = named_weights(config)
     if weights is not None:
         return dataclasses.replace(config, weights=weights.name)
-    if config.weights is None and config.num_classes is None and num_classes:
-        return dataclasses.replace(config, num_classes=num_classes)
+    path = _weights_file(config)
+    classes = (_notes(path) if path else {}).get("num_classes", num_classes)
+    if config.num_classes is None and classes:
+        return dataclasses.replace(config, num_classes=classes)
     return config
 
 
@@ -198,7 +200,7 @@ def named_weights(config: ModelConfig) -> Any:
     if config._target_ is not None or config.weights in (None, "auto", "embedded"):
         return None
     assert config.weights is not None
-    if Path(config.weights).expanduser().is_file():
+    if _weights_file(config) is not None:
         return None
     enum = torchvision.models.get_model_weights(config.name)
     name = config.weights.rpartition(".")[2]
@@ -212,6 +214,27 @@ def named_weights(config: ModelConfig) -> Any:
             + ("" if looks_like_file else f", nor weights of {config.name}; {valid}")
         )
     return enum[name]
+
+
+def _weights_file(config: ModelConfig) -> Path | None:
+    if config.weights is None:
+        return None
+    path = EMBEDDED_WEIGHTS if config.weights == "embedded" else Path(config.weights).expanduser()
+    return path if path.is_file() else None
+
+
+def _notes(path: Path) -> dict[str, Any]:
+    """What ``experiments/train_digits.py`` notes in a safetensors file."""
+    if path.suffix != ".safetensors":
+        return {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes: dict[str, Any] = json.loads((file.metadata() or {}).get("carescale", "{}"))
+    except SafetensorError as error:
+        raise UserError(f"model.weights: {path} is not a safetensors file ({error})") from error
+    return notes
 
 
 def find_device(name: str) -> torch.device:
@@ -286,9 +309,9 @@ def _torchvision_model(
     if config.weights is None:
         classes = config.num_classes or data_classes
         return _build(config, num_classes=classes), None, None, classes
-    path = EMBEDDED_WEIGHTS if config.weights == "embedded" else Path(config.weights).expanduser()
-    if path.is_file():
-        state, metadata = _read_state(path)
+    path = _weights_file(config)
+    if path is not None:
+        state, metadata = _read_state(path), _notes(path)
         classes = config.num_classes or int(metadata.get("num_classes", data_classes))
         network = _build(config, num_classes=classes)
         try:
@@ -342,15 +365,14 @@ def _build(config: ModelConfig, **arguments: Any) -> torch.nn.Module:
     return network
 
 
-def _read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """A state dict, and what ``experiments/train_digits.py`` notes beside it; runs no code."""
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    """A state dict, read without running code."""
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
 
         try:
-            with safe_open(path, framework="pt") as file:
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                return state, json.loads((file.metadata() or {}).get("carescale", "{}"))
+            return load_file(path)
         except SafetensorError as error:
             raise UserError(f"model.weights: {path} is not a safetensors file ({error})") from error
     try:
@@ -367,4 +389,4 @@ def _read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
         raise UserError(f"model.weights: {path} holds no state dict; save model.state_dict()")
-    return state, {}
+    return state

@@ -143,6 +143,26 @@ def test_a_downloaded_file_that_could_run_code_is_refused(downloaded, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_weight_file_has_the_classes_of_the_data_unless_it_says_otherwise(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "w.pth"
+    torch.save(squeezenet1_1(num_classes=7).state_dict(), path)
+    data = DataConfig("FakeData", params={"size": 3, "image_size": [3, 64, 64], "num_classes": 7})
+    labels = DataConfig(_target_=f"{__name__}.labels_up_to_6")
+    for source in (data, labels):
+        run, _ = resolve(Evaluation(ModelConfig("squeezenet1_1", str(path)), source))
+        assert run.model.num_classes == 7
+        load_model(run.model)
+    untrained = ModelConfig("squeezenet1_1", weights=None)
+    assert resolve(Evaluation(untrained, labels))[0].model.num_classes == 7
+    embedded = ModelConfig(weights="embedded")
+    assert resolve(Evaluation(embedded, labels))[0].model.num_classes == 10
+
+
+def labels_up_to_6():
+    return np.zeros((2, 3, 64, 64), np.float32), np.array([0, 6])
+
+
 def test_auto_takes_the_weights_that_fit_the_data(downloaded):
     for data, classes, weights in (("digits", 10, "embedded"), ("imagenet", 1000, "IMAGENET1K_V1")):
         config = resolve_model(ModelConfig(), data=data, num_classes=classes)

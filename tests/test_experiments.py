@@ -1,0 +1,73 @@
+"""Every example in experiments/ runs, in a short form, as its own first lines say."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from foolbox_carescale.cli import main
+from foolbox_carescale.evaluate import Results
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = ROOT / "experiments"
+SHORT = ["~attacks", "attacks.a.name=L2ClipAwarePGD", "attacks.a.steps=1", "epsilons.L2=[1]"]
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def evaluated(name, tmp_path, *overrides):
+    output = tmp_path / "run"
+    file = str(EXPERIMENTS / f"{name}.yaml")
+    assert main(["evaluate", file, *SHORT, *overrides, f"output={output}"]) == 0
+    return Results.load(output)
+
+
+def test_every_example_is_tested():
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.stem for path in EXPERIMENTS.glob("*.yaml")} <= tested
+
+
+def test_quickstart(tmp_path):
+    assert evaluated("quickstart", tmp_path, "samples=5").clean_accuracy == 1
+
+
+def test_jax_digits(tmp_path):
+    pytest.importorskip("jax")
+    results = evaluated("jax_digits", tmp_path, "samples=20", "model.epochs=40")
+    assert results.clean_accuracy >= 0.8
+    assert results.summary()[0].norm_min == pytest.approx(1, abs=1e-5)
+
+
+def test_efficientnet_lite(tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    results = evaluated("efficientnet_lite", tmp_path, "samples=2", "data.seed=1")
+    assert results.clean_accuracy >= 0.5  # 0.9 on all 20
+    assert results.summary()[0].robust_accuracy < results.clean_accuracy
+
+
+def test_resnet50_folder(tmp_path, monkeypatch):
+    from experiments import resnet50_folder
+
+    size, output = 64, tmp_path / "made"
+    arguments = ["--output", str(output), "--size", str(size)]
+    monkeypatch.setattr(sys, "argv", ["resnet50_folder", *arguments])
+    resnet50_folder.main()
+    results = evaluated(
+        "resnet50_folder",
+        tmp_path,
+        f"model.weights={output / 'resnet50.safetensors'}",
+        f"data.root={output / 'images'}",
+        f"data.size={size}",
+        "samples=4",
+    )
+    assert results.clean_accuracy == 1
+    assert results.column("model")[0] == "resnet50"
+
+
+def test_ray(tmp_path):
+    pytest.importorskip("ray")
+    short = ("samples=4", "batch_size=2", "executor.workers=1")
+    assert evaluated("ray", tmp_path, *short).table.num_rows == 4
