@@ -1,0 +1,1 @@
+"""Experiments on training with exact perturbations, one command each."""
