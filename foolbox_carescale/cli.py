@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import foolbox_carescale
-from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError
+from foolbox_carescale.evaluate.errors import EvaluationWarning, StorageError, UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from foolbox_carescale.evaluate import Progress, Results
 
-WRONG_INPUT, INTERRUPTED = 2, 130
-"""Exit codes."""
+WRONG_INPUT, CANNOT_STORE, INTERRUPTED, TERMINATED = 2, 3, 130, 143
+"""Exit codes. After the last three the same command goes on where the run stopped."""
 
 _EXTRA = {
     "hydra": "hydra-core",
@@ -56,6 +56,10 @@ examples:
       config groups: files that ship with the package, or lie beside yours
   carescale evaluate --multirun attack=pgd,noise seed=0,1 output=runs/sweep
       every combination, each in its own folder, and one report of all
+  carescale evaluate my.yaml output=runs/mine --shard 0/8
+      one of eight parts; all write into one folder, and running any again completes it
+  carescale evaluate my.yaml executor=ray executor.address=auto
+      on a Ray cluster
   carescale evaluate --print-config
       all keys and their values, as a file to start from
 """
@@ -68,16 +72,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; None takes the process's.
 
     Returns:
-        The exit code: 0, 2 after wrong input, 130 after Ctrl-C.
+        The exit code: 0, 2 after wrong input, 3 if results cannot be stored, 130 after Ctrl-C,
+        143 after SIGTERM.
     """
-    parsed = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = _parser().parse_args(given)
+    parsed.given = given
     try:
         with _warnings_in_one_line():
             command: Callable[[argparse.Namespace], int] = parsed.command
             return command(parsed)
     except UserError as error:
         print(f"carescale: error: {error}", file=sys.stderr)
-        return WRONG_INPUT
+        return CANNOT_STORE if isinstance(error, StorageError) else WRONG_INPUT
     except BrokenPipeError:  # the reader, such as head, has seen enough
         sys.stdout = None
         return 0
@@ -115,6 +122,15 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="run every combination of the values that overrides list, as in seed=0,1",
     )
+    evaluate.add_argument(
+        "--shard", metavar="i/n", help="compute part i of n only, counted from 0, for job arrays"
+    )
+    evaluate.add_argument(
+        "--quiet", action="store_true", help="print nothing but warnings and errors"
+    )
+    evaluate.add_argument(
+        "--json", action="store_true", help="print one JSON object per run instead of tables"
+    )
     evaluate.set_defaults(command=_evaluate)
     report = commands.add_parser(
         "report", help="write the page, tables and figures of runs, from their folders"
@@ -148,6 +164,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from foolbox_carescale.evaluate import load_evaluation, load_sweep
 
     path, overrides = _split(arguments.config)
+    if arguments.shard is not None:
+        overrides.append(f"shard={arguments.shard}")
     load = load_sweep if arguments.multirun else lambda *of: [load_evaluation(*of)]
     evaluations = load(path, overrides)
     if arguments.print_config:
@@ -158,24 +176,53 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # imports torch, which takes seconds: only after what is wrong with the config was said
     from foolbox_carescale.evaluate import evaluate, print_report, write_report
+    from foolbox_carescale.evaluate.console import Terminated, terminable, to_json
 
-    console = _console()
+    silent = arguments.quiet or arguments.json
+    console = _console(silent=silent)
     runs = []
     for evaluation in evaluations:
+        last: list[Progress] = []
         try:
-            with _progress_bar() as on_progress:
+            with terminable(), _progress(last, silent=silent) as on_progress:
                 results = evaluate(evaluation, on_progress=on_progress)
-        except KeyboardInterrupt:
-            print("carescale: interrupted; what was computed is in the run folder", file=sys.stderr)
-            return INTERRUPTED
+        except KeyboardInterrupt as stopped:
+            _say_how_to_go_on(arguments, last)
+            return TERMINATED if isinstance(stopped, Terminated) else INTERRUPTED
         if arguments.multirun:
             console.print(f"\n{evaluation.output}", highlight=False, markup=False)
-        print_report(results, console)
-        console.print(_named(write_report(results)), highlight=False)
-        runs.append(results)
+        written = []
+        if results.complete:
+            print_report(results, console)
+            written = write_report(results)
+            console.print(_named(written), highlight=False)
+            runs.append(results)
+        else:
+            console.print(
+                f"{results.folder}: shard {evaluation.shard} is done, others are not; when all"
+                f" are: carescale report {results.folder}",
+                highlight=False,
+            )
+        if arguments.json:
+            print(to_json(results, last[-1], written), flush=True)
     if len(runs) > 1:
         _summarise(runs, console)
     return 0
+
+
+def _say_how_to_go_on(arguments: argparse.Namespace, last: Sequence[Progress]) -> None:
+    from foolbox_carescale.evaluate.console import command_to_go_on
+
+    if not last:
+        print("carescale: interrupted before anything was computed", file=sys.stderr)
+        return
+    folder = last[-1].folder
+    command = command_to_go_on(arguments.given, folder.parent if arguments.multirun else folder)
+    print(
+        f"carescale: interrupted; {last[-1].done} of {last[-1].total} units are in {folder};"
+        f" go on with: {command}",
+        file=sys.stderr,
+    )
 
 
 def _summarise(runs: Sequence[Results], console: Console) -> None:
@@ -286,40 +333,26 @@ def _require_extra() -> None:
         )
 
 
-def _console() -> Console:
+def _console(*, silent: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, quiet=silent)
 
 
 @contextlib.contextmanager
-def _progress_bar() -> Iterator[Callable[[Progress], None] | None]:
-    """A bar with the current attack and the time left; nothing where stdout is no terminal."""
-    if not sys.stdout.isatty():
-        yield None
-        return
-    from rich import progress
+def _progress(last: list[Progress], *, silent: bool) -> Iterator[Callable[[Progress], None]]:
+    """Keep the last progress, and show it, where stdout is a terminal."""
+    from foolbox_carescale.evaluate.console import progress_bars
 
-    bar = progress.Progress(
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeElapsedColumn(),
-        progress.TextColumn("left"),
-        progress.TimeRemainingColumn(),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("preparing", total=None)
+    shown = contextlib.nullcontext() if silent or not sys.stdout.isatty() else None
+    with shown or progress_bars(_console()) as show:
 
-        def show(state: Progress) -> None:
-            text = "attacking"
-            if state.cell is not None:
-                text = f"{state.cell.label}, epsilon {state.cell.epsilon:g}"
-                text += f": robust {state.robust_accuracy:.2f}"
-            bar.update(task, completed=state.done, total=state.total, description=text)
+        def on_progress(state: Progress) -> None:
+            last[:] = [state]
+            if show is not None:
+                show(state)
 
-        yield show
+        yield on_progress
 
 
 @contextlib.contextmanager

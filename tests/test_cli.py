@@ -1,10 +1,18 @@
+import io
+import json
+import shlex
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
+from rich.console import Console
 
 from foolbox_carescale.cli import main
+from foolbox_carescale.evaluate import Evaluation, Progress, worker
+from foolbox_carescale.evaluate.cells import make_cells
+from foolbox_carescale.evaluate.console import progress_bars
 
 ONLY_PGD = textwrap.dedent(
     """
@@ -164,7 +172,8 @@ def test_the_doctor_answers(capsys):
         (["evaluate", "run.yaml", "attacks.ours.stps=3"], "did you mean 'steps'"),
         (["evaluate", "run.yaml", "model.name=resnet81"], "did you mean 'resnet18'"),
         (["evaluate", "run.yaml", "data._target_=tests.test_cli.dark"], "outside the bounds"),
-        (["evaluate", "run.yaml", "output=run.yaml"], "cannot be written"),
+        (["evaluate", "run.yaml", "output=out", "--shard", "2/2"], "shard: 2/2 is not one of 2"),
+        (["evaluate", "run.yaml", "--shard", "0/2"], "output: is missing"),
         (["evaluate", "run.yaml", "device=gpu"], "device: 'gpu' cannot be used"),
         (["report", "nowhere"], "holds no results of a run"),
     ],
@@ -201,13 +210,98 @@ def test_a_programming_error_keeps_its_traceback(config, monkeypatch):
         main(["evaluate", config])
 
 
-def test_ctrl_c_says_where_the_results_are(config, monkeypatch, capsys):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
+def test_results_that_cannot_be_stored_are_one_line_and_exit_code_3(config, capsys):
+    assert main(["evaluate", config, "output=run.yaml"]) == 3
+    error = capsys.readouterr().err
+    assert error.startswith("carescale: error: output: run.yaml cannot be written")
+    assert error.count("\n") == 1
 
-    monkeypatch.setattr("foolbox_carescale.evaluate.worker.Worker.run", interrupted)
-    assert main(["evaluate", config]) == 130
-    assert "interrupted" in capsys.readouterr().err
+
+def test_ctrl_c_prints_the_command_that_goes_on(config, monkeypatch, capsys):
+    once = iter([True])
+    original = worker.Worker.run
+
+    def interrupted(self, unit):
+        if unit.number == 2 and next(once, False):
+            raise KeyboardInterrupt
+        return original(self, unit)
+
+    monkeypatch.setattr(worker.Worker, "run", interrupted)
+    assert main(["evaluate", config, "attacks.ours.steps=3"]) == 130
+    error = capsys.readouterr().err
+    assert "interrupted; 2 of 4 units are in runs/" in error
+    command = shlex.split(error.partition("go on with: carescale ")[2])
+    assert main([*command, "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["complete"]
+    assert f"output={summary['folder']}" in command
+
+
+def test_sigterm_stops_a_run_with_exit_code_143(config, tmp_path):
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "foolbox_carescale",
+            "evaluate",
+            config,
+            "batch_size=1",
+            "output=out",
+        ],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(tmp_path.glob("out/results/*")) and process.poll() is None:
+        time.sleep(0.02)
+    process.terminate()
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 143, error
+    assert "go on with: carescale evaluate run.yaml batch_size=1 output=out" in error
+
+
+def test_json_is_all_that_stdout_gets(config, capsys):
+    assert main(["evaluate", config, "output=out", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["complete"]
+    assert summary["units"] == {"total": 4, "done": 4, "computed": 4}
+    assert 0 < summary["clean_accuracy"] <= 1
+    assert [(c["attack"], c["epsilon"]) for c in summary["cells"]] == [
+        ("foolbox", 0.02),
+        ("foolbox", 0.05),
+        ("ours", 0.02),
+        ("ours", 0.05),
+    ]
+    assert "out/summary.csv" in summary["report"]
+    assert main(["evaluate", config, "output=out", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["units"]["computed"] == 0
+
+
+def test_quiet_prints_nothing(config, capsys):
+    assert main(["evaluate", config, "output=out", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_last_shard_reports_the_run(config, tmp_path, capsys):
+    assert main(["evaluate", config, "output=out", "--shard", "1/2"]) == 0
+    assert "out: shard 1/2 is done, others are not" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "summary.csv").exists()
+    assert main(["evaluate", config, "output=out", "--shard", "0/2"]) == 0
+    assert "clean accuracy" in capsys.readouterr().out
+    assert (tmp_path / "out" / "summary.csv").exists()
+
+
+def test_a_terminal_shows_how_far_how_fast_and_how_robust():
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    cell = make_cells(Evaluation())[0]
+    with progress_bars(console) as show:
+        show(Progress(None, 10, 20, resumed=10))
+        for done in range(11, 20):
+            show(Progress(cell, done, 20, done, 20, robust_accuracy=0.625))
+    shown = screen.getvalue()
+    for part in ("19/20", "/s, 0:00:0", "left", f"{cell.label}, epsilon", "robust 0.625"):
+        assert part in shown
 
 
 def test_missing_extras_are_named_with_the_command_that_brings_them(monkeypatch, capsys):

@@ -34,7 +34,7 @@ _SHOWN = 4
 
 
 def record_of(
-    asked: Evaluation, resolved: Evaluation, data: Data, clean_losses: Sequence[float]
+    asked: Evaluation, resolved: Evaluation, data: Data, units: int, clean_losses: Sequence[float]
 ) -> dict[str, Any]:
     """What identifies a run, for ``RunFolder.start``.
 
@@ -42,6 +42,7 @@ def record_of(
         asked: The run as it was asked for, and
         resolved: without anything left to choose.
         data: Its samples.
+        units: How many it has.
         clean_losses: Cross-entropies of the first block.
     """
     identity = {"config": _identity(resolved), "inputs": inputs_digest(data)}
@@ -51,6 +52,7 @@ def record_of(
         "asked": _identity(asked),
         "resolved": identity["config"],
         "samples": len(data),
+        "units": units,
         "inputs": identity["inputs"],
         "clean_losses": list(clean_losses),
         "versions": versions(),

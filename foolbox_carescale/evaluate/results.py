@@ -68,6 +68,13 @@ class Results:
         return RunFolder(self.folder).read_results()
 
     @property
+    def complete(self) -> bool:
+        """Whether all units of the run are there, those of other shards too."""
+        folder = RunFolder(self.folder)
+        record = folder.record()
+        return record is not None and sum(1 for _ in folder.stored()) >= int(record["units"])
+
+    @property
     def clean_accuracy(self) -> float:
         """Share of the samples that the model classifies correctly without an attack."""
         rows = self.select("attacked")

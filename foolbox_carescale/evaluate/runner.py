@@ -106,7 +106,8 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
         doubts.announce(introduction.doubts)
         doubted += introduction.doubts
         if folder is None or record is None:
-            made = identity.record_of(evaluation, resolved, data, introduction.clean_losses)
+            losses = introduction.clean_losses
+            made = identity.record_of(evaluation, resolved, data, len(units), losses)
             folder = folder or RunFolder.new()
             if not folder.start(made):
                 record = folder.record()

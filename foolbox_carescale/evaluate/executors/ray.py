@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
+import threading
 import time
 import warnings
 from collections import deque
@@ -25,7 +27,7 @@ from foolbox_carescale.evaluate.worker import Introduction, Worker, make_worker
 
 try:
     import ray
-    from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+    from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 except ImportError as error:
     raise UserError(
         "executor: ray is not installed; run: pip install 'foolbox-carescale[evaluate,ray]'"
@@ -126,16 +128,17 @@ class RayExecutor:
             options["include_dashboard"] = False
         if self._settings.runtime_env:
             options["runtime_env"] = self._settings.runtime_env
+        handler = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(
-                address or "local", log_to_driver=False, logging_level=logging.ERROR, **options
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+            ray.init(address or "local", **options)
+        except (ConnectionError, ValueError, RuntimeError, RayError) as error:
             raise UserError(
                 f"executor.address: Ray cannot be reached at {address or 'this machine'}"
                 f" ({_first_line(error)}); start it with: ray start --head"
             ) from error
         self._connected = True
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's own would exit with code 15
 
     def _slots(self) -> int:
         """How many workers the nodes have room for."""

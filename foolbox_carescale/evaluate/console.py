@@ -1,0 +1,126 @@
+"""What a run shows while it goes on, and what it says to programs when it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import shlex
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich import progress
+from rich.console import Console
+
+from foolbox_carescale.evaluate.results import Results
+from foolbox_carescale.evaluate.runner import Progress
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what Slurm and others send before they end a job."""
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM stop a run as Ctrl-C does, with what is computed stored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def progress_bars(console: Console) -> Iterator[Callable[[Progress], None]]:
+    """Bars of the run and of the cell at work: how far, how fast, how long, how robust."""
+    bars = progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[said]}"),
+        console=console,
+        transient=True,
+    )
+    with bars:
+        run = bars.add_task("preparing", total=None, said="")
+        cell = bars.add_task("", total=None, said="", visible=False)
+
+        def show(state: Progress) -> None:
+            if state.cell is None:
+                # what was there before says nothing about the speed
+                bars.reset(run, total=state.total, completed=state.done, description="units")
+                return
+            bars.update(run, completed=state.done)
+            task = bars.tasks[run]
+            bars.update(run, said=_speed(task.speed, task.time_remaining))
+            bars.update(
+                cell,
+                visible=True,
+                description=f"{state.cell.label}, epsilon {state.cell.epsilon:g}",
+                completed=state.cell_done,
+                total=state.cell_total,
+                said=f"robust {state.robust_accuracy:.3f}",
+            )
+
+        yield show
+
+
+def to_json(results: Results, last: Progress, written: Sequence[Path]) -> str:
+    """A finished run as one line of JSON; what is not a number is null.
+
+    Args:
+        results: The run.
+        last: Its last progress.
+        written: Files of its report.
+    """
+    cells = [dataclasses.asdict(cell) for cell in results.summary()]
+    warned = results.folder / "warnings.json"
+    content = {
+        "folder": str(results.folder),
+        "complete": results.complete,
+        "units": {
+            "total": last.total,
+            "done": last.done,
+            "computed": last.done - last.resumed,
+        },
+        "clean_accuracy": results.clean_accuracy,
+        "cells": [{key: _number(value) for key, value in cell.items()} for cell in cells],
+        "warnings": json.loads(warned.read_text(encoding="utf-8")) if warned.exists() else [],
+        "report": [str(path) for path in written],
+    }
+    return json.dumps(content)
+
+
+def command_to_go_on(arguments: Sequence[str], output: Path) -> str:
+    """The command that completes an interrupted run.
+
+    Args:
+        arguments: Of the command that was interrupted.
+        output: The folder that it writes into.
+    """
+    given = any(argument.startswith("output=") for argument in arguments)
+    return shlex.join(["carescale", *arguments, *([] if given else [f"output={output}"])])
+
+
+def _speed(units_per_second: float | None, seconds_left: float | None) -> str:
+    if not units_per_second or seconds_left is None:
+        return ""
+    minutes, seconds = divmod(round(seconds_left), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{units_per_second:.3g}/s, {hours}:{minutes:02}:{seconds:02} left"
+
+
+def _number(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,121 @@
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from foolbox_carescale.evaluate import (
+    AttackConfig,
+    DataConfig,
+    ModelConfig,
+    UserError,
+    evaluate,
+)
+from foolbox_carescale.evaluate.config import ExecutorConfig
+from tests.evaluate.tiny import Brightness, rows, tiny
+
+ray = pytest.importorskip("ray")
+from ray.cluster_utils import Cluster  # noqa: E402
+
+MEMORY = 100 * 2**20  # of each node's object store: the least that Ray takes is 75 MiB
+
+# sockets and files of Ray's own processes, which it leaves to the garbage collector
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+OURS = ("seconds", "model")  # the time it took, and the name of the model below
+
+DIGITS = {
+    "model": ModelConfig(),
+    "data": DataConfig(),
+    "attacks": {
+        "noise": AttackConfig("L2AdditiveGaussianNoiseAttack", [4.0, 8.0]),
+        "pgd": AttackConfig("LinfPGD", [0.03], params={"steps": 3}),
+        "ours": AttackConfig("L1ClipAwarePGD", [4.0], params={"steps": 3}),
+    },
+    "samples": 12,
+    "batch_size": 5,
+    "save": "adversarials",
+}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head without room for workers, and two nodes with room for one each."""
+    made = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False},
+    )
+    made.nodes = [made.add_node(num_cpus=1, object_store_memory=MEMORY) for _ in range(2)]
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def on(cluster, **settings):
+    return ExecutorConfig("ray", address=cluster.address, **settings)
+
+
+def test_two_workers_complete_a_run_bit_identically_to_this_process(cluster, tmp_path):
+    evaluate(tiny(tmp_path / "local", **DIGITS))
+    evaluate(tiny(tmp_path / "ray", **DIGITS, shard="1/4"))
+    evaluate(tiny(tmp_path / "ray", **DIGITS, executor=on(cluster)))
+    assert rows(tmp_path / "ray") == rows(tmp_path / "local")
+    for kept in (tmp_path / "local" / "adversarials").iterdir():
+        assert kept.read_bytes() == (tmp_path / "ray" / "adversarials" / kept.name).read_bytes()
+
+
+def test_a_unit_that_always_kills_its_worker_is_one_error(cluster, tmp_path):
+    model = ModelConfig(_target_=f"{__name__}.dying", params={"mark": None})
+    with pytest.raises(UserError, match=r"unit 0000-noise-0\.2-0000\d lost its worker 1 times"):
+        evaluate(tiny(tmp_path / "run", model=model, executor=on(cluster, retries=0, workers=1)))
+
+
+def test_an_error_in_a_worker_is_that_of_this_process(cluster, tmp_path):
+    with pytest.raises(UserError, match="device: 'cuda:99' cannot be used"):
+        evaluate(tiny(tmp_path / "run", device="cuda:99", executor=on(cluster, workers=1)))
+
+
+def test_more_than_the_cluster_has_is_one_error(cluster, tmp_path):
+    with pytest.raises(UserError, match="executor: no node of the cluster has 9 CPU"):
+        evaluate(tiny(tmp_path / "run", executor=on(cluster, cpus=9)))
+
+
+# last: the cluster has one node less after it
+def test_a_worker_and_a_node_that_are_lost_in_mid_run_lose_no_result(cluster, tmp_path):
+    model = ModelConfig(_target_=f"{__name__}.dying", params={"mark": str(tmp_path / "mark")})
+    evaluate(tiny(tmp_path / "reference"))
+
+    def lose(progress):
+        if progress.done == 7:
+            cluster.remove_node(cluster.nodes[0])
+
+    evaluate(tiny(tmp_path / "run", model=model, executor=on(cluster)), on_progress=lose)
+    assert (tmp_path / "mark").exists()
+    assert rows(tmp_path / "run", without=OURS) == rows(tmp_path / "reference", without=OURS)
+    assert not (tmp_path / "run" / "damaged").exists()
+
+
+def dying(mark):
+    """A model whose process ends in its tenth answer: once, if it can leave a mark."""
+
+    class Dying(Brightness):
+        answers = 0
+
+        def forward(self, x):
+            self.answers += 1
+            if self.answers > 10 and (mark is None or not os.path.exists(mark)):
+                if mark is not None:
+                    Path(mark).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().forward(x)
+
+    return Dying().eval()
+
+
+def test_a_cluster_that_is_not_there_is_one_error(tmp_path):
+    executor = ExecutorConfig("ray", address="nowhere")
+    ray.shutdown()
+    with pytest.raises(UserError, match="Ray cannot be reached at nowhere"):
+        evaluate(tiny(tmp_path / "run", executor=executor))
