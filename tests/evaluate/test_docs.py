@@ -1,0 +1,38 @@
+"""The examples in docs/report.md run as they are written."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from foolbox_carescale.evaluate import doubts
+from tests.evaluate import invented
+
+PAGE = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize("code", EXAMPLES, ids=lambda code: code.split()[1])
+def test_results_open_in_three_lines(code, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    results = invented.run(Path("runs/mine"), samples=20)
+    lines = [line for line in code.splitlines() if line]
+    assert len(lines) == 3
+    pytest.importorskip(lines[0].split()[1])
+    exec(code, {})
+    printed = capsys.readouterr().out
+    for cell in results.summary():
+        assert cell.attack in printed
+        assert f"{cell.robust_accuracy:g}" in printed
+
+
+def test_every_warning_is_in_the_table():
+    source = Path(doubts.__file__).read_text(encoding="utf-8")
+    codes = set(re.findall(r'(?:Doubt\(\s*|yield Doubt\()"(\w+)"', source))
+    assert len(codes) >= 12
+    assert codes == set(
+        re.findall(
+            r"`(\w+)`",
+            " ".join(re.findall(r"^\| (`.+?) \|", PAGE.split("## Warnings")[1], re.MULTILINE)),
+        )
+    )
