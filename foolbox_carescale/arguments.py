@@ -62,7 +62,7 @@ class Problem:
 
     def _restore(self, t: ep.Tensor, sample_shape: tuple[int, ...]) -> Any:
         rows = self.shape[0] if self.empty else -1
-        t = t.reshape((rows, *sample_shape))
+        t = backends.reshape(t, (rows, *sample_shape))
         return self.unwrap(t if t.dtype == self.dtype else t.astype(self.dtype))
 
     def eps_tensor(self, like: ep.Tensor) -> ep.Tensor:
@@ -174,7 +174,7 @@ def prepare(
     lower, upper = _checked_bounds(bounds, x_, n)
     eps_ = checked_eps(eps, x_)
     parts = [flat_x, flat_delta, *(t for t in (eps_, lower, upper) if isinstance(t, ep.Tensor))]
-    concrete = not any(backends.is_traced(t) for t in parts)
+    concrete = not backends.is_traced(*parts)
     return Problem(
         x=flat_x,
         delta=flat_delta,
@@ -258,7 +258,7 @@ def _raw(t: ep.Tensor) -> Any:
 
 def _flat(t: ep.Tensor, n: int) -> ep.Tensor:
     # -1: the batch size may be unknown while tracing; it is not inferred from no elements
-    return t.reshape((t.shape[0] if t.shape[0] == 0 or n == 0 else -1, n))
+    return backends.reshape(t, (t.shape[0] if t.shape[0] == 0 or n == 0 else -1, n))
 
 
 def _same_shape(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
@@ -334,6 +334,8 @@ def _values(bound: float | ep.Tensor) -> Any:
 
 
 def _largest_bound(lower: float | ep.Tensor, upper: float | ep.Tensor) -> float:
+    if isinstance(lower, float) and isinstance(upper, float):
+        return max(abs(lower), abs(upper))
     if not (_readable(lower) and _readable(upper)):
         return 1.0  # only concrete values are ever compared with the tolerance
     return max(float(np.abs(_values(b)).max(initial=0.0)) for b in (lower, upper))

@@ -17,30 +17,70 @@ import eagerpy as ep
 
 from . import backends, engines
 from .arguments import Problem
-from .closed_form import with_gradient
+from .closed_form import moved, with_gradient
 
 
 def needed(problem: Problem) -> bool:
     """False only where it is certain that nobody differentiates through this problem."""
-    return backends.may_need_gradient(*_variables(problem))
+    return backends.may_need_gradient(*_variables(problem), concrete=problem.concrete)
 
 
 def solve(problem: Problem) -> ep.Tensor:
     """Eta, shape (N, 1), differentiable in x, delta and eps to every order."""
+    return _differentiable(problem, _ETA) if needed(problem) else engines.solve(problem)
+
+
+def perturb(problem: Problem) -> ep.Tensor:
+    """``clip(x + eta delta)``, shape (N, n), differentiable like eta."""
     if not needed(problem):
-        return engines.solve(problem)
+        return engines.perturb(problem)[0]
+    kind = backends.framework(problem.x)
+    if kind == "tensorflow" or (kind == "torch" and problem.concrete):
+        return _differentiable(problem, _POINTS)
+    return moved(problem, solve(problem))  # one custom derivative, of eta, is enough to trace
+
+
+@dataclasses.dataclass(frozen=True)
+class _Operator:
+    """What is differentiated.
+
+    Attributes:
+        value: Its value and eta, from an engine.
+        formula: The same from eta, as an expression that carries the derivatives.
+        of_points: Whether it is the points, or eta itself.
+    """
+
+    value: Callable[[Problem], tuple[ep.Tensor, ep.Tensor]]
+    formula: Callable[[Problem, ep.Tensor], ep.Tensor]
+    of_points: bool
+
+
+def _eta_twice(problem: Problem) -> tuple[ep.Tensor, ep.Tensor]:
+    eta = engines.solve(problem)
+    return eta, eta
+
+
+def _points(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
+    return moved(problem, with_gradient(problem, eta))
+
+
+_ETA = _Operator(_eta_twice, with_gradient, of_points=False)
+_POINTS = _Operator(engines.perturb, _points, of_points=True)
+
+
+def _differentiable(problem: Problem, operator: _Operator) -> ep.Tensor:
     kind = backends.framework(problem.x)
     if kind == "torch" and problem.concrete:
-        function = _torch_function()
         raw = [t.raw for t in _variables(problem)]
-        eta: ep.Tensor = ep.astensor(function.apply(functools.partial(_replaced, problem), *raw))
-        return eta
+        problem_of = functools.partial(_replaced, problem)
+        result: ep.Tensor = ep.astensor(_torch_function().apply(operator, problem_of, *raw))
+        return result
     if kind == "tensorflow":
-        return _tensorflow(problem)
+        return _tensorflow(problem, operator)
     if kind == "jax":
         return _jax(problem)
     # torch.func and torch.compile: they follow the expression itself
-    return with_gradient(problem, backends.detach(engines.solve(problem)))
+    return operator.formula(problem, backends.detach(engines.solve(problem)))
 
 
 def _variables(problem: Problem) -> list[ep.Tensor]:
@@ -56,7 +96,7 @@ def _replaced(problem: Problem, x: Any, delta: Any, eps: Any = None) -> Problem:
         x=tensors[0],
         delta=tensors[1],
         eps=problem.eps if eps is None else tensors[2],
-        concrete=not any(backends.is_traced(t) for t in [*tensors, *_bound_tensors(problem)]),
+        concrete=not backends.is_traced(*tensors, *_bound_tensors(problem)),
     )
 
 
@@ -70,53 +110,58 @@ def _torch_function() -> Any:
 
     class Rescaling(torch.autograd.Function):  # type: ignore[misc, name-defined]
         @staticmethod
-        def forward(ctx: Any, problem_of: Callable[..., Problem], *variables: Any) -> Any:
-            eta = engines.solve(problem_of(*variables))
-            ctx.problem_of = problem_of
+        def forward(
+            ctx: Any, operator: _Operator, problem_of: Callable[..., Problem], *variables: Any
+        ) -> Any:
+            value, eta = operator.value(problem_of(*variables))
+            ctx.operator, ctx.problem_of = operator, problem_of
             ctx.save_for_backward(eta.raw, *variables)
-            return eta.raw
+            return value.raw
 
         @staticmethod
         def backward(ctx: Any, upstream: Any) -> Any:
+            operator, problem_of = ctx.operator, ctx.problem_of
             eta, *variables = ctx.saved_tensors
             eta = ep.astensor(eta.detach())
             if not torch.is_grad_enabled():  # nobody differentiates the gradient again
-                products = engines.gradients(ctx.problem_of(*variables), eta, ep.astensor(upstream))
+                products = engines.gradients(
+                    problem_of(*variables), eta, ep.astensor(upstream), of_points=operator.of_points
+                )
                 if products is not None:
                     shaped = zip(products, variables, strict=False)
-                    return (None, *(p.raw.sum_to_size(v.shape) for p, v in shaped))
+                    return (None, None, *(p.raw.sum_to_size(v.shape) for p, v in shaped))
             again = torch.is_grad_enabled()
             with torch.enable_grad():
                 copies = [v if v.requires_grad else v.detach().requires_grad_() for v in variables]
-                value = with_gradient(ctx.problem_of(*copies), eta)
+                value = operator.formula(problem_of(*copies), eta)
                 # p = inf does not depend on x: materialized zeros
                 products = torch.autograd.grad(
                     value.raw, copies, upstream, create_graph=again, materialize_grads=True
                 )
-            return (None, *products)
+            return (None, None, *products)
 
     return Rescaling
 
 
-def _tensorflow(problem: Problem) -> ep.Tensor:
+def _tensorflow(problem: Problem, operator: _Operator) -> ep.Tensor:
     tf = sys.modules["tensorflow"]
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def rescaling(*variables: Any) -> Any:
-        eta = engines.solve(_replaced(problem, *variables)).raw
+        value, eta = (t.raw for t in operator.value(_replaced(problem, *variables)))
 
         def gradient(upstream: Any) -> Any:
             constant = ep.astensor(tf.stop_gradient(eta))
             with tf.GradientTape() as tape:
                 tape.watch(variables)
-                value = with_gradient(_replaced(problem, *variables), constant).raw
+                formula = operator.formula(_replaced(problem, *variables), constant).raw
             zeros = tf.UnconnectedGradients.ZERO  # p = inf does not depend on x
-            return tape.gradient(value, variables, upstream, unconnected_gradients=zeros)
+            return tape.gradient(formula, variables, upstream, unconnected_gradients=zeros)
 
-        return eta, gradient
+        return value, gradient
 
-    eta: ep.Tensor = ep.astensor(rescaling(*(t.raw for t in _variables(problem))))
-    return eta
+    result: ep.Tensor = ep.astensor(rescaling(*(t.raw for t in _variables(problem))))
+    return result
 
 
 def _jax(problem: Problem) -> ep.Tensor:

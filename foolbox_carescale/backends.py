@@ -42,24 +42,35 @@ def framework(t: ep.Tensor) -> str:
     }[type(t).__name__]
 
 
-def is_traced(t: ep.Tensor) -> bool:
-    """Whether the values cannot be read: jit, vmap, grad transforms, graphs, compilation."""
-    kind, raw = framework(t), t.raw
+def is_traced(*tensors: ep.Tensor) -> bool:
+    """Whether values cannot be read: jit, vmap, grad transforms, graphs, compilation.
+
+    Of one framework; of the tensors any one suffices.
+    """
+    kind = framework(tensors[0])
     if kind == "torch":
         torch = sys.modules["torch"]
+        functorch = torch._C._functorch
         return bool(
             torch.compiler.is_compiling()
             or torch.jit.is_tracing()
             # inside torch.func: what is not wrapped yet, any operation wraps
-            or torch._C._functorch.peek_interpreter_stack() is not None
-            or torch._C._functorch.is_functorch_wrapped_tensor(raw)
-            or type(raw).__module__.startswith("torch._subclasses")
+            or functorch.peek_interpreter_stack() is not None
+            or any(functorch.is_functorch_wrapped_tensor(t.raw) for t in tensors)
+            or any(type(t.raw).__module__.startswith("torch._subclasses") for t in tensors)
         )
     if kind == "jax":
-        return isinstance(raw, sys.modules["jax"].core.Tracer)
+        return any(isinstance(t.raw, sys.modules["jax"].core.Tracer) for t in tensors)
     if kind == "tensorflow":
-        return bool(sys.modules["tensorflow"].is_symbolic_tensor(raw))
+        return any(sys.modules["tensorflow"].is_symbolic_tensor(t.raw) for t in tensors)
     return False
+
+
+def is_compiling() -> bool:
+    """Whether torch.compile, and nothing inside it that maps or differentiates, traces now."""
+    torch = sys.modules["torch"]
+    inside = torch._C._functorch.peek_interpreter_stack() is not None
+    return bool(torch.compiler.is_compiling()) and not inside
 
 
 def on_cpu(t: ep.Tensor) -> bool:
@@ -102,19 +113,20 @@ def detach(t: ep.Tensor) -> ep.Tensor:
     return constant
 
 
-def may_need_gradient(*tensors: ep.Tensor) -> bool:
-    """False only where it is certain that nobody differentiates through these tensors."""
+def may_need_gradient(*tensors: ep.Tensor, concrete: bool) -> bool:
+    """False only where it is certain that nobody differentiates through these tensors.
+
+    ``concrete``: whether none of them is traced.
+    """
     kind = framework(tensors[0])
     if kind == "torch":
-        torch = sys.modules["torch"]
-        if any(is_traced(t) for t in tensors):
+        if not concrete:
             return True
-        return torch.is_grad_enabled() and any(t.raw.requires_grad for t in tensors)
+        return sys.modules["torch"].is_grad_enabled() and any(t.raw.requires_grad for t in tensors)
     if kind == "jax":
         # a value that jax.grad or jax.jvp follows is a tracer
-        return any(is_traced(t) for t in tensors)
-    # nothing that is public in TensorFlow tells whether a tape is recording
-    return kind == "tensorflow"
+        return not concrete and is_traced(*tensors)
+    return kind == "tensorflow" and (not concrete or _tape_may_record())
 
 
 def dtype_name(t: ep.Tensor) -> str:
@@ -142,9 +154,27 @@ def widen(t: ep.Tensor) -> ep.Tensor:
     return t.astype(np.float64) if kind == "jax" else t.float64()
 
 
+def reshape(t: ep.Tensor, shape: tuple[int, ...]) -> ep.Tensor:
+    """The tensor in another shape."""
+    if framework(t) == "tensorflow":
+        # TensorFlow converts a tuple three times as long as it reshapes
+        reshaped: ep.Tensor = ep.astensor(
+            sys.modules["tensorflow"].reshape(t.raw, np.array(shape, np.int32))
+        )
+        return reshaped
+    return t.reshape(shape)
+
+
 def at_least_float32(t: ep.Tensor) -> ep.Tensor:
     """The tensor, half precision as float32."""
     return t.float32() if dtype_name(t) in ("float16", "bfloat16") else t
+
+
+def _tape_may_record() -> bool:
+    # nothing that is public in TensorFlow tells; where this is gone, a tape is taken for granted
+    record = sys.modules.get("tensorflow.python.eager.record")
+    asked = getattr(record, "could_possibly_record", None)
+    return True if asked is None else bool(asked())
 
 
 def _root(value: Any) -> str:

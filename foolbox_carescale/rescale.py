@@ -274,9 +274,7 @@ def l2_clipping_aware_rescaling(x: T, delta: T, eps: Any, a: float = 0.0, b: flo
 def _perturbed(problem: Problem) -> Any:
     if problem.empty:
         return problem.restore(problem.x)
-    if not autodiff.needed(problem):
-        return problem.restore(engines.perturb(problem))
-    return problem.restore(moved(problem, autodiff.solve(problem)))
+    return problem.restore(autodiff.perturb(problem))
 
 
 def _overwrite(problem: Problem, x: Any) -> None:
@@ -299,7 +297,7 @@ def _overwrite(problem: Problem, x: Any) -> None:
         raise ValueError(f"in_place: x cannot be overwritten: {reason}; use the returned tensor")
     if problem.empty:
         return
-    points = engines.perturb(problem, in_place=True)
+    points, _ = engines.perturb(problem, in_place=True)
     if points is not problem.x:
         problem.x.raw[...] = points.raw
 

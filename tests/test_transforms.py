@@ -189,6 +189,20 @@ def test_torch_compile_without_gradient(compiled):
     close(operator(*torch_inputs()), 2 * fc.perturb(*inputs()))
 
 
+def test_torch_compile_leaves_the_root_to_the_engine_of_the_tensors(compiled, monkeypatch):
+    from foolbox_carescale.engines import cpu
+
+    solved = []
+    original = cpu.solve
+    monkeypatch.setattr(
+        cpu, "solve", lambda *a, **k: (solved.append(a[0].shape), original(*a, **k))[1]
+    )
+    operator = compiled(lambda x, v, eps: fc.perturb(x, v, eps))
+    for _ in range(3):
+        operator(*torch_inputs())
+    assert len(solved) == 3
+
+
 @pytest.mark.skipif(shutil.which("c++") is None, reason="code is generated for a C++ compiler")
 def test_torch_compile_generates_code_that_gives_the_same():
     import torch

@@ -58,12 +58,16 @@ def solve(problem: Problem) -> ep.Tensor:
             roots = roots.clamp(max=_LARGEST.get(problem.dtype_name, np.inf))
             found: ep.Tensor = ep.astensor(roots[:, None].to(problem.x.dtype))
             return found
+    if engine == "node":
+        from .. import compiled
+
+        return compiled.solve(problem)
     problem.reject_bad_values()
     return _xla(problem, engine) if engine in ("xla", "graph") else _generic(problem)
 
 
-def perturb(problem: Problem, *, in_place: bool = False) -> ep.Tensor:
-    """The clipped point ``clip(x + eta delta)``, shape (N, n), in the dtype of ``problem.x``.
+def perturb(problem: Problem, *, in_place: bool = False) -> tuple[ep.Tensor, ep.Tensor]:
+    """The clipped point ``clip(x + eta delta)``, shape (N, n), in the dtype of ``problem.x``; eta.
 
     With ``in_place`` the compiled engines write it over ``problem.x``; the others return a
     new tensor. Bad values are found before anything is written.
@@ -76,19 +80,22 @@ def perturb(problem: Problem, *, in_place: bool = False) -> ep.Tensor:
 
         arrays = _arrays(problem)
         out = arrays[0] if in_place else None
-        points, _, flags = cpu.perturb(*arrays, tolerance=problem.tolerance, out=out)
+        points, roots, flags = cpu.perturb(*arrays, tolerance=problem.tolerance, out=out)
         if not flags.any():
-            return problem.x if in_place else _tensor(problem, points)
+            return problem.x if in_place else _tensor(problem, points), _tensor(
+                problem, roots[:, None]
+            )
     if engine == "cuda":
         from . import cuda
 
-        written, _, bad = cuda.perturb(*_cuda_arguments(problem))
+        written, eta, bad = cuda.perturb(*_cuda_arguments(problem))
         if not bad.any().item():
             moved_points: ep.Tensor = ep.astensor(written)
-            return moved_points
+            return moved_points, ep.astensor(eta[:, None].to(problem.x.dtype))
     from ..closed_form import moved
 
-    return moved(problem, solve(problem))
+    root = solve(problem)
+    return moved(problem, root), root
 
 
 def steepest(problem: Problem, counts: Any = None) -> ep.Tensor | None:
@@ -135,24 +142,28 @@ def constrain(
     x0, x, *rest = _arrays(problem)
     if not (overwrite and backends.framework(problem.x) in ("numpy", "torch")):
         x = x.copy()
+    mix = None
     if momentum is not None:
         weight, now, before = momentum
-        momentum = weight, *(_unlocked(backends.to_numpy(t)) for t in (now, before))
+        mix = weight, _unlocked(backends.to_numpy(now)), _unlocked(backends.to_numpy(before))
     points, threshold, missing, flags = cpu.constrain(
-        x0, x, *rest, tolerance=problem.tolerance, sphere=sphere, momentum=momentum
+        x0, x, *rest, tolerance=problem.tolerance, sphere=sphere, momentum=mix
     )
     return None if flags.any() else (_tensor(problem, points), threshold, missing)
 
 
 def gradients(
-    problem: Problem, eta: ep.Tensor, upstream: ep.Tensor
+    problem: Problem, eta: ep.Tensor, upstream: ep.Tensor, *, of_points: bool
 ) -> tuple[ep.Tensor, ep.Tensor, ep.Tensor] | None:
-    """The vector-Jacobian product of ``solve``, or None where no engine has it in closed form.
+    """The vector-Jacobian product of ``solve``, or ``of_points`` of ``perturb``.
+
+    None where no engine has it in closed form.
 
     Args:
         problem: What was solved.
         eta: Its solution, shape (N, 1).
-        upstream: The vector, shape (N, 1).
+        upstream: The vector, shape (N, 1), or (N, n) for the points.
+        of_points: Of which of the two.
 
     Returns:
         The products for x and delta, shape (N, n), and for eps, shape (N, 1).
@@ -163,8 +174,9 @@ def gradients(
     from . import cpu
 
     x, delta, eps, p, lower, upper = _arrays(problem)
-    vectors = (backends.to_numpy(t)[:, 0].astype(np.float64) for t in (eta, upstream))
-    root, vector = vectors
+    root, vector = backends.to_numpy(eta)[:, 0], _unlocked(backends.to_numpy(upstream))
+    if not of_points:
+        vector = vector[:, 0]
     to_x, to_delta, to_eps = cpu.gradients(x, delta, eps, root, p, lower, upper, vector)
     return (
         _tensor(problem, to_x),
@@ -181,6 +193,8 @@ def _choose(t: ep.Tensor, *, traced: bool) -> tuple[str, str]:
         return "graph", "a TensorFlow tensor in a graph or not in main memory, compiled by XLA"
     if not traced and kind == "torch" and t.raw.device.type == "cuda" and _HAS_TRITON:
         return "cuda", "a torch tensor on a GPU, compiled by Triton"
+    if traced and kind == "torch" and backends.is_compiling():
+        return "node", "torch compiles: found at run time by the engine that serves the tensors"
     if traced:
         return "generic", "the values are traced and the sorted closed form traces everywhere"
     if not backends.on_cpu(t):

@@ -130,11 +130,11 @@ def gradients(
     p: float,
     lower: Array,
     upper: Array,
-    grad_eta: Array,
+    upstream: Array,
 ) -> tuple[Array, Array, Array]:
-    """The vector-Jacobian product of `solve`, in closed form with the saturated set held fixed.
+    """The vector-Jacobian product of `solve` or `perturb`, with the saturated set held fixed.
 
-    0 where eps is out of reach or 0, or nothing can move; always finite.
+    That of eta is 0 where eps is out of reach or 0, or nothing can move; always finite.
 
     Args:
         x: Points, shape (N, n).
@@ -144,25 +144,27 @@ def gradients(
         p: Order of the norm.
         lower: Lower bounds.
         upper: Upper bounds.
-        grad_eta: The vector, shape (N,).
+        upstream: The vector: shape (N,) for eta, (N, n) in the dtype of x for the points.
 
     Returns:
         The products for x, delta (N, n; dtype of x) and eps (N,; float64).
     """
     rows, n = x.shape
     grad_x, grad_delta = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
-    grad_eps = np.zeros(rows)
+    grad_eps, grad_eta = np.zeros(rows), np.zeros(rows)
     order, wide = _orders(p, x.dtype)
     x, x_step = _flat(x)
     delta, delta_step = _flat(delta)
     lower, upper = _bounds(lower, upper, n)
-    eps, eta, grad_eta = (
-        _one_type(np.ascontiguousarray(a, np.float64)) for a in (eps, eta, grad_eta)
-    )
+    eps, eta = (_one_type(np.ascontiguousarray(a, np.float64)) for a in (eps, eta))
+    of_points = upstream.ndim == 2
+    vector = _one_type(np.ascontiguousarray(upstream, x.dtype if of_points else np.float64))
+    between = (vector, grad_eta) if of_points else (vector,)
+    kernel = kernels.point_gradient_rows if of_points else kernels.gradient_rows
 
     def run(first: int, last: int) -> None:
-        kernels.gradient_rows(
-            x, x_step, delta, delta_step, n, lower, upper, eps, eta, order, wide, grad_eta,
+        kernel(
+            x, x_step, delta, delta_step, n, lower, upper, eps, eta, order, wide, *between,
             grad_x, grad_delta, grad_eps, first, last,
         )  # fmt: skip
 

@@ -38,14 +38,15 @@ SOLVE_ONLY, WRITE, WRITE_IN_PLACE = 0, 1, 2
 BLOCK = 4096
 # Elements of the sample are taken in runs of two cache lines.
 SAMPLE_RUN = 32
-SAMPLE_MIN = 256
+SAMPLE_MIN = 128
 SAMPLE_MAX = 4096
 SAMPLE_SHARE = 16
 # How far the sample's own root is found: sampling errs by more than that.
 SAMPLE_SLACK = 1e-2
 SAMPLE_PASSES = 12
-# Start so many standard errors of the sample's sum beyond its root.
-SAMPLE_ERRORS = 2
+# Start so many standard errors of the sample's sum beyond its root; twice as many after the
+# longest sample, where they are short and a start beyond the root saves a pass.
+SAMPLE_ERRORS = 1
 PASSES = 40
 # Halving the 2100 binades of float64 down to its last bit takes 64 steps; Newton takes the others.
 BRACKETED_PASSES = 200
@@ -431,7 +432,8 @@ def _newton(
             high = min(high, scale)
             moving_high = moving if moving < np.inf else 0.0
         relative = gap / moving
-        if abs(relative) < LARGE_STEP:
+        if abs(relative) < LARGE_STEP or (k == 0 and gap > 0):
+            # The first step starts where next to nothing is saturated, and is nearly exact.
             following = scale * (1 + relative) ** (1 / p)
             if gap > 0 and following < high < np.inf:
                 # `total` is concave in u: up to `high` it rises at least as fast as there.
@@ -557,7 +559,7 @@ def _solve_row(x, v, lower, upper, eps, order, wide, tolerance, slack, room, dir
             guess = start
         elif m < n:
             # A first pass beyond the root tells how fast `total` rises at most from then on.
-            guess *= 1 + SAMPLE_ERRORS * math.sqrt(2 / m) / p
+            guess *= 1 + SAMPLE_ERRORS * (1 + m / SAMPLE_MAX) * math.sqrt(2 / m) / p
         guess = float(x.dtype.type(guess))
         total, moving, offences = _sums(
             x, v, lower, upper, x.dtype.type(guess), inverse, order, tolerance
@@ -768,6 +770,52 @@ def gradient_rows(
             grad_eps[i] = 0
 
 
+# Of the perturbed point z = x + eta v where not saturated, the bound where it is: upstream g goes
+# straight to x, and eta times to v, where z moves; and to eta with the weight v.
+
+
+@compiled(fastmath=FAST)
+def _moving_dot(x, v, lower, upper, eta, g):
+    """The sum of g v over what is not saturated."""
+    total = 0.0
+    for j in range(x.size):
+        room = _at(upper, j) - x[j] if v[j] > 0 else x[j] - _at(lower, j)
+        total += float(g[j]) * float(v[j]) if abs(v[j]) * eta < room else 0.0
+    return total
+
+
+@compiled(fastmath=FAST)
+def _add_direct(x, v, lower, upper, eta, g, grad_x, grad_v):
+    zero = x.dtype.type(0)
+    for j in range(x.size):
+        room = _at(upper, j) - x[j] if v[j] > 0 else x[j] - _at(lower, j)
+        moves = (abs(v[j]) * eta < room) | (v[j] == 0) | (eta == 0)
+        grad_x[j] += g[j] if moves else zero
+        grad_v[j] += eta * g[j] if moves else zero
+
+
+@compiled(no_cpython_wrapper=False)  # called from Python
+def point_gradient_rows(
+    x, x_step, v, v_step, n, lower, upper, eps, eta, order, wide, g, grad, grad_x, grad_v, grad_eps,
+    first, last,
+):  # fmt: skip
+    """The vector-Jacobian products of the perturbed point with g, shape (N, n); grad is scratch."""
+    for i in range(first, last):
+        xi, vi = x[i * x_step : i * x_step + n], v[i * v_step : i * v_step + n]
+        low, high = _row(lower, i), _row(upper, i)
+        ceiling = float(np.finfo(x.dtype).max)
+        dot = _moving_dot(xi, vi, low, high, x.dtype.type(eta[i]), g[i])
+        grad[i] = min(max(dot, -ceiling), ceiling)
+    gradient_rows(
+        x, x_step, v, v_step, n, lower, upper, eps, eta, order, wide, grad, grad_x, grad_v,
+        grad_eps, first, last,
+    )  # fmt: skip
+    for i in range(first, last):
+        xi, vi = x[i * x_step : i * x_step + n], v[i * v_step : i * v_step + n]
+        low, high = _row(lower, i), _row(upper, i)
+        _add_direct(xi, vi, low, high, x.dtype.type(eta[i]), g[i], grad_x[i], grad_v[i])
+
+
 # Moves of an ascent: the exact steepest step, and the way back onto ball or sphere, row by row
 # while the row is in the cache. `scratch` holds the row's direction; `out` may be the point that
 # is moved, because that is read before anything is written.
@@ -928,7 +976,7 @@ def _sample_bracket(gains, share, sample):
         sample[to : to + SAMPLE_RUN] = gains[start : start + SAMPLE_RUN]
     ordered = np.sort(sample)
     rank = m - share * m
-    margin = SAMPLE_ERRORS * math.sqrt(share * m) + 1
+    margin = 2 * SAMPLE_ERRORS * math.sqrt(share * m) + 1
     low, high = min(max(int(rank - margin), 0), m - 1), min(max(int(rank + margin), 0), m - 1)
     return ordered[low], ordered[high]
 
