@@ -50,7 +50,7 @@ STRENGTH = (
     (
         "iterative",
         r"PGD|BIM|Iterative|ProjectedGradient|SparseL1Descent|MIFGSM|FrankWolfe"
-        r"|CarliniWagner|DDN|FMN",
+        r"|CarliniWagner|DDN|FMN|AutoAttack",
     ),
     ("one-gradient", r"FGM|FGSM|FastGradient"),
 )

@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -11,6 +12,7 @@ from foolbox_carescale.evaluate import (
     AttackConfig,
     DataConfig,
     Evaluation,
+    EvaluationWarning,
     ModelConfig,
     Results,
     UserError,
@@ -195,6 +197,28 @@ def test_a_run_in_which_nothing_could_be_attacked_is_reported_too(tmp_path):
     assert results.clean_accuracy == 0
     assert [path.name for path in write_report(results)][-1] == "norms.svg"
     print_report(results, Console(file=io.StringIO()))
+
+
+def test_data_that_are_no_images_are_reported_without_pictures(tmp_path):
+    evaluation = Evaluation(
+        model=ModelConfig(_target_=f"{__name__}.Rows"),
+        data=DataConfig(_target_=f"{__name__}.rows"),
+        attacks={"pgd": AttackConfig("L2PGD", [0.1])},
+        output=str(tmp_path / "run"),
+    )
+    with pytest.warns(EvaluationWarning, match="training mode"):
+        results = evaluate(evaluation)
+    assert results.clean_accuracy == 1
+    assert [path.name for path in write_report(results)][-1] == "norms.svg"
+
+
+class Rows(torch.nn.Module):
+    def forward(self, x):
+        return x[:, :2] - x[:, 2:4]
+
+
+def rows():
+    return np.tile(np.array([[0.9, 0.1, 0.5, 0.5]], np.float32), (3, 1)), np.zeros(3, int)
 
 
 def mislabelled():

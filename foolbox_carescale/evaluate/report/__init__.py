@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from foolbox_carescale.evaluate.errors import UserError
-from foolbox_carescale.evaluate.report import figures, tables
+from foolbox_carescale.evaluate.report import figures, pictures, tables
 from foolbox_carescale.evaluate.report.aggregate import Run, aggregate
 from foolbox_carescale.evaluate.report.console import print_comparison, print_report
 from foolbox_carescale.evaluate.report.page import page
 from foolbox_carescale.evaluate.results import Results
-from foolbox_carescale.evaluate.store import RunFolder
+
+SMALL = 64
+"""Pixels per side up to which images are drawn as blocks of equal colour."""
 
 __all__ = ["print_comparison", "print_report", "write_report"]
 
@@ -63,8 +65,7 @@ def write_report(*results: Results, output: str | Path | None = None) -> list[Pa
 def _draw(runs: Sequence[Run], folder: Path) -> list[Path]:
     written = figures.save(figures.curves(runs), folder / "curves")
     written += figures.save(figures.norms(runs), folder / "norms")
-    examples = [e for run in runs[:1] for e in RunFolder(run.results.folder).read_examples()]
-    if any(len(example["label"]) for example in examples):
+    if examples := pictures.of_images(runs[0]):
         pixels = max(examples[0]["clean"].shape[2:])
-        written += figures.save(figures.grid(examples), folder / "grid", few_colors=pixels <= 64)
+        written += figures.save(figures.grid(examples), folder / "grid", few_colors=pixels <= SMALL)
     return written

@@ -127,9 +127,14 @@ def norms(runs: Sequence[Run]) -> Figure:
 
 
 def grid(examples: list[Example], samples: int = 2) -> Figure:
-    """Clean images, and for each attack the perturbed ones and the differences below them."""
-    examples = [example for example in examples if len(example["label"])][:_COLUMNS]
-    samples = min(samples, *(len(example["label"]) for example in examples))
+    """Clean images, and for each attack the perturbed ones and the differences below them.
+
+    Args:
+        examples: As ``pictures.of_images`` gives them; at least one.
+        samples: Rows, at most.
+    """
+    examples = examples[:_COLUMNS]
+    samples = min([samples, *(len(example["label"]) for example in examples)])
     columns = 1 + len(examples)
     with mpl.rc_context(_STYLE):
         size = (0.3 + 0.95 * columns, 0.75 + 2.0 * samples)

@@ -30,13 +30,13 @@ def browser(runs: Sequence[Run]) -> dict[str, Any]:
     Images are halved, and samples left out, until they fit the budget; ``shown`` and ``size``
     say so.
     """
-    examples = [_readable(RunFolder(run.results.folder).read_examples()) for run in runs]
-    sizes = [e["clean"].shape[-1] for one in examples for e in one if len(e["clean"])]
+    examples = [of_images(run) for run in runs]
+    sizes = [e["clean"].shape[-1] for one in examples for e in one]
     if not sizes:
         return {"runs": [], "side": 0, "shown": 0}
     side = max(sizes)
     attacks = sum(len(one) for one in examples)
-    each = _typical(next(e for one in examples for e in one if len(e["clean"])))
+    each = _typical(next(e for one in examples for e in one))
     made: list[dict[str, Any]] = []
     halved = 0
     for halved, samples in _SIZES:
@@ -47,6 +47,16 @@ def browser(runs: Sequence[Run]) -> dict[str, Any]:
             if _length(made) <= BUDGET:
                 break
     return {"runs": made, "side": side, "shown": side >> halved}
+
+
+def of_images(run: Run) -> list[dict[str, Array]]:
+    """The stored examples of a run that can be drawn: one or three channels, first."""
+    examples = RunFolder(run.results.folder).read_examples()
+    return [
+        e
+        for e in examples
+        if len(e["label"]) and e["clean"].ndim == 4 and e["clean"].shape[1] in (1, 3)
+    ]
 
 
 def _typical(example: dict[str, Array]) -> float:
@@ -85,11 +95,6 @@ def _run(name: str, examples: list[dict[str, Array]], samples: int, halved: int)
                 }
             )
     return {"name": name, "samples": list(by_image.values())}
-
-
-def _readable(examples: list[dict[str, Array]]) -> list[dict[str, Array]]:
-    """Examples of images: one or three channels, first."""
-    return [e for e in examples if e["clean"].ndim == 4 and e["clean"].shape[1] in (1, 3)]
 
 
 def _halve(image: Array, times: int) -> Array:
