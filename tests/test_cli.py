@@ -92,6 +92,23 @@ def test_an_untrained_network_is_warned_about_in_one_line(config, capsys):
     assert error.count("\n") == 1
 
 
+def test_a_sweep_ends_with_one_report_of_all_runs(config, tmp_path, capsys):
+    sweep = ["evaluate", "--multirun", config, "seed=0,1", "epsilons.Linf=[0.02]", "output=out"]
+    assert main(sweep) == 0
+    runs = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
+    assert runs == {"seed=0", "seed=1"}
+    assert (tmp_path / "out" / "report.html").exists()
+    assert "2 runs\nseed: 0 | 1" in capsys.readouterr().out
+
+
+def test_a_schema_is_printed_as_json(capsys):
+    assert main(["schema"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert main(["schema", "model"]) == 0
+    assert json.loads(capsys.readouterr().out)["properties"].keys() >= {"weights", "dtype"}
+    assert "attacks" in whole["properties"]
+
+
 def test_print_config_is_a_file_to_start_from(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", "--print-config", "seed=5"]) == 0
@@ -166,6 +183,10 @@ def test_the_doctor_answers(capsys):
     [
         (["evaluate", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
         (["evaluate", "run.yaml", "stray"], "'stray' is neither an override"),
+        (["schema", "modle"], "there is no group 'modle'; did you mean 'model'"),
+        (["evaluate", "--multirun", "seed=0,x"], "seed: 'x' is not of type Integer"),
+        (["evaluate", "run.yaml", "seed=0,1"], "add --multirun"),
+        (["evaluate", "run.yaml", "data=foldr"], "did you mean 'folder'"),
         (["evaluate", "run.yaml", "seed=x"], "seed: 'x' is not of type Integer"),
         (["evaluate", "run.yaml", "epsilons.Linf=[-1]"], "epsilons.Linf: -1 is not a positive"),
         (["evaluate", "run.yaml", "attacks.ours.name=L2PDG"], "L2PGD"),
