@@ -1,4 +1,4 @@
-"""The command line: ``carescale evaluate``, ``report``, ``compare``, ``attacks``, ``doctor``."""
+"""The command line: ``carescale evaluate``, ``train``, ``report``, ``compare``, ``attacks``, ..."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import foolbox_carescale
@@ -61,6 +61,21 @@ examples:
   carescale evaluate my.yaml executor=ray executor.address=auto
       on a Ray cluster
   carescale evaluate --print-config
+      all keys and their values, as a file to start from
+"""
+
+
+_TRAIN_HELP = """\
+examples:
+  carescale train
+      the embedded default: a small classifier of digits, in less than a minute
+  carescale train recipe=gaussian-exact recipe.eps=8 patience=5
+      on noise of exactly epsilon, until the loss falls no more
+  carescale train recipe=pgd-at recipe.p=inf recipe.eps=0.03 model=resnet18 data=cifar10
+      config groups: model, data, recipe, optimizer, schedule, tracking
+  carescale train output=runs/mine
+      goes on with the training in that folder, if it was interrupted
+  carescale train --print-config
       all keys and their values, as a file to start from
 """
 
@@ -132,6 +147,19 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print one JSON object per run instead of tables"
     )
     evaluate.set_defaults(command=_evaluate)
+    train = commands.add_parser(
+        "train",
+        help="train a model on clean, noisy or attacked images",
+        epilog=_TRAIN_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train.add_argument(
+        "config", nargs="*", metavar="FILE.yaml | key=value", help="a file first, then overrides"
+    )
+    train.add_argument(
+        "--print-config", action="store_true", help="print the resolved config and stop"
+    )
+    train.set_defaults(command=_train)
     report = commands.add_parser(
         "report", help="write the page, tables and figures of runs, from their folders"
     )
@@ -237,6 +265,33 @@ def _summarise(runs: Sequence[Results], console: Console) -> None:
     console.print(_named(written), highlight=False)
 
 
+def _train(arguments: argparse.Namespace) -> int:
+    _require_extra({**_EXTRA, "lightning_fabric": "lightning-fabric"}, "train")
+    from foolbox_carescale.training.config import load_training
+
+    training = load_training(*_split(arguments.config))
+    if arguments.print_config:
+        print(training.to_yaml(), end="")
+        return 0
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in _evaluate
+    from foolbox_carescale.training.trainer import train
+
+    try:
+        trained = train(training, progress=sys.stdout.isatty())
+    except KeyboardInterrupt as interrupt:
+        print(f"carescale: interrupted; {interrupt}", file=sys.stderr)
+        return INTERRUPTED
+    about, last = trained.about, trained.epochs[-1]
+    _console().print(
+        f"{about['architecture']}, {about['recipe']['name']}: epoch {about['epoch']} of"
+        f" {last.epoch}, held out {about['accuracy']:.3f}, perturbed"
+        f" {about['perturbed_accuracy']:.3f}\n{trained.weights}",
+        highlight=False,
+        markup=False,
+    )
+    return 0
+
+
 def _report(arguments: argparse.Namespace) -> int:
     _require_extra()
     from foolbox_carescale.evaluate import Results, print_report, write_report
@@ -322,14 +377,14 @@ def _split(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     return path, overrides
 
 
-def _require_extra() -> None:
+def _require_extra(modules: Mapping[str, str] = _EXTRA, extra: str = "evaluate") -> None:
     missing = [
-        package for name, package in _EXTRA.items() if importlib.util.find_spec(name) is None
+        package for name, package in modules.items() if importlib.util.find_spec(name) is None
     ]
     if missing:
         raise UserError(
             f"this command needs {', '.join(missing)};"
-            " run: pip install 'foolbox-carescale[evaluate]'"
+            f" run: pip install 'foolbox-carescale[{extra}]'"
         )
 
 
