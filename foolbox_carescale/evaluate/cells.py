@@ -20,6 +20,7 @@ from foolbox.attacks.base import MinimizationAttack, Repeated
 from foolbox_carescale import get_attack
 from foolbox_carescale.evaluate.config import AttackConfig, Evaluation, field_names, norm_name
 from foolbox_carescale.evaluate.errors import UserError, nearest
+from foolbox_carescale.evaluate.models import find_target
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Cell:
         label: The attack's label in the run.
         config: The attack.
         attack: The Foolbox attack itself.
-        source: Who wrote it: ``ours`` or ``foolbox``.
+        source: Who wrote it: ``ours``, or ``foolbox``, which also stands for the user's own.
         p: Order of the attack's norm.
         epsilon: Size of the perturbation in that norm.
         minimises: Whether the attack looks for the smallest perturbation, whatever epsilon.
@@ -176,10 +177,14 @@ def make_attack(label: str, config: AttackConfig) -> tuple[Any, Literal["ours", 
     Raises:
         UserError: There is no such attack or argument, or the attack refuses a value.
     """
-    try:
-        constructor = get_attack(config.name)
-    except ValueError as error:
-        raise UserError(f"attacks.{label}.name: {error}") from error
+    constructor: Any
+    if config._target_ is not None:
+        constructor = find_target(f"attacks.{label}", config._target_)
+    else:
+        try:
+            constructor = get_attack(config.name)
+        except ValueError as error:
+            raise UserError(f"attacks.{label}.name: {error}") from error
     params = dict(config.params)
     if isinstance(params.get("distance"), str):
         params["distance"] = _distance(label, params["distance"])

@@ -95,12 +95,18 @@ class AttackConfig:
         repeat: Runs the attack this often and keeps what succeeds.
         params: Keyword arguments of the constructor. In YAML files and on the command line
             they stand beside the other keys: ``attacks.mine.steps=20``.
+        _target_: ``package.module.callable`` of your own, which returns a Foolbox attack;
+            ``name`` is then only what the results call it.
     """
 
     name: str = ""
     epsilons: list[float] | None = None
     repeat: int = 1
     params: dict[str, Any] = field(default_factory=dict)
+    _target_: str | None = None
+
+    def __post_init__(self) -> None:
+        self.name = self.name or self._target_ or ""
 
 
 @dataclass
@@ -279,9 +285,12 @@ class Evaluation:
         content = plain(self)
         for key in ("output", "shard"):  # where a run is stored is no part of what it computes
             del content[key]
-        for node in (*content["attacks"].values(), content["model"], content["data"]):
-            if node.get("_target_", "") is None:
-                continue  # only what has no other keys of its own takes arguments beside them
+        nodes = [content[key] for key in ("model", "data") if content[key]["_target_"]]
+        for attack in content["attacks"].values():
+            if attack["_target_"] is None:
+                del attack["_target_"]
+            nodes.append(attack)
+        for node in nodes:  # these take arguments beside their own keys
             params = node.pop("params")
             node.update({"params": params} if set(params) & set(node) else params)
         return yaml.safe_dump(content, sort_keys=False)

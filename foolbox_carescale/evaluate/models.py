@@ -251,7 +251,12 @@ def find_device(name: str) -> torch.device:
 
 
 def call_target(key: str, target: str, params: Mapping[str, Any]) -> Any:
-    """What ``_target_`` names, called with its keyword arguments.
+    """What ``_target_`` names, called with its keyword arguments."""
+    return find_target(key, target)(**params)
+
+
+def find_target(key: str, target: str) -> Callable[..., Any]:
+    """What ``_target_`` names.
 
     Modules in the working directory are found, as with ``python -m``.
     """
@@ -273,7 +278,7 @@ def call_target(key: str, target: str, params: Mapping[str, Any]) -> Any:
         raise UserError(
             f"{key}._target_: {module_name} has no callable {name!r}; {nearest(name, vars(module))}"
         )
-    return function(**params)
+    return function
 
 
 def _choose_weights(config: ModelConfig, data: str, num_classes: int) -> ModelConfig:

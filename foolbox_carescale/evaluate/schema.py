@@ -51,6 +51,8 @@ def json_schema(group: str | None = None) -> Schema:
     return {"$schema": _DRAFT, **schema, "$defs": definitions}
 
 
+_OWN = {"required": ["_target_"], "properties": {"_target_": {"type": "string"}}}
+
 _DEFAULTS = {
     "description": "Files that this one starts from: one per config group, or others beside it.",
     "type": "array",
@@ -74,8 +76,6 @@ def _object(kind: Any, definitions: Schema) -> Schema:
         choices = _CHOICES.get((kind, field.name))
         if choices is not None:
             node = {"enum": list(choices)}
-        if (kind, field.name) == (config.AttackConfig, "name"):
-            node = {"enum": list_attacks()}
         properties[field.name] = {"description": documented[field.name], **node}
         value = getattr(defaults, field.name)
         if isinstance(value, (int, float, str)) and value != "":
@@ -83,11 +83,12 @@ def _object(kind: Any, definitions: Schema) -> Schema:
     node = {"type": "object", "properties": properties, "additionalProperties": False}
     if kind is config.AttackConfig:
         del node["additionalProperties"]  # they are arguments of the attack
+        by_name = {"properties": {"name": {"enum": list_attacks()}}}
+        node |= {"if": _OWN, "then": {}, "else": by_name}
     elif "_target_" in properties:
         del node["additionalProperties"]
-        own = {"required": ["_target_"], "properties": {"_target_": {"type": "string"}}}
         closed = {"propertyNames": {"enum": list(properties)}}
-        node |= {"if": own, "then": {}, "else": closed}
+        node |= {"if": _OWN, "then": {}, "else": closed}
     return {"description": inspect.cleandoc(kind.__doc__).split("\n")[0], **node}
 
 

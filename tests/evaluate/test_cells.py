@@ -86,6 +86,24 @@ def test_an_attack_that_cannot_be_made_is_one_line(config, line):
     assert "\n" not in str(caught.value)
 
 
+def own_attack(steps, surplus=0):
+    from foolbox.attacks import L2PGD
+
+    return L2PGD(steps=steps + surplus)
+
+
+def test_an_attack_of_ones_own_takes_arguments_like_any_other():
+    target = f"{__name__}.own_attack"
+    config = AttackConfig(_target_=target, params={"steps": 3})
+    attack, _ = make_attack("a", config)
+    assert (attack.steps, config.name) == (3, target)
+    for params, line in (({}, "a.steps: is missing"), ({"stps": 1}, "did you mean 'steps'")):
+        with pytest.raises(UserError, match=line):
+            make_attack("a", AttackConfig(_target_=target, params=params))
+    with pytest.raises(UserError, match=r"attacks\.a\._target_: there is no module 'no'"):
+        make_attack("a", AttackConfig(_target_="no.such"))
+
+
 def test_a_norm_without_epsilons_is_one_line():
     attacks = {"a": AttackConfig("LinfPGD")}
     with pytest.raises(UserError, match=r"epsilons\.Linf: is missing, but attack 'a'"):

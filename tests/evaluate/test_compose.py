@@ -73,6 +73,14 @@ def test_a_target_of_ones_own_takes_arguments_beside_it():
     assert evaluation.model.params == {"width": 3}
 
 
+def test_an_attack_of_ones_own_reads_back_as_it_was(tmp_path):
+    overrides = ["~attacks", "attacks.mine._target_=my.attack", "attacks.mine.width=3"]
+    evaluation = load_evaluation(None, overrides)
+    mine = AttackConfig("my.attack", params={"width": 3}, _target_="my.attack")
+    assert evaluation.attacks == {"mine": mine}
+    assert load_evaluation(written(tmp_path, evaluation.to_yaml())) == evaluation
+
+
 def test_groups_beside_the_file_can_be_composed(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "small.yaml").write_text("name: resnet18\n", encoding="utf-8")

@@ -70,6 +70,7 @@ def test_a_bad_file_is_invalid(text, complaint):
         "attacks: {mine: {name: L2PGD, steps: 3}}",
         "model: {_target_: my.model, width: 3}",
         "defaults: [{data: folder}, base, _self_]",
+        "attacks: {mine: {_target_: my.attack, name: anything, steps: 3}}",
         "data: {classes: [3, tench], size: null}",
     ],
 )
