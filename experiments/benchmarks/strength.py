@@ -153,23 +153,25 @@ def main(arguments: list[str] | None = None) -> None:
 def cells(seeds: int) -> Iterator[Cell]:
     """All rows that there are, seed by seed; what takes longest comes last."""
     for seed in range(seeds):
-        for model in ("digits", "robust"):
-            yield from fixed(model, seed, FIXED)
+        for model, p in product(("digits", "robust"), (2.0, math.inf, 1.0)):
+            yield from fixed(model, p, seed, FIXED)
         for attack in MINIMAL:
             yield Cell("minimal", "digits", 2.0, 0.0, attack, BUDGET, seed)
         for model, p, attack in product(("digits", "robust"), (1.0, 2.0, math.inf), ENSEMBLE):
             if seed == 0:
                 yield Cell("ensemble", model, p, EPSILONS[model][p][1], attack, LONG, seed)
-    yield from fixed("imagenet", 0, {name: FIXED[name][:1] for name in IMAGENET})
-
-
-def fixed(model: str, seed: int, attacks: dict[str, tuple[int, ...]]) -> Iterator[Cell]:
-    """The rows of one model and seed at fixed epsilon."""
     for p in ORDERS:
-        for epsilon, (attack, all_steps) in product(EPSILONS[model][p], attacks.items()):
-            if attack not in UNKNOWN_TO.get(p, ()):
-                for steps in all_steps:
-                    yield Cell("fixed", model, p, epsilon, attack, steps, seed)
+        yield from fixed("imagenet", p, 0, {name: FIXED[name][:1] for name in IMAGENET})
+    for seed, model in product(range(seeds), ("digits", "robust")):
+        yield from fixed(model, 1.5, seed, FIXED)
+
+
+def fixed(model: str, p: float, seed: int, attacks: dict[str, tuple[int, ...]]) -> Iterator[Cell]:
+    """The rows of one model, order and seed at fixed epsilon."""
+    for epsilon, (attack, all_steps) in product(EPSILONS[model][p], attacks.items()):
+        if attack not in UNKNOWN_TO.get(p, ()):
+            for steps in all_steps:
+                yield Cell("fixed", model, p, epsilon, attack, steps, seed)
 
 
 def load_target(name: str, robust_weights: Path) -> Target:

@@ -133,7 +133,8 @@ class ClipAwareAutoAttack(ClipAwareAttack):
             The adversarials, type of the inputs.
 
         Raises:
-            ValueError: "apgd-t" with the DLR loss on a model of fewer than 4 classes.
+            ValueError: "apgd-t" with the DLR loss on a model of fewer than 4 classes, or "apgd-t"
+                alone with a targeted criterion.
         """
         raise_if_kwargs(kwargs)
         x0, restore = ep.astensor_(inputs)
@@ -142,12 +143,18 @@ class ClipAwareAutoAttack(ClipAwareAttack):
         epsilon = checked_eps(epsilon, x0)
         if not isinstance(epsilon, float):
             epsilon = (epsilon + ep.zeros(epsilon, (len(x0), 1))).reshape((-1,))
+        names = list(self._names(criterion))
+        if not names:
+            raise ValueError(
+                f"attacks: {self.attacks!r} leaves nothing to run for {criterion!r}: 'apgd-t' "
+                "chooses the target classes itself and needs labels; add another part"
+            )
         counting = CountingModel(model)
         ranking = _Ranking(x0, criterion)
 
         result, active = x0, np.arange(len(x0))
         with seeded(x0, self.seed):
-            for name in self._names(criterion):
+            for name in names:
                 if len(active) == 0:
                     break
                 counting.forwards = counting.backwards = 0

@@ -89,8 +89,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         momentum: Weight of the previous displacement, in [0, 1): the next iterate is
             x + (1 - m) (z - x) + m (x - previous), z being the plain step's result.
         direction: What the step follows: the "gradient", or gradients accumulated by
-            "momentum", "adam", or "conjugate" (see ``parts``). By default momentum for p = inf,
-            whose steps keep only the gradient's signs, and the gradient for other p.
+            "momentum", "adam", or "conjugate" (see ``parts``). By default momentum for p = 1
+            and p = inf, whose steps keep only signs, and the gradient for other p.
         random_start: Start from noise of size epsilon instead of the input itself.
         constraint: "sphere" keeps every iterate at exactly epsilon, "ball" at most there.
         keep: "best" returns, per input, the adversarial iterate with the highest loss (any
@@ -295,7 +295,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             "adam": parts.Adam,
             "conjugate": parts.Conjugate,
         }
-        default = "momentum" if self.p == math.inf else "gradient"
+        default = "gradient" if 1 < self.p < math.inf else "momentum"
         return kinds[self.direction or default]()
 
     def _step(
@@ -560,7 +560,7 @@ ClipAwareFrankWolfe = variant(
     Source: Chen et al. 2020, arXiv 1811.10828.
     """,
     fixed={"abs_stepsize": None, "sparsity": 1.0, "wide_start": False},
-    defaults={"momentum": 0.0},
+    defaults={"momentum": 0.0, "direction": "gradient"},
 )
 
 L1ClipAwareFGM = norm_variant(ClipAwareFGM, 1)

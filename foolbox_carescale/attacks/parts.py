@@ -38,11 +38,11 @@ class Gradient(Direction):
 class Momentum(Direction):
     """Accumulated gradients, each of L1 norm 1: Dong et al. 2018, arXiv 1710.06081.
 
-    They keep all of the sum (decay 1), for transfer between models. On the model itself half of
-    it is stronger, in every norm.
+    They keep all of the sum (decay 1), for transfer between models. On the model itself a part is
+    stronger: 0.3 to 0.5 are alike for p = 2 and inf, and 0.3 is best for p = 1.
     """
 
-    def __init__(self, decay: float = 0.5) -> None:
+    def __init__(self, decay: float = 0.3) -> None:
         self.decay = decay
         self.sum: Any = None
 

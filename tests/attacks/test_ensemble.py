@@ -100,6 +100,13 @@ def test_a_targeted_criterion_leaves_the_targeted_loss_out(victim):
 
 
 @on_torch
+def test_nothing_to_run_is_an_error(victim):
+    criterion = fb.TargetedMisclassification((victim.labels + 1) % victims.CLASSES)
+    with pytest.raises(ValueError, match=r"attacks: .* leaves nothing to run for Targeted"):
+        attacked(victim, criterion, attacks=("apgd-t",))
+
+
+@on_torch
 def test_samples_have_their_own_epsilon(victim):
     epsilon = torch.linspace(0.05, 1, victims.SAMPLES) * victim.epsilon(2)
     attack = attacks.ClipAwareAutoAttack(p=2, steps=2, queries=3)
