@@ -52,7 +52,7 @@ examples:
       the default with fewer samples, without one of its attacks, into a folder of your choice
   carescale evaluate '~attacks' attacks.mine.name=L2DeepFoolAttack 'epsilons.L2=[0.5,1]'
       an attack of your choice instead of the default ones
-  carescale evaluate model=resnet50 data=folder data.root=photos attack=imagenet tracking=mlflow
+  carescale evaluate model=resnet50 data=imagenet_samples attack=imagenet tracking=mlflow
       config groups: files that ship with the package, or lie beside yours
   carescale evaluate --multirun attack=pgd,noise seed=0,1 output=runs/sweep
       every combination, each in its own folder, and one report of all
