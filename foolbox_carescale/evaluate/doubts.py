@@ -320,7 +320,7 @@ def _beyond_reach(cells: list[_Cell]) -> Iterator[Doubt]:
         yield Doubt(
             "reach",
             f"epsilon is above the norm that the bounds let an image reach for"
-            f" {sum(n for _, n in found)} of {total} samples"
+            f" {sum(n for _, n in found)} of {total} perturbations"
             f" ({_listed(cell.name for cell, _ in found)})",
             "leave these epsilons out: the perturbation there is smaller than its label says",
         )

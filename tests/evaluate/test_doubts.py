@@ -269,7 +269,7 @@ def test_an_epsilon_that_reaches_everything_is_seen_and_what_is_robust_there_dou
     with pytest.warns(EvaluationWarning):
         reach, robust = run(tmp_path, "masked", attacks)
     assert (reach.code, robust.code) == ("reach", "reaches_everything")
-    assert "for 40 of 40 samples (pgd, L2 10)" in reach.seen
+    assert "for 40 of 40 perturbations (pgd, L2 10)" in reach.seen
     assert "40 of 40 samples are still robust at L2 10" in robust.seen
 
 
