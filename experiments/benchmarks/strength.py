@@ -133,8 +133,11 @@ def main(arguments: list[str] | None = None) -> None:
     done = {row.key for row in strength_report.read(path)}
     wanted = [
         cell
-        for cell in cells(0 if options.render else options.seeds)
-        if cell.model in options.models and cell.p in orders and cell.attack in options.attacks
+        for cell in cells(options.seeds)
+        if not options.render
+        and cell.model in options.models
+        and cell.p in orders
+        and cell.attack in options.attacks
         if (*vars(cell).values(), SAMPLES[cell.model]) not in done
     ]
     for number, cell in enumerate(wanted, 1):
