@@ -57,7 +57,16 @@ def track(results: Results, evaluation: Evaluation) -> None:
     record = RunFolder(results.folder).record()
     if record is None or results.table.num_rows < record["samples"] * len(make_cells(evaluation)):
         return
-    report(evaluation.tracking, results.folder, metrics(results))
+    report(evaluation.tracking, results.folder, _page_and_metrics(results, evaluation.tracking))
+
+
+def _page_and_metrics(results: Results, config: TrackingConfig) -> Iterator[tuple[str, int, float]]:
+    """The metrics; before the first of them the page is drawn, to be among MLflow's files."""
+    if config.name == "mlflow":
+        from foolbox_carescale.evaluate.report import write_report
+
+        write_report(results)
+    yield from metrics(results)
 
 
 def report(config: TrackingConfig, folder: Path, values: Iterable[tuple[str, int, float]]) -> None:

@@ -64,6 +64,7 @@ def test_mlflow_holds_parameters_a_curve_per_attack_and_the_files(results, clien
     assert {m.step: m.value for m in curve} == expected
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert {path.name for path in results.folder.iterdir()} <= files
+    assert {"report.html", "config.yaml", "results"} <= files
 
 
 def test_a_run_is_reported_to_mlflow_once_and_again_after_a_failure(
