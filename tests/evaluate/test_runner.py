@@ -1,8 +1,11 @@
+import hashlib
+
 import foolbox as fb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from foolbox_carescale.evaluate import (
     AttackConfig,
@@ -191,6 +194,64 @@ def test_a_model_that_does_not_fit_the_data_is_one_line(tmp_path, changes, line)
     with pytest.raises(UserError, match=line):
         evaluate(small(tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_rows_identify_the_input_and_hold_all_norms(tmp_path):
+    attacks = {"pgd": AttackConfig("L2PGD", [0.5], params={"steps": 5})}
+    run = evaluate(small(tmp_path / "run", attacks=attacks, save="adversarials"))
+    images = {int(i): x for x, i in zip(*_digits(12), strict=True)}
+    kept = {}
+    for part in (run.folder / "adversarials").iterdir():
+        tensors = load_file(part)
+        kept |= dict(zip(tensors["sample"].tolist(), tensors["epsilon=0.5"], strict=True))
+    attacked = [row for row in rows(run) if row["attacked"]]
+    assert attacked
+    for row in attacked:
+        x, z = images[row["sample"]], kept[row["sample"]].astype(np.float64)
+        moved = np.abs(z - x.astype(np.float64))
+        assert row["input_hash"] == hashlib.blake2b(x.tobytes(), digest_size=16).hexdigest()
+        assert row["norm_l1"] == pytest.approx(moved.sum(), rel=1e-12)
+        assert row["norm_l2"] == row["norm"] == pytest.approx(np.sqrt((moved**2).sum()), rel=1e-12)
+        assert row["norm_linf"] == moved.max()
+        room = np.maximum(x.astype(np.float64), 1 - x.astype(np.float64))
+        assert row["reachable_norm"] == pytest.approx(np.sqrt((room**2).sum()), rel=1e-6)
+        # five gradients; and Foolbox asks once more whether it succeeded
+        assert (row["forward_passes"], row["backward_passes"]) == (6, 5)
+
+
+def _digits(count):
+    loaded = load_data(DataConfig(), count)
+    return loaded.images, loaded.index
+
+
+def test_an_adversarial_that_rounding_to_8_bits_undoes_is_told_apart(tmp_path):
+    evaluation = small(
+        tmp_path / "run",
+        model=ModelConfig(_target_=f"{__name__}.brightness"),
+        data=DataConfig(_target_=f"{__name__}.nearly_bright"),
+        attacks={"fgm": AttackConfig("LinfFastGradientAttack", [0.0005, 0.01])},
+    )
+    table = rows(evaluate(evaluation))
+    assert [(r["epsilon"], r["success"], r["quantised_success"]) for r in table] == [
+        (0.0005, True, False),
+        (0.01, True, True),
+    ]
+
+
+def nearly_bright():
+    """Bright; darker by 0.13 / 255 it is dark, but rounds to 128, 128 and 127: bright."""
+    levels = np.array([127.65, 127.65, 127.4]) / 255
+    return np.broadcast_to(levels[None, :, None, None], (1, 3, 4, 4)).astype(np.float32), [1]
+
+
+def test_a_minimisation_attack_does_not_depend_on_the_list_of_epsilons(tmp_path):
+    def deepfool(*epsilons):
+        return {"df": AttackConfig("L2DeepFoolAttack", list(epsilons), params={"steps": 10})}
+
+    both = evaluate(small(tmp_path / "a", attacks=deepfool(0.1, 0.5), samples=6))
+    alone = evaluate(small(tmp_path / "b", attacks=deepfool(0.5), samples=6))
+    assert len(list((both.folder / "results").iterdir())) == 2
+    assert [row for row in rows(both) if row["epsilon"] == 0.5] == rows(alone)
 
 
 def test_cross_entropy_is_that_of_torch():
