@@ -1,0 +1,340 @@
+import dataclasses
+import multiprocessing
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from foolbox_carescale.cli import main
+from foolbox_carescale.evaluate import UserError
+from foolbox_carescale.evaluate.config import DataConfig, ModelConfig, TrackingConfig
+from foolbox_carescale.evaluate.models import load_model
+from foolbox_carescale.training.checkpoints import load_checkpoint
+from foolbox_carescale.training.config import (
+    OptimizerConfig,
+    RecipeConfig,
+    ScheduleConfig,
+    Training,
+    load_training,
+)
+from foolbox_carescale.training.loop import Loop, shifted
+from foolbox_carescale.training.trainer import train
+from tests.training import tiny
+
+
+class KilledError(Exception):
+    pass
+
+
+def bytes_of(folder):
+    return {name: (folder / name).read_bytes() for name in ("weights.safetensors", "history.csv")}
+
+
+def stopped_at(step, monkeypatch, training):
+    """A training that ends like a killed one: after a step, without a chance to tidy up."""
+    taken, original = [], Loop._step
+
+    def counted(self, batch):
+        if len(taken) == step:
+            raise KilledError
+        taken.append(batch)
+        original(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "_step", counted)
+        with pytest.raises(KilledError):
+            train(training)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Children of a process that has imported all that they need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [
+            "foolbox_carescale.training.trainer",
+            "lightning_fabric",
+            "torch._dynamo",
+            "tests.training.tiny",
+        ]
+    )
+    return context
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_killed_again_and_again_it_ends_with_the_same_weights_bit_for_bit(processes, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(tiny.training(whole, "adversarial-noise", patience=2))
+    seen = set()
+    for kill in (1, 3, 2, 5):  # checkpoints that appear before the next kill
+        child = processes.Process(
+            target=tiny.run, args=(killed, "adversarial-noise"), kwargs={"patience": 2}
+        )
+        child.start()
+        await_checkpoints(killed / "checkpoint.safetensors", child, kill)
+        child.kill()
+        child.join()
+        assert child.exitcode == -9
+        content = load_checkpoint(killed / "checkpoint.safetensors")
+        seen.add((content["epoch"], content["position"]))
+    assert len(seen) == 4
+    assert any(position for _, position in seen)  # also in the middle of an epoch
+    train(tiny.training(killed, "adversarial-noise", patience=2))
+    assert bytes_of(killed) == bytes_of(whole)
+    assert not list((killed / ".unfinished").iterdir())
+    assert not (killed / "checkpoint.safetensors").exists()
+
+
+def await_checkpoints(path, child, count):
+    numbers, deadline = set(), time.monotonic() + 120
+    before = path.stat().st_ino if path.exists() else None
+    while len(numbers) < count:
+        assert child.is_alive(), "it ended before it was killed"
+        assert time.monotonic() < deadline
+        if path.exists() and (number := path.stat().st_ino) != before:
+            numbers.add(number)
+            before = number
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [
+        ("clean", {"optimizer": OptimizerConfig("AdamW"), "flip": True}),
+        ("gaussian-naive", {"schedule": ScheduleConfig("CosineAnnealingLR")}),
+        ("gaussian-exact", {"precision": "bfloat16"}),
+        ("adversarial-noise", {"schedule": ScheduleConfig("ConstantLR", {"factor": 0.5})}),
+        ("pgd-at", {}),
+    ],
+)
+def test_every_recipe_goes_on_from_the_middle_of_an_epoch(recipe, changes, tmp_path, monkeypatch):
+    whole = tiny.training(tmp_path / "whole", recipe, epochs=2, **changes)
+    train(whole)
+    # the checkpoint of every fourth step only, so that some steps are lost and taken again
+    broken = dataclasses.replace(whole, output=str(tmp_path / "broken"), checkpoint_every=4)
+    stopped_at(5, monkeypatch, broken)
+    assert load_checkpoint(tmp_path / "broken" / "checkpoint.safetensors")["position"] == 4
+    train(broken)
+    assert bytes_of(tmp_path / "broken") == bytes_of(tmp_path / "whole")
+
+
+def test_training_learns_and_another_seed_gives_other_weights(tmp_path):
+    first = train(tiny.training(tmp_path / "a", epochs=8))
+    assert first.epochs[-1].loss < 0.5 * first.epochs[0].loss
+    assert first.about["accuracy"] == 1.0
+    train(tiny.training(tmp_path / "b", epochs=8, seed=1))
+    assert bytes_of(tmp_path / "a") != bytes_of(tmp_path / "b")
+
+
+def test_two_processes_average_their_gradients_to_those_of_the_whole_batch(tmp_path):
+    changes = {"norm": False, "shift": 0, "epochs": 2}
+    one = train(tiny.training(tmp_path / "one", **changes))
+    two = train(tiny.training(tmp_path / "two", processes=2, **changes))
+    weights = load_file(two.weights)
+    for name, expected in load_file(one.weights).items():
+        torch.testing.assert_close(weights[name], expected, rtol=1e-4, atol=1e-6)
+    for mine, theirs in zip(one.epochs, two.epochs, strict=True):
+        assert mine.loss == pytest.approx(theirs.loss, rel=1e-4)
+        assert mine.accuracy == theirs.accuracy
+
+
+def test_early_stop_keeps_the_weights_of_the_best_epoch(tmp_path, monkeypatch):
+    kept = {}
+    original = Loop._measure
+
+    def remembered(self):
+        original(self)
+        kept[len(self.history)] = self.network.state_dict()["0.weight"].clone()
+
+    monkeypatch.setattr(Loop, "_measure", remembered)
+    changes = {"optimizer": OptimizerConfig("SGD", 2.0), "schedule": ScheduleConfig("ConstantLR")}
+    trained = train(tiny.training(tmp_path, patience=2, epochs=50, **changes))
+    losses = [epoch.perturbed_loss for epoch in trained.epochs]
+    best = losses.index(min(losses)) + 1
+    assert len(losses) == best + 2 < 50
+    assert trained.about["epoch"] == best
+    assert torch.equal(load_file(trained.weights)["0.weight"], kept[best])
+
+
+def test_the_weights_are_what_evaluate_reads(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "epochs=1", "holdout=0.9", "output=out"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert captured.out.splitlines()[-1] == "out/weights.safetensors"
+    model, config = load_model(ModelConfig(weights="out/weights.safetensors"))
+    assert config.mean == [0.5, 0.5, 0.5]
+    assert model(torch.rand(1, 3, 32, 32)).shape == (1, 10)
+    assert main(["train", "epochs=1", "holdout=0.9", "output=out"]) == 0  # nothing left to do
+    assert main(["train", "out/config.yaml", "output=out"]) == 0
+    assert main(["train", "epochs=2", "holdout=0.9", "output=out"]) == 2
+    assert "epochs is 1 there and 2 here" in capsys.readouterr().err
+
+
+def test_progress_is_shown_on_a_terminal_only(tmp_path, capsys):
+    train(tiny.training(tmp_path / "quiet", epochs=1))
+    assert capsys.readouterr() == ("", "")
+    train(tiny.training(tmp_path / "shown", epochs=1), progress=True)
+    assert capsys.readouterr().out != ""
+
+
+def test_tensorboard_gets_every_epoch(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trained = train(tiny.training(tmp_path, epochs=2, tracking=TrackingConfig("tensorboard")))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    told = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert [step for step, _ in told] == [1, 2]
+    assert told[1][1] == pytest.approx(trained.epochs[1].loss)
+
+
+def test_a_checkpoint_of_another_training_or_model_is_one_line(tmp_path, monkeypatch):
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    stopped_at(2, monkeypatch, tiny.training(mine))
+    stopped_at(2, monkeypatch, tiny.training(other, recipe="gaussian-exact"))
+    checkpoint = mine / "checkpoint.safetensors"
+    own = checkpoint.read_bytes()
+    checkpoint.write_bytes((other / "checkpoint.safetensors").read_bytes())
+    with pytest.raises(UserError, match="belongs to another training"):
+        train(tiny.training(mine))
+    checkpoint.write_bytes(own)
+    # the same config, but the code that it names has changed
+    monkeypatch.setattr(tiny, "network", lambda norm: tiny_wider())
+    with pytest.raises(UserError, match=r"belongs to another model .*size mismatch"):
+        train(tiny.training(mine))
+
+
+def tiny_wider(network=tiny.network):
+    return network(width=5)
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path, monkeypatch):
+    stopped_at(2, monkeypatch, tiny.training(tmp_path))
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    content = bytearray(checkpoint.read_bytes())
+    content[-5] ^= 1
+    checkpoint.write_bytes(content)
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors is damaged; remove it"):
+        train(tiny.training(tmp_path))
+
+
+def test_other_data_under_the_same_name_are_refused(tmp_path, monkeypatch):
+    stopped_at(2, monkeypatch, tiny.training(tmp_path))
+    pixels, labels = tiny.images()
+    monkeypatch.setattr(tiny, "images", lambda: (1 - pixels, labels))
+    with pytest.raises(UserError, match="data: the images or labels are not those"):
+        train(tiny.training(tmp_path))
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
+    wild = OptimizerConfig("SGD", 1e30)
+    with pytest.raises(UserError, match=r"not a number in epoch \d; lower optimizer\.lr"):
+        train(tiny.training(tmp_path, optimizer=wild, schedule=ScheduleConfig("ConstantLR")))
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"recipe": RecipeConfig("pgd")}, "recipe.name: there is no 'pgd'; did you mean 'pgd-at'"),
+        ({"recipe": RecipeConfig("pgd-at")}, "recipe.eps: is missing"),
+        ({"recipe": RecipeConfig("pgd-at", -1.0)}, "recipe.eps: -1 is not a finite number"),
+        ({"recipe": RecipeConfig("pgd-at", 1.0, p=0.5)}, "recipe.p: 0.5 is not at least 1"),
+        ({"optimizer": OptimizerConfig("Adm")}, "optimizer.name: PyTorch has no 'Adm'"),
+        ({"optimizer": OptimizerConfig(params={"x": 1})}, "optimizer: PyTorch cannot make AdamW"),
+        ({"schedule": ScheduleConfig("OneCycle")}, "did you mean 'OneCycleLR'"),
+        ({"precision": "half"}, "precision: there is no 'half'"),
+        ({"batch_size": 7, "processes": 2}, "batch_size: 7 cannot be divided among 2"),
+        ({"batch_size": 300}, "too few for batches of 300"),
+        ({"data": DataConfig("foolbox/mnist")}, "images to evaluate with"),
+        ({"model": ModelConfig(weights="none.pt")}, "'none.pt' is no such file"),
+        ({"epochs": 0}, "epochs: 0 is not positive"),
+    ],
+)
+def test_wrong_use_is_one_line(tmp_path, changes, line):
+    with pytest.raises(UserError) as caught:
+        train(tiny.training(tmp_path / "out", **changes))
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_use_of_the_command_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for argument, line in (
+        ("recipe=gausian", "recipe: there is no 'gausian'; did you mean 'gaussian-"),
+        ("recipe.epsilon=1", "recipe.epsilon: there is no such key"),
+        ("none.yaml", "none.yaml: there is no such file"),
+    ):
+        assert main(["train", argument]) == 2
+        error = capsys.readouterr().err
+        assert line in error
+        assert error.count("\n") == 1
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):
+    holder = (
+        "import sys; from pathlib import Path;"
+        "from foolbox_carescale.evaluate.store import RunFolder;"
+        f"store = RunFolder(Path({str(tmp_path)!r})); store.claim(0);"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process trains"):
+            train(tiny.training(tmp_path))
+        process.stdin.close()
+
+
+def test_the_command_without_words_is_the_python_default():
+    assert load_training() == Training()
+
+
+def test_arguments_stand_beside_the_name_of_what_takes_them():
+    training = load_training(None, ["optimizer=sgd", "schedule=constant", "recipe=pgd-at"])
+    assert training.optimizer.params == {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+    assert training.schedule == ScheduleConfig("ConstantLR", {"factor": 1.0})
+    assert training.recipe == RecipeConfig("pgd-at", eps=1.0, share=1.0)
+
+
+def test_the_config_reads_back_as_the_same_training(tmp_path):
+    training = load_training(None, ["recipe=gaussian-exact", "recipe.p=inf", "model=resnet18"])
+    path = tmp_path / "train.yaml"
+    path.write_text(training.to_yaml(), encoding="utf-8")
+    assert load_training(path) == training
+
+
+def test_each_image_is_moved_on_its_own_and_black_moves_in():
+    torch.manual_seed(0)
+    images = torch.ones(200, 3, 8, 8)
+    moved = shifted(images, 3)
+    assert moved.shape == images.shape
+    assert set(moved.unique().tolist()) == {0.0, 1.0}
+    sums = moved[:, 0].sum((1, 2))
+    assert {64.0, 25.0} < set(sums.tolist())  # not at all, and by 3 in both directions
+    assert torch.equal(shifted(images, 0), images)
+
+
+def test_training_starts_from_the_weights_that_are_given(tmp_path):
+    start = tmp_path / "start.safetensors"
+    from torchvision.models import shufflenet_v2_x0_5
+
+    torch.manual_seed(5)
+    save_file(shufflenet_v2_x0_5(num_classes=10).state_dict(), start)
+    still = OptimizerConfig("SGD", 1e-30)
+    training = Training(
+        model=ModelConfig(weights=str(start), mean=[0.5] * 3, std=[0.5] * 3),
+        optimizer=still,
+        epochs=1,
+        holdout=0.9,
+        output=str(tmp_path / "out"),
+    )
+    trained = load_file(train(training).weights)
+    for name, value in load_file(start).items():
+        if name.endswith(("weight", "bias")):
+            torch.testing.assert_close(trained[name], value)

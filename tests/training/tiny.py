@@ -1,0 +1,52 @@
+"""A training that takes a second: 40 small images and a network of two layers."""
+
+import numpy as np
+import torch
+
+from foolbox_carescale.evaluate.config import DataConfig, ModelConfig
+from foolbox_carescale.training.config import OptimizerConfig, RecipeConfig, Training
+
+SIDE, CLASSES = 8, 2
+
+
+def images():
+    random = np.random.default_rng(0)
+    labels = np.arange(40) % CLASSES
+    pixels = random.uniform(0, 0.6, (40, 3, SIDE, SIDE))
+    pixels[labels == 1, :, :4] += 0.4
+    return pixels.astype(np.float32), labels
+
+
+def network(norm=True, width=4):
+    layers = [torch.nn.Conv2d(3, width, 3), torch.nn.BatchNorm2d(width)]
+    return torch.nn.Sequential(
+        *layers[: 2 if norm else 1],
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(width * (SIDE - 2) ** 2, CLASSES),
+    )
+
+
+def training(output, recipe="clean", *, norm=True, **changes):
+    defaults = {
+        "model": ModelConfig(
+            weights=None, _target_="tests.training.tiny.network", params={"norm": norm}
+        ),
+        "data": DataConfig(_target_="tests.training.tiny.images"),
+        "recipe": RecipeConfig(recipe, eps=1.0, steps=2) if isinstance(recipe, str) else recipe,
+        "optimizer": OptimizerConfig("SGD", 0.05, {"momentum": 0.9}),
+        "epochs": 3,
+        "batch_size": 6,
+        "shift": 1,
+        "device": "cpu",
+        "checkpoint_every": 1,
+        "output": str(output),
+    }
+    return Training(**{**defaults, **changes})
+
+
+def run(*arguments, **changes):
+    """For a process of its own."""
+    from foolbox_carescale.training.trainer import train
+
+    train(training(*arguments, **changes))
