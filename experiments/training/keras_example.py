@@ -69,7 +69,8 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
             recipe,
         )
         model.compile(
-            keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            keras.optimizers.Adam(3e-3),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
         epochs = 4 if options.quick else 60
         model.fit(images[~held_out], data.target[~held_out], BATCH, epochs, verbose=0)

@@ -174,9 +174,7 @@ def test_a_new_generator_is_the_noise_itself_and_has_gradients(library):
 
 def test_wrong_use_is_one_clear_error(library):
     x = library.tensor(images())
-    with pytest.raises(
-        ValueError, match=r"distribution: expected one of gaussian, .* got 'cauchy'"
-    ):
+    with pytest.raises(ValueError, match=r"distribution: expected one .* got 'cauchy'"):
         functional.sample(library.key(0), x, "cauchy")
     with pytest.raises(ValueError, match=r"delta: expected the shape of one sample, \(3, 3, 2\)"):
         functional.universal(x, x, 0.5)

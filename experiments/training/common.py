@@ -1,0 +1,130 @@
+"""What the experiments share: their options, the embedded model with its data, the report."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+
+from experiments.benchmarks.environment import describe
+from foolbox_carescale.evaluate.config import ModelConfig
+from foolbox_carescale.evaluate.digits import digits
+from foolbox_carescale.evaluate.models import load_model
+
+PACKAGES = ("torch", "torchvision", "foolbox", "eagerpy", "foolbox-carescale")
+RESULTS = Path("experiments/results")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for on the command line."""
+
+    quick: bool
+    output: Path | None
+
+
+def options(doc: str, arguments: list[str] | None) -> Options:
+    """``--quick`` and ``--output``; a full run writes into experiments/results by default."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a part of it, in seconds")
+    parser.add_argument("--output", type=Path, help="folder for the .md, .csv and .png")
+    parsed = parser.parse_args(arguments)
+    return Options(parsed.quick, parsed.output or (None if parsed.quick else RESULTS))
+
+
+def frozen_digits_model() -> Any:
+    """The embedded classifier as a Foolbox model; no parameter of it takes a gradient."""
+    model, _ = load_model(ModelConfig(), device="cpu")
+    return model
+
+
+def network_of(model: Any) -> torch.nn.Module:
+    """Logits of a Foolbox model as a module, for training something in front of it."""
+    return _Logits(model)
+
+
+class _Logits(torch.nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(x)
+        return logits
+
+
+def images_and_labels(split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The embedded digits as tensors."""
+    images, labels, _ = digits(split)  # type: ignore[arg-type]
+    return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+def norm(change: torch.Tensor, p: float) -> torch.Tensor:
+    """p-norm per sample, in float64, shape (N,)."""
+    return torch.linalg.vector_norm(change.double().flatten(1), ord=p, dim=1)
+
+
+def order(p: float) -> str:
+    """P as text."""
+    return "inf" if p == math.inf else f"{p:g}"
+
+
+class Report:
+    """Collects rows and text, and writes them.
+
+    Args:
+        name: Of the files, without suffix.
+        title: First line.
+        packages: Whose versions to note.
+    """
+
+    def __init__(self, name: str, title: str, packages: Sequence[str] = PACKAGES) -> None:
+        self.name, self.title, self.packages = name, title, packages
+        self.rows: list[dict[str, Any]] = []
+        self.figure: Any = None
+        self._started, self._load = time.perf_counter(), os.getloadavg()[0]
+
+    def add(self, **row: Any) -> None:
+        """Keep one line of the CSV, and show it."""
+        self.rows.append(row)
+        shown = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+        print(", ".join(shown), flush=True)
+
+    def write(self, sections: Iterable[str], output: Path | None) -> str:
+        """Print the Markdown; with a folder also write it, the CSV, and the figure."""
+        head = (
+            f"Measured {describe(self.packages)}; {time.perf_counter() - self._started:.0f} s, "
+            f"load average {self._load:.1f} before, {os.getloadavg()[0]:.1f} after."
+        )
+        text = "\n\n".join([f"# {self.title}", head, *sections]) + "\n"
+        print(f"\n{text}")
+        if output is None:
+            return text
+        output.mkdir(parents=True, exist_ok=True)
+        (output / f"{self.name}.md").write_text(text)
+        with (output / f"{self.name}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(
+                {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
+                for row in self.rows
+            )
+        if self.figure is not None:
+            self.figure.savefig(output / f"{self.name}.png", dpi=110)
+            plt.close(self.figure)
+        return text
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
