@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,9 @@ import pyarrow.compute as pc
 
 from foolbox_carescale.evaluate.errors import UserError
 from foolbox_carescale.evaluate.store import RunFolder
+
+_AT_ONCE = 256
+"""Parts that are held as they were read before they become one."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Results:
         Texts are dictionaries. What is not asked for is not kept in memory.
         """
         parts = [self.table] if "table" in vars(self) else RunFolder(self.folder).tables()
-        rows = pa.concat_tables([_encoded(part, ("cell", "sample", *names)) for part in parts])
+        rows = _gathered(_encoded(part, ("cell", "sample", *names)) for part in parts)
         return rows.unify_dictionaries().sort_by([("cell", "ascending"), ("sample", "ascending")])
 
     def summary(self) -> list[CellSummary]:
@@ -103,6 +106,16 @@ class Results:
                 sums.setdefault(number, _Sums(of_cell)).add(of_cell)
         cells = [sums[number].summary() for number in sorted(sums)]
         return sorted(cells, key=lambda cell: cell.p)
+
+
+def _gathered(parts: Iterable[pa.Table]) -> pa.Table:
+    """One table; many small ones at once would take ten times the memory of their rows."""
+    gathered: list[pa.Table] = []
+    for part in parts:
+        gathered.append(part)
+        if len(gathered) == _AT_ONCE:
+            gathered = [pa.concat_tables(gathered).unify_dictionaries().combine_chunks()]
+    return pa.concat_tables(gathered)
 
 
 def by_cell(rows: pa.Table) -> Iterator[pa.Table]:
