@@ -93,8 +93,9 @@ class NormalizedPerturbation(torch.nn.Module):
 
     def extra_repr(self) -> str:
         """What ``repr`` shows."""
-        learned = "" if self.log_eps is None else ", learned"
-        return f"eps={float(self.eps):g}{learned}, p={self.p:g}"
+        if self.log_eps is None:
+            return f"eps={self._eps:g}, p={self.p:g}"
+        return f"eps={self.log_eps.detach().exp().item():g}, learned, p={self.p:g}"
 
 
 class UniversalPerturbation(torch.nn.Module):

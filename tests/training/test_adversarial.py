@@ -147,3 +147,26 @@ class Scale(torch.nn.Module):
 
     def forward(self, x):
         return (x - 0.5) * self.scale
+
+
+def test_a_data_parallel_model_is_attacked_and_trained_as_before():
+    model, (x, y) = network(), batch()
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        parallel = torch.nn.parallel.DistributedDataParallel(model)
+        for _ in range(2):  # a reducer that the attack had begun would refuse the second
+            z = adversarial_step(parallel, x, y, L2ClipAwarePGD(steps=2), eps=0.5)
+            torch.nn.functional.cross_entropy(parallel(z), y).backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert (z - x).flatten(1).norm(dim=1).numpy() == pytest.approx(0.5, rel=1e-5)
+
+
+def test_mixed_precision_of_the_model_leaves_the_norm_exact():
+    model, (x, y) = network(), batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        z = adversarial_step(model, x, y, L2ClipAwarePGD(steps=2), eps=0.5)
+    assert z.dtype == torch.float32
+    assert (z - x).flatten(1).norm(dim=1).numpy() == pytest.approx(0.5, rel=1e-5)

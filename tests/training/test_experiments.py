@@ -1,6 +1,8 @@
 """The experiments run in their short form, and measure what they say."""
 
 import csv
+import re
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +75,16 @@ def test_the_keras_example_trains_on_each_recipe():
     assert list(results) == list(keras_example.RECIPES)
     assert all(found["clean"] > 0.7 for found in results.values())
     assert results["adversarial"]["adversarial"] > results["clean"]["adversarial"] + 0.05
+
+
+def test_the_lines_in_the_documentation_run():
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) >= 5
+    namespace = {}
+    for block in blocks:
+        exec(compile(block, "docs/training.md", "exec"), namespace)
+    noisy, images = namespace["noisy"], namespace["images"]
+    assert (noisy - images).abs().flatten(1).sum(1).min() > 1
+    attacked = (namespace["attacked"] - images).abs().max()
+    assert attacked.item() == pytest.approx(8 / 255, rel=1e-4)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -197,3 +198,10 @@ def test_generator_settings_that_cannot_be_are_refused():
         NoiseGenerator(3, 1.0, kernel_size=2)
     with pytest.raises(ValueError, match="distribution: expected one of"):
         NoiseGenerator(3, 1.0, distribution="cauchy")
+
+
+def test_the_transform_can_be_sent_to_a_worker_that_is_not_forked():
+    noise = pickle.loads(pickle.dumps(ExactNoise((1.0, 2.0), math.inf, "laplace")))
+    assert (
+        repr(noise) == "ExactNoise(distribution=laplace, eps=(1.0, 2.0), p=inf, bounds=(0.0, 1.0))"
+    )

@@ -76,6 +76,7 @@ def test_learned_epsilon_stays_positive_and_is_saved():
 def test_a_fixed_epsilon_is_no_parameter():
     assert not list(NormalizedPerturbation(0.1).parameters())
     assert repr(NormalizedPerturbation(0.5, math.inf)) == "NormalizedPerturbation(eps=0.5, p=inf)"
+    assert "(eps=0.5, learned, p=2)" in repr(NormalizedPerturbation(0.5, learn_eps=True))
 
 
 def test_bounds_per_channel_move_with_the_module_and_hold():
