@@ -14,11 +14,12 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from foolbox.models import PyTorchModel
 
 from experiments.benchmarks.environment import describe
 from foolbox_carescale.evaluate.config import ModelConfig
 from foolbox_carescale.evaluate.digits import digits
-from foolbox_carescale.evaluate.models import load_model
+from foolbox_carescale.evaluate.models import build_network
 
 PACKAGES = ("torch", "torchvision", "foolbox", "eagerpy", "foolbox-carescale")
 RESULTS = Path("experiments/results")
@@ -41,25 +42,15 @@ def options(doc: str, arguments: list[str] | None) -> Options:
     return Options(parsed.quick, parsed.output or (None if parsed.quick else RESULTS))
 
 
-def frozen_digits_model() -> Any:
-    """The embedded classifier as a Foolbox model; no parameter of it takes a gradient."""
-    model, _ = load_model(ModelConfig(), device="cpu")
-    return model
+def digits_network() -> torch.nn.Module:
+    """The embedded classifier: images in [0, 1] to logits; no parameter takes a gradient."""
+    network, _ = build_network(ModelConfig())
+    return network.eval().requires_grad_(False)
 
 
-def network_of(model: Any) -> torch.nn.Module:
-    """Logits of a Foolbox model as a module, for training something in front of it."""
-    return _Logits(model)
-
-
-class _Logits(torch.nn.Module):
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(x)
-        return logits
+def foolbox_model(network: torch.nn.Module) -> PyTorchModel:
+    """The network as Foolbox's attacks take it."""
+    return PyTorchModel(network, bounds=(0, 1), device="cpu")
 
 
 def images_and_labels(split: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,11 +16,19 @@ import foolbox
 import matplotlib.pyplot as plt
 import torch
 
-from experiments.training.common import Options, Report, frozen_digits_model, norm, options, table
+from experiments.training.common import (
+    Options,
+    Report,
+    digits_network,
+    foolbox_model,
+    norm,
+    options,
+    table,
+)
 from foolbox_carescale import attacks
 from foolbox_carescale.evaluate.config import DataConfig, ModelConfig
 from foolbox_carescale.evaluate.data import load_data
-from foolbox_carescale.evaluate.models import load_model
+from foolbox_carescale.evaluate.models import build_network
 
 SIZES = (0.02, 0.05, 0.1, 0.2, 0.4)
 ATTACK_SIZES = (0.005, 0.02, 0.1)
@@ -78,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def problems(chosen: Options) -> list[tuple[str, Any, torch.Tensor, torch.Tensor]]:
     """Name, Foolbox model, images and labels."""
-    digits_model = frozen_digits_model()
+    digits_model = foolbox_model(digits_network())
     few = 8 if chosen.quick else 100
     sets = [
         ("digits", digits_model, DataConfig(), few),
@@ -87,8 +95,9 @@ def problems(chosen: Options) -> list[tuple[str, Any, torch.Tensor, torch.Tensor
     ]
     if not chosen.quick:
         config = ModelConfig(_target_="experiments.efficientnet_lite.build")
-        model, _ = load_model(config, data="foolbox/imagenet", num_classes=1000, device="cpu")
-        sets.append(("ImageNet", model, DataConfig(name="foolbox/imagenet", size=224), 20))
+        network, _ = build_network(config)
+        model = foolbox_model(network.eval())
+        sets.append(("ImageNet", model, DataConfig(name="foolbox/imagenet", size=224), 10))
     problems = []
     for name, model, data_config, samples in sets:
         data = load_data(data_config, samples)

@@ -25,9 +25,8 @@ import torch
 
 from experiments.training.common import (
     Report,
-    frozen_digits_model,
+    digits_network,
     images_and_labels,
-    network_of,
     norm,
     options,
     table,
@@ -72,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, compare, write."""
     chosen = options(__doc__, arguments)
     steps, seeds = (3, 1) if chosen.quick else (STEPS, SEEDS)
-    network = network_of(frozen_digits_model())
+    network = digits_network()
     train, held_out = images_and_labels("train"), images_and_labels("test")
     if chosen.quick:
         held_out = held_out[0][:32], held_out[1][:32]
