@@ -1,0 +1,172 @@
+"""Writes the catalogue of attacks: everything that the package registers, as it is today.
+
+Descriptions and parameters come from the classes, costs from a run of each, strength from
+experiments/results/strength.csv.
+"""
+
+import csv
+import functools
+import inspect
+import statistics
+import warnings
+from pathlib import Path
+from typing import Any
+
+import eagerpy as ep
+import torch
+from griffe import Docstring, DocstringSectionKind, parse_google
+
+with warnings.catch_warnings():
+    # foolbox/attacks/blur.py imports from an old name of SciPy's, and MkDocs shows such warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import foolbox
+
+    from foolbox_carescale import attacks
+
+MARK = "<!-- catalogue -->"
+RESULTS = Path(__file__).parents[2] / "experiments" / "results" / "strength.csv"
+PREFIXES = ("L1", "L2", "Linf", "Lp")
+# What experiments/benchmarks/strength.py calls them.
+LABELS = {
+    "ClipAwareAPGD": "apgd",
+    "ClipAwareAdamPGD": "adam",
+    "ClipAwareAutoAttack": "ensemble",
+    "ClipAwareBIM": "bim",
+    "ClipAwareFGM": "fgm",
+    "ClipAwareMomentumPGD": "momentum",
+    "ClipAwarePGD": "pgd",
+    "MinimalEpsilon": "minimal_epsilon",
+}
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put the catalogue where a page asks for it."""
+    if MARK not in markdown:
+        return markdown
+    return markdown.replace(MARK, "\n\n".join(_entry(attack) for attack in families()))
+
+
+def families() -> list[type[Any]]:
+    """The registered attacks without their variants by norm, by name."""
+    known = {attack.__name__ for attack in attacks.REGISTERED}
+
+    def is_variant(name: str) -> bool:
+        return any(name.startswith(p) and name.removeprefix(p) in known for p in PREFIXES)
+
+    found = [attack for attack in attacks.REGISTERED if not is_variant(attack.__name__)]
+    return sorted(found, key=lambda attack: attack.__name__)
+
+
+def _entry(attack: type[Any]) -> str:
+    name = attack.__name__
+    doc = inspect.getdoc(attack) or ""
+    registered = {known.__name__ for known in attacks.REGISTERED}
+    variants = [f"`{p}{name}`" for p in PREFIXES if p + name in registered]
+    parts = [f"### {name}", _prose(doc)]
+    if variants:
+        parts.append("In `foolbox.attacks` also as " + ", ".join(variants) + ".")
+    parts.append(_parameters(attack, doc))
+    forwards, backwards = _cost(attack)
+    parts.append(
+        f"**Cost** of the default: {backwards:,} gradients and {forwards:,} forward passes for a "
+        "sample that withstands."
+    )
+    if measured := _strength(LABELS.get(name, "")):
+        parts.append(measured)
+    return "\n\n".join(parts)
+
+
+def _prose(doc: str) -> str:
+    """The docstring without its sections."""
+    sections = parse_google(Docstring(doc, lineno=1), warnings=False)
+    return "\n\n".join(s.value for s in sections if s.kind is DocstringSectionKind.text)
+
+
+def _parameters(attack: type[Any], doc: str) -> str:
+    described: dict[str, str] = {}
+    for text in (inspect.getdoc(attacks.ClipAwareGradientAttack) or "", doc):
+        for section in parse_google(Docstring(text, lineno=1), warnings=False):
+            if section.kind is DocstringSectionKind.parameters:
+                for p in section.value:
+                    if not p.description.startswith("As for"):
+                        described[p.name] = " ".join(p.description.split())
+    lines = ['??? note "Parameters"', "", "| parameter | default | |", "|---|---|---|"]
+    for parameter in inspect.signature(attack).parameters.values():
+        default = "" if parameter.default is parameter.empty else f"`{parameter.default!r}`"
+        meaning = described.get(parameter.name, "").replace("|", "\\|")
+        lines.append(f"| `{parameter.name}` | {default} | {meaning} |")
+    return "\n    ".join(lines)
+
+
+@functools.cache
+def _cost(attack: type[Any]) -> tuple[int, int]:
+    """Forward and backward passes on one sample that nothing changes the class of."""
+
+    def unshakable(x: torch.Tensor) -> torch.Tensor:
+        slopes = torch.linspace(-0.01, 0.01, 16 * 5).reshape(16, 5)
+        return x.flatten(1) @ slopes + torch.tensor([5.0, 0.0, 0.0, 0.0, 0.0])
+
+    module = torch.nn.Module()
+    module.forward = unshakable  # type: ignore[assignment]
+    model = foolbox.PyTorchModel(module.eval(), bounds=(0, 1), device="cpu")
+    counting = attacks.CountingModel(model)
+    if attack is attacks.MinimalEpsilon:
+        made, epsilons = attack(attacks.L2ClipAwarePGD()), None
+    else:
+        made, epsilons = attack(), 1.0
+    x, y = ep.astensors(torch.full((1, 1, 4, 4), 0.5), torch.zeros(1, dtype=torch.int64))
+    counting.forwards = counting.backwards = 0
+    made(counting, x, y, epsilons=epsilons)
+    # Foolbox itself asks once more, to see what succeeded
+    return counting.forwards - 1, counting.backwards
+
+
+def _strength(label: str) -> str:
+    """The rows of the strength benchmark, beside Foolbox's attack of the same kind."""
+    rows = [row for row in _rows() if row["suite"] == "fixed"]
+    beside = f"foolbox_{label}"
+    cells: dict[tuple[str, str, str, str], dict[str, list[tuple[float, float]]]] = {}
+    for row in rows:
+        if row["attack"] in (label, beside):
+            key = (row["model"], row["p"], row["epsilon"], row["steps"])
+            value = (float(row["robust_accuracy"]), float(row["loss"]))
+            cells.setdefault(key, {}).setdefault(row["attack"], []).append(value)
+    if not any(label in by for by in cells.values()):
+        return ""
+    lines = [
+        '??? note "Measured strength"',
+        "",
+        "Robust accuracy / mean cross-entropy; [all cells, and other libraries]"
+        "(results/strength.md).",
+        "",
+        "| model | norm | epsilon | gradients | this | Foolbox's |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (model, p, epsilon, steps), by in sorted(cells.items(), key=lambda item: _order(item[0])):
+        if label not in by:
+            continue
+        shown = [_cell(by.get(attack)) for attack in (label, beside)]
+        norm = f"L{float(p):g}"
+        lines.append(
+            f"| {model} | {norm} | {float(epsilon):.4g} | {steps} | {shown[0]} | {shown[1]} |"
+        )
+    return "\n    ".join(lines)
+
+
+def _order(key: tuple[str, ...]) -> tuple[str, float, float, int]:
+    return key[0], float(key[1]), float(key[2]), int(key[3])
+
+
+def _cell(values: list[tuple[float, float]] | None) -> str:
+    if values is None:
+        return ""
+    means = [statistics.mean(column) for column in zip(*values, strict=True)]
+    return "{:.3f} / {:.2f}".format(*means)
+
+
+@functools.cache
+def _rows() -> list[dict[str, str]]:
+    if not RESULTS.is_file():
+        return []
+    with RESULTS.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
