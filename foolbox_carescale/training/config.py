@@ -48,7 +48,7 @@ class RecipeConfig:
     p: float = 2.0
     share: float = 0.5
     steps: int = 5
-    generator_lr: float = 1e-3
+    generator_lr: float = 1e-2
     kernel_size: int = 1
 
 
