@@ -76,7 +76,8 @@ def main(arguments: list[str] | None = None) -> None:
                     _, points, success = instance(model, x, y, epsilons=eps)
                     part = norm(points - x, p) / eps
                     report.add(
-                        data=name, images=len(x), attack=attack, p=p, size=size, epsilon=eps, library=library,
+                        data=name, images=len(x), attack=attack, p=p, size=size,
+                        epsilon=eps, library=library,
                         realised=part.mean().item(), least=part.min().item(),
                         most=part.max().item(), accuracy=1 - success.double().mean().item(),
                     )  # fmt: skip
