@@ -76,7 +76,8 @@ class ExactNoise(v2.Transform):  # type: ignore[misc]  # torchvision has no type
         images = inpt.as_subclass(torch.Tensor).reshape(-1, *inpt.shape[-3:])
         noise = sample(ep.astensor(images), self.distribution).raw
         eps = self._drawn(images)
-        noisy = perturb(images, noise, eps, p=self.p, bounds=self.bounds).reshape(inpt.shape)
+        lower, upper = (b.to(images.device) if torch.is_tensor(b) else b for b in self.bounds)
+        noisy = perturb(images, noise, eps, p=self.p, bounds=(lower, upper)).reshape(inpt.shape)
         return tv_tensors.wrap(noisy, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else noisy
 
     _transform = transform  # its name before torchvision 0.21

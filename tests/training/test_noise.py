@@ -42,6 +42,13 @@ def test_each_image_of_a_batch_draws_its_own_epsilon_from_the_range():
     assert norms.std() == pytest.approx(2 / math.sqrt(12), rel=0.2)
 
 
+def test_bounds_per_channel_hold():
+    upper = torch.tensor([1.0, 2.0, 3.0]).reshape(1, 3, 1, 1)
+    noisy = ExactNoise(40.0, bounds=(torch.zeros_like(upper), upper))(images())
+    assert sizes(noisy, images()) == pytest.approx(np.full(8, 40.0), rel=1e-5)
+    assert noisy.amax((0, 2, 3)).tolist() == pytest.approx([1, 2, 3])
+
+
 def test_epsilon_follows_a_distribution():
     torch.manual_seed(0)
     x = images(64)
