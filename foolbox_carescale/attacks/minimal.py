@@ -17,6 +17,7 @@ from foolbox.devutils import atleast_kd
 from foolbox.models import Model
 
 from ..backends import from_numpy
+from ..rescale import perturb
 from .base import ClipAwareAttack, ClipAwareDistance, inside_bounds
 
 
@@ -35,6 +36,8 @@ class MinimalEpsilon(MinimizationAttack):
         max_runs: Stop after this many runs of the wrapped attack. With ``steps`` gradients
             each, ``steps * max_runs`` is the budget.
         growth: Factor of the bracketing.
+        ray_passes: Forward passes that draw each run's adversarial points back towards the
+            inputs, halving the part of the way that may be left out. They cost no gradient.
 
     A sample that is adversarial as it is keeps perturbation 0. Where no epsilon up to the
     diagonal of the box succeeds, the input itself is returned, which is not adversarial.
@@ -48,6 +51,7 @@ class MinimalEpsilon(MinimizationAttack):
         rel_tolerance: float = 0.01,
         max_runs: int = 20,
         growth: float = 4.0,
+        ray_passes: int = 10,
     ) -> None:
         if not isinstance(attack, ClipAwareAttack):
             raise ValueError(
@@ -60,6 +64,8 @@ class MinimalEpsilon(MinimizationAttack):
             raise ValueError(f"rel_tolerance: expected a number in (0, 1), got {rel_tolerance!r}")
         if not (isinstance(max_runs, int) and max_runs >= 1):
             raise ValueError(f"max_runs: expected an integer >= 1, got {max_runs!r}")
+        if not (isinstance(ray_passes, int) and ray_passes >= 0):
+            raise ValueError(f"ray_passes: expected an integer >= 0, got {ray_passes!r}")
         if not growth > 1:
             raise ValueError(f"growth: expected a number > 1, got {growth!r}")
         self.attack = attack
@@ -67,6 +73,7 @@ class MinimalEpsilon(MinimizationAttack):
         self.rel_tolerance = rel_tolerance
         self.max_runs = max_runs
         self.growth = growth
+        self.ray_passes = ray_passes
 
     @property
     def distance(self) -> ClipAwareDistance:
@@ -105,6 +112,7 @@ class MinimalEpsilon(MinimizationAttack):
             tried: Any = from_numpy(x0, epsilon.astype(_numpy_dtype(x0)))
             x = self.attack.run(model, x0, criterion, epsilon=tried)
             found = is_adversarial(x)
+            x = self._nearer(x0, x, found, is_adversarial, model.bounds)
             distance = self.distance(x0, x)
             smaller = ep.logical_and(found, distance < size)
             best = ep.where(atleast_kd(smaller, x.ndim), x, best)
@@ -116,8 +124,25 @@ class MinimalEpsilon(MinimizationAttack):
             epsilon = self._next(lower, upper, epsilon, diagonal)
         return restore(best)
 
-    def _next(self, lower: Any, upper: Any, epsilon: Any, diagonal: float) -> Any:
+    def _nearer(
+        self, x0: ep.Tensor, x: ep.Tensor, found: ep.Tensor, is_adversarial: Any, bounds: Any
+    ) -> ep.Tensor:
+        """The adversarial points, drawn back towards the inputs as far as they stay adversarial."""
+        if self.ray_passes == 0 or not found.any():
+            return x
+        p = self.attack.p
+        norm = self.distance(x0, x)
+        low, high = ep.zeros_like(norm), norm
+        direction = x - x0
+        for _ in range(self.ray_passes):
+            middle = (low + high) / 2
+            point = perturb(x0, direction, middle, p=p, bounds=bounds)
+            still = ep.logical_and(is_adversarial(point), found)
+            x = ep.where(atleast_kd(still, x.ndim), point, x)
+            high, low = ep.where(still, middle, high), ep.where(still, low, middle)
+        return x
 
+    def _next(self, lower: Any, upper: Any, epsilon: Any, diagonal: float) -> Any:
         grown = np.minimum(np.maximum(lower, epsilon) * self.growth, diagonal)
         shrunk = upper / self.growth
         with np.errstate(invalid="ignore"):

@@ -98,3 +98,24 @@ class Stubborn(torch.nn.Module):
     def forward(self, x):
         total = x.flatten(1).sum(1, keepdim=True)
         return torch.cat([total + 1e4, -total], dim=1)
+
+
+def test_points_are_drawn_back_along_their_ray_without_gradients():
+    victim, _ = victims.linear()
+    found, passes = {}, {}
+    for ray_passes in (0, 8):
+        model = attacks.CountingModel(victim.model)
+        search = attacks.MinimalEpsilon(
+            attacks.L2ClipAwareFGM(), initial=5.0, max_runs=1, ray_passes=ray_passes
+        )
+        points, _, success = search(model, victim.x, victim.labels, epsilons=None)
+        assert success.all()
+        found[ray_passes] = victim.norm(points, 2)
+        passes[ray_passes] = model.backwards
+    assert passes[0] == passes[8]
+    assert (found[8] < 0.9 * found[0]).all()
+
+
+def test_a_negative_number_of_ray_passes_is_refused():
+    with pytest.raises(ValueError, match="ray_passes: expected an integer >= 0, got -1"):
+        attacks.MinimalEpsilon(attacks.L2ClipAwareFGM(), ray_passes=-1)
