@@ -64,9 +64,9 @@ class Loop:
         self.recipe = make_recipe(training.recipe, images.shape[1])
         order = torch.randperm(len(images), generator=_generator(training.seed))
         held_out = round(training.holdout * len(images))
-        self.held_out = images[order[:held_out]], labels[order[:held_out]]
-        self.images, self.labels = images[order[held_out:]], labels[order[held_out:]]
-        self.per_epoch = len(self.images) // training.batch_size
+        self.images, self.labels = images, labels
+        self.held_out, self.trained_on = order[:held_out], order[held_out:]
+        self.per_epoch = len(self.trained_on) // training.batch_size
         self.optimizer = _make_optimizer(training, network)
         self.schedule = _make_schedule(training, self.optimizer, self.per_epoch * training.epochs)
         self.network = network
@@ -165,7 +165,9 @@ class Loop:
         world, stored = self.fabric.world_size, len(content["processes"]["cpu"])
         if world != stored:
             raise UserError(f"processes: {path} was written by {stored}, and these are {world}")
-        own = {k: v[self.fabric.global_rank] for k, v in content["processes"].items()}
+        rank = self.fabric.global_rank
+        # a copy: PyTorch reads a generator's state from where the memory of a view begins
+        own = {name: values[rank].clone() for name, values in content["processes"].items()}
         self.total.copy_(own["total"][0])
         torch.set_rng_state(own["cpu"])
         if "cuda" in own:
@@ -196,9 +198,8 @@ class Loop:
     def _batches(self) -> list[torch.Tensor]:
         """This process's part of each batch of the epoch."""
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        order = torch.randperm(
-            len(self.images), generator=_generator(self.training.seed, self.epoch + 1)
-        )
+        generator = _generator(self.training.seed, self.epoch + 1)
+        order = self.trained_on[torch.randperm(len(self.trained_on), generator=generator)]
         whole = order[: self.per_epoch * self.training.batch_size]
         return [batch[rank::world] for batch in torch.split(whole, self.training.batch_size)]
 
@@ -230,16 +231,13 @@ class Loop:
         """Measure an epoch that ends; draws no number that the training would have drawn."""
         fabric = self.fabric
         rank, world = fabric.global_rank, fabric.world_size
-        images, labels = (part[rank::world] for part in self.held_out)
         sums = torch.zeros(4, dtype=torch.float64, device=fabric.device)
         self.network.eval()
         devices = [fabric.device] if fabric.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.training.seed + rank)  # the same noise in every epoch
-            size = self.training.batch_size
-            batches = zip(torch.split(images, size), torch.split(labels, size), strict=True)
-            for x, y in batches:
-                x, y = fabric.to_device((x, y))
+            for batch in torch.split(self.held_out[rank::world], self.training.batch_size):
+                x, y = fabric.to_device((self.images[batch], self.labels[batch]))
                 noisy = self._perturbed(x, y)
                 with torch.no_grad(), fabric.autocast():
                     clean, logits = self.network(x).float(), self.network(noisy).float()
