@@ -101,6 +101,7 @@ class Loop:
                 if self.position < self.per_epoch:
                     yield self.epoch * self.per_epoch + self.position
             self._measure()
+            self.recipe.remember()
             self.epoch, self.position = self.epoch + 1, 0
             self.total.zero_()
             yield self.epoch * self.per_epoch

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import eagerpy as ep
 import torch
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from ..attacks.gradient import ClipAwarePGD
@@ -56,6 +57,9 @@ class Recipe:
     ) -> None:
         """Make the perturbation worse for the network, where it learns; else nothing."""
 
+    def remember(self) -> None:
+        """Keep what was learned, at the end of an epoch."""
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold of what is learned."""
         return {}
@@ -95,9 +99,11 @@ class ExactGaussian(Recipe):
 class AdversarialNoise(Recipe):
     """Noise of exactly eps from a network that learns to raise the loss, in turns with the other.
 
-    One step of Adam for the generator before each batch; the gradient passes through eta.
+    One step of Adam for the generator before each batch; the gradient passes through eta. Half of
+    the noise comes from the generator as it was at the end of an earlier epoch, or at the
+    beginning, when it was Gaussian: otherwise the classifier unlearns what is no longer made.
 
-    Source: Rusak et al. 2020, arXiv 2001.06057; without its replay of earlier generators.
+    Source: Rusak et al. 2020, arXiv 2001.06057, with their experience replay.
     """
 
     def __init__(self, config: RecipeConfig, channels: int) -> None:
@@ -110,14 +116,18 @@ class AdversarialNoise(Recipe):
     def prepare(self, fabric: Fabric) -> None:
         """Move the generator; its gradients are averaged over processes."""
         self._learner, self._stepper = fabric.setup(self._generator, self._optimizer)
+        self._past: list[dict[str, torch.Tensor]] = []
+        self.remember()
 
     def perturbed(
         self, network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
         """Noisy images, exactly eps away."""
+        earlier = self._past[int(torch.randint(len(self._past), ()))]
+        half = len(images) // 2
         with torch.no_grad():
-            noisy: torch.Tensor = self._generator(images)
-        return noisy
+            replayed = functional_call(self._generator, earlier, (images[:half],))
+            return torch.cat([replayed, self._generator(images[half:])])
 
     def learn(
         self, fabric: Fabric, network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor
@@ -131,9 +141,15 @@ class AdversarialNoise(Recipe):
             fabric.backward(-cross_entropy(logits.float(), labels))
             self._stepper.step()
 
+    def remember(self) -> None:
+        """Keep the generator for later epochs."""
+        state = self._generator.state_dict()
+        self._past.append({name: value.clone() for name, value in state.items()})
+
     def state_dict(self) -> dict[str, Any]:
-        """The generator and its optimiser."""
+        """The generator, its optimiser, and earlier generators."""
         return {
+            "past": self._past,
             "generator": self._generator.state_dict(),
             "optimizer": self._optimizer.state_dict(),
         }
@@ -142,6 +158,8 @@ class AdversarialNoise(Recipe):
         """The reverse."""
         self._generator.load_state_dict(state["generator"])
         self._optimizer.load_state_dict(state["optimizer"])
+        device = next(self._generator.parameters()).device
+        self._past = [{k: v.to(device) for k, v in past.items()} for past in state["past"]]
 
 
 class PGD(Recipe):

@@ -115,6 +115,31 @@ def test_a_generator_goes_on_from_its_state(batch, network):
     assert torch.equal(*noisy)
 
 
+def test_half_of_the_noise_is_that_of_earlier_generators(batch, network):
+    images, labels = batch
+    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
+    recipe, gaussian = recipe_of("adversarial-noise"), recipe_of("adversarial-noise")
+    for _ in range(20):
+        recipe.learn(fabric, network, images, labels)
+    noisy = []
+    for each in (recipe, gaussian):
+        torch.manual_seed(5)
+        noisy.append(each.perturbed(network, images, labels))
+    half = len(images) // 2
+    # only the generator's beginning is remembered so far, and that is Gaussian noise
+    assert torch.equal(noisy[0][:half], noisy[1][:half])
+    assert not torch.isclose(noisy[0][half:], noisy[1][half:]).all()
+    recipe.remember()
+    seen = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        replayed = recipe.perturbed(network, images, labels)[:half]
+        torch.manual_seed(seed)
+        seen.add(torch.equal(replayed, gaussian.perturbed(network, images, labels)[:half]))
+    assert seen == {False, True}  # both the beginning and what was learned come up
+    assert len(recipe.state_dict()["past"]) == 2
+
+
 def test_an_unknown_recipe_is_one_line():
     with pytest.raises(UserError, match=r"recipe\.name: there is no 'gaussian-exakt'; did you"):
         make_recipe(RecipeConfig("gaussian-exakt", eps=1.0))
