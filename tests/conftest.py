@@ -25,7 +25,7 @@ hypothesis.settings.load_profile("default")
 def pytest_configure(config: pytest.Config) -> None:
     for ignored in (
         # foolbox/attacks/blur.py imports from an old name of SciPy's
-        "ignore:Please import `gaussian_filter`:DeprecationWarning",
+        "ignore:Please (import|use) `gaussian_filter`:DeprecationWarning",
     ):
         config.addinivalue_line("filterwarnings", ignored)
 
