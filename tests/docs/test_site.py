@@ -1,0 +1,136 @@
+"""The site as a reader meets it: built strictly, in a real browser, with nothing from elsewhere."""
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foolbox_carescale import perturb
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+
+pytest.importorskip("mkdocs")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the built site; .ci/run has built it already and says where."""
+    if "SITE" in os.environ:
+        return Path(os.environ["SITE"])
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """The site served on this machine, as search needs it."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=site)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture
+def page(address):
+    """A tab that fails its test when anything but the site is asked for, or goes wrong."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    wrong = []
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        own = (address, "data:", "blob:")
+        tab.on("request", lambda r: r.url.startswith(own) or wrong.append(f"asked for {r.url}"))
+        tab.on("console", lambda message: wrong.append(message.text))
+        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        yield tab
+        browser.close()
+    assert wrong == []
+
+
+@needs_chromium
+def test_no_page_asks_for_anything_from_elsewhere(page, site, address):
+    paths = sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html"))
+    assert len(paths) >= 25
+    for path in paths:
+        page.goto(address + path)
+        assert page.title()
+
+
+@needs_chromium
+def test_search_finds_an_operator(page, address):
+    page.goto(address)
+    page.locator("input[data-md-component=search-query]").fill("steepest_step")
+    page.wait_for_selector(".md-search-result__item")
+    assert "steepest" in page.locator(".md-search-result__list").inner_text()
+
+
+@needs_chromium
+@pytest.mark.parametrize(("order", "p"), [("1", 1), ("2", 2), ("3", 3), ("inf", np.inf)])
+def test_figure_computes_what_the_operator_computes(page, address, order, p):
+    page.goto(address + "idea/")
+    sample = page.evaluate("JSON.parse(document.getElementById('sample').textContent)")
+    x, delta = (np.array([values]) for values in (sample["x"], sample["directions"][1]))
+    page.get_by_text("another direction").click()
+    page.locator("[data-order]").select_option(order)
+    seen = set()
+    for place in (0, 300, 900, 1000):
+        page.locator("[data-epsilon]").fill(str(place))
+        said = {
+            name: float(page.locator(f"[data-{name}]").inner_text())
+            for name in ("asked", "size-naive", "size-exact", "reach")
+        }
+        exact = np.linalg.norm(perturb(x, delta, said["asked"], p=p) - x, ord=p, axis=1)
+        scale = said["asked"] / np.linalg.norm(delta, ord=p, axis=1)
+        naive = np.linalg.norm(np.clip(x + scale * delta, 0, 1) - x, ord=p, axis=1)
+        assert said["size-exact"] == pytest.approx(exact[0], abs=2e-3)
+        assert said["size-exact"] == pytest.approx(min(said["asked"], said["reach"]), abs=2e-3)
+        assert said["size-naive"] == pytest.approx(naive[0], abs=2e-3)
+        seen.add(page.locator("[data-exact] rect").first.get_attribute("fill"))
+        assert page.locator("[data-beyond]").is_visible() == (place == 1000)
+    assert len(seen) > 1 or p == 1
+
+
+def test_every_formula_became_mathml(site):
+    text = (site / "mathematics" / "index.html").read_text()
+    assert text.count("<math") > 100
+    assert "arithmatex" not in text
+    # what the converter does not know it leaves as it is
+    content = re.sub(r"<(script|style|head).*?</\1>", "", text, flags=re.DOTALL)
+    assert not re.findall(r"\\[a-z]+", content)
+
+
+def test_catalogue_has_every_attack(site):
+    from foolbox_carescale import attacks
+
+    text = (site / "attacks" / "index.html").read_text()
+    for attack in attacks.REGISTERED:
+        assert attack.__name__ in text
+    assert text.count("gradients and") >= 10
+
+
+def test_files_that_pages_link_to_are_part_of_the_site(site):
+    assert (site / "experiments" / "quickstart.yaml").is_file() or (
+        site / "experiments" / "efficientnet_lite.yaml"
+    ).is_file()
+    assert (site / "results" / "strength.png").is_file()
