@@ -281,6 +281,8 @@ def _train(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"carescale: interrupted; {interrupt}", file=sys.stderr)
         return INTERRUPTED
+    if os.environ.get("RANK", "0") != "0":  # one of torchrun's processes speaks
+        return 0
     about, last = trained.about, trained.epochs[-1]
     _console().print(
         f"{about['architecture']}, {about['recipe']['name']}: epoch {about['epoch']} of"

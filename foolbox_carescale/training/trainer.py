@@ -212,6 +212,8 @@ def _fabric(training: Training) -> Fabric:
     from lightning_fabric import Fabric
 
     device = torch.device(training.device)
+    if device.type == "cpu" and training.precision == "float16":
+        raise UserError("precision: float16 does not train on the CPU; take bfloat16")
     launched = _rank() is not None
     devices: Any = int(os.environ["LOCAL_WORLD_SIZE"]) if launched else training.processes
     if devices == 1 and device.index is not None:

@@ -259,6 +259,7 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
         ({"optimizer": OptimizerConfig(params={"x": 1})}, "optimizer: PyTorch cannot make AdamW"),
         ({"schedule": ScheduleConfig("OneCycle")}, "did you mean 'OneCycleLR'"),
         ({"precision": "half"}, "precision: there is no 'half'"),
+        ({"precision": "float16"}, "float16 does not train on the CPU; take bfloat16"),
         ({"batch_size": 7, "processes": 2}, "batch_size: 7 cannot be divided among 2"),
         ({"batch_size": 300}, "too few for batches of 300"),
         ({"data": DataConfig("foolbox/mnist")}, "images to evaluate with"),
