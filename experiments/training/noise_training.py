@@ -78,13 +78,14 @@ def main(arguments: list[str] | None = None) -> None:
     )
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary) if asked.quick else WORK
+        finished = sum((_folder(*job, size, work) / "weights.safetensors").exists() for job in jobs)
         for found in _results(jobs, size, work):
             for row in found:
                 report.add(**row)
     report.rows.sort(key=lambda row: (RECIPES.index(row["recipe"]), row["seed"]))
     rows = pd.DataFrame(report.rows)
     report.figure = drawn(rows)
-    report.write(sections(rows, size), asked.output)
+    report.write([*sections(rows, size), _reused(finished, len(jobs))], asked.output)
 
 
 def _results(jobs: list[tuple[str, int]], size: Size, work: Path) -> Iterator[list[dict[str, Any]]]:
@@ -108,7 +109,7 @@ def run(recipe: str, seed: int, size: Size, work: Path) -> list[dict[str, Any]]:
             seed=seed,
             device="cpu",
             threads=1,
-            output=str(work / f"{recipe}-{seed}-{size.epochs}"),
+            output=str(_folder(recipe, seed, size, work)),
         )
     )
     network, _ = build_network(ModelConfig(weights=str(trained.weights)))
@@ -191,6 +192,16 @@ def drawn(rows: pd.DataFrame) -> Figure:
         axes.set_ylim(0, 1)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _folder(recipe: str, seed: int, size: Size, work: Path) -> Path:
+    return work / f"{recipe}-{seed}-{size.epochs}"
+
+
+def _reused(finished: int, trainings: int) -> str:
+    if finished == 0:
+        return f"All {trainings} trainings are in the time above."
+    return f"{finished} of {trainings} trainings had finished before; their time is not in it."
 
 
 def _differences(rows: pd.DataFrame) -> str:
