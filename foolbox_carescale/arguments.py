@@ -159,6 +159,11 @@ def prepare(
             f"{name}: expected the shape of {x_name}, {shape}, got {tuple(delta_.shape)}; "
             "broadcast it yourself, so that every sample has its own"
         )
+    if kind == "torch" and delta_.raw.device != x_.raw.device:
+        raise ValueError(
+            f"{name}: expected a tensor on the device of {x_name}, {x_.raw.device}, got one on "
+            f"{delta_.raw.device}; move it with {name}.to({x_name}.device)"
+        )
     dtype, dtype_name = x_.dtype, backends.dtype_name(x_)
     if dtype_name not in _EPS:
         raise ValueError(
@@ -233,7 +238,7 @@ def checked_eps(eps: Any, x: ep.Tensor) -> float | ep.Tensor:
         bad = ~((values >= 0) & (values < math.inf))
         if bad.any():
             raise ValueError(
-                f"eps: expected finite numbers >= 0, got {values[bad][0]!r} for sample "
+                f"eps: expected finite numbers >= 0, got {float(values[bad][0])!r} for sample "
                 f"{int(np.argmax(bad))}"
             )
     return tensor.reshape((-1, 1))

@@ -229,6 +229,14 @@ def test_tensors_of_two_frameworks(operator, points, directions, other):
             operator(kit.tensor(X), DELTA, 0.5)
 
 
+def test_tensors_of_two_devices():
+    import torch
+
+    x = torch.tensor(X)
+    with pytest.raises(ValueError, match=says("delta:", "device of x, cpu", "meta", "delta.to(x")):
+        fc.perturb(x, torch.empty_like(x, device="meta"), 0.5)
+
+
 def test_eps_of_another_framework():
     torch = pytest.importorskip("torch")
     with pytest.raises(ValueError, match=says("eps: expected a numpy", "got torch")):
