@@ -34,7 +34,8 @@ def on_files(files: Files, *, config: Any) -> Files:
         if not (ROOT / source).is_file():
             continue  # MkDocs will name the link that leads nowhere
         file = File.generated(config, uri, abs_src_path=str(ROOT / source))
-        file.inclusion = InclusionLevel.NOT_IN_NAV
+        if uri not in str(config.nav):
+            file.inclusion = InclusionLevel.NOT_IN_NAV
         files.append(file)
     return files
 

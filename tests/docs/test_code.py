@@ -113,3 +113,12 @@ def test_catalogue_says_when_to_take_each_attack(monkeypatch):
     text = (ROOT / "docs" / "attacks.md").read_text().split("## How")[0]
     missing = [a.__name__ for a in catalogue.families() if f"`{a.__name__}`" not in text]
     assert [name for name in missing if name != "MinimalEpsilon"] == []
+
+
+def test_diagram_of_the_architecture_shows_the_layers_that_are_checked():
+    tomllib = pytest.importorskip("tomllib")
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    text = (ROOT / "docs" / "contributing" / "index.md").read_text()
+    diagram = text.split("```text\n")[1].split("```")[0]
+    layers = [re.split(r"\s{2,}", line)[0] for line in diagram.splitlines()]
+    assert layers == contracts["contracts"][0]["layers"]
