@@ -79,8 +79,9 @@ def test_no_page_asks_for_anything_from_elsewhere(page, site, address):
 
 @needs_chromium
 def test_search_finds_an_operator(page, address):
-    page.goto(address)
-    page.locator("input[data-md-component=search-query]").fill("steepest_step")
+    page.goto(address, wait_until="networkidle")
+    page.locator("input[data-md-component=search-query]").click()  # loads the index
+    page.locator("input[data-md-component=search-query]").press_sequentially("steepest_step")
     page.wait_for_selector(".md-search-result__item")
     assert "steepest" in page.locator(".md-search-result__list").inner_text()
 
