@@ -99,6 +99,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             largest gradient; "auto" as many as epsilon can move by 0.3 of the box's width
             each; "adaptive" takes it from the best iterate as the run goes on (Croce & Hein
             2021, arXiv 2103.01208). Not used for p > 1.
+        targets: Of "dlr_targeted": how many other classes to aim at, the most likely ones first;
+            fewer where the model has fewer.
         wide_start: Take the first half of the steps on balls of 2 and 1.5 epsilon, and start
             from their end, projected, as AutoAttack does for L1. Only then iterates are
             reported, and one can be returned. By default for p = 1, from 20 steps on.
