@@ -48,7 +48,8 @@ def solve(problem: Problem) -> ep.Tensor:
 
         eta, flags = cpu.solve(*_arrays(problem), tolerance=problem.tolerance)
         if not flags.any():
-            eta = np.minimum(eta, _LARGEST.get(problem.dtype_name, np.inf))
+            if problem.dtype_name in _LARGEST:
+                eta = np.minimum(eta, _LARGEST[problem.dtype_name])
             return _tensor(problem, eta[:, None])
     if engine == "cuda":
         from . import cuda
