@@ -76,6 +76,7 @@ def main() -> None:
     text = "\n".join(lines) + "\n"
     print(text)
     if arguments.output is not None:
+        arguments.output.mkdir(parents=True, exist_ok=True)
         (arguments.output / "runner.md").write_text(text, encoding="utf-8")
 
 
