@@ -11,20 +11,8 @@ from hypothesis.extra import numpy as hnp
 
 import foolbox_carescale as fc
 from tests import kits, reference
+from tests.exactness import assert_size, tolerance
 from tests.reference import CASES, FRACTIONS, HALF_CASES, ORDERS, SHAPE
-
-# relative error of the norm; half: eta itself is rounded to the dtype, and the norm follows
-# eta at most proportionally
-TOLERANCE = {"float64": 1e-12, "float32": 1e-6, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-# where the dtype's normal numbers begin, and its largest one
-NORMAL = {"float16": (2.0**-14, 65504.0), "bfloat16": (2.0**-126, 3.38e38)}
-
-
-def tolerance(dtype, p):
-    # for p < 1 the norm is a higher power of the sum that carries the rounding
-    single = TOLERANCE[dtype] if dtype in ("float32", "float64") else TOLERANCE["float32"]
-    rounding = TOLERANCE[dtype] if dtype not in ("float32", "float64") else 0.0
-    return single * (5 if p < 1 else 1) + rounding
 
 
 def problem(kit, name, p, shape=SHAPE):
@@ -32,20 +20,6 @@ def problem(kit, name, p, shape=SHAPE):
     x, delta = (kit.rounded(part) for part in reference.case(name, shape=shape))
     eps = np.resize(FRACTIONS, shape[0]) * reference.reachable_norm(x, delta, p)
     return x, delta, eps if kit.dtype == "float64" else eps.astype(np.float32).astype(np.float64)
-
-
-def assert_size(kit, eta, x, delta, eps, p):
-    wanted = np.minimum(eps, reference.reachable_norm(x, delta, p))
-    size = reference.realised_norm(eta, x, delta, p)
-    allowed = np.full_like(wanted, tolerance(kit.dtype, p)) * wanted
-    if kit.dtype in NORMAL:
-        exact = reference.bisected_eta(x, delta, eps, p)
-        smallest, largest = NORMAL[kit.dtype]
-        # below the normal numbers half a step of the dtype is more than a relative error says
-        allowed = np.where(exact < smallest, np.inf, allowed)
-        allowed = np.where((exact > largest) & (size < wanted), np.inf, allowed)
-    assert np.all(np.isfinite(eta))
-    assert np.all(np.abs(size - wanted) <= allowed), (size / np.where(wanted > 0, wanted, 1), eps)
 
 
 @pytest.mark.parametrize("p", ORDERS)
