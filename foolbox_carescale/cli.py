@@ -178,7 +178,10 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(command=_doctor)
     schema = commands.add_parser("schema", help="print the JSON schema of a config, for editors")
     schema.add_argument(
-        "group", nargs="?", metavar="GROUP", help="of the files of a config group, such as model"
+        "of",
+        nargs="?",
+        metavar="COMMAND | GROUP",
+        help="evaluate (the default), train, or a config group for its files, such as model",
     )
     schema.set_defaults(command=_schema)
     attacks = commands.add_parser("attacks", help="list the attacks and their arguments")
@@ -330,9 +333,10 @@ def _doctor(_: argparse.Namespace) -> int:
 
 
 def _schema(arguments: argparse.Namespace) -> int:
-    from foolbox_carescale.evaluate.schema import json_schema
+    from foolbox_carescale.evaluate.schema import EVALUATE, json_schema
+    from foolbox_carescale.training.schema import TRAIN
 
-    print(json.dumps(json_schema(arguments.group), indent=2))
+    print(json.dumps(json_schema(arguments.of, (EVALUATE, TRAIN)), indent=2))
     return 0
 
 

@@ -7,6 +7,8 @@ import inspect
 import re
 import types
 import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from foolbox_carescale.attacks.registry import list_attacks
@@ -17,38 +19,67 @@ Schema = dict[str, Any]
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
-_CHOICES = {
-    (config.ModelConfig, "dtype"): config.DTYPES,
-    (config.ExecutorConfig, "name"): config.EXECUTORS,
-    (config.TrackingConfig, "name"): config.TRACKERS,
-}
+
+@dataclass(frozen=True)
+class Described:
+    """A command whose config has a schema.
+
+    Attributes:
+        command: Its name.
+        config: The dataclass of a run.
+        groups: Config groups, and the classes of their files.
+        choices: The values that a field of a class takes, where there are few.
+    """
+
+    command: str
+    config: type
+    groups: Mapping[str, type | None]
+    choices: Mapping[tuple[type, str], Sequence[str]]
 
 
-def json_schema(group: str | None = None) -> Schema:
-    """The schema (JSON Schema 2020-12) of a YAML file that ``carescale evaluate`` reads.
+EVALUATE = Described(
+    "evaluate",
+    config.Evaluation,
+    config.CONFIG_GROUPS,
+    {
+        (config.ModelConfig, "dtype"): config.DTYPES,
+        (config.ExecutorConfig, "name"): config.EXECUTORS,
+        (config.TrackingConfig, "name"): config.TRACKERS,
+    },
+)
+
+
+def json_schema(of: str | None = None, commands: Sequence[Described] = (EVALUATE,)) -> Schema:
+    """The schema (JSON Schema 2020-12) of a YAML file that a command reads.
 
     Args:
-        group: Of the files of a config group instead, such as ``model``.
+        of: The command, the first one by default; or a config group, such as ``model``, for the
+            schema of its files.
+        commands: Those that there are.
 
     Raises:
-        UserError: There is no such group.
+        UserError: There is no such command or group.
     """
+    of = of or commands[0].command
+    known = {name: each for each in commands for name in (each.command, *each.groups)}
+    if of not in known:
+        raise UserError(f"schema: there is no group {of!r}; {nearest(of, known)}")
+    described = known[of]
     definitions: Schema = {}
-    run = _object(config.Evaluation, definitions)
+    run = _object(described.config, definitions)
     run["properties"]["defaults"] = _DEFAULTS
-    if group is None:
-        schema = {"title": "carescale evaluate", **run}
-    elif group == "attack":
+    for (kind, name), values in described.choices.items():
+        node = run if kind is described.config else definitions[kind.__name__]
+        del node["properties"][name]["type"]
+        node["properties"][name]["enum"] = list(values)
+    if of == described.command:
+        schema = run
+    elif of == "attack":
         keys = {key: run["properties"][key] for key in ("attacks", "epsilons")}
-        schema = {"title": "carescale attack", **run, "properties": keys}
-    elif group in config.CONFIG_GROUPS:
-        kind = typing.cast(type, config.CONFIG_GROUPS[group])
-        schema = {"title": f"carescale {group}", **definitions[kind.__name__]}
+        schema = {**run, "properties": keys}
     else:
-        raise UserError(
-            f"schema: there is no group {group!r}; {nearest(group, config.CONFIG_GROUPS)}"
-        )
-    return {"$schema": _DRAFT, **schema, "$defs": definitions}
+        schema = definitions[typing.cast(type, described.groups[of]).__name__]
+    return {"$schema": _DRAFT, "title": f"carescale {of}", **schema, "$defs": definitions}
 
 
 _OWN = {"required": ["_target_"], "properties": {"_target_": {"type": "string"}}}
@@ -73,20 +104,17 @@ def _object(kind: Any, definitions: Schema) -> Schema:
     properties = {}
     for field in dataclasses.fields(kind):
         node = _type(hints[field.name], definitions)
-        choices = _CHOICES.get((kind, field.name))
-        if choices is not None:
-            node = {"enum": list(choices)}
         properties[field.name] = {"description": documented[field.name], **node}
         value = getattr(defaults, field.name)
         if isinstance(value, (int, float, str)) and value != "":
             properties[field.name]["default"] = value
     node = {"type": "object", "properties": properties, "additionalProperties": False}
+    if "params" in properties:
+        del node["additionalProperties"]  # they are arguments of what is named
     if kind is config.AttackConfig:
-        del node["additionalProperties"]  # they are arguments of the attack
         by_name = {"properties": {"name": {"enum": list_attacks()}}}
         node |= {"if": _OWN, "then": {}, "else": by_name}
     elif "_target_" in properties:
-        del node["additionalProperties"]
         closed = {"propertyNames": {"enum": list(properties)}}
         node |= {"if": _OWN, "then": {}, "else": closed}
     return {"description": inspect.cleandoc(kind.__doc__).split("\n")[0], **node}

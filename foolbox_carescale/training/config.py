@@ -201,6 +201,26 @@ class Training:
         return yaml.safe_dump(content, sort_keys=False)
 
 
+CONFIG_GROUPS = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "recipe": RecipeConfig,
+    "optimizer": OptimizerConfig,
+    "schedule": ScheduleConfig,
+    "tracking": TrackingConfig,
+}
+"""Hydra's config groups: folders of ``conf``, here and in ``evaluate``."""
+
+DEFAULT_CHOICES = {
+    "model": "digits",
+    "data": "digits",
+    "recipe": "clean",
+    "optimizer": "adamw",
+    "schedule": "one-cycle",
+    "tracking": "none",
+}
+
+
 def load_training(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Training:
     """The training that a YAML file, config groups and overrides describe.
 
@@ -214,27 +234,8 @@ def load_training(path: str | Path | None = None, overrides: Sequence[str] = ())
     """
     from ..evaluate.compose import CONFIGS, Kind, compose_tree, typed
 
-    kind = Kind(
-        "train",
-        Training,
-        {
-            "model": ModelConfig,
-            "data": DataConfig,
-            "recipe": RecipeConfig,
-            "optimizer": OptimizerConfig,
-            "schedule": ScheduleConfig,
-            "tracking": TrackingConfig,
-        },
-        {
-            "model": "digits",
-            "data": "digits",
-            "recipe": "clean",
-            "optimizer": "adamw",
-            "schedule": "one-cycle",
-            "tracking": "none",
-        },
-        (CONFIGS, Path(__file__).with_name("conf")),
-    )
+    folders = (CONFIGS, Path(__file__).with_name("conf"))
+    kind = Kind("train", Training, CONFIG_GROUPS, DEFAULT_CHOICES, folders)
     tree = gather_arguments(compose_tree(kind, path, overrides))
     tree["optimizer"] = gather(tree["optimizer"], OptimizerConfig, "optimizer")
     tree["schedule"] = gather(tree["schedule"], ScheduleConfig, "schedule")

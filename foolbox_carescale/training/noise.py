@@ -137,7 +137,8 @@ class NoiseGenerator(torch.nn.Module):
         layers: list[torch.nn.Module] = []
         for (inputs, outputs), side in zip(widths, (1, kernel_size, 1, 1), strict=True):
             # reflected: zeros would make the noise quieter along the border
-            mode = "reflect" if side > 1 else "zeros"  # by no pixel it would still copy
+            # (by no pixel it would still copy)
+            mode: Literal["reflect", "zeros"] = "reflect" if side > 1 else "zeros"
             layers += [
                 torch.nn.Conv2d(inputs, outputs, side, padding=side // 2, padding_mode=mode),
                 torch.nn.ReLU(),

@@ -1,0 +1,19 @@
+"""What the JSON schema of ``carescale train`` is made from."""
+
+from __future__ import annotations
+
+from ..evaluate.config import DTYPES, TRACKERS, ModelConfig, TrackingConfig
+from ..evaluate.schema import Described
+from .config import CONFIG_GROUPS, PRECISIONS, RECIPES, RecipeConfig, Training
+
+TRAIN = Described(
+    "train",
+    Training,
+    CONFIG_GROUPS,
+    {
+        (ModelConfig, "dtype"): DTYPES,
+        (TrackingConfig, "name"): TRACKERS,
+        (RecipeConfig, "name"): RECIPES,
+        (Training, "precision"): PRECISIONS,
+    },
+)
