@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 import foolbox_carescale as fc
 from tests import kits, reference, solver
+from tests.exactness import tolerance
 from tests.reference import ORDERS
 
 EXACT = (1.0, 2.0, math.inf)
@@ -130,7 +131,7 @@ def test_result_is_in_the_box_and_on_the_sphere_where_the_clipped_point_was_outs
         rounding = rounding * (1 + np.abs(x - x0).reshape(len(x), -1).max(1))
     error = np.abs(reference.norm(result - x0, p) - np.minimum(eps, size))
     if p >= 1:
-        assert np.all(error <= 8 * unit * eps + rounding)
+        assert np.all(error <= tolerance(kit.dtype, p) * eps + rounding)
     else:
         assert np.all(error <= 1e-2 * eps)
 

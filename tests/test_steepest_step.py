@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 import foolbox_carescale as fc
 from tests import kits, reference, solver
+from tests.exactness import tolerance
 
 CONVEX = (1.0, 1.1, 1.3, 1.5, 2.0, 3.0, math.inf)
 each_order = pytest.mark.parametrize("p", CONVEX)
@@ -92,7 +93,9 @@ def test_step_has_length_eps_or_all_that_is_reachable(kit, name, p):
     unit = np.finfo(kit.dtype).eps  # of the sum x + s, in each coordinate
     rounding = reference.norm(np.full((len(x), x[0].size), unit), p)
     error = np.abs(reference.norm(moved - x, p) - np.minimum(eps, reach))
-    assert np.all(error <= 8 * unit * eps + rounding)
+    # A sum of 1083 equal powers, one after the other as an older compiler adds them, is off by
+    # 45 units: more than a few, and far less than what is promised.
+    assert np.all(error <= tolerance(kit.dtype, p) * eps + rounding)
 
 
 @each_order
