@@ -135,7 +135,7 @@ class ExecutorConfig:
 
 @dataclass
 class TrackingConfig:
-    """Where a finished run is reported besides its folder.
+    """Where a run is reported besides its folder.
 
     Attributes:
         name: ``none``, ``mlflow`` or ``tensorboard``.

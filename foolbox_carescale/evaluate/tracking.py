@@ -1,11 +1,17 @@
-"""Reports a finished run to MLflow or TensorBoard, from its stored results only."""
+"""Reports a run to MLflow or TensorBoard: one that is stored, or one that is still going on.
+
+What a tracker holds already is not told again. So a report may be repeated, and a run that was
+interrupted continues the same run of MLflow, or the same folder of TensorBoard.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +21,19 @@ from foolbox_carescale.evaluate.cells import make_cells
 from foolbox_carescale.evaluate.config import Evaluation, TrackingConfig
 from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError
 from foolbox_carescale.evaluate.results import Results
+from foolbox_carescale.evaluate.sealed import digest
 from foolbox_carescale.evaluate.store import RunFolder
 
 PER_UNIT_OF_EPSILON = 10**6
 """Steps are whole numbers in both trackers: a metric's step is its epsilon in millionths, so that
 a metric drawn over its steps is a security curve."""
 
+Values = Iterable[tuple[str, int, float]]
+"""Name, step and value of each metric."""
+
 _FOLDER_TAG = "carescale.folder"
+_RUN_TAG = "carescale.run"
+"""A digest of folder and config: another run in a folder that was emptied is another run."""
 
 _MODULES = {
     "none": (),
@@ -69,28 +81,68 @@ def _page_and_metrics(results: Results, config: TrackingConfig) -> Iterator[tupl
     yield from metrics(results)
 
 
-def report(config: TrackingConfig, folder: Path, values: Iterable[tuple[str, int, float]]) -> None:
+def report(config: TrackingConfig, folder: Path, values: Values) -> None:
     """Report what a run folder holds, once. A failure is an ``EvaluationWarning``.
 
     Args:
         config: Where to.
         folder: Of the run, with its ``config.yaml``.
-        values: Name, step and value of each metric.
+        values: Of each metric; asked for only where something is to be reported.
     """
     if config.name == "none":
         return
-    tell = _to_mlflow if config.name == "mlflow" else _to_tensorboard
+    tracker = None
     try:
         check_tracking(config)
-        tell(config, folder, values)
+        tracker = _open(config, folder)
+        if not tracker.finished:
+            tracker.tell(values)
+            tracker.finish()
     except Exception as error:  # a tracker may raise anything, and the results outlive it
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        warnings.warn(
-            f"tracking: {config.name} failed ({reason}); the results are in {folder}."
-            " Run the same again to repeat only the tracking",
-            EvaluationWarning,
-            stacklevel=3,
-        )
+        if tracker is not None:
+            _leave(tracker, "FAILED")
+        remedy = "Run the same again to repeat only the tracking"
+        _warn(config, error, f"the results are in {folder}. {remedy}")
+
+
+@contextlib.contextmanager
+def following(config: TrackingConfig, folder: Path) -> Iterator[Callable[[Values], None]]:
+    """Report a run while it goes on; ``report`` completes it afterwards.
+
+    Yields:
+        To be called with all values so far, whenever there are new ones. After a failure, which
+        is an ``EvaluationWarning``, it does nothing more: a server that does not answer holds up
+        the run once.
+
+    Args:
+        config: Where to.
+        folder: Of the run, with its ``config.yaml``.
+    """
+    tracker: _Mlflow | _TensorBoard | None = None
+    ended = config.name == "none"
+
+    def tell(values: Values) -> None:
+        nonlocal tracker, ended
+        if ended:
+            return
+        try:
+            tracker = tracker or _open(config, folder)
+            if not tracker.finished:
+                tracker.tell(values)
+        except Exception as error:  # as in report
+            ended = True
+            _warn(config, error, "nothing is lost: all is reported when the run has ended")
+
+    status = "FAILED"
+    try:
+        yield tell
+        status = "RUNNING"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        if tracker is not None and not tracker.finished:
+            _leave(tracker, status)
 
 
 def metrics(results: Results) -> Iterator[tuple[str, int, float]]:
@@ -118,51 +170,128 @@ def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
         yield key, str(value)
 
 
-def _to_mlflow(
-    config: TrackingConfig, path: Path, measured: Iterable[tuple[str, int, float]]
-) -> None:
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param
+def _open(config: TrackingConfig, path: Path) -> _Mlflow | _TensorBoard:
+    return _Mlflow(config, path) if config.name == "mlflow" else _TensorBoard(config, path)
 
-    folder = str(path.resolve())
-    client = MlflowClient(config.uri)
-    known = client.get_experiment_by_name(config.experiment)
-    experiment = known.experiment_id if known else client.create_experiment(config.experiment)
-    query = f"tags.`{_FOLDER_TAG}` = '{folder}' and attributes.status = 'FINISHED'"
-    if client.search_runs([experiment], query, max_results=1):
-        return
-    name = config.run_name or path.name
-    run_id = client.create_run(experiment, tags={_FOLDER_TAG: folder}, run_name=name).info.run_id
-    try:
-        now = round(1000 * time.time())
-        values = [Metric(key, value, now, step) for key, step, value in measured]
-        params = [Param(key, value) for key, value in parameters(path).items()]
+
+def _leave(tracker: _Mlflow | _TensorBoard, status: str) -> None:
+    """Let go of a run that is not complete; to be told so is a courtesy, which may fail."""
+    with contextlib.suppress(Exception):
+        tracker.leave(status)
+
+
+def _warn(config: TrackingConfig, error: Exception, then: str) -> None:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    told = f"tracking: {config.name} failed ({reason}); {then}"
+    warnings.warn(told, EvaluationWarning, stacklevel=4)
+
+
+class _Mlflow:
+    """A run of MLflow's: the one of this folder and config, or a new one."""
+
+    def __init__(self, config: TrackingConfig, path: Path) -> None:
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        self._path, self._client = path, MlflowClient(config.uri)
+        client, params, folder = self._client, parameters(path), str(path.resolve())
+        known = client.get_experiment_by_name(config.experiment)
+        experiment = known.experiment_id if known else client.create_experiment(config.experiment)
+        run = digest(json.dumps([folder, params]).encode())
+        found = client.search_runs([experiment], f"tags.`{_RUN_TAG}` = '{run}'", max_results=1)
+        name = config.run_name or path.name
+        tags = {_FOLDER_TAG: folder, _RUN_TAG: run}
+        entity = found[0] if found else client.create_run(experiment, tags=tags, run_name=name)
+        self._id = entity.info.run_id
+        self.finished = entity.info.status == "FINISHED"
+        if self.finished:
+            return
+        self._told = {
+            (key, metric.step)
+            for key in entity.data.metrics
+            for metric in client.get_metric_history(self._id, key)
+        }
+        if entity.info.status != "RUNNING":
+            client.update_run(self._id, "RUNNING")
         # a request holds so many at most: mlflow.utils.validation
-        for batch in _batches(values, 1000):
-            client.log_batch(run_id, metrics=batch)
-        for batch in _batches(params, 100):
-            client.log_batch(run_id, params=batch)
-        client.log_artifacts(run_id, folder)
-    except BaseException:
-        client.set_terminated(run_id, "FAILED")
-        raise
-    client.set_terminated(run_id)
+        for batch in _batches([Param(key, value) for key, value in params.items()], 100):
+            client.log_batch(self._id, params=batch)
+
+    def tell(self, values: Values) -> None:
+        from mlflow.entities import Metric
+
+        now = round(1000 * time.time())
+        new = [
+            (key, value, now, step) for key, step, value in values if (key, step) not in self._told
+        ]
+        for batch in _batches(new, 1000):  # as above
+            self._client.log_batch(self._id, metrics=[Metric(*metric) for metric in batch])
+            self._told |= {(key, step) for key, _, _, step in batch}
+
+    def finish(self) -> None:
+        self._client.log_artifacts(self._id, str(self._path))
+        self._client.set_terminated(self._id)
+
+    def leave(self, status: str) -> None:
+        if status != "RUNNING":
+            self._client.set_terminated(self._id, status)
 
 
-def _to_tensorboard(
-    config: TrackingConfig, path: Path, measured: Iterable[tuple[str, int, float]]
-) -> None:
-    from torch.utils.tensorboard import SummaryWriter
+class _TensorBoard:
+    """A folder of TensorBoard's, with the events of earlier processes and those of this one."""
 
-    folder = Path(config.folder).expanduser() / path.name if config.folder else None
-    folder = folder or path / "tensorboard"
-    if any(folder.glob("events.out.tfevents.*")):
-        return
-    with SummaryWriter(str(folder)) as writer:
-        text = (path / "config.yaml").read_text(encoding="utf-8")
-        writer.add_text("config", f"```yaml\n{text}```")
-        for key, step, value in measured:
-            writer.add_scalar(key, value, step)
+    finished = False
+
+    def __init__(self, config: TrackingConfig, path: Path) -> None:
+        own = path / "tensorboard"
+        self._folder = Path(config.folder).expanduser() / path.name if config.folder else own
+        content = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        content.pop("tracking", None)
+        self._config = f"```yaml\n{yaml.safe_dump(content, sort_keys=False)}```"
+        self._writer: Any = None
+        self._told = self._held()
+
+    def _held(self) -> set[tuple[str, int]]:
+        """Names and steps of what earlier processes have written."""
+        if not any(self._folder.glob("events.out.tfevents.*")):
+            return set()
+        from tensorboard.backend.event_processing import (  # type: ignore[import-untyped]
+            event_accumulator,
+        )
+
+        everything = {event_accumulator.SCALARS: 0, event_accumulator.TENSORS: 0}
+        events = event_accumulator.EventAccumulator(str(self._folder), everything).Reload()
+        tags, text = events.Tags(), "config/text_summary"
+        if text in tags["tensors"]:
+            (config,) = events.Tensors(text)[0].tensor_proto.string_val
+            if config.decode() != self._config:
+                raise UserError(
+                    f"{self._folder} holds another run; set output or tracking.folder to another"
+                    " folder, or remove it"
+                )
+        return {(key, event.step) for key in tags["scalars"] for event in events.Scalars(key)}
+
+    def tell(self, values: Values) -> None:
+        new = [metric for metric in values if metric[:2] not in self._told]
+        if not new:
+            return
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._folder))
+            if not self._told:
+                self._writer.add_text("config", self._config)
+        for key, step, value in new:
+            self._writer.add_scalar(key, value, step)
+            self._told.add((key, step))
+        self._writer.flush()
+
+    def finish(self) -> None:
+        self.leave("FINISHED")
+
+    def leave(self, status: str) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
 def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:

@@ -103,7 +103,7 @@ class Training:
         recipe: What it is trained on.
         optimizer: Its optimiser.
         schedule: How the learning rate changes.
-        tracking: Where the finished training is reported besides its folder.
+        tracking: Where the training is reported, epoch by epoch, besides its folder.
         epochs: At most this many.
         batch_size: Of all processes together; a last batch that is smaller is left out.
         shift: Each image is moved by up to this many pixels, and black moves in.

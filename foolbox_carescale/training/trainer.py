@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..evaluate.config import plain
+from ..evaluate.config import TrackingConfig, plain
 from ..evaluate.data import Data, open_source
 from ..evaluate.errors import StorageError, UserError
 from ..evaluate.identity import check_config, inputs_digest, versions
@@ -26,7 +26,7 @@ from ..evaluate.models import find_device, resolve_model
 from ..evaluate.runner import SMALL
 from ..evaluate.sealed import write_atomically
 from ..evaluate.store import RunFolder
-from ..evaluate.tracking import check_tracking, report
+from ..evaluate.tracking import check_tracking, following, report
 from .checkpoints import load_checkpoint, read_about, save_checkpoint, save_weights
 from .config import Training
 from .loop import Epoch, Loop
@@ -250,7 +250,12 @@ def _work(
         checkpoint = folder / _CHECKPOINT
         if checkpoint.exists():
             loop.restore(load_checkpoint(checkpoint), run, checkpoint)
-        with _bar(progress and fabric.is_global_zero) as show:
+        tracking = training.tracking if fabric.is_global_zero else TrackingConfig()
+        with (
+            _bar(progress and fabric.is_global_zero) as show,
+            following(tracking, folder) as tell,
+        ):
+            tell(_metrics(loop.history))
             for step in loop.steps():
                 show(loop)
                 if step % training.checkpoint_every == 0 or loop.between_epochs:
@@ -258,6 +263,8 @@ def _work(
                     if fabric.is_global_zero:
                         _write_history(folder, loop.history)
                         save_checkpoint(checkpoint, content, temporary=folder / _UNFINISHED)
+                if loop.between_epochs:
+                    tell(_metrics(loop.history))
         if fabric.is_global_zero:
             save_weights(
                 folder / _WEIGHTS, loop.weights(), loop.about(), temporary=folder / _UNFINISHED

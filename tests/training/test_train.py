@@ -1,5 +1,4 @@
 import dataclasses
-import multiprocessing
 import subprocess
 import sys
 import time
@@ -47,21 +46,6 @@ def stopped_at(step, monkeypatch, training):
         patched.setattr(Loop, "_step", counted)
         with pytest.raises(KilledError):
             train(training)
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Children of a process that has imported all that they need."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "foolbox_carescale.training.trainer",
-            "lightning_fabric",
-            "torch._dynamo",
-            "tests.training.tiny",
-        ]
-    )
-    return context
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
