@@ -109,6 +109,7 @@ class Loop:
     def content(self, run: str) -> dict[str, Any]:
         """What a checkpoint holds; the same in every process."""
         fabric = self.fabric
+        self._share_buffers()
         random = {"cpu": torch.get_rng_state()}
         if fabric.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(fabric.device)
@@ -233,6 +234,7 @@ class Loop:
         fabric = self.fabric
         rank, world = fabric.global_rank, fabric.world_size
         sums = torch.zeros(4, dtype=torch.float64, device=fabric.device)
+        self._share_buffers()
         self.network.eval()
         devices = [fabric.device] if fabric.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
@@ -266,6 +268,12 @@ class Loop:
         )
         if self.training.patience is not None and self._best_epoch() == len(self.history):
             self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+
+    def _share_buffers(self) -> None:
+        """Take batch norm's statistics from the first process, whose are stored."""
+        if self.fabric.world_size > 1:
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def _best_epoch(self) -> int:
         """The first one with the lowest loss on held-out images; 0 before there is one."""

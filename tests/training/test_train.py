@@ -3,6 +3,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +21,7 @@ from foolbox_carescale.training.config import (
     load_training,
 )
 from foolbox_carescale.training.loop import Loop, shifted
-from foolbox_carescale.training.trainer import train
+from foolbox_carescale.training.trainer import _fabric, train
 from tests.training import tiny
 
 
@@ -134,6 +135,19 @@ def test_two_processes_average_their_gradients_to_those_of_the_whole_batch_also_
     for mine, theirs in zip(one.epochs, two.epochs, strict=True):
         assert mine.loss == pytest.approx(theirs.loss, rel=1e-4)
         assert mine.accuracy == theirs.accuracy
+
+
+def test_two_processes_share_each_batch_and_keep_the_same_weights_also_when_resumed(tmp_path):
+    config = dataclasses.replace(
+        tiny.training(tmp_path, "adversarial-noise", epochs=2), processes=2, threads=1
+    )
+    pixels, labels = (torch.from_numpy(values) for values in tiny.images())
+    launched = _fabric(config).launch(tiny.in_each_process, config, pixels, labels)
+    batches, weights, resumed = launched
+    assert batches.shape == (2, 6 * 3)  # half of each of six batches
+    assert len(np.unique(batches)) == 36
+    np.testing.assert_array_equal(weights[0], weights[1])
+    np.testing.assert_array_equal(resumed, weights)
 
 
 def test_early_stop_keeps_the_weights_of_the_best_epoch(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """A training that takes a second: 40 small images and a network of two layers."""
 
+import copy
+
 import numpy as np
 import torch
 
@@ -50,3 +52,33 @@ def run(*arguments, **changes):
     from foolbox_carescale.training.trainer import train
 
     train(training(*arguments, **changes))
+
+
+def in_each_process(fabric, config, pixels, labels):
+    """What the processes of a training hold: a row for each, of batches and of weights.
+
+    The weights are those at its end, and those of a second training that goes on from what a
+    checkpoint after eight steps, two of them in the second epoch, would hold.
+    """
+    from foolbox_carescale.training.loop import Loop
+
+    whole = Loop(fabric, config, pixels, labels)
+    batches = torch.stack(whole._batches()).flatten()
+    for step in whole.steps():
+        content = whole.content("run")
+        if step == 8:
+            stored = copy.deepcopy(content)
+    resumed = Loop(fabric, config, pixels, labels)
+    resumed.restore(stored, "run", "stored")
+    for _ in resumed.steps():
+        resumed.content("run")
+    found = [batches, *(_learned(loop) for loop in (whole, resumed))]
+    # as arrays: a tensor's memory would be gone with the process
+    gathered = [whole._gathered(values).numpy() for values in found]
+    fabric.barrier()  # a process that ends while the other still speaks with it is aborted
+    return gathered
+
+
+def _learned(loop):
+    tensors = [*loop.network.state_dict().values(), *loop.recipe._generator.parameters()]
+    return torch.cat([tensor.detach().flatten().double() for tensor in tensors])
