@@ -6,14 +6,15 @@ with the momentum that comes before, in memory that the attack owns.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import eagerpy as ep
 import numpy as np
-from foolbox.devutils import flatten
+from foolbox.devutils import atleast_kd, flatten
 
 from . import backends, engines
-from .arguments import checked_eps, prepare
+from .arguments import all_finite, checked_eps, prepare
 from .norms import lp_norm
 from .rescale import perturb, project, steepest_step
 
@@ -21,6 +22,57 @@ Array = np.ndarray[Any, Any]
 
 # A perturbation may miss epsilon by this part of it: the rounding of x + perturbation in float32.
 NORM_ROUNDING = 1e-5
+
+LEAST_SIZE = 1e-12  # of a gradient that is scaled to L1 norm 1
+
+
+def finite(gradient: ep.Tensor) -> ep.Tensor:
+    """The gradient with 0 in the place of what is not finite: nothing moves there."""
+    if all_finite(gradient):
+        return gradient
+    return ep.where(gradient.abs() < math.inf, gradient, ep.zeros_like(gradient))
+
+
+def accumulate(total: ep.Tensor | None, decay: float, gradient: ep.Tensor) -> ep.Tensor:
+    """Gradients of L1 norm 1, summed: ``decay * total + g / ||g||_1``.
+
+    Args:
+        total: What this function returned before, whose memory may be written to; None at first.
+        decay: Weight of the total.
+        gradient: Shape (N, ...); counts as 0 where it is not finite.
+
+    Returns:
+        The new total, shape of the gradient.
+    """
+    found = engines.accumulate(total, decay, gradient, LEAST_SIZE)
+    if found is not None:
+        return found
+    gradient = finite(gradient)
+    size = flatten(gradient).abs().sum(axis=-1)
+    unit: ep.Tensor = gradient / atleast_kd(ep.maximum(size, LEAST_SIZE), gradient.ndim)
+    return unit if total is None else decay * total + unit
+
+
+def step(x: ep.Tensor, gradient: ep.Tensor, size: Any, *, p: float, bounds: Any) -> ep.Tensor:
+    """``steepest_step`` along a gradient that counts as 0 where it is not finite.
+
+    Args:
+        x: Points inside the bounds, shape (N, ...).
+        gradient: Shape of x.
+        size: A number, or a tensor of shape (N,).
+        p: Order of the norm, in [1, inf].
+        bounds: Lower and upper bound.
+
+    Returns:
+        The new points.
+    """
+    problem = prepare(x, gradient, size, p, bounds, names=("x", "grad"))
+    # an engine sees what is not finite on its way, and then does nothing
+    found = engines.steepest(problem) if not problem.empty else None
+    if found is not None:
+        result: ep.Tensor = problem.restore(found)
+        return result
+    return steepest_step(x, finite(gradient), size, p=p, bounds=bounds)
 
 
 def sparse_step(
@@ -43,7 +95,8 @@ def sparse_step(
     if found is not None:
         result: ep.Tensor = problem.restore(found)
         return result
-    return perturb(x, _largest_signs(x, gradient, counts, bounds), size, p=1, bounds=bounds)
+    signs = _largest_signs(x, finite(gradient), counts, bounds)
+    return perturb(x, signs, size, p=1, bounds=bounds)
 
 
 def constrain(
@@ -120,5 +173,5 @@ def _completed(x: ep.Tensor, x0: ep.Tensor, eps: Any, ahead: ep.Tensor, bounds: 
     missing = ep.maximum(checked_eps(eps, size) - size, ep.zeros_like(size))
     if (missing <= NORM_ROUNDING * size).all():
         return x
-    unmoved = ep.where(x == x0, ahead, ep.zeros_like(ahead))
+    unmoved = ep.where(x == x0, finite(ahead), ep.zeros_like(ahead))
     return steepest_step(x, unmoved, missing.reshape((-1,)), p=1, bounds=bounds)

@@ -7,6 +7,7 @@ framework has been imported, so ``sys.modules`` has it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import eagerpy as ep
@@ -120,6 +121,37 @@ def detach(t: ep.Tensor) -> ep.Tensor:
         raw = sys.modules["tensorflow"].stop_gradient(raw)
     constant: ep.Tensor = ep.astensor(raw)
     return constant
+
+
+def value_aux_and_grad(
+    function: Callable[[ep.Tensor], tuple[ep.Tensor, Any]], x: ep.Tensor
+) -> tuple[ep.Tensor, Any, ep.Tensor]:
+    """EagerPy's function of this name, which in PyTorch asks for the gradient in x alone.
+
+    EagerPy's ``backward()`` also computes the gradients of a model's parameters, a third of the
+    work, and adds them to what the parameters hold.
+
+    Args:
+        function: From a tensor to a scalar, and anything else that is constant.
+        x: Where.
+
+    Returns:
+        The scalar, what else the function returned, and the gradient, shape of x.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and framework(x) == "torch":
+        with torch.enable_grad():
+            leaf = x.raw.detach().requires_grad_()
+            value, aux = function(ep.astensor(leaf))
+            try:
+                (slope,) = torch.autograd.grad(value.raw, leaf)
+                return detach(value), aux, ep.astensor(slope)
+            except RuntimeError as error:
+                # checkpoints of the reentrant kind know backward() only
+                if "use_reentrant" not in str(error):
+                    raise
+    value, aux, gradient = ep.value_aux_and_grad(function, x)
+    return value, aux, gradient
 
 
 def may_need_gradient(*tensors: ep.Tensor, concrete: bool) -> bool:

@@ -22,9 +22,9 @@ from foolbox.models import Model
 
 from .. import ascent as ascent_moves
 from .. import backends
-from ..arguments import all_finite, checked_eps
+from ..arguments import checked_eps
 from ..norms import sample
-from ..rescale import perturb, steepest_step
+from ..rescale import perturb
 from . import losses, parts
 from .base import (
     ClipAwareAttack,
@@ -306,7 +306,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         bounds = ascent.model.bounds
         if self.p == 1 and self.steps > 1:
             return ascent_moves.sparse_step(x, ahead, size, sparsity.counts(x), bounds=bounds)
-        return steepest_step(x, ahead, size, p=self.p, bounds=bounds)
+        return ascent_moves.step(x, ahead, size, p=self.p, bounds=bounds)
 
     def _constrain(
         self, z: ep.Tensor, ascent: Ascent, ahead: ep.Tensor, momentum: Any = None
@@ -334,7 +334,7 @@ class Ascent:
     def evaluate(
         self, x: ep.Tensor, goal: losses.Goal, *, gradient: bool
     ) -> tuple[ep.Tensor, ep.Tensor, Any]:
-        """Loss, whether adversarial, and the gradient (or None) at x."""
+        """Loss, whether adversarial, and the gradient (or None; may hold NaN) at x."""
 
         def loss_fn(x: ep.Tensor) -> Any:
             logits = self.model(x)
@@ -346,10 +346,7 @@ class Ascent:
         slope = None
         if gradient:
             self.gradients += 1
-            _, (loss, logits), slope = ep.value_aux_and_grad(loss_fn, x)
-            if not all_finite(slope):
-                # a model whose gradient overflows moves no coordinate there, not all to NaN
-                slope = ep.where(slope.abs() < math.inf, slope, ep.zeros_like(slope))
+            _, (loss, logits), slope = backends.value_aux_and_grad(loss_fn, x)
         else:
             _, (loss, logits) = loss_fn(x)
         return loss, self.criterion(x, logits), slope
@@ -536,7 +533,7 @@ class _FrankWolfe(ClipAwareGradientAttack):
         self, x: ep.Tensor, ahead: ep.Tensor, size: Any, sparsity: _Sparsity, ascent: Ascent
     ) -> ep.Tensor:
         x0, epsilon = ascent.x0, ascent.epsilon
-        vertex = steepest_step(x0, ahead, epsilon, p=self.p, bounds=ascent.model.bounds)
+        vertex = ascent_moves.step(x0, ahead, epsilon, p=self.p, bounds=ascent.model.bounds)
         if not isinstance(size, float):
             size = atleast_kd(size, x.ndim)
         unit = epsilon if isinstance(epsilon, float) else atleast_kd(epsilon, x.ndim)

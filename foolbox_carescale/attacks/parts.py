@@ -10,6 +10,8 @@ import eagerpy as ep
 import numpy as np
 from foolbox.devutils import atleast_kd, flatten
 
+from .. import ascent
+
 # The cosine schedule ends at this part of epsilon, never at 0, so that the last steps still move.
 FINAL_STEP = 0.005
 
@@ -17,7 +19,11 @@ Array = np.ndarray[Any, Any]
 
 
 class Direction(ABC):
-    """From gradients, as they come, to what the step follows."""
+    """From gradients, as they come, to what the step follows.
+
+    A coordinate where a model's gradient overflows does not move, which is not to spoil the
+    others: what accumulates gradients takes 0 for those.
+    """
 
     @abstractmethod
     def __call__(self, gradient: ep.Tensor) -> ep.Tensor:
@@ -48,10 +54,8 @@ class Momentum(Direction):
 
     def __call__(self, gradient: ep.Tensor) -> ep.Tensor:
         """``decay * sum + g / ||g||_1``."""
-        size = flatten(gradient).abs().sum(axis=-1)
-        unit = gradient / atleast_kd(ep.maximum(size, 1e-12), gradient.ndim)
-        total: ep.Tensor = unit if self.sum is None else self.decay * self.sum + unit
-        self.sum = total
+        self.sum = ascent.accumulate(self.sum, self.decay, gradient)
+        total: ep.Tensor = self.sum
         return total
 
     def forget(self, where: ep.Tensor) -> None:
@@ -76,6 +80,7 @@ class Adam(Direction):
 
     def __call__(self, gradient: ep.Tensor) -> ep.Tensor:
         """``m / (v^partial + 1e-8)`` of gradients scaled to a largest value of 1 per sample."""
+        gradient = ascent.finite(gradient)
         # without the scale, gradients of confident samples drown in the 1e-8
         top = flatten(gradient).abs().max(axis=-1)
         gradient = gradient / atleast_kd(ep.maximum(top, 1e-30), gradient.ndim)
@@ -97,6 +102,7 @@ class Conjugate(Direction):
 
     def __call__(self, gradient: ep.Tensor) -> ep.Tensor:
         """``g + beta d``, d the last direction, ``beta = -<g, y> / <d, y>``, ``y = g_old - g``."""
+        gradient = ascent.finite(gradient)
         if self.gradient is None:
             self.gradient = self.direction = gradient
             return gradient

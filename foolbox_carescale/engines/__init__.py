@@ -153,6 +153,35 @@ def constrain(
     return None if flags.any() else (_tensor(problem, points), threshold, missing)
 
 
+def accumulate(
+    total: ep.Tensor | None, decay: float, gradient: ep.Tensor, least: float
+) -> ep.Tensor | None:
+    """Sum of gradients: decay * total + g / max(||g||_1, least), g being 0 where not finite.
+
+    None where no engine has it in one pass, else in the memory of the total.
+
+    Args:
+        total: What was returned before, or None: all 0.
+        decay: Weight of the total.
+        gradient: Shape (N, ...).
+        least: The norm below which gradients are not scaled to 1.
+    """
+    ours = backends.framework(gradient) in ("numpy", "torch")  # whose memory can be written to
+    engine, _ = _choose(gradient, traced=not ours or backends.is_traced(gradient))
+    if engine != "cpu" or backends.dtype_name(gradient) not in ("float32", "float64"):
+        return None
+    if 0 in gradient.shape:
+        return None
+    from . import cpu
+
+    slope = backends.to_numpy(gradient)
+    if total is None:
+        total = backends.from_numpy(gradient, np.zeros(slope.shape, slope.dtype))
+    rows = (len(slope), -1)
+    cpu.accumulate(backends.to_numpy(total).reshape(rows), decay, slope.reshape(rows), least)
+    return total
+
+
 def gradients(
     problem: Problem, eta: ep.Tensor, upstream: ep.Tensor, *, of_points: bool
 ) -> tuple[ep.Tensor, ep.Tensor, ep.Tensor] | None:

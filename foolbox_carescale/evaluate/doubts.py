@@ -228,12 +228,11 @@ def _gradients(model: Any, images: Array, labels: Array) -> Iterator[Doubt]:
     x = ep.from_numpy(model.dummy, np.ascontiguousarray(images))
     y = ep.from_numpy(model.dummy, np.ascontiguousarray(labels))
 
-    def loss(inputs: ep.Tensor) -> ep.Tensor:
-        total: ep.Tensor = ep.crossentropy(model(inputs), y).sum()
-        return total
+    def loss(inputs: ep.Tensor) -> tuple[ep.Tensor, None]:
+        return ep.crossentropy(model(inputs), y).sum(), None
 
     try:
-        _, gradient = ep.value_and_grad(loss, x)
+        _, _, gradient = backends.value_aux_and_grad(loss, x)
     except (RuntimeError, TypeError, AttributeError, ValueError):
         return  # a model without gradients, as each framework says it: for attacks without any
     rows = np.abs(backends.to_numpy(ep.astensor(gradient)).reshape(len(images), -1))

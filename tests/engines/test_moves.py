@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from foolbox_carescale import ascent, engines, perturb, project, steepest_step
 from foolbox_carescale.engines import cpu
@@ -175,6 +176,46 @@ def test_growth_starts_where_the_projection_ends():
         ep(z.copy()), ep(x0), 20.0, p=1, bounds=(0, 1), sphere=True, ahead=ep(v)
     ).raw
     np.testing.assert_allclose(found, grown, atol=1e-12)
+
+
+@each_dtype
+@each_n
+def test_sum_of_gradients_is_that_of_the_generic_engine(dtype, n, without_numba):
+    gradients = [problem(n, dtype, seed)[1] * dtype(10.0 ** (5 * seed - 5)) for seed in range(3)]
+    gradients[1][0, :2] = np.nan, -np.inf
+    gradients[2][1] = 0
+    expected = found = None
+    for g in gradients:
+        expected = without_numba(ascent.accumulate, expected, 0.3, ep(g))
+        found = ascent.accumulate(found, 0.3, ep(g.copy()))
+        rounding = 100 * np.finfo(dtype).eps * np.abs(expected.raw).max()
+        np.testing.assert_allclose(found.raw, expected.raw, rtol=0, atol=rounding)
+    assert np.isfinite(found.raw).all()
+
+
+def test_sum_of_gradients_whose_norm_overflows_keeps_their_unit_length():
+    g = np.full((2, 5000), 1e38, np.float32)
+    g[1] = 1
+    unit = ascent.accumulate(None, 0.3, ep(g)).raw
+    np.testing.assert_allclose(np.abs(unit).sum(1), 1, rtol=1e-5)
+
+
+def test_sum_of_gradients_in_a_memory_format_of_its_own():
+    g = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    total = ascent.accumulate(None, 0.5, ep(g))
+    total = ascent.accumulate(total, 0.5, ep(g))
+    size = g.abs().sum((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(total.raw, 1.5 * g / size)
+
+
+@each_p
+def test_constraint_of_what_is_not_finite_is_refused(p):
+    x0, v = problem(5000, np.float64)
+    for bad in (np.nan, np.inf):
+        z = x0 + 0.1 * v
+        z[1, 4500] = bad
+        with pytest.raises(ValueError, match=r": 1 of 15000 values are NaN or infinite"):
+            ascent.constrain(ep(z), ep(x0), 1.0, p=p, bounds=(0, 1), sphere=True, ahead=ep(v))
 
 
 def ep(array):

@@ -20,6 +20,7 @@ from .threads import get_num_threads, set_num_threads, spread
 
 __all__ = [
     "Flags",
+    "accumulate",
     "constrain",
     "get_num_threads",
     "gradients",
@@ -262,13 +263,31 @@ def constrain(
 
     def run(first: int, last: int) -> None:
         kernels.constrain_rows(
-            x0, x, now, before, m, lower, upper, eps, order, wide,
-            x0.dtype.type(tolerance), SLACK[x0.dtype] * max(p, 1.0), sphere, x, threshold, missing,
-            flags, first, last,
+            x0, x, now, before, m, lower, upper, eps, order, wide, x0.dtype.type(tolerance),
+            SLACK[x0.dtype] * max(p, 1.0), sphere, threshold, missing, flags, first, last,
         )  # fmt: skip
 
     _spread(run, rows, n)
     return x, threshold, missing, flags
+
+
+def accumulate(total: Array, decay: float, gradient: Array, least: float) -> None:
+    """Total becomes decay * total + g / max(||g||_1, least), g being 0 where it is not finite.
+
+    Args:
+        total: Shape (N, n), contiguous.
+        decay: Weight of what it was.
+        gradient: Shape and dtype of total.
+        least: The norm below which gradients are not scaled to 1.
+    """
+    rows, n = gradient.shape
+    gradient = _one_type(np.ascontiguousarray(gradient))
+    weight = gradient.dtype.type(decay)
+
+    def run(first: int, last: int) -> None:
+        kernels.accumulate_rows(total, weight, gradient, least, first, last)
+
+    _spread(run, rows, n)
 
 
 def _solve(

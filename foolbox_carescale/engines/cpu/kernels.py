@@ -817,8 +817,8 @@ def point_gradient_rows(
 
 
 # Moves of an ascent: the exact steepest step, and the way back onto ball or sphere, row by row
-# while the row is in the cache. `scratch` holds the row's direction; `out` may be the point that
-# is moved, because that is read before anything is written.
+# while the row is in the cache. `scratch` holds the row's direction. What works in place has one
+# argument for it: of two that may be the same array the compiler has to expect any overlap.
 
 
 @compiled(fastmath=FAST)
@@ -1038,29 +1038,65 @@ def _fill_difference(center, a, scratch):
 
 
 @compiled(fastmath=FAST)
-def _mix(a, b, c, momentum, out):
-    """Write b + (1 - momentum) (a - b) + momentum (b - c); out may be a."""
+def _mix(a, b, c, momentum):
+    """Make a of b + (1 - momentum) (a - b) + momentum (b - c)."""
     rest = a.dtype.type(1) - momentum
     for j in range(a.size):
-        out[j] = b[j] + rest * (a[j] - b[j]) + momentum * (b[j] - c[j])
+        a[j] = b[j] + rest * (a[j] - b[j]) + momentum * (b[j] - c[j])
 
 
 @compiled(fastmath=FAST)
-def _write_clipped(a, lower, upper, out):
+def _clip(a, lower, upper):
     for j in range(a.size):
         moved = a[j] if a[j] > _at(lower, j) else _at(lower, j)
-        out[j] = moved if moved < _at(upper, j) else _at(upper, j)
+        a[j] = moved if moved < _at(upper, j) else _at(upper, j)
 
 
 @compiled(fastmath=FAST)
-def _write_limited(center, a, lower, upper, eps, out):
-    """Two clips, the projection for p = inf; what they do not touch stays to the last digit."""
+def _limit_block(center, a, lower, upper, eps, tolerance):
+    """Two clips, the projection for p = inf; what they do not touch stays to the last digit.
+
+    Returns the largest |a - center| left, and the number of offences, with which a stays.
+    """
+    zero, one = a.dtype.type(0), a.dtype.type(1)
+    infinity = _bits(a.dtype.type(np.inf))
+    offences = zero
+    for j in range(a.size):
+        above, below = _at(upper, j) - center[j], center[j] - _at(lower, j)
+        fine = (above >= -tolerance) & (below >= -tolerance)
+        offences += zero if fine & (_bits(abs(a[j])) < infinity) else one
+    if offences > 0:
+        return zero, offences
+    largest = _bits(zero)
     for j in range(a.size):
         low, high = center[j] - eps, center[j] + eps
         moved = a[j] if a[j] > low else low
         moved = moved if moved < high else high
         moved = moved if moved > _at(lower, j) else _at(lower, j)
-        out[j] = moved if moved < _at(upper, j) else _at(upper, j)
+        moved = moved if moved < _at(upper, j) else _at(upper, j)
+        a[j] = moved
+        largest = max(largest, _bits(abs(moved - center[j])))
+    return _bits(largest), offences
+
+
+@compiled()
+def _limit(center, a, lower, upper, eps, tolerance):
+    """`_limit_block` over a row, which it leaves at the first block with an offence."""
+    largest = a.dtype.type(0)
+    for start in range(0, a.size, BLOCK):
+        stop = min(start + BLOCK, a.size)
+        size, offences = _limit_block(
+            center[start:stop],
+            a[start:stop],
+            _part(lower, start, stop),
+            _part(upper, start, stop),
+            eps,
+            tolerance,
+        )
+        if offences > 0:
+            return largest, False
+        largest = max(largest, size)
+    return largest, True
 
 
 @compiled(fastmath=FAST)
@@ -1132,7 +1168,8 @@ def _project_l1(x, v, lower, upper, eps, slack, room, direction, out):
             room, direction, zero, zero, eps * room.size / v.size, start, top, SAMPLE_SLACK
         )
     if eps == 0:
-        _write_clipped(x, lower, upper, out)
+        out[:] = x
+        _clip(out, lower, upper)
         # just below, where the largest term still changes: what the derivative is taken of
         return float(np.nextafter(x.dtype.type(largest), x.dtype.type(0)))
     t = _threshold_l1(x, v, lower, upper, eps, start, largest, slack)
@@ -1142,10 +1179,10 @@ def _project_l1(x, v, lower, upper, eps, slack, room, direction, out):
 
 @compiled(no_cpython_wrapper=False)  # called from Python
 def constrain_rows(
-    x0, a, b, c, momentum, lower, upper, eps, order, wide, tolerance, slack, sphere, out, threshold,
+    x0, a, b, c, momentum, lower, upper, eps, order, wide, tolerance, slack, sphere, threshold,
     missing, flags, first, last,
 ):  # fmt: skip
-    """Rows first..last: out = the nearest point to a in ball and box, or (sphere) at eps exactly.
+    """Rows first..last: a becomes the nearest point to a in ball and box; at eps if `sphere`.
 
     For other p than 1, 2 and inf the radial point instead. Where momentum is not None a is first
     mixed with b and c: `_mix`. For p = 1 threshold[i] is what the projection takes off |a - x0|,
@@ -1159,27 +1196,27 @@ def constrain_rows(
         center, low, high = x0[i], _row(lower, i), _row(upper, i)
         point = a[i]
         if momentum is not None:
-            _mix(a[i], b[i], c[i], momentum, out[i])
-            point = out[i]
-        _fill_difference(center, point, v)
+            _mix(point, b[i], c[i], momentum)
         if len(order) == INFINITE:
-            flags[i] = _offences(center, v, low, high, tolerance)
-            _write_limited(center, point, low, high, x0.dtype.type(eps[i]), out[i])
-            if sphere and eps[i] > 0:
-                _fill_difference(center, out[i], v)
+            size, fine = _limit(center, point, low, high, x0.dtype.type(eps[i]), tolerance)
+            if not fine:
+                _fill_difference(center, point, v)
+                flags[i] = _offences(center, v, low, high, tolerance)
+            elif sphere and size < eps[i] * (1 - SLACK_INF):
+                _fill_difference(center, point, v)
                 root, _ = _solve_row_inf(center, v, low, high, eps[i], wide, tolerance)
-                if abs(root - 1) > SLACK_INF:
-                    _write(center, v, low, high, x0.dtype.type(root), out[i])
+                _write(center, v, low, high, x0.dtype.type(root), point)
             continue
+        _fill_difference(center, point, v)
         if len(order) == FIRST:
             flags[i] = _offences(center, v, low, high, tolerance)
             if flags[i]:
                 continue
-            threshold[i] = _project_l1(center, v, low, high, eps[i], slack, room, direction, out[i])
+            threshold[i] = _project_l1(center, v, low, high, eps[i], slack, room, direction, point)
             if threshold[i] > 0:
                 continue
             if not sphere:
-                _write_clipped(point, low, high, out[i])
+                _clip(point, low, high)
                 continue
         root, flag = _solve_row(
             center, v, low, high, eps[i], order, wide, tolerance, slack, room, direction
@@ -1188,11 +1225,47 @@ def constrain_rows(
         if flag:
             continue
         if not sphere and root >= 1:
-            _write_clipped(point, low, high, out[i])
+            _clip(point, low, high)
         else:
             root = min(root, float(np.finfo(x0.dtype).max))
-            _write(center, v, low, high, x0.dtype.type(root), out[i])
+            _write(center, v, low, high, x0.dtype.type(root), point)
             if len(order) == FIRST:
-                _fill_difference(center, out[i], v)
+                _fill_difference(center, point, v)
                 size, _ = _shrunk_block(center, v, low, high, 0.0)
                 missing[i] = eps[i] - size
+
+
+@compiled(fastmath=FAST)
+def _size_block(g):
+    size = g.dtype.type(0)
+    for j in range(g.size):
+        size += abs(g[j])
+    return size
+
+
+@compiled(fastmath=FAST)
+def _decay_and_add(total, decay, g, scale):
+    for j in range(g.size):
+        total[j] = decay * total[j] + scale * g[j]
+
+
+@compiled(no_cpython_wrapper=False)  # called from Python
+def accumulate_rows(total, decay, g, least, first, last):
+    """Rows first..last: total = decay total + g / max(||g||_1, least), g being 0 where not finite.
+
+    The usual row is read for its norm, and for the sum while it is in the cache.
+    """
+    largest = np.finfo(g.dtype).max
+    for i in range(first, last):
+        row, size = g[i], 0.0
+        for start in range(0, row.size, BLOCK):
+            size += _size_block(row[start : start + BLOCK])
+        if size < np.inf:
+            _decay_and_add(total[i], decay, row, g.dtype.type(1 / max(size, least)))
+            continue
+        size = 0.0  # a term, or in float32 the sum of a block, is not finite
+        for j in range(row.size):
+            size += float(abs(row[j])) if abs(row[j]) <= largest else 0.0
+        for j in range(row.size):
+            part = float(row[j]) / size if abs(row[j]) <= largest else 0.0
+            total[i, j] = decay * total[i, j] + g.dtype.type(part)
