@@ -9,7 +9,8 @@ on a model that hands these out. Its own time is taken by its own clock and subt
 exact where subtracting a separately timed forward and backward is not: those take a hundred
 times as long as the rest of a step, and vary by more than it from run to run.
 
-Also: what the operator adds to a training step of that model.
+Then whole steps of the same attacks on the model itself, whose parameters ask for gradients as
+those of a torchvision model do; and what the operator adds to a training step of that model.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ FOOLBOX = {
 # steps on all of APGD's checkpoints exist.
 FEW, MANY = 5, 15
 RECORDED = 4  # gradients, played in turn
+WHOLE_BATCH, WHOLE_STEPS = 8, 5
 TRAINING_BATCH = 16
 
 
@@ -68,6 +70,16 @@ class OwnCost:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """Seconds per step of an attack, the model included."""
+
+    p: float
+    attack: str
+    step: float
+    ratio: float  # over that of Foolbox's PGD
+
+
+@dataclass(frozen=True)
 class Training:
     """Seconds of one training step and of the operator in it."""
 
@@ -86,12 +98,13 @@ def main(arguments: list[str] | None = None) -> None:
     load = os.getloadavg()[0]
     model = resnet()
     own = own_costs(ORDERS, quick=options.quick, model=model)
+    whole = whole_steps(model, repetitions=1 if options.quick else 4)
     training = training_steps(model, repetitions=1 if options.quick else 5)
     header = (
         f"Measured {describe(PACKAGES)}; load average {load:.1f} at the beginning, "
         f"{os.getloadavg()[0]:.1f} at the end."
     )
-    text = report(header, own, training, _batch(options.quick))
+    text = report(header, own, whole, training, _batch(options.quick))
     print(text)
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
@@ -134,7 +147,41 @@ def _own_costs(playback: Playback, p: float, repetitions: int) -> list[OwnCost]:
     ]
 
 
+def whole_steps(model: Any, repetitions: int) -> list[Whole]:
+    """Runs of attacks on the model, in turns; the fastest of each, over its number of steps."""
+    torch.manual_seed(0)
+    images = torch.rand(WHOLE_BATCH, 3, 224, 224)
+    labels = model(images).argmax(-1)
+    target = Target(model, images, labels)
+    found = []
+    for p in (2.0, math.inf):
+        print(f"whole steps, p = {p:g}", file=sys.stderr, flush=True)
+        seconds: dict[str, list[float]] = {name: [] for name in _runs(p)}
+        for _ in range(repetitions):
+            for name, run in _runs(p).items():
+                started = time.perf_counter()
+                run(target, WHOLE_STEPS)
+                seconds[name].append((time.perf_counter() - started) / WHOLE_STEPS)
+        least = {name: min(times) for name, times in seconds.items()}
+        found += [Whole(p, name, least[name], least[name] / least[PGD]) for name in least]
+    model.zero_grad()
+    return found
+
+
 # The model.
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model, and what to attack."""
+
+    model: Callable[[Any], Any]
+    images: Any
+    labels: Any
+
+    def __call__(self, x: Any) -> Any:
+        """Logits, shape (N, classes)."""
+        return self.model(x)
 
 
 def resnet() -> Any:
@@ -226,12 +273,12 @@ PGD, APGD = "Foolbox's PGD", "AutoAttack's APGD"
 PAIRS = ((OURS_PLAIN, PGD), (OURS, PGD), (OURS, APGD), (OURS_HALVING, APGD))
 
 
-Run = Callable[["Playback", int], Any]
+Run = Callable[["Playback | Target", int], Any]
 
 
 def _runs(p: float) -> dict[str, Run]:
-    # Foolbox keeps the last iterate of a constant step, without momentum
-    plain = {"schedule": "constant", "momentum": 0.0, "keep": "last"}
+    # Foolbox keeps the last iterate of a constant step, without momentum of any kind
+    plain = {"schedule": "constant", "momentum": 0.0, "direction": "gradient", "keep": "last"}
     halving = {"schedule": "halving"}
     runs = {
         PGD: _foolbox(FOOLBOX[p], EPSILONS[p]),
@@ -247,7 +294,7 @@ def _runs(p: float) -> dict[str, Run]:
 
 
 def _foolbox(attack: Any, epsilon: float, **parameters: Any) -> Run:
-    def run(playback: Playback, steps: int) -> Any:
+    def run(playback: Playback | Target, steps: int) -> Any:
         model = _Wrapped(playback)
         return attack(steps=steps, **parameters).run(
             model, playback.images, playback.labels, epsilon=epsilon
@@ -257,11 +304,11 @@ def _foolbox(attack: Any, epsilon: float, **parameters: Any) -> Run:
 
 
 class _Wrapped(foolbox.models.Model):
-    """The playback as a model of Foolbox, without the conversions of PyTorchModel."""
+    """A model of Foolbox, without the conversions of PyTorchModel."""
 
     bounds = foolbox.types.Bounds(0.0, 1.0)
 
-    def __init__(self, playback: Playback) -> None:
+    def __init__(self, playback: Playback | Target) -> None:
         self._playback = playback
 
     def __call__(self, inputs: Any) -> Any:
@@ -273,7 +320,7 @@ def _apgd(p: float) -> Run:
 
     norm = "Linf" if p == math.inf else f"L{p:g}"
 
-    def run(playback: Playback, steps: int) -> Any:
+    def run(playback: Playback | Target, steps: int) -> Any:
         attack = APGDAttack(playback, n_iter=steps, norm=norm, eps=EPSILONS[p], device="cpu")
         return attack.perturb(playback.images, playback.labels, best_loss=True)
 
@@ -331,7 +378,9 @@ def _batch(quick: bool) -> int:
     return 4 if quick else 32
 
 
-def report(header: str, own: list[OwnCost], training: list[Training], batch: int) -> str:
+def report(
+    header: str, own: list[OwnCost], whole: list[Whole], training: list[Training], batch: int
+) -> str:
     """Everything as Markdown."""
     lines = [
         "# Steps of attacks, and of training", "", header, "",
@@ -345,6 +394,14 @@ def report(header: str, own: list[OwnCost], training: list[Training], batch: int
             f"| {order} | {c.ours} | {c.peer} | {c.step * 1e3:.3g} | {c.peer_step * 1e3:.3g} "
             f"| {c.ratio:.3g} | {c.whole * 1e3:.3g} | {c.peer_whole * 1e3:.3g} |"
         )
+    lines += [
+        "", f"## A whole step in milliseconds, {WHOLE_BATCH}x3x224x224, with the model", "",
+        f"Runs of {WHOLE_STEPS} steps, over {WHOLE_STEPS}.", "",
+        "| p | attack | a step | over Foolbox's PGD |", "|---|---|---|---|",
+    ]  # fmt: skip
+    for w in whole:
+        order = "inf" if w.p == math.inf else f"{w.p:g}"
+        lines.append(f"| {order} | {w.attack} | {w.step * 1e3:.4g} | {w.ratio:.3g} |")
     lines += [
         "", f"## A training step of ResNet-18 in milliseconds, {TRAINING_BATCH}x3x224x224", "",
         "| setting | step without | with perturb | perturb alone | its part of the step |",
