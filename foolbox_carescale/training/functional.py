@@ -15,17 +15,22 @@ import itertools
 import math
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import eagerpy as ep
 import numpy as np
 
 from .. import backends
-from ..attacks.parts import FINAL_STEP, Cosine
+from ..arguments import checked_eps
+from ..attacks.parts import FINAL_STEP, Cosine, Momentum
 from ..rescale import perturb, project, steepest_step
 
 T = TypeVar("T")
 Layers = list[tuple[Any, Any]]
+State = tuple[Any, ...]
+"""Of an ascent: point, point before, accumulated gradients, best point, its loss."""
+Plan = tuple[Any, ...]
+"""Of a step: its size in epsilons, the weight of momentum, whether its point may be returned."""
 
 
 def sample(key: Any, like: T, distribution: str = "gaussian") -> T:
@@ -155,53 +160,139 @@ def adversarial(
     bounds: Any = (0.0, 1.0),
     steps: int = 5,
     rel_stepsize: float = 2.0,
+    momentum: float = 0.25,
+    keep: Literal["best", "last"] = "best",
     key: Any = None,
 ) -> T:
     """Points of high loss at exactly epsilon from x: gradient ascent on sphere and box.
 
-    Each step is the exact maximiser of the linearised loss inside the box (``steepest_step``),
-    and its result goes back onto the sphere; the step falls from ``rel_stepsize * eps`` by a
-    cosine, as in ``ClipAwarePGD``, but the last point is returned and there is no momentum. In
-    JAX it is one ``lax.fori_loop``; in a graph of TensorFlow the steps are unrolled.
+    As ``ClipAwarePGD``: each step is the exact maximiser of the linearised loss inside the box
+    (``steepest_step``), for p = 1 and p = inf along accumulated gradients; its result goes back
+    onto the sphere, moves on with momentum, and onto the sphere again. The step falls from
+    ``rel_stepsize * eps`` by a cosine. What is left out: sparse steps and larger balls for p = 1,
+    restarts, and whether a point is misclassified, which a loss does not tell. It
+    compiles to one loop, ``lax.fori_loop`` or ``tf.while_loop``.
 
     Args:
-        loss: Points (N, ...) -> losses, shape (N,) or their sum, of a model in the mode of
-            evaluation.
+        loss: Points (N, ...) -> a loss for each, shape (N,), of a model in the mode of
+            evaluation; further axes are summed.
         x: Points inside the bounds, shape (N, ...), of JAX or TensorFlow.
         eps: A number, or a tensor of shape (N,).
-        p: Order of the norm, in [1, inf]. For p = 1 a step fills the few coordinates with the
-            largest gradients; where these have no more room, the norm stays below epsilon.
+        p: Order of the norm, in [1, inf].
         bounds: Lower and upper bound.
         steps: Number of gradients.
         rel_stepsize: First step relative to epsilon.
+        momentum: Weight of the previous displacement, in [0, 1).
+        keep: "best" returns, per input, the iterate with the highest loss, for which the last one
+            costs one more forward pass; "last" the last one.
         key: For a random start, as for ``sample``; None starts from x.
 
     Returns:
         The points, constant for every differentiation.
 
     Raises:
-        ValueError: p < 1, steps < 1, a tensor of another framework, and as ``perturb``.
+        ValueError: p < 1, steps < 1, momentum, rel_stepsize or keep that cannot be, one loss for
+            all points, a tensor of another framework, and as ``perturb``.
 
     Source: Madry et al. 2018, arXiv 1706.06083, on the operator of Rauber & Bethge 2020,
-    arXiv 2007.07677.
+    arXiv 2007.07677; momentum of Croce & Hein 2020, arXiv 2003.01690, and Dong et al. 2018,
+    arXiv 1710.06081.
     """
     kind = _framework(x, "x")
+    _check_ascent(steps, rel_stepsize, momentum, keep)
+    perturb(x, x, eps, p=p, bounds=bounds)  # for its checks: in the loop it can read no values
+    start = x if key is None else noisy(key, x, eps, p=p, bounds=bounds)
+
+    def on_sphere(z: Any, ahead: Any) -> Any:
+        if p != 2:  # there the rescaling is the projection
+            z = project(z, x, eps, p=p, bounds=bounds)
+        z = perturb(x, z - x, eps, p=p, bounds=bounds)
+        return z if p != 1 else _filled(z, x, eps, ahead, bounds)
+
+    def move(state: State, values: Any, gradient: Any, plan: Plan) -> State:
+        now, before, total, best, highest = state
+        size, weight, offered = plan
+        best, highest = _better(now, values, best, highest, offered)
+        gradient = ep.astensor(gradient)
+        gradient = ep.where(gradient.abs() < math.inf, gradient, ep.zeros_like(gradient))
+        if p in (1, math.inf):
+            # the sum of parts.Momentum, which may look at values
+            length = ep.maximum(_summed(gradient.abs()), 1e-12)
+            unit = gradient / backends.reshape(length, (-1,) + (1,) * (gradient.ndim - 1))
+            gradient = Momentum().decay * ep.astensor(total) + unit
+            total = gradient.raw
+        z = steepest_step(now, gradient.raw, eps * size, p=p, bounds=bounds)
+        z = on_sphere(z, gradient.raw)
+        if momentum:
+            z = now + (1 - weight) * (z - now) + weight * (now - before)
+            z = on_sphere(z, gradient.raw)
+        return z, now, total, best, highest
+
+    schedule = Cosine(rel_stepsize, FINAL_STEP, steps)
+    plans = [
+        (schedule.size(t), momentum if t else 0.0, float(t > 0 or key is not None))
+        for t in range(steps)
+    ]
+    zeros = ep.zeros_like(ep.astensor(start))
+    lowest = _summed(backends.at_least_float32(zeros)) - math.inf
+    ascend = {"jax": _ascend_jax, "tensorflow": _ascend_tensorflow}[kind]
+    state = ascend(loss, (start, start, zeros.raw, start, lowest.raw), move, plans)
+    last, _, _, best, highest = state
+    if keep == "best":
+        last, _ = _better(last, loss(last), best, highest, True)
+    return backends.detach(ep.astensor(last)).raw  # type: ignore[no-any-return]
+
+
+def _check_ascent(steps: Any, rel_stepsize: float, momentum: float, keep: str) -> None:
     if not (isinstance(steps, int) and steps >= 1):
         raise ValueError(f"steps: expected an integer >= 1, got {steps!r}")
-    schedule = Cosine(rel_stepsize, FINAL_STEP, steps)
-    sizes = [schedule.size(t) for t in range(steps)]
+    if not 0 < rel_stepsize < math.inf:
+        raise ValueError(f"rel_stepsize: expected a finite number > 0, got {rel_stepsize!r}")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum: expected a number in [0, 1), got {momentum!r}")
+    if keep not in ("best", "last"):
+        raise ValueError(f"keep: expected one of best, last, got {keep!r}")
 
-    def step(z: Any, gradient: Any, size: Any) -> Any:
-        finite = ep.astensor(gradient)
-        finite = ep.where(finite.abs() < math.inf, finite, ep.zeros_like(finite)).raw
-        z = steepest_step(z, finite, eps * size, p=p, bounds=bounds)
-        if p != 2:  # there the rescaling below is the projection
-            z = project(z, x, eps, p=p, bounds=bounds)
-        return perturb(x, z - x, eps, p=p, bounds=bounds)
 
-    ascend = {"jax": _ascend_jax, "tensorflow": _ascend_tensorflow}[kind]
-    start = x if key is None else noisy(key, x, eps, p=p, bounds=bounds)
-    return backends.detach(ep.astensor(ascend(loss, start, step, sizes))).raw  # type: ignore[no-any-return]
+def _filled(z: Any, x: Any, eps: Any, ahead: Any, bounds: Any) -> Any:
+    """Spend what is missing to eps (p = 1) on coordinates that did not move yet."""
+    z_, x_, ahead_ = ep.astensor(z), ep.astensor(x), ep.astensor(ahead)
+    size = _summed((backends.at_least_float32(z_) - backends.at_least_float32(x_)).abs())
+    whole = checked_eps(eps, size)
+    whole = whole if isinstance(whole, float) else _summed(whole)
+    missing = ep.maximum(whole - size, ep.zeros_like(size))
+    unmoved = ep.where(z_ == x_, ahead_, ep.zeros_like(ahead_))
+    return steepest_step(z, unmoved.raw, missing.raw, p=1, bounds=bounds)
+
+
+def _better(z: Any, values: Any, best: Any, highest: Any, offered: Any) -> tuple[Any, Any]:
+    """Per sample the one with the higher loss; z counts where it is offered."""
+    values, highest = ep.astensor(_per_sample(values, z)), ep.astensor(highest)
+    values = values.astype(highest.dtype)
+    # NaN never wins
+    higher = ep.logical_and(values >= highest, ep.ones_like(values) * offered > 0)
+    chosen = ep.where(
+        backends.reshape(higher, (-1,) + (1,) * (len(z.shape) - 1)),
+        ep.astensor(z),
+        ep.astensor(best),
+    )
+    return chosen.raw, ep.where(higher, values, highest).raw
+
+
+def _per_sample(values: Any, z: Any) -> Any:
+    """A loss for each sample."""
+    shape = values.shape
+    if len(shape) == 0 or (None not in (shape[0], z.shape[0]) and shape[0] != z.shape[0]):
+        raise ValueError(
+            f"loss: expected a loss for each of {z.shape[0]} points, got shape {tuple(shape)}; "
+            "return it before the mean or sum over the batch"
+        )
+    return _summed(ep.astensor(values)).raw
+
+
+def _summed(t: ep.Tensor) -> ep.Tensor:
+    """Over all axes but the first, whose length a graph of TensorFlow may not know."""
+    return t.sum(axis=tuple(range(1, t.ndim))) if t.ndim > 1 else t
 
 
 def _framework(value: Any, name: str) -> str:
@@ -238,20 +329,41 @@ def _sample_tensorflow(key: Any, like: Any, distribution: str) -> Any:
     return tf.cast(uniform, like.dtype)
 
 
-def _ascend_jax(loss: Any, start: Any, step: Any, sizes: list[float]) -> Any:
+def _ascend_jax(loss: Any, state: State, move: Any, plans: list[Plan]) -> State:
     jax = sys.modules["jax"]
-    slope = jax.grad(lambda z: loss(z).sum())
-    table = jax.numpy.asarray(sizes, start.dtype)
-    return jax.lax.fori_loop(0, len(sizes), lambda t, z: step(z, slope(z), table[t]), start)
+
+    def total(z: Any) -> tuple[Any, Any]:
+        values = loss(z)
+        return values.sum(), values
+
+    slope = jax.grad(total, has_aux=True)
+    tables = [jax.numpy.asarray(column, state[0].dtype) for column in zip(*plans, strict=True)]
+
+    def body(t: Any, state: State) -> State:
+        gradient, values = slope(state[0])
+        found: State = move(state, values, gradient, tuple(table[t] for table in tables))
+        return found
+
+    found: State = jax.lax.fori_loop(0, len(plans), body, state)
+    return found
 
 
-def _ascend_tensorflow(loss: Any, start: Any, step: Any, sizes: list[float]) -> Any:
+def _ascend_tensorflow(loss: Any, state: State, move: Any, plans: list[Plan]) -> State:
     tf = sys.modules["tensorflow"]
-    z = start
-    for size in sizes:
-        z = tf.stop_gradient(z)
+    tables = [tf.constant(column, state[0].dtype) for column in zip(*plans, strict=True)]
+
+    def body(t: Any, *state: Any) -> Any:
+        state = tuple(tf.stop_gradient(tensor) for tensor in state)
         with tf.GradientTape() as tape:
-            tape.watch(z)
-            total = tf.reduce_sum(loss(z))
-        z = step(z, tape.gradient(total, z), size)
-    return z
+            tape.watch(state[0])
+            values = loss(state[0])
+        gradient = tape.gradient(values, state[0])
+        found = move(state, values, gradient, tuple(table[t] for table in tables))
+        return (
+            t + 1,
+            *(tf.ensure_shape(new, old.shape) for new, old in zip(found, state, strict=True)),
+        )
+
+    # one body, however many steps: a graph with as many copies takes minutes to build
+    found = tf.while_loop(lambda t, *_: t < len(plans), body, (tf.constant(0), *state))
+    return tuple(found[1:])

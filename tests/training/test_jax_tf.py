@@ -5,8 +5,11 @@ import math
 import subprocess
 import sys
 
+import eagerpy as ep
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
+from sklearn.neural_network import MLPClassifier
 
 from foolbox_carescale import perturb
 from foolbox_carescale.training import functional
@@ -24,8 +27,13 @@ class Jax:
     def tensor(self, values):
         return self.jax.numpy.asarray(values, "float32")
 
+    def whole(self, values):
+        return self.jax.numpy.asarray(values)
+
     def compiled(self, function):
         return self.jax.jit(function)
+
+    graph = compiled
 
     def gradient(self, function, value):
         return self.jax.grad(function)(value)
@@ -46,6 +54,12 @@ class TensorFlow:
 
     def tensor(self, values):
         return self.tf.constant(np.asarray(values, "float32"))
+
+    def whole(self, values):
+        return self.tf.constant(values)
+
+    def graph(self, function):
+        return self.tf.function(function)
 
     def compiled(self, function):
         # the batch size is not known before the graph runs, as in Keras
@@ -125,6 +139,74 @@ def test_adversarial_points_are_exactly_epsilon_away_and_near_the_best(library, 
     assert float(np.sum(loss(z))) > best
 
 
+@pytest.fixture(scope="module")
+def classifier():
+    """Weights of a small network that was trained on digits, images and labels."""
+    data, labels = load_digits(return_X_y=True)
+    network = MLPClassifier((64,), alpha=1e-3, max_iter=60, tol=0.05, random_state=0)
+    network.fit(data[:1200] / 16, labels[:1200])
+    assert network.score(data[1200:] / 16, labels[1200:]) > 0.85
+    layers = list(zip(network.coefs_, network.intercepts_, strict=True))
+    return layers, data[1200:1300] / 16, labels[1200:1300]
+
+
+@pytest.mark.parametrize(("p", "eps"), [(1.0, 3.0), (2.0, 1.0), (math.inf, 0.15)])
+def test_momentum_and_the_best_iterate_are_at_least_as_strong_as_without(
+    library, classifier, p, eps
+):
+    layers, digits, labels = classifier
+    x = library.tensor(digits.reshape(-1, 8, 8, 1))
+    labels = ep.astensor(library.whole(labels))
+    weights = [[ep.astensor(library.tensor(part)) for part in layer] for layer in layers]
+
+    def losses(z):
+        (w1, b1), (w2, b2) = weights
+        hidden = ep.maximum(ep.astensor(z).reshape((100, 64)).matmul(w1) + b1, 0.0)
+        return ep.crossentropy(hidden.matmul(w2) + b2, labels).raw
+
+    def strength(**changes):
+        attack = library.graph(
+            lambda x: functional.adversarial(losses, x, eps, p=p, steps=20, **changes)
+        )
+        z = attack(x)
+        assert norms(z - x, p) == pytest.approx(np.full(100, eps), rel=1e-5)
+        return np.asarray(losses(z))
+
+    plain = strength(momentum=0.0, keep="last")
+    last = strength(keep="last")
+    best = strength()
+    assert (best >= last - 1e-5).all()
+    assert best.mean() >= plain.mean()
+    assert not np.allclose(last, plain)
+
+
+def test_the_best_iterate_is_returned_where_the_last_step_leads_away(library):
+    x = library.tensor(np.full((2, 1), 0.5))
+
+    def losses(z):  # rises at 0.5, falls again at 0.8, from where the second step leaves
+        return ep.astensor(z)[:, 0].raw * (1.5 - ep.astensor(z)[:, 0].raw)
+
+    for keep, expected in (("best", 0.8), ("last", 0.2)):
+        attack = library.graph(
+            lambda x, keep=keep: functional.adversarial(
+                losses, x, 0.3, steps=2, momentum=0.0, keep=keep
+            )
+        )
+        np.testing.assert_allclose(attack(x), expected, rtol=1e-6)
+
+
+def test_l1_points_are_epsilon_away_also_where_the_largest_gradients_have_no_room(library):
+    x = library.tensor(np.full((4, 3, 3, 2), 0.9))
+    weights = library.tensor(np.random.default_rng(1).uniform(size=SHAPE[1:]))
+    # the first step, 0.4 long, fills four coordinates, along which nothing grows any more
+    attack = library.compiled(
+        lambda x, key: functional.adversarial(
+            lambda z: z * weights, x, 0.8, p=1, steps=1, rel_stepsize=0.5
+        )
+    )
+    assert norms(attack(x, library.key(0)) - x, 1) == pytest.approx(np.full(4, 0.8), rel=1e-5)
+
+
 def test_adversarial_points_are_constant_for_an_outer_gradient(library):
     x = library.tensor(images())
 
@@ -180,6 +262,18 @@ def test_wrong_use_is_one_clear_error(library):
         functional.universal(x, x, 0.5)
     with pytest.raises(ValueError, match="steps: expected an integer >= 1, got 0"):
         functional.adversarial(lambda z: z, x, 0.5, steps=0)
+    with pytest.raises(ValueError, match=r"momentum: expected a number in \[0, 1\), got 1"):
+        functional.adversarial(lambda z: z, x, 0.5, momentum=1)
+    with pytest.raises(ValueError, match="rel_stepsize: expected a finite number > 0, got 0"):
+        functional.adversarial(lambda z: z, x, 0.5, rel_stepsize=0)
+    with pytest.raises(ValueError, match="keep: expected one of best, last, got 'all'"):
+        functional.adversarial(lambda z: z, x, 0.5, keep="all")
+    with pytest.raises(ValueError, match=r"loss: expected a loss for each of 4 points, got shape"):
+        functional.adversarial(library.sum, x, 0.5)
+    with pytest.raises(ValueError, match=r"x: .* outside the bounds"):
+        functional.adversarial(lambda z: z, x + 1, 0.5)
+    with pytest.raises(ValueError, match=r"p: expected a number in \[1, inf\], got 0.5"):
+        functional.adversarial(lambda z: z, x, 0.5, p=0.5)
     with pytest.raises(ValueError, match="eps: expected a finite number >= 0, got -1"):
         functional.noisy(library.key(0), x, -1)
     with pytest.raises(ValueError, match="x: expected a tensor of JAX or TensorFlow, got numpy"):
