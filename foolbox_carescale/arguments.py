@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import numbers
 from collections.abc import Callable
@@ -18,19 +19,21 @@ from . import backends
 # decoding, resizing and undoing a normalisation leave behind. Such x counts as on the bound.
 ROUNDING_ULPS = 8
 
+Array = np.ndarray[Any, Any]
+
 _HALF = {"float16", "bfloat16"}
 _EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One call's arguments, flat and in the dtype that computes: rows are samples.
+    """One call's arguments in the dtype that computes, flat where asked for: rows are samples.
 
     ``delta`` is whatever second tensor the operator takes: directions, gradients, points.
     """
 
-    x: ep.Tensor  # (N, n), not yet clipped to the bounds
-    delta: ep.Tensor  # (N, n)
+    shaped_x: ep.Tensor  # (N, ...), not yet clipped to the bounds
+    shaped_delta: ep.Tensor  # (N, ...)
     eps: float | ep.Tensor  # a number, or (N, 1)
     p: float
     lower: float | ep.Tensor  # a number, or (1, n) or (N, n)
@@ -42,6 +45,46 @@ class Problem:
     dtype_name: str
     unwrap: Callable[[ep.Tensor], Any]
     names: tuple[str, str]  # what the operator calls x and delta
+
+    # Only once it is asked for: the compiled engines flatten in NumPy, where it costs less.
+
+    @functools.cached_property
+    def x(self) -> ep.Tensor:
+        """The points, shape (N, n)."""
+        return _flat(self.shaped_x, self.n)
+
+    @functools.cached_property
+    def delta(self) -> ep.Tensor:
+        """The second tensor, shape (N, n)."""
+        return _flat(self.shaped_delta, self.n)
+
+    @functools.cached_property
+    def arrays(self) -> tuple[Array, Array, Array, float, Array, Array]:
+        """What the compiled engines take: x, delta, eps (float64), p, lower, upper, as NumPy's.
+
+        Shapes (N, n), (N, n), (N,), (), and of the bounds (1, 1), (1, n) or (N, n); not to be
+        written to.
+        """
+        x, delta = self.rows(self.shaped_x), self.rows(self.shaped_delta)
+        if isinstance(self.eps, float):
+            eps = np.full(len(x), self.eps)
+        else:
+            eps = np.broadcast_to(backends.to_numpy(self.eps)[:, 0].astype(np.float64), (len(x),))
+        lower, upper = (
+            _number(b, x.dtype) if isinstance(b, float) else backends.to_numpy(b)
+            for b in (self.lower, self.upper)
+        )
+        return x, delta, eps, self.p, lower, upper
+
+    def rows(self, t: ep.Tensor) -> Array:
+        """A tensor of the shape of x as an array of shape (N, n), without a copy where it can."""
+        array = backends.to_numpy(t)
+        return array if array.ndim == 2 else array.reshape(len(array), self.n)
+
+    @property
+    def n(self) -> int:
+        """How many elements a sample has."""
+        return math.prod(self.shape[1:])
 
     @property
     def empty(self) -> bool:
@@ -75,7 +118,7 @@ class Problem:
         """The same in float64, where the framework has it; results keep the caller's dtype."""
         wide: dict[str, Any] = {
             name: backends.widen(value)
-            for name in ("x", "delta", "eps", "lower", "upper")
+            for name in ("shaped_x", "shaped_delta", "eps", "lower", "upper")
             if isinstance(value := getattr(self, name), ep.Tensor)
         }
         return dataclasses.replace(self, **wide)
@@ -175,14 +218,13 @@ def prepare(
         delta_ = delta_.astype(x_.dtype)
 
     n = math.prod(shape[1:])
-    flat_x, flat_delta = _flat(x_, n), _flat(delta_, n)
     lower, upper = _checked_bounds(bounds, x_, n)
     eps_ = checked_eps(eps, x_)
-    parts = [flat_x, flat_delta, *(t for t in (eps_, lower, upper) if isinstance(t, ep.Tensor))]
+    parts = [x_, delta_, *(t for t in (eps_, lower, upper) if isinstance(t, ep.Tensor))]
     concrete = not backends.is_traced(*parts)
     return Problem(
-        x=flat_x,
-        delta=flat_delta,
+        shaped_x=x_,
+        shaped_delta=delta_,
         eps=eps_,
         p=order,
         lower=lower,
@@ -253,6 +295,11 @@ def all_finite(t: ep.Tensor) -> bool:
         return math.isfinite(t.sum().item())
 
 
+@functools.lru_cache(maxsize=32)
+def _number(value: float, dtype: np.dtype[Any]) -> Array:
+    return np.full((1, 1), value, dtype)
+
+
 def _wrapped(t: ep.Tensor) -> Any:
     return t
 
@@ -262,6 +309,8 @@ def _raw(t: ep.Tensor) -> Any:
 
 
 def _flat(t: ep.Tensor, n: int) -> ep.Tensor:
+    if t.ndim == 2:
+        return t
     # -1: the batch size may be unknown while tracing; it is not inferred from no elements
     return backends.reshape(t, (t.shape[0] if t.shape[0] == 0 or n == 0 else -1, n))
 

@@ -131,12 +131,11 @@ def constrain(
     problem = prepare(x0, z, eps, p, bounds, names=("x0", "x"))
     if problem.empty:
         return z
-    flat = momentum
     if momentum is not None:
         m, now, before = momentum
-        same = [flatten(t).astype(problem.x.dtype) for t in (now, before)]
-        flat = (m, same[0], same[1])
-    found = engines.constrain(problem, sphere=sphere, momentum=flat, overwrite=True)
+        now, before = (backends.at_least_float32(t) for t in (now, before))
+        momentum = (m, now, before)
+    found = engines.constrain(problem, sphere=sphere, momentum=momentum, overwrite=True)
     if found is not None:
         points: ep.Tensor = problem.restore(found[0])
         if p == 1 and sphere and (found[2] > NORM_ROUNDING * _numbers(problem.eps)).any():

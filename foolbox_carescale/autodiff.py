@@ -34,7 +34,7 @@ def perturb(problem: Problem) -> ep.Tensor:
     """``clip(x + eta delta)``, shape (N, n), differentiable like eta."""
     if not needed(problem):
         return engines.perturb(problem)[0]
-    kind = backends.framework(problem.x)
+    kind = backends.framework(problem.shaped_x)
     if kind == "tensorflow" or (kind == "torch" and problem.concrete):
         return _differentiable(problem, _POINTS)
     return moved(problem, solve(problem))  # one custom derivative, of eta, is enough to trace
@@ -69,11 +69,10 @@ _POINTS = _Operator(engines.perturb, _points, of_points=True)
 
 
 def _differentiable(problem: Problem, operator: _Operator) -> ep.Tensor:
-    kind = backends.framework(problem.x)
+    kind = backends.framework(problem.shaped_x)
     if kind == "torch" and problem.concrete:
         raw = [t.raw for t in _variables(problem)]
-        problem_of = functools.partial(_replaced, problem)
-        result: ep.Tensor = ep.astensor(_torch_function().apply(operator, problem_of, *raw))
+        result: ep.Tensor = ep.astensor(_torch_function().apply(operator, problem, *raw))
         return result
     if kind == "tensorflow":
         return _tensorflow(problem, operator)
@@ -84,7 +83,7 @@ def _differentiable(problem: Problem, operator: _Operator) -> ep.Tensor:
 
 
 def _variables(problem: Problem) -> list[ep.Tensor]:
-    both = [problem.x, problem.delta]
+    both = [problem.shaped_x, problem.shaped_delta]
     return both if isinstance(problem.eps, float) else [*both, problem.eps]
 
 
@@ -93,8 +92,8 @@ def _replaced(problem: Problem, x: Any, delta: Any, eps: Any = None) -> Problem:
     tensors = [ep.astensor(t) for t in (x, delta) + (() if eps is None else (eps,))]
     return dataclasses.replace(
         problem,
-        x=tensors[0],
-        delta=tensors[1],
+        shaped_x=tensors[0],
+        shaped_delta=tensors[1],
         eps=problem.eps if eps is None else tensors[2],
         concrete=not backends.is_traced(*tensors, *_bound_tensors(problem)),
     )
@@ -110,30 +109,28 @@ def _torch_function() -> Any:
 
     class Rescaling(torch.autograd.Function):  # type: ignore[misc, name-defined]
         @staticmethod
-        def forward(
-            ctx: Any, operator: _Operator, problem_of: Callable[..., Problem], *variables: Any
-        ) -> Any:
-            value, eta = operator.value(problem_of(*variables))
-            ctx.operator, ctx.problem_of = operator, problem_of
+        def forward(ctx: Any, operator: _Operator, problem: Problem, *variables: Any) -> Any:
+            value, eta = operator.value(problem)
+            ctx.operator, ctx.problem = operator, problem
             ctx.save_for_backward(eta.raw, *variables)
             return value.raw
 
         @staticmethod
         def backward(ctx: Any, upstream: Any) -> Any:
-            operator, problem_of = ctx.operator, ctx.problem_of
-            eta, *variables = ctx.saved_tensors
+            operator, problem = ctx.operator, ctx.problem
+            eta, *variables = ctx.saved_tensors  # which tells when they were written to meanwhile
             eta = ep.astensor(eta.detach())
             if not torch.is_grad_enabled():  # nobody differentiates the gradient again
                 products = engines.gradients(
-                    problem_of(*variables), eta, ep.astensor(upstream), of_points=operator.of_points
+                    problem, eta, ep.astensor(upstream), of_points=operator.of_points
                 )
                 if products is not None:
-                    shaped = zip(products, variables, strict=False)
-                    return (None, None, *(p.raw.sum_to_size(v.shape) for p, v in shaped))
+                    flat = zip(products, variables, strict=False)
+                    return (None, None, *(_like(p.raw, v) for p, v in flat))
             again = torch.is_grad_enabled()
             with torch.enable_grad():
                 copies = [v if v.requires_grad else v.detach().requires_grad_() for v in variables]
-                value = operator.formula(problem_of(*copies), eta)
+                value = operator.formula(_replaced(problem, *copies), eta)
                 # p = inf does not depend on x: materialized zeros
                 products = torch.autograd.grad(
                     value.raw, copies, upstream, create_graph=again, materialize_grads=True
@@ -141,6 +138,13 @@ def _torch_function() -> Any:
             return (None, None, *products)
 
     return Rescaling
+
+
+def _like(product: Any, variable: Any) -> Any:
+    """A flat product in the shape of its variable; one eps for all samples gets their sum."""
+    if product.numel() == variable.numel():
+        return product.reshape(variable.shape)
+    return product.sum_to_size(variable.shape)
 
 
 def _tensorflow(problem: Problem, operator: _Operator) -> ep.Tensor:

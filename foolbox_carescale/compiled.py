@@ -54,8 +54,8 @@ def _solve(
 ) -> torch.Tensor:
     points = ep.astensor(x)
     problem = Problem(
-        x=points,
-        delta=ep.astensor(delta),
+        shaped_x=points,
+        shaped_delta=ep.astensor(delta),
         eps=ep.astensor(eps),
         p=p,
         lower=low if lower is None else ep.astensor(lower),

@@ -307,7 +307,7 @@ def _eta(problem: Problem) -> ep.Tensor:
 
 
 def _along(problem: Problem, direction: ep.Tensor) -> Problem:
-    return dataclasses.replace(problem, delta=direction)
+    return dataclasses.replace(problem, shaped_delta=direction)
 
 
 def _project_l1(problem: Problem, target: ep.Tensor) -> ep.Tensor:

@@ -42,11 +42,11 @@ def explain(tensor: Any) -> str:
 
 def solve(problem: Problem) -> ep.Tensor:
     """Eta, shape (N, 1), in the dtype of ``problem.x``; bad values are reported by ValueError."""
-    engine, _ = _choose(problem.x, traced=not problem.concrete)
+    engine, _ = _choose(problem.shaped_x, traced=not problem.concrete)
     if engine == "cpu":
         from . import cpu
 
-        eta, flags = cpu.solve(*_arrays(problem), tolerance=problem.tolerance)
+        eta, flags = cpu.solve(*problem.arrays, tolerance=problem.tolerance)
         if not flags.any():
             if problem.dtype_name in _LARGEST:
                 eta = np.minimum(eta, _LARGEST[problem.dtype_name])
@@ -73,13 +73,13 @@ def perturb(problem: Problem, *, in_place: bool = False) -> tuple[ep.Tensor, ep.
     With ``in_place`` the compiled engines write it over ``problem.x``; the others return a
     new tensor. Bad values are found before anything is written.
     """
-    engine, _ = _choose(problem.x, traced=not problem.concrete)
+    engine, _ = _choose(problem.shaped_x, traced=not problem.concrete)
     if in_place:
         problem.reject_bad_values()
     if engine == "cpu":
         from . import cpu
 
-        arrays = _arrays(problem)
+        arrays = problem.arrays
         out = arrays[0] if in_place else None
         points, roots, flags = cpu.perturb(*arrays, tolerance=problem.tolerance, out=out)
         if not flags.any():
@@ -107,12 +107,12 @@ def steepest(problem: Problem, counts: Any = None) -> ep.Tensor | None:
         counts: For p = 1 the numbers of coordinates to move, shape (N,): the step goes evenly
             along the signs of the largest gradients, in the place of the maximiser.
     """
-    engine, _ = _choose(problem.x, traced=not problem.concrete)
+    engine, _ = _choose(problem.shaped_x, traced=not problem.concrete)
     if engine != "cpu" or 1 < problem.p < WIDE_BELOW:
         return None
     from . import cpu
 
-    points, flags = cpu.steepest(*_arrays(problem), tolerance=problem.tolerance, counts=counts)
+    points, flags = cpu.steepest(*problem.arrays, tolerance=problem.tolerance, counts=counts)
     return None if flags.any() else _tensor(problem, points)
 
 
@@ -135,20 +135,20 @@ def constrain(
     Returns:
         The points, shape (N, n); for p = 1 the thresholds and what is missing to eps, shape (N,).
     """
-    engine, _ = _choose(problem.x, traced=not problem.concrete)
+    engine, _ = _choose(problem.shaped_x, traced=not problem.concrete)
     if engine != "cpu":
         return None
     from . import cpu
 
-    x0, x, *rest = _arrays(problem)
-    if not (overwrite and backends.framework(problem.x) in ("numpy", "torch")):
+    x0, x, eps, p, lower, upper = problem.arrays
+    if not (overwrite and backends.framework(problem.shaped_x) in ("numpy", "torch")):
         x = x.copy()
     mix = None
     if momentum is not None:
         weight, now, before = momentum
-        mix = weight, _unlocked(backends.to_numpy(now)), _unlocked(backends.to_numpy(before))
+        mix = weight, problem.rows(now), problem.rows(before)
     points, threshold, missing, flags = cpu.constrain(
-        x0, x, *rest, tolerance=problem.tolerance, sphere=sphere, momentum=mix
+        x0, x, eps, p, lower, upper, tolerance=problem.tolerance, sphere=sphere, momentum=mix
     )
     return None if flags.any() else (_tensor(problem, points), threshold, missing)
 
@@ -198,13 +198,15 @@ def gradients(
     Returns:
         The products for x and delta, shape (N, n), and for eps, shape (N, 1).
     """
-    engine, _ = _choose(problem.x, traced=not problem.concrete or backends.is_traced(upstream))
+    engine, _ = _choose(
+        problem.shaped_x, traced=not problem.concrete or backends.is_traced(upstream)
+    )
     if engine != "cpu":
         return None
     from . import cpu
 
-    x, delta, eps, p, lower, upper = _arrays(problem)
-    root, vector = backends.to_numpy(eta)[:, 0], _unlocked(backends.to_numpy(upstream))
+    x, delta, eps, p, lower, upper = problem.arrays
+    root, vector = backends.to_numpy(eta)[:, 0], backends.to_numpy(upstream)
     if not of_points:
         vector = vector[:, 0]
     to_x, to_delta, to_eps = cpu.gradients(x, delta, eps, root, p, lower, upper, vector)
@@ -234,38 +236,9 @@ def _choose(t: ep.Tensor, *, traced: bool) -> tuple[str, str]:
     return "cpu", f"a {kind} tensor in main memory, compiled by numba"
 
 
-def _arrays(problem: Problem) -> tuple[Any, Any, Any, float, Any, Any]:
-    x, delta = _unlocked(backends.to_numpy(problem.x)), _unlocked(backends.to_numpy(problem.delta))
-    if isinstance(problem.eps, float):
-        eps = np.full(len(x), problem.eps)
-    else:
-        wide = backends.to_numpy(problem.eps)[:, 0].astype(np.float64)
-        eps = np.broadcast_to(wide, (len(x),))
-    lower, upper = (
-        np.full((1, 1), b, x.dtype) if isinstance(b, float) else _unlocked(backends.to_numpy(b))
-        for b in (problem.lower, problem.upper)
-    )
-    return x, delta, eps, problem.p, lower, upper
-
-
-class _Unlocked:
-    """Memory of an array, for NumPy to look at as if it could be written; keeps the array alive."""
-
-    def __init__(self, array: np.ndarray[Any, Any]) -> None:
-        self.array = array
-        interface = array.__array_interface__
-        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
-
-
-def _unlocked(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    # JAX and TensorFlow hand out read-only views; numba would compile every kernel again
-    # for them, in all mixtures. Nothing is ever written to x, delta or the bounds.
-    return array if array.flags.writeable else np.asarray(_Unlocked(array))
-
-
 def _tensor(problem: Problem, array: np.ndarray[Any, Any]) -> ep.Tensor:
-    dtype = backends.dtype_name(problem.x)
-    return backends.from_numpy(problem.x, array.astype(dtype, copy=False))
+    dtype = backends.dtype_name(problem.shaped_x)
+    return backends.from_numpy(problem.shaped_x, array.astype(dtype, copy=False))
 
 
 def _cuda_arguments(problem: Problem) -> tuple[Any, ...]:
