@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     memory = {name: in_process("peak_memory", name, plan.processes) for name in MEMORY}
     starts = {name: in_process("first_call", name, plan.processes) for name in STARTS}
     _say("steps of attacks")
-    own = steps.own_costs((2.0,), quick=options.quick)
+    own = steps.own_costs((2.0,), quick=False)  # a small batch drowns in the noise
 
     header = (
         f"Measured {describe(PACKAGES)}; load average {load:.1f} at the beginning, "
@@ -528,7 +528,9 @@ def goals(
     rows.append(Goal("extra peak memory of eta, part of the batch", "<=", 0.1,
                      _worst(memory[name] for name in ("ours, numpy", "ours, torch"))))  # fmt: skip
     rows += [
-        Goal(f"a step's own cost, {c.ours} against {c.peer}", "<=", 0.5, c.ratio)
+        # the difference of two runs is below 0 where something else disturbed the shorter one
+        Goal(f"a step's own cost, {c.ours} against {c.peer}", "<=", 0.5,
+             c.ratio if c.step > 0 and c.peer_step > 0 else None)
         for c in own if "APGD" not in c.peer
     ]  # fmt: skip
     for name in ("ours, numpy", "ours, torch"):
