@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import csv
 import math
+import multiprocessing
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
 import torch
 from foolbox.models import PyTorchModel
 
 from experiments.benchmarks.environment import describe
+from foolbox_carescale.engines import cpu
 from foolbox_carescale.evaluate.config import ModelConfig
 from foolbox_carescale.evaluate.digits import digits
 from foolbox_carescale.evaluate.models import build_network
 
 PACKAGES = ("torch", "torchvision", "foolbox", "eagerpy", "foolbox-carescale")
 RESULTS = Path("experiments/results")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,33 @@ def norm(change: torch.Tensor, p: float) -> torch.Tensor:
     return torch.linalg.vector_norm(change.double().flatten(1), ord=p, dim=1)
 
 
+def side_by_side(
+    function: Callable[..., T], jobs: Iterable[Sequence[Any]], processes: int
+) -> Iterator[T]:
+    """What the function returns for each job, in their order.
+
+    Small networks keep two processes with one thread busier than one with two.
+
+    Args:
+        function: Of a module.
+        jobs: Its arguments.
+        processes: How many at a time, on one thread each; one computes in this process.
+    """
+    if processes == 1:
+        yield from (function(*job) for job in jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(processes, context, _one_thread) as pool:
+        pending = [pool.submit(function, *job) for job in jobs]
+        for done in pending:
+            yield done.result()
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    cpu.set_num_threads(1)
+
+
 def order(p: float) -> str:
     """P as text."""
     return "inf" if p == math.inf else f"{p:g}"
@@ -93,8 +124,8 @@ class Report:
     def write(self, sections: Iterable[str], output: Path | None) -> str:
         """Print the Markdown; with a folder also write it, the CSV, and the figure."""
         head = (
-            f"Measured {describe(self.packages)}; {time.perf_counter() - self._started:.0f} s, "
-            f"load average {self._load:.1f} before, {os.getloadavg()[0]:.1f} after."
+            f"Measured {describe(self.packages)}; {time.perf_counter() - self._started:.0f} s for "
+            f"all of it, load average {self._load:.1f} before, {os.getloadavg()[0]:.1f} after."
         )
         text = "\n\n".join([f"# {self.title}", head, *sections]) + "\n"
         print(f"\n{text}")

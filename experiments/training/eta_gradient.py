@@ -12,7 +12,8 @@ training:
 All are evaluated alike: through the operator, at exactly epsilon, on held-out digits. Seeds are
 paired: initial weights, batches and z are the same for the three. Also measured: the angle between
 the exact gradient of the generator's parameters and the other two, at the same point; and what
-the three ways find when each image learns a perturbation of its own.
+the three ways find when each image learns a perturbation of its own. Two seeds are computed at a
+time, each on one thread.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from experiments.training.common import (
     images_and_labels,
     norm,
     options,
+    side_by_side,
     table,
 )
 from foolbox_carescale import clipping_aware_rescaling
@@ -43,6 +45,7 @@ OWN_EPSILON, OWN_STEPS, OWN_RATES = 0.5, 10, (0.1, 0.2, 0.3, 0.5, 0.8)
 OWN_IMAGES = 150
 
 Points = Callable[..., torch.Tensor]
+Row = dict[str, Any]
 
 
 def exact(x: torch.Tensor, delta: torch.Tensor, eps: float = EPSILON) -> torch.Tensor:
@@ -70,35 +73,58 @@ WAYS: dict[str, Points] = {"exact": exact, "detached": detached, "naive": naive}
 def main(arguments: list[str] | None = None) -> None:
     """Train, compare, write."""
     chosen = options(__doc__, arguments)
-    steps, seeds = (3, 1) if chosen.quick else (STEPS, SEEDS)
-    network = digits_network()
-    train, held_out = images_and_labels("train"), images_and_labels("test")
-    if chosen.quick:
-        held_out = held_out[0][:32], held_out[1][:32]
     report = Report("training_eta_gradient", "Does differentiating through eta matter?")
-    for kernel in KERNELS:
-        for seed in range(seeds):
-            before = evaluate(new_generator(kernel, seed), network, *held_out)
-            report.add(kernel=kernel, seed=seed, way="untrained: Gaussian noise", **before)
-            for way, points in WAYS.items():
-                generator = new_generator(kernel, seed)
-                realised = learn(generator, points, network, *train, steps=steps, seed=seed)
-                found = evaluate(generator, network, *held_out)
-                report.add(kernel=kernel, seed=seed, way=way, **found, in_training=realised)
-                if way == "exact":
-                    cosines = angles(generator, network, *train, seed=seed)
-                    report.rows[-1].update(cosines)
-    own = held_out[0][:OWN_IMAGES], held_out[1][:OWN_IMAGES]
-    for rate in OWN_RATES[:1] if chosen.quick else OWN_RATES:
-        for seed in range(seeds):
-            for way, points in WAYS.items():
-                found = own_perturbations(points, network, *own, rate=rate, seed=seed)
-                report.add(kernel=OWN, seed=seed, way=way, rate=rate, **found)
+    seeds = 1 if chosen.quick else SEEDS
+    rates = OWN_RATES[:1] if chosen.quick else OWN_RATES
+    jobs = [
+        (_generators, kernel, seed, chosen.quick) for kernel in KERNELS for seed in range(seeds)
+    ]
+    jobs += [(_own, rate, seed, chosen.quick) for rate in rates for seed in range(seeds)]
+    for rows in side_by_side(_call, jobs, 1 if chosen.quick else 2):
+        for row in rows:
+            report.add(**row)
     for row in report.rows:
         row["best_rate"] = row.get("rate", RATE) == best_rate(report, row["way"], row["kernel"])
     columns = list(dict.fromkeys(key for row in report.rows for key in row))
     report.rows = [{key: row.get(key, "") for key in columns} for row in report.rows]
-    report.write(sections(report, steps), chosen.output)
+    report.write(sections(report, 3 if chosen.quick else STEPS), chosen.output)
+
+
+def _call(function: Callable[..., list[Row]], *arguments: Any) -> list[Row]:
+    return function(*arguments)
+
+
+def _generators(kernel: int, seed: int, quick: bool) -> list[Row]:
+    """A generator before it learns, and after it did in each way."""
+    network, train, held_out = digits_network(), images_and_labels("train"), _held_out(quick)
+    rows: list[Row] = []
+    if seed == 0:  # an untrained one is the noise itself, whatever its seed
+        before = evaluate(new_generator(kernel, seed), network, *held_out)
+        rows.append({"kernel": kernel, "seed": seed, "way": "untrained: Gaussian noise", **before})
+    for way, points in WAYS.items():
+        generator = new_generator(kernel, seed)
+        steps = 3 if quick else STEPS
+        realised = learn(generator, points, network, *train, steps=steps, seed=seed)
+        found = evaluate(generator, network, *held_out)
+        row = {"kernel": kernel, "seed": seed, "way": way, **found, "in_training": realised}
+        rows.append(row | (angles(generator, network, *train, seed=seed) if way == "exact" else {}))
+    return rows
+
+
+def _own(rate: float, seed: int, quick: bool) -> list[Row]:
+    """What each way finds for single images with steps of one length."""
+    network = digits_network()
+    images, labels = (part[:OWN_IMAGES] for part in _held_out(quick))
+    rows = []
+    for way, points in WAYS.items():
+        found = own_perturbations(points, network, images, labels, rate=rate, seed=seed)
+        rows.append({"kernel": OWN, "seed": seed, "way": way, "rate": rate, **found})
+    return rows
+
+
+def _held_out(quick: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = images_and_labels("test")
+    return (images[:32], labels[:32]) if quick else (images, labels)
 
 
 def new_generator(kernel: int, seed: int) -> NoiseGenerator:

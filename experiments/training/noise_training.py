@@ -5,17 +5,13 @@
 A torchvision ShuffleNet v2 x0.5 is trained on the digits by each recipe of ``carescale train``, at
 one epsilon, with the same batches, epochs and seeds. On images that no training has seen it is then
 measured without noise, under noise of several distributions and norms at exactly epsilon, and
-under ``L2ClipAwarePGD``. Two trainings run at a time; what was finished or interrupted is taken
-from runs/noise_training.
+under ``L2ClipAwarePGD``. Two trainings run at a time, each on one thread; all begin anew.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import math
-import multiprocessing
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +23,7 @@ import torch
 from foolbox.models import PyTorchModel
 from matplotlib.figure import Figure
 
-from experiments.training.common import Report, images_and_labels, options, table
+from experiments.training.common import Report, images_and_labels, options, side_by_side, table
 from foolbox_carescale import perturb
 from foolbox_carescale.attacks import L2ClipAwarePGD
 from foolbox_carescale.evaluate.config import ModelConfig, norm_name
@@ -48,7 +44,6 @@ NOISES = (
 KEYS = ["perturbation", "p", "epsilon"]
 PGD_EPSILONS = (0.5, 1.0)
 PGD_STEPS, PGD_SAMPLES = 20, 200
-WORK = Path("runs/noise_training")
 PACKAGES = ("foolbox-carescale", "torch", "torchvision", "lightning-fabric")
 
 
@@ -72,31 +67,19 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, measure, write."""
     asked = options(__doc__, arguments)
     size = QUICK if asked.quick else FULL
-    jobs = [(recipe, seed) for seed in range(size.seeds) for recipe in RECIPES]
     report = Report(
         "noise_training", "Training on noise: clean, naive, exact, adversarial", PACKAGES
     )
-    with tempfile.TemporaryDirectory() as temporary:
-        work = Path(temporary) if asked.quick else WORK
-        finished = sum((_folder(*job, size, work) / "weights.safetensors").exists() for job in jobs)
-        for found in _results(jobs, size, work):
+    with tempfile.TemporaryDirectory() as work:
+        # the longest first: at the end neither process waits for the other
+        jobs = [(r, s, size, Path(work)) for r in reversed(RECIPES) for s in range(size.seeds)]
+        for found in side_by_side(run, jobs, size.processes):
             for row in found:
                 report.add(**row)
     report.rows.sort(key=lambda row: (RECIPES.index(row["recipe"]), row["seed"]))
     rows = pd.DataFrame(report.rows)
     report.figure = drawn(rows)
-    report.write([*sections(rows, size), _reused(finished, len(jobs))], asked.output)
-
-
-def _results(jobs: list[tuple[str, int]], size: Size, work: Path) -> Iterator[list[dict[str, Any]]]:
-    if size.processes == 1:
-        yield from (run(recipe, seed, size, work) for recipe, seed in jobs)
-        return
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(size.processes, mp_context=spawn) as pool:
-        pending = [pool.submit(run, recipe, seed, size, work) for recipe, seed in jobs]
-        for done in concurrent.futures.as_completed(pending):
-            yield done.result()
+    report.write(sections(rows, size), asked.output)
 
 
 def run(recipe: str, seed: int, size: Size, work: Path) -> list[dict[str, Any]]:
@@ -109,11 +92,11 @@ def run(recipe: str, seed: int, size: Size, work: Path) -> list[dict[str, Any]]:
             seed=seed,
             device="cpu",
             threads=1,
-            output=str(_folder(recipe, seed, size, work)),
+            output=str(work / f"{recipe}-{seed}"),
         )
     )
     network, _ = build_network(ModelConfig(weights=str(trained.weights)))
-    network.eval()
+    network.eval().requires_grad_(False)  # PGD asks for the gradient of the images only
     images, labels = (part[: size.samples] for part in images_and_labels("test"))
     rows = [("none", 2.0, 0.0, accuracy(network, images, labels))]
     torch.manual_seed(1000 + seed)
@@ -136,11 +119,7 @@ def run(recipe: str, seed: int, size: Size, work: Path) -> list[dict[str, Any]]:
 def accuracy(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
     """The share of images that the network classifies correctly."""
     with torch.no_grad():
-        right = [
-            (network(x).argmax(1) == y).float()
-            for x, y in zip(images.split(100), labels.split(100), strict=True)
-        ]
-    return float(torch.cat(right).mean())
+        return float((network(images).argmax(1) == labels).float().mean())
 
 
 def sections(rows: pd.DataFrame, size: Size) -> list[str]:
@@ -152,6 +131,8 @@ def sections(rows: pd.DataFrame, size: Size) -> list[str]:
         " network; adversarial noise costs one more forward and backward pass of the perturbed"
         f" half, for its generator. Accuracy on {size.samples} images that no training has seen,"
         f" perturbed at exactly epsilon; under PGD ({PGD_STEPS} steps) on {size.pgd_samples}."
+        " The time above holds all trainings, from the first step on, and all measurements;"
+        f" {size.processes} at a time, on one thread each."
     )
     lines = []
     for cell in rows[KEYS].drop_duplicates().itertuples(index=False):
@@ -192,16 +173,6 @@ def drawn(rows: pd.DataFrame) -> Figure:
         axes.set_ylim(0, 1)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _folder(recipe: str, seed: int, size: Size, work: Path) -> Path:
-    return work / f"{recipe}-{seed}-{size.epochs}"
-
-
-def _reused(finished: int, trainings: int) -> str:
-    if finished == 0:
-        return f"All {trainings} trainings are in the time above."
-    return f"{finished} of {trainings} trainings had finished before; their time is not in it."
 
 
 def _differences(rows: pd.DataFrame) -> str:
