@@ -19,12 +19,12 @@ def room(x: Any, delta: Any, lower: Any = 0.0, upper: Any = 1.0) -> Array:
     """Distance to the bound that delta points at, one row per sample."""
     x, delta = _wide(x), _wide(delta)
     inside = np.where(delta > 0, upper - x, np.where(delta < 0, x - lower, 0.0))
-    return np.maximum(inside, 0.0).reshape(len(x), -1)
+    return _rows(np.maximum(inside, 0.0))
 
 
 def norm(rows: Any, p: float) -> Array:
     """The p-norm of each sample, without over- or underflow."""
-    magnitudes = np.abs(_wide(rows)).reshape(len(rows), -1)
+    magnitudes = np.abs(_rows(rows))
     top = magnitudes.max(axis=1, keepdims=True, initial=0.0)
     if p == math.inf:
         return top[:, 0]
@@ -40,7 +40,7 @@ def realised_norm(
     eta: Any, x: Any, delta: Any, p: float, lower: Any = 0.0, upper: Any = 1.0
 ) -> Array:
     """``||min(eta |delta|, room)||_p``: the size that the clip leaves of eta * delta."""
-    magnitudes = np.abs(_wide(delta)).reshape(len(delta), -1)
+    magnitudes = np.abs(_rows(delta))
     moved = _wide(eta).reshape(-1, 1) * magnitudes
     return norm(np.minimum(moved, room(x, delta, lower, upper)), p)
 
@@ -49,13 +49,13 @@ def bisected_eta(
     x: Any, delta: Any, eps: Any, p: float, lower: Any = 0.0, upper: Any = 1.0
 ) -> Array:
     """The smallest eta with the wanted norm, by halving an interval of exponents of 2."""
-    magnitudes = np.abs(_wide(delta)).reshape(len(delta), -1)
+    magnitudes = np.abs(_rows(delta))
     space = room(x, delta, lower, upper)
     eps = np.broadcast_to(_wide(eps), len(magnitudes))
     reached = norm(space, p)
     live = (space > 0) & (magnitudes > 0)
     breakpoints = np.where(live, space / np.where(live, magnitudes, 1.0), 0.0)
-    corner = breakpoints.max(axis=1)
+    corner = breakpoints.max(axis=1, initial=0.0)
 
     eta = np.where(eps < reached, 0.0, corner)
     rows = np.flatnonzero((eps > 0) & (eps < reached))
@@ -148,3 +148,9 @@ HALF_CASES = tuple(c for c in CASES if c not in ("log-uniform", "geometric", "hu
 
 def _wide(values: Any) -> Array:
     return np.asarray(values, dtype=np.float64)
+
+
+def _rows(values: Any) -> Array:
+    wide = _wide(values)
+    # not -1: nothing can be inferred from no elements
+    return wide.reshape(len(wide), math.prod(wide.shape[1:]))
