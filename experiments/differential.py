@@ -1,0 +1,163 @@
+"""The operator against a bisection in float64, on random rows.
+
+    python -m experiments.differential --rows 1000000 --output experiments/results
+
+Rows of 1 to 200 elements; points and directions are Gaussian, uniform, heavy-tailed, sparse or
+mostly on the bounds; epsilon is between a millionth and 0.999999 of what is reachable. The norm is
+taken in float64 from eta, x and delta.
+
+How much eta itself may be off is a matter of the row: with few elements left to move, the norm
+hardly depends on eta. Its elasticity, d log norm / d log eta, is the share of norm^p that still
+moves. So the error of eta is given twice: of all rows, multiplied by that, and as it is, of rows
+with an elasticity of at least 0.1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import foolbox_carescale as fc
+from experiments.benchmarks.environment import describe
+from tests import reference
+
+Array = np.ndarray[Any, Any]
+
+ORDERS = (1.0, 1.3, 1.5, 2.0, 3.0, 7.0, math.inf)
+DTYPES = ("float32", "float64")
+LENGTHS = (1, 2, 3, 5, 8, 16, 40, 100, 200)
+AT_ONCE = 200  # rows of one length, which are solved in one call
+WELL_CONDITIONED = 0.1
+PROMISED = {"float32": 1e-6, "float64": 1e-12}
+
+
+@dataclasses.dataclass
+class Errors:
+    """The greatest relative errors of one p and dtype.
+
+    Attributes:
+        norm: Of the norm after the clip.
+        scaled_eta: Of eta, times its row's elasticity.
+        eta: Of eta, in rows that are well-conditioned, of which there are ``well``.
+    """
+
+    p: float
+    dtype: str
+    rows: int = 0
+    norm: float = 0.0
+    scaled_eta: float = 0.0
+    well: int = 0
+    eta: float = 0.0
+
+
+def main() -> None:
+    """Compare, print, and write ``differential.md`` and ``differential.csv``."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="folder for the two files")
+    arguments = parser.parse_args()
+    found = compare(arguments.rows, arguments.seed)
+    lines = [
+        "# The operator against a bisection",
+        "",
+        describe(("foolbox-carescale", "numpy", "numba")) + f", seed {arguments.seed}.",
+        "",
+        f"{sum(e.rows for e in found):,} random rows of 1 to {LENGTHS[-1]} elements. The greatest"
+        " relative error of the norm after the clip, which is promised to be below 1e-6 (float32)"
+        " and 1e-12 (float64); of eta times its elasticity (the share of norm^p that still moves);"
+        f" and of eta in rows with an elasticity of at least {WELL_CONDITIONED}.",
+        "",
+        "| p | dtype | rows | norm | eta x elasticity | rows, well-conditioned | eta there |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for e in found:
+        lines.append(
+            f"| {e.p:g} | {e.dtype} | {e.rows:,} | {e.norm:.1e} | {e.scaled_eta:.1e}"
+            f" | {e.well:,} | {e.eta:.1e} |"
+        )
+    text = "\n".join(lines) + "\n"
+    print(text, end="")
+    if arguments.output is not None:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        (arguments.output / "differential.md").write_text(text, encoding="utf-8")
+        with (arguments.output / "differential.csv").open("w", newline="", encoding="utf-8") as f:
+            writer = csv.DictWriter(f, [field.name for field in dataclasses.fields(Errors)])
+            writer.writeheader()
+            writer.writerows(dataclasses.asdict(e) for e in found)
+
+
+def compare(rows: int, seed: int = 0) -> list[Errors]:
+    """The errors of each p and dtype, among which the rows are divided evenly."""
+    groups = [(p, dtype) for p in ORDERS for dtype in DTYPES]
+    found = []
+    for number, (p, dtype) in enumerate(groups):
+        generator = np.random.default_rng((seed, number))
+        errors = Errors(p, dtype)
+        wanted = (number + 1) * rows // len(groups) - number * rows // len(groups)
+        while errors.rows < wanted:
+            count = min(AT_ONCE, wanted - errors.rows)
+            _add(errors, *problem(generator, count, int(generator.choice(LENGTHS)), p, dtype))
+        found.append(errors)
+    return found
+
+
+def problem(
+    generator: np.random.Generator, rows: int, n: int, p: float, dtype: str
+) -> tuple[Array, Array, Array]:
+    """x, delta and eps, as the dtype holds them; each row of one of five families."""
+    shape = (rows, n)
+    normal, cauchy = generator.standard_normal(shape), generator.standard_cauchy(shape)
+    family = np.arange(rows)[:, None] % 5
+    sparse = np.where(generator.random(shape) < 0.1, normal, 0.0)
+    v = np.choose(family, [normal, generator.uniform(-1, 1, shape), cauchy, sparse, normal])
+    x = generator.random(shape)
+    x = np.where((family == 4) & (generator.random(shape) < 0.9), np.round(x), x)
+    x, v = x.astype(dtype), v.astype(dtype)
+    share = np.choose(
+        np.arange(rows) // 5 % 4,
+        [
+            10 ** generator.uniform(-6, 0, rows),
+            generator.random(rows),
+            1 - 10 ** generator.uniform(-6, -1, rows),
+            np.full(rows, 0.999999),
+        ],
+    )
+    return x, v, (np.minimum(share, 0.999999) * reference.reachable_norm(x, v, p)).astype(dtype)
+
+
+def _add(errors: Errors, x: Array, v: Array, eps: Array) -> None:
+    p = errors.p
+    eta = fc.clipping_aware_rescaling(x, v, eps, p=p)[:, 0].astype(float)
+    wanted = eps.astype(float)
+    size = reference.realised_norm(eta, x, v, p)
+    exact = reference.bisected_eta(x, v, wanted, p)
+    moves = wanted > 0  # where nothing can move, or epsilon underflows, eta is 0
+    assert np.array_equal(eta > 0, moves)
+    x, v, exact, eta, wanted, size = (t[moves] for t in (x, v, exact, eta, wanted, size))
+    off = np.abs(eta / exact - 1)
+    room, moved = reference.room(x, v), exact[:, None] * np.abs(v.astype(float))
+    if p == math.inf:
+        elasticity = np.ones(len(x))
+    else:
+        powers = (np.minimum(moved, room) / wanted[:, None]) ** p
+        elasticity = np.where(moved < room, powers, 0.0).sum(axis=1)
+    well = elasticity >= WELL_CONDITIONED
+    errors.rows += len(moves)
+    errors.well += int(well.sum())
+    for name, values in (
+        ("norm", np.abs(size / wanted - 1)),
+        ("scaled_eta", off * elasticity),
+        ("eta", off[well]),
+    ):
+        setattr(errors, name, max(getattr(errors, name), float(values.max(initial=0.0))))
+
+
+if __name__ == "__main__":
+    main()
