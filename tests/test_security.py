@@ -1,0 +1,146 @@
+"""Where the package could run foreign code, start programs or reach the network: docs/security.md.
+
+Read off the source: every such call is in a table with its reason, and every entry of the table
+is a call.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import foolbox_carescale
+
+PACKAGE = Path(foolbox_carescale.__file__).parent
+
+# whole names, as imported: what runs code, reads formats that can, starts programs, or connects
+SENSITIVE = re.compile(
+    r"eval|exec|compile|__import__|input|breakpoint"
+    r"|(builtins|code|codeop|runpy|cloudpickle|dill|joblib|marshal|pickle|shelve)\..*"
+    r"|importlib\.(import_module|reload)|pydoc\.locate|hydra\.utils\..*|.*\.instantiate"
+    r"|(torch|numpy|pandas)\.(load|read_pickle|fromfile)|torch\.(hub|package|jit|classes)\..*"
+    r"|yaml\..*load.*|omegaconf\.OmegaConf\.load|.*\.(get_state_dict|load_state_dict_from_url)"
+    r"|os\.(system|popen|exec\w*|spawn\w*|posix_spawn\w*|fork\w*|startfile)"
+    r"|(subprocess|pty|ctypes|webbrowser)\..*"
+    r"|(socket|ssl|http|urllib|urllib3|requests|httpx|aiohttp|ftplib|smtplib|xmlrpc)\..*"
+)
+
+# (file, call): why it may
+ALLOWED = {
+    ("doctor.py", "importlib.import_module"): "a name that stands in the source",
+    ("evaluate/__init__.py", "importlib.import_module"): "a name of its own table",
+    ("training/__init__.py", "importlib.import_module"): "a name of its own table",
+    ("evaluate/models.py", "importlib.import_module"): "_target_, which is asked for",
+    ("evaluate/models.py", "torch.load"): "weights_only",
+    ("evaluate/models.py", "torch.hub.get_dir"): "the name of a folder",
+    (
+        "evaluate/models.py",
+        "*.get_state_dict",
+    ): "weights by name, which are asked for; weights_only",
+    ("evaluate/store.py", "numpy.load"): "allow_pickle=False",
+    ("evaluate/compose.py", "omegaconf.OmegaConf.load"): "its loader is a SafeLoader",
+    ("evaluate/config.py", "yaml.safe_load"): "safe",
+    ("evaluate/report/aggregate.py", "yaml.safe_load"): "safe",
+    ("evaluate/tracking.py", "yaml.safe_load"): "safe",
+}
+NEEDED = {
+    "torch.load": ("weights_only", True),
+    "numpy.load": ("allow_pickle", False),
+    "*.get_state_dict": ("weights_only", True),
+}
+
+
+def calls(source: str) -> Iterator[tuple[str, ast.Call]]:
+    """Sensitive calls: the name as it was imported, or * and the method."""
+    tree = ast.parse(source)
+    full = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                root = alias.name if alias.asname else alias.name.partition(".")[0]
+                full[alias.asname or root] = root
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                full[alias.asname or alias.name] = f"{node.module or ''}.{alias.name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            parts, at = [], node.func
+            while isinstance(at, ast.Attribute):
+                parts, at = [at.attr, *parts], at.value
+            if isinstance(at, ast.Name) and (at.id in full or not parts):
+                parts = [full.get(at.id, at.id), *parts]
+            else:
+                parts = ["*", *parts[-1:]]
+            name = ".".join(parts)
+            if SENSITIVE.fullmatch(name):
+                yield name, node
+
+
+def test_every_call_that_could_run_code_or_connect_is_known_with_its_reason():
+    found = {
+        (path.relative_to(PACKAGE).as_posix(), name)
+        for path in PACKAGE.rglob("*.py")
+        for name, _ in calls(path.read_text(encoding="utf-8"))
+    }
+    assert found == set(ALLOWED)
+
+
+@pytest.mark.parametrize(("call", "keyword"), NEEDED.items())
+def test_what_reads_a_format_with_code_in_it_is_told_not_to(call, keyword):
+    name, value = keyword
+    count = 0
+    for path in PACKAGE.rglob("*.py"):
+        for found, node in calls(path.read_text(encoding="utf-8")):
+            if found == call:
+                count += 1
+                given = {k.arg: k.value for k in node.keywords}
+                assert isinstance(given.get(name), ast.Constant), path
+                assert given[name].value is value, path
+    assert count
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "eval('1')",
+        "import pickle as p\np.loads(b'')",
+        "from pickle import loads\nloads(b'')",
+        "import torch.hub\ntorch.hub.load('a', 'b')",
+        "import yaml\nyaml.load('')",
+        "import urllib.request\nurllib.request.urlopen('x')",
+        "from os import system as run\nrun('x')",
+        "thing.part.get_state_dict()",
+    ],
+)
+def test_calls_are_recognised_by_whatever_name_they_go(source):
+    assert len(list(calls(source))) == 1
+
+
+OFFLINE = """
+import sys
+connected = []
+def hook(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        connected.append((event, arguments[-1]))
+sys.addaudithook(hook)
+from foolbox_carescale.cli import main
+arguments = ["samples=2", "threads=1", "~attacks", "attacks.a.name=L2ClipAwarePGD",
+             "attacks.a.steps=1", "epsilons.L2=[1]", "output=" + sys.argv[1]]
+assert main(["evaluate", "--quiet", *arguments]) == 0
+assert main(["report", sys.argv[1]]) == 0
+assert not connected, connected
+print("offline")
+"""
+
+
+def test_an_evaluation_and_its_report_connect_to_nothing(tmp_path):
+    command = [sys.executable, "-c", OFFLINE, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("offline\n")
