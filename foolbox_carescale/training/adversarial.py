@@ -45,7 +45,8 @@ def adversarial_step(
         The attacked images, shape and type of x, without a graph.
 
     Raises:
-        ValueError: an attack without an epsilon, x on another device than the model; and what
+        ValueError: an attack without an epsilon, x on another device than the model, a model or
+            x that is not PyTorch's; and what
             the attack refuses (x outside the bounds, eps negative).
 
     Source: Madry et al. 2018, arXiv 1706.06083; evaluation mode: Pang et al. 2021,
@@ -56,6 +57,10 @@ def adversarial_step(
             f"attack: expected a fixed-epsilon attack, got {type(attack).__name__}; "
             "L2ClipAwarePGD(steps=5) is one"
         )
+    if not isinstance(model, torch.nn.Module):
+        raise ValueError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(x, torch.Tensor):
+        raise ValueError(f"x: expected a PyTorch tensor, got {type(x).__name__}")
     if isinstance(model, torch.nn.parallel.DistributedDataParallel):
         model = model.module
     tensors = [*model.parameters(), *model.buffers()]

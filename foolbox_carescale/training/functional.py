@@ -94,9 +94,12 @@ def universal(x: T, delta: Any, eps: Any, *, p: float = 2.0, bounds: Any = (0.0,
         bounds: Lower and upper bound.
 
     Raises:
-        ValueError: delta of another shape than a sample, and as ``perturb``.
+        ValueError: delta of another shape than a sample or another framework, and as ``perturb``.
     """
     x_, delta_ = backends.as_eagerpy(x, "x"), backends.as_eagerpy(delta, "delta")
+    kind, other = backends.framework(x_), backends.framework(delta_)
+    if other not in (kind, "numpy"):
+        raise ValueError(f"delta: expected a tensor of {kind}, as x is, got one of {other}")
     if tuple(delta_.shape) != tuple(x_.shape[1:]):
         raise ValueError(
             f"delta: expected the shape of one sample, {tuple(x_.shape[1:])}, "
@@ -121,8 +124,14 @@ def generator(seed: int, channels: int, *, hidden: int = 20) -> Layers:
         Four pairs of a matrix (inputs, outputs) and a bias (outputs,), float32 arrays of NumPy:
         JAX takes them as they are; for TensorFlow ``tf.nest.map_structure(tf.Variable, ...)``.
 
+    Raises:
+        ValueError: channels or hidden below 1.
+
     Source: Rusak et al. 2020, arXiv 2001.06057.
     """
+    for name, count in (("channels", channels), ("hidden", hidden)):
+        if count < 1:
+            raise ValueError(f"{name}: expected an integer >= 1, got {count!r}")
     rng = np.random.default_rng(seed)
     widths = (channels, hidden, hidden, hidden, channels)
     layers = [
@@ -143,7 +152,16 @@ def generated(layers: Layers, noise: T) -> T:
 
     Returns:
         Shape of the noise; differentiable in the layers.
+
+    Raises:
+        ValueError: noise of other channels.
     """
+    channels, shape = layers[0][0].shape[0], tuple(noise.shape)  # type: ignore[attr-defined]
+    if shape[-1] != channels:
+        raise ValueError(
+            f"noise: expected {channels} channels in its last axis, as the generator has, got "
+            f"shape {shape}; make a generator for these"
+        )
     hidden: Any = noise
     for weight, bias in layers[:-1]:
         hidden = ep.maximum(ep.astensor(hidden @ weight + bias), 0.0).raw

@@ -131,6 +131,10 @@ class NoiseGenerator(torch.nn.Module):
         _check_distribution(distribution)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size: expected an odd number >= 1, got {kernel_size!r}")
+        for name, count in (("channels", channels), ("hidden", hidden)):
+            if not (isinstance(count, int) and count >= 1):
+                raise ValueError(f"{name}: expected an integer >= 1, got {count!r}")
+        self.channels, self.kernel_size = channels, kernel_size
         self.distribution = distribution
         self.perturbation = NormalizedPerturbation(eps, p, bounds)
         widths = itertools.pairwise([channels, hidden, hidden, hidden, channels])
@@ -156,7 +160,11 @@ class NoiseGenerator(torch.nn.Module):
 
         Returns:
             Shape, dtype and device of ``like``.
+
+        Raises:
+            ValueError: no tensor of that shape, other channels, images smaller than the kernel.
         """
+        self._check(like)
         z = sample(ep.astensor(like.detach()), self.distribution).raw
         # few channels: with these last in memory the CPU takes a third of the time
         made = self.layers(z.contiguous(memory_format=torch.channels_last))
@@ -174,6 +182,20 @@ class NoiseGenerator(torch.nn.Module):
         """
         points: torch.Tensor = self.perturbation(x, self.noise(x))
         return points
+
+    def _check(self, x: torch.Tensor) -> None:
+        if not isinstance(x, torch.Tensor):
+            raise ValueError(f"x: expected a PyTorch tensor, got {type(x).__name__}")
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise ValueError(
+                f"x: expected images of shape (N, {self.channels}, H, W), got {tuple(x.shape)}; "
+                "make a NoiseGenerator with their channels"
+            )
+        if min(x.shape[2:]) <= self.kernel_size // 2:
+            raise ValueError(
+                f"x: images of {x.shape[2]} x {x.shape[3]} pixels are too small for kernel_size "
+                f"{self.kernel_size}; take at most {2 * min(x.shape[2:]) - 1}"
+            )
 
 
 def _check_distribution(distribution: str) -> None:

@@ -148,6 +148,11 @@ class UniversalPerturbation(torch.nn.Module):
         Raises:
             ValueError: samples of another shape, x outside the bounds or on another device.
         """
+        if not isinstance(x, torch.Tensor):
+            raise ValueError(
+                f"x: expected a PyTorch tensor, got {type(x).__name__}; "
+                "foolbox_carescale.training.functional.universal takes JAX's and TensorFlow's"
+            )
         if tuple(x.shape[1:]) != tuple(self.delta.shape):
             raise ValueError(
                 f"x: expected samples of shape {tuple(self.delta.shape)}, got {tuple(x.shape[1:])};"

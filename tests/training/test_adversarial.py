@@ -111,6 +111,10 @@ def test_wrong_use_is_one_clear_error():
     pgd = L2ClipAwarePGD(steps=2)
     with pytest.raises(ValueError, match="attack: expected a fixed-epsilon attack, got MinimalEps"):
         adversarial_step(model, x, y, MinimalEpsilon(pgd), eps=0.5)
+    with pytest.raises(ValueError, match=r"model: expected a torch\.nn\.Module, got function"):
+        adversarial_step(lambda x: x, x, y, pgd, eps=0.5)
+    with pytest.raises(ValueError, match="x: expected a PyTorch tensor, got ndarray"):
+        adversarial_step(model, x.numpy(), y, pgd, eps=0.5)
     with pytest.raises(ValueError, match="x: lies on meta, the model on cpu"):
         adversarial_step(model, x.to("meta"), y, pgd, eps=0.5)
     with pytest.raises(ValueError, match=r"eps: expected a finite number >= 0, got -0\.5"):

@@ -8,6 +8,7 @@ import sys
 import eagerpy as ep
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
@@ -260,6 +261,12 @@ def test_wrong_use_is_one_clear_error(library):
         functional.sample(library.key(0), x, "cauchy")
     with pytest.raises(ValueError, match=r"delta: expected the shape of one sample, \(3, 3, 2\)"):
         functional.universal(x, x, 0.5)
+    with pytest.raises(ValueError, match="delta: expected a tensor of .* got one of torch"):
+        functional.universal(x, torch.zeros(3, 3, 2), 0.5)
+    with pytest.raises(ValueError, match="channels: expected an integer >= 1, got 0"):
+        functional.generator(0, channels=0)
+    with pytest.raises(ValueError, match=r"noise: expected 3 channels .* got shape \(4, 3, 3, 2\)"):
+        functional.generated(functional.generator(0, channels=3), x)
     with pytest.raises(ValueError, match="steps: expected an integer >= 1, got 0"):
         functional.adversarial(lambda z: z, x, 0.5, steps=0)
     with pytest.raises(ValueError, match=r"momentum: expected a number in \[0, 1\), got 1"):

@@ -205,6 +205,27 @@ def test_generator_settings_that_cannot_be_are_refused():
         NoiseGenerator(3, 1.0, kernel_size=2)
     with pytest.raises(ValueError, match="distribution: expected one of"):
         NoiseGenerator(3, 1.0, distribution="cauchy")
+    with pytest.raises(ValueError, match="channels: expected an integer >= 1, got 0"):
+        NoiseGenerator(0, 1.0)
+    with pytest.raises(ValueError, match="hidden: expected an integer >= 1, got 0"):
+        NoiseGenerator(3, 1.0, hidden=0)
+
+
+def test_images_that_a_generator_is_not_made_for_are_refused_with_the_remedy():
+    generator = NoiseGenerator(3, 1.0)
+    for wrong in (torch.rand(2, 1, 8, 8), torch.rand(3, 8, 8)):
+        with pytest.raises(
+            ValueError, match=r"x: expected images of shape \(N, 3, H, W\), got .* m"
+        ):
+            generator(wrong)
+    with pytest.raises(ValueError, match="x: expected a PyTorch tensor, got ndarray"):
+        generator(np.zeros((2, 3, 8, 8)))
+    with pytest.raises(ValueError, match=r"x: .* outside the bounds"):
+        generator(torch.full((2, 3, 8, 8), 2.0))
+    large = NoiseGenerator(3, 1.0, kernel_size=17)
+    with pytest.raises(ValueError, match="8 x 8 pixels are too small .* 17; take at most 15"):
+        large(torch.rand(2, 3, 8, 8))
+    assert NoiseGenerator(3, 1.0, kernel_size=15)(torch.rand(2, 3, 8, 8)).shape == (2, 3, 8, 8)
 
 
 def test_the_transform_can_be_sent_to_a_worker_that_is_not_forked():

@@ -151,5 +151,7 @@ def test_universal_perturbation_of_another_shape_is_refused():
     universal = UniversalPerturbation((3, 6, 6), eps=1.0)
     with pytest.raises(ValueError, match=r"x: expected samples of shape \(3, 6, 6\), got \(1, 6"):
         universal(torch.rand(2, 1, 6, 6))
+    with pytest.raises(ValueError, match="x: expected a PyTorch tensor, got ndarray"):
+        universal(np.zeros((2, 3, 6, 6)))
     with pytest.raises(ValueError, match="shape: expected that of one sample"):
         UniversalPerturbation((0, 6, 6), eps=1.0)
