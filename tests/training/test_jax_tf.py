@@ -261,7 +261,7 @@ def test_wrong_use_is_one_clear_error(library):
         functional.sample(library.key(0), x, "cauchy")
     with pytest.raises(ValueError, match=r"delta: expected the shape of one sample, \(3, 3, 2\)"):
         functional.universal(x, x, 0.5)
-    with pytest.raises(ValueError, match="delta: expected a tensor of .* got one of torch"):
+    with pytest.raises(ValueError, match=r"delta: expected a tensor of .* got one of torch"):
         functional.universal(x, torch.zeros(3, 3, 2), 0.5)
     with pytest.raises(ValueError, match="channels: expected an integer >= 1, got 0"):
         functional.generator(0, channels=0)

@@ -223,7 +223,7 @@ def test_images_that_a_generator_is_not_made_for_are_refused_with_the_remedy():
     with pytest.raises(ValueError, match=r"x: .* outside the bounds"):
         generator(torch.full((2, 3, 8, 8), 2.0))
     large = NoiseGenerator(3, 1.0, kernel_size=17)
-    with pytest.raises(ValueError, match="8 x 8 pixels are too small .* 17; take at most 15"):
+    with pytest.raises(ValueError, match=r"8 x 8 pixels are too small .* 17; take at most 15"):
         large(torch.rand(2, 3, 8, 8))
     assert NoiseGenerator(3, 1.0, kernel_size=15)(torch.rand(2, 3, 8, 8)).shape == (2, 3, 8, 8)
 
