@@ -8,8 +8,9 @@ taken in float64 from eta, x and delta.
 
 How much eta itself may be off is a matter of the row: with few elements left to move, the norm
 hardly depends on eta. Its elasticity, d log norm / d log eta, is the share of norm^p that still
-moves. So the error of eta is given twice: of all rows, multiplied by that, and as it is, of rows
-with an elasticity of at least 0.1.
+moves. It falls with eta, at once where an element comes to its bound, so it is taken where the norm
+is larger by as much as it may be. The error of eta is given twice: of all rows, multiplied by that,
+and as it is, of rows with an elasticity of at least 0.1.
 """
 
 from __future__ import annotations
@@ -142,12 +143,7 @@ def _add(errors: Errors, x: Array, v: Array, eps: Array) -> None:
     assert np.array_equal(eta > 0, moves)
     x, v, exact, eta, wanted, size = (t[moves] for t in (x, v, exact, eta, wanted, size))
     off = np.abs(eta / exact - 1)
-    room, moved = reference.room(x, v), exact[:, None] * np.abs(v.astype(float))
-    if p == math.inf:
-        elasticity = np.ones(len(x))
-    else:
-        powers = (np.minimum(moved, room) / wanted[:, None]) ** p
-        elasticity = np.where(moved < room, powers, 0.0).sum(axis=1)
+    elasticity = _elasticity(x, v, wanted * (1 + PROMISED[errors.dtype]), p)
     well = elasticity >= WELL_CONDITIONED
     errors.rows += len(moves)
     errors.well += int(well.sum())
@@ -157,6 +153,17 @@ def _add(errors: Errors, x: Array, v: Array, eps: Array) -> None:
         ("eta", off[well]),
     ):
         setattr(errors, name, max(getattr(errors, name), float(values.max(initial=0.0))))
+
+
+def _elasticity(x: Array, v: Array, eps: Array, p: float) -> Array:
+    """The share of norm^p that still moves where the norm is eps: d log norm / d log eta."""
+    eta = reference.bisected_eta(x, v, eps, p)
+    room, moved = reference.room(x, v), eta[:, None] * np.abs(v.astype(float))
+    if p == math.inf:
+        return (moved < room).any(axis=1).astype(float)
+    powers = (np.minimum(moved, room) / eps[:, None]) ** p
+    share: Array = np.where(moved < room, powers, 0.0).sum(axis=1)
+    return share
 
 
 if __name__ == "__main__":
