@@ -425,7 +425,7 @@ class _Sparsity:
 
     def _move(self, t: int) -> float:
         first, last = self.MOVE
-        return first * (last / first) ** (t / max(self.steps - 1, 1))
+        return float(first * (last / first) ** (t / max(self.steps - 1, 1)))
 
     def observe(self, t: int, best: ep.Tensor, x0: ep.Tensor) -> None:
         if self.adaptive and t > 0 and t % self.period == 0:
