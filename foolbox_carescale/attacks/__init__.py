@@ -10,16 +10,48 @@ from .ensemble import (
     LpClipAwareAutoAttack,
     Part,
 )
-from .gradient import (
+from .gradient import ClipAwareGradientAttack
+from .minimal import MinimalEpsilon
+from .noise import (
+    ClipAwareGaussianNoise,
+    ClipAwareLaplaceNoise,
+    ClipAwareNoise,
+    ClipAwareSaltAndPepperNoise,
+    ClipAwareUniformNoise,
+    L1ClipAwareGaussianNoise,
+    L1ClipAwareLaplaceNoise,
+    L1ClipAwareSaltAndPepperNoise,
+    L1ClipAwareUniformNoise,
+    L2ClipAwareGaussianNoise,
+    L2ClipAwareLaplaceNoise,
+    L2ClipAwareSaltAndPepperNoise,
+    L2ClipAwareUniformNoise,
+    LinfClipAwareGaussianNoise,
+    LinfClipAwareLaplaceNoise,
+    LinfClipAwareSaltAndPepperNoise,
+    LinfClipAwareUniformNoise,
+    LpClipAwareGaussianNoise,
+    LpClipAwareLaplaceNoise,
+    LpClipAwareSaltAndPepperNoise,
+    LpClipAwareUniformNoise,
+)
+from .progress import Iterate
+from .registry import get_attack, list_attacks, register
+from .square import (
+    ClipAwareSquare,
+    L1ClipAwareSquare,
+    L2ClipAwareSquare,
+    LinfClipAwareSquare,
+    LpClipAwareSquare,
+)
+from .variants import (
     ClipAwareAdamPGD,
     ClipAwareAPGD,
     ClipAwareBIM,
     ClipAwareFGM,
     ClipAwareFrankWolfe,
-    ClipAwareGradientAttack,
     ClipAwareMomentumPGD,
     ClipAwarePGD,
-    Iterate,
     L1ClipAwareAdamPGD,
     L1ClipAwareAPGD,
     L1ClipAwareBIM,
@@ -48,38 +80,6 @@ from .gradient import (
     LpClipAwareFrankWolfe,
     LpClipAwareMomentumPGD,
     LpClipAwarePGD,
-)
-from .minimal import MinimalEpsilon
-from .noise import (
-    ClipAwareGaussianNoise,
-    ClipAwareLaplaceNoise,
-    ClipAwareNoise,
-    ClipAwareSaltAndPepperNoise,
-    ClipAwareUniformNoise,
-    L1ClipAwareGaussianNoise,
-    L1ClipAwareLaplaceNoise,
-    L1ClipAwareSaltAndPepperNoise,
-    L1ClipAwareUniformNoise,
-    L2ClipAwareGaussianNoise,
-    L2ClipAwareLaplaceNoise,
-    L2ClipAwareSaltAndPepperNoise,
-    L2ClipAwareUniformNoise,
-    LinfClipAwareGaussianNoise,
-    LinfClipAwareLaplaceNoise,
-    LinfClipAwareSaltAndPepperNoise,
-    LinfClipAwareUniformNoise,
-    LpClipAwareGaussianNoise,
-    LpClipAwareLaplaceNoise,
-    LpClipAwareSaltAndPepperNoise,
-    LpClipAwareUniformNoise,
-)
-from .registry import get_attack, list_attacks, register
-from .square import (
-    ClipAwareSquare,
-    L1ClipAwareSquare,
-    L2ClipAwareSquare,
-    LinfClipAwareSquare,
-    LpClipAwareSquare,
 )
 
 REGISTERED = (

@@ -18,10 +18,10 @@ from ..arguments import checked_eps
 from . import losses
 from .base import ClipAwareAttack, inside_bounds, norm_variant
 from .counting import CountingModel
-from .gradient import ClipAwareAPGD, ClipAwarePGD
 from .rows import Index, criterion_rows, rows, with_rows
 from .seeding import checked_seed, seeded
 from .square import ClipAwareSquare
+from .variants import ClipAwareAPGD, ClipAwarePGD
 
 PARTS = ("apgd-ce", "apgd-t", "pgd-margin", "square")
 

@@ -2,8 +2,8 @@
 
 Both the step and the result of each step go through the operator. The step is the exact
 maximiser of the linearised loss inside the box, so no budget goes into coordinates that
-cannot move; the result is clipped and exactly epsilon away. All attacks are settings of
-``ClipAwareGradientAttack``.
+cannot move; the result is clipped and exactly epsilon away. The attacks in ``variants``
+are settings of ``ClipAwareGradientAttack``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import eagerpy as ep
 import numpy as np
 from foolbox.attacks.base import get_criterion, raise_if_kwargs
-from foolbox.devutils import atleast_kd, flatten
+from foolbox.devutils import atleast_kd
 from foolbox.models import Model
 
 from .. import ascent as ascent_moves
@@ -26,13 +25,8 @@ from ..arguments import checked_eps
 from ..norms import sample
 from ..rescale import perturb
 from . import losses, parts
-from .base import (
-    ClipAwareAttack,
-    inside_bounds,
-    lp_distance,
-    norm_variant,
-    variant,
-)
+from .base import ClipAwareAttack, inside_bounds, lp_distance
+from .progress import Ascent, Iterate, Sparsity, Top
 
 Schedule = Literal["cosine", "constant", "halving"]
 Direction = Literal["gradient", "momentum", "adam", "conjugate"]
@@ -43,31 +37,6 @@ Keep = Literal["best", "last"]
 WIDE = ((2.0, 0.25), (1.5, 0.25))
 LEAST_WIDE_STEPS = 20
 STEP_AFTER_WIDE = 1.0  # relative to epsilon; 2 would leave what was found
-
-
-@dataclass(frozen=True)
-class Iterate:
-    """One iterate of an attack, as ``on_step`` gets it.
-
-    Attributes:
-        step: 0 for the start where it is not the input, then 1, 2, ...
-        restart: 0, 1, ...
-        x: The points, inside the bounds, shape of the inputs; native tensor.
-        norm: Their distance from the inputs in the attack's p-norm, shape (N,).
-        loss: What the attack ascends, shape (N,).
-        is_adversarial: Shape (N,), bool.
-        stepsize: Length of the step that led here, in the units of the inputs.
-        gradients: Gradients of the model that each sample has cost until here.
-    """
-
-    step: int
-    restart: int
-    x: Any
-    norm: Any
-    loss: Any
-    is_adversarial: Any
-    stepsize: Any
-    gradients: int
 
 
 class ClipAwareGradientAttack(ClipAwareAttack):
@@ -240,14 +209,14 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         model, x0, epsilon = ascent.model, ascent.x0, ascent.epsilon
         unit = epsilon if self.abs_stepsize is None else 1.0
         schedule, direction = self._schedule(), self._direction()
-        sparsity = _Sparsity(self.sparsity, self.steps, ascent)
+        sparsity = Sparsity(self.sparsity, self.steps, ascent)
         x, size, away = x0, epsilon, self.random_start or start is not None
         if start is not None:
             x = self._constrain(start, ascent, start - x0)
         elif self.random_start:
             x = perturb(x0, sample(x0, "gaussian"), epsilon, p=self.p, bounds=model.bounds)
         previous = x
-        top = _Top()
+        top = Top()
         for t in range(self.steps + 1):
             final = t == self.steps
             if final and self.keep == "last" and on_step is None:
@@ -302,7 +271,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         return kinds[self.direction or default]()
 
     def _step(
-        self, t: int, x: ep.Tensor, ahead: ep.Tensor, size: Any, sparsity: _Sparsity, ascent: Ascent
+        self, t: int, x: ep.Tensor, ahead: ep.Tensor, size: Any, sparsity: Sparsity, ascent: Ascent
     ) -> ep.Tensor:
         bounds = ascent.model.bounds
         if self.p == 1 and self.steps > 1:
@@ -324,115 +293,6 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         )
 
 
-class Ascent:
-    """What all restarts of one run share: the problem, and the best iterates so far."""
-
-    def __init__(self, model: Model, x0: ep.Tensor, criterion: Any, epsilon: Any) -> None:
-        self.model, self.x0, self.criterion, self.epsilon = model, x0, criterion, epsilon
-        self.best = Best()
-        self.gradients = 0  # of all restarts
-
-    def evaluate(
-        self, x: ep.Tensor, goal: losses.Goal, *, gradient: bool
-    ) -> tuple[ep.Tensor, ep.Tensor, Any]:
-        """Loss, whether adversarial, and the gradient (or None; may hold NaN) at x."""
-
-        def loss_fn(x: ep.Tensor) -> Any:
-            logits = self.model(x)
-            if backends.dtype_name(logits) in ("float16", "bfloat16"):
-                logits = logits.float32()
-            loss = goal(logits)
-            return loss.sum(), (backends.detach(loss), backends.detach(logits))
-
-        slope = None
-        if gradient:
-            self.gradients += 1
-            _, (loss, logits), slope = backends.value_aux_and_grad(loss_fn, x)
-        else:
-            _, (loss, logits) = loss_fn(x)
-        return loss, self.criterion(x, logits), slope
-
-
-class Best:
-    """Per input the best iterate so far: adversarial first, then the highest loss."""
-
-    def __init__(self) -> None:
-        self.x: Any = None
-
-    def offer(self, x: ep.Tensor, loss: ep.Tensor, is_adversarial: ep.Tensor) -> None:
-        """Take the samples of x that are better."""
-        loss = _without_nan(loss)
-        if self.x is None:
-            self.x, self.loss, self.found = x, loss, is_adversarial
-            return
-        better = ep.logical_or(
-            ep.logical_and(is_adversarial, ep.logical_not(self.found)),
-            ep.logical_and(is_adversarial == self.found, loss > self.loss),
-        )
-        if better.all():  # the usual case, and no copy
-            self.x = x
-        elif better.any():
-            self.x = ep.where(atleast_kd(better, x.ndim), x, self.x)
-        self.loss = ep.where(better, loss, self.loss)
-        self.found = ep.logical_or(self.found, is_adversarial)
-
-
-class _Top:
-    """Per input the iterate of one restart with the highest loss, and its gradient."""
-
-    def __init__(self) -> None:
-        self.x: Any = None
-
-    def offer(self, x: ep.Tensor, loss: ep.Tensor, gradient: ep.Tensor) -> None:
-        loss = _without_nan(loss)
-        if self.x is None:
-            self.x, self.loss, self.gradient = x, loss, gradient
-            return
-        higher = loss > self.loss
-        where = atleast_kd(higher, x.ndim)
-        self.x, self.gradient = ep.where(where, x, self.x), ep.where(where, gradient, self.gradient)
-        self.loss = ep.where(higher, loss, self.loss)
-
-
-class _Sparsity:
-    """The part of the coordinates that a step moves for p = 1: a number, or one per sample."""
-
-    # Croce & Hein 2021, arXiv 2103.01208: begin with 0.2; at each of 25 checkpoints go to two
-    # thirds of the coordinates that the best iterate has moved.
-    FIRST, PERIOD, SHRINK = 0.2, 0.04, 1.5
-    # By how much of the box's width "auto" moves a coordinate, in the first step and in the last.
-    # 0.3 throughout is slightly stronger on a small convolutional network, weaker on the same
-    # network adversarially trained, and much weaker on dense layers, which favour 1 and more.
-    MOVE = (0.2, 0.8)
-
-    def __init__(self, part: float | str, steps: int, ascent: Ascent) -> None:
-        self.adaptive = part == "adaptive"
-        self.part: Any = self.FIRST if self.adaptive else part
-        self.steps = steps
-        self.widths: Any = None  # of the box, that epsilon amounts to
-        if part == "auto":
-            lower, upper = ascent.model.bounds
-            epsilon = ascent.epsilon
-            numbers = epsilon if isinstance(epsilon, float) else epsilon.numpy().astype(float)
-            self.widths = numbers / (upper - lower)
-        self.period = max(int(self.PERIOD * steps), 1)
-
-    def counts(self, t: int, x: ep.Tensor) -> Any:
-        """The numbers of coordinates that step t moves, shape (N,), at least 1."""
-        n = math.prod(x.shape[1:])
-        numbers = self.part * n if self.widths is None else self.widths / self._move(t)
-        return np.clip(np.round(np.broadcast_to(numbers, (len(x),))), 1, n)
-
-    def _move(self, t: int) -> float:
-        first, last = self.MOVE
-        return float(first * (last / first) ** (t / max(self.steps - 1, 1)))
-
-    def observe(self, t: int, best: ep.Tensor, x0: ep.Tensor) -> None:
-        if self.adaptive and t > 0 and t % self.period == 0:
-            moved = flatten((best != x0).astype(x0.dtype)).mean(axis=-1).numpy()
-            self.part = np.maximum(moved / self.SHRINK, 1e-12)
-
-
 def _times(size: Any, unit: Any, like: ep.Tensor) -> Any:
     """Step sizes, a number or one per sample, in units that are a number or one per sample."""
     if isinstance(size, np.ndarray):
@@ -440,161 +300,3 @@ def _times(size: Any, unit: Any, like: ep.Tensor) -> Any:
         name = "float32" if half else backends.dtype_name(like)
         size = backends.from_numpy(like, size.astype(name))
     return size * unit
-
-
-def _without_nan(loss: ep.Tensor) -> ep.Tensor:
-    # NaN never wins, and never keeps its place either
-    return ep.where(loss == loss, loss, ep.ones_like(loss) * -math.inf)
-
-
-ClipAwareFGM = variant(
-    ClipAwareGradientAttack,
-    "ClipAwareFGM",
-    """Fast gradient method: one gradient, and the exact maximiser of the linearised loss.
-
-    argmax <grad, s> over ||s||_p <= epsilon with x + s inside the bounds: FGSM for p = inf.
-    Coordinates whose gradient is zero do not move; where epsilon is more than the others
-    can take, the perturbation is as large as they allow.
-
-    Args:
-        p: Order of the norm, in [1, inf].
-        loss: As for ``ClipAwareGradientAttack``.
-
-    Source: Goodfellow et al. 2015, arXiv 1412.6572; the maximiser is ``steepest_step``.
-    """,
-    fixed={
-        "steps": 1, "restarts": 1, "rel_stepsize": 1.0, "abs_stepsize": None,
-        "schedule": "constant", "momentum": 0.0, "direction": "gradient",
-        "random_start": False, "constraint": "ball", "keep": "last", "sparsity": 1.0, "targets": 1,
-        "wide_start": False,
-    },
-)  # fmt: skip
-
-ClipAwareBIM = variant(
-    ClipAwareGradientAttack,
-    "ClipAwareBIM",
-    """Basic iterative method: ``ClipAwarePGD`` from the input itself, without random start.
-
-    The arguments are those of ``ClipAwareGradientAttack``.
-
-    Source: Kurakin et al. 2017, arXiv 1607.02533.
-    """,
-    fixed={"random_start": False, "restarts": 1},
-    defaults={"steps": 10},
-)
-
-ClipAwarePGD = variant(
-    ClipAwareGradientAttack,
-    "ClipAwarePGD",
-    """Projected gradient descent whose every iterate is exactly epsilon away after the clip.
-
-    By default the step falls from 2 epsilon by a cosine, with momentum, and the iterate
-    with the highest loss is returned; ``schedule="constant"`` is the classical attack.
-    The arguments are those of ``ClipAwareGradientAttack``.
-
-    Source: Madry et al. 2018, arXiv 1706.06083, on the operator of Rauber & Bethge 2020,
-    arXiv 2007.07677.
-    """,
-)
-
-ClipAwareMomentumPGD = variant(
-    ClipAwareGradientAttack,
-    "ClipAwareMomentumPGD",
-    """``ClipAwarePGD`` along accumulated gradients, each of L1 norm 1 (MI-FGSM).
-
-    The arguments are those of ``ClipAwareGradientAttack``.
-
-    Source: Dong et al. 2018, arXiv 1710.06081.
-    """,
-    fixed={"direction": "momentum"},
-)
-
-ClipAwareAdamPGD = variant(
-    ClipAwareGradientAttack,
-    "ClipAwareAdamPGD",
-    """``ClipAwarePGD`` along Adam's direction: first over root of second moment.
-
-    The arguments are those of ``ClipAwareGradientAttack``.
-
-    Source: Kingma & Ba 2015, arXiv 1412.6980.
-    """,
-    fixed={"direction": "adam"},
-)
-
-ClipAwareAPGD = variant(
-    ClipAwareGradientAttack,
-    "ClipAwareAPGD",
-    """Auto-PGD on exact steps and projections: each sample halves its step where it stalls.
-
-    The arguments are those of ``ClipAwareGradientAttack``.
-
-    Source: Croce & Hein 2020, arXiv 2003.01690; for p = 1 with their adaptive sparsity of
-    2021, arXiv 2103.01208, as ``sparsity="adaptive"``.
-    """,
-    fixed={"schedule": "halving"},
-    defaults={"steps": 100},
-)
-
-
-class _FrankWolfe(ClipAwareGradientAttack):
-    def _step(
-        self, t: int, x: ep.Tensor, ahead: ep.Tensor, size: Any, sparsity: _Sparsity, ascent: Ascent
-    ) -> ep.Tensor:
-        x0, epsilon = ascent.x0, ascent.epsilon
-        vertex = ascent_moves.step(x0, ahead, epsilon, p=self.p, bounds=ascent.model.bounds)
-        if not isinstance(size, float):
-            size = atleast_kd(size, x.ndim)
-        unit = epsilon if isinstance(epsilon, float) else atleast_kd(epsilon, x.ndim)
-        part = size / unit if not isinstance(unit, float) or unit > 0 else 0.0
-        return x + part * (vertex - x)
-
-    def _schedule(self) -> parts.Schedule:
-        if self.rel_stepsize is None and self.schedule == "cosine":
-            return parts.Cosine(1.0, parts.FINAL_STEP, self.steps)
-        return super()._schedule()
-
-
-ClipAwareFrankWolfe = variant(
-    _FrankWolfe,
-    "ClipAwareFrankWolfe",
-    """Frank-Wolfe: move a part of the way to the maximiser of the linearised loss around the input.
-
-    x + gamma (v - x) with v = argmax <grad, v> over ball and box, which is ``steepest_step``
-    from the input; gamma falls from 1 by a cosine, ``rel_stepsize`` being the first one. With
-    ``constraint="ball"`` it needs no projection: the iterates are convex combinations. The
-    arguments are those of ``ClipAwareGradientAttack``.
-
-    Source: Chen et al. 2020, arXiv 1811.10828.
-    """,
-    fixed={"abs_stepsize": None, "sparsity": 1.0, "wide_start": False},
-    defaults={"momentum": 0.0, "direction": "gradient"},
-)
-
-L1ClipAwareFGM = norm_variant(ClipAwareFGM, 1)
-L2ClipAwareFGM = norm_variant(ClipAwareFGM, 2)
-LinfClipAwareFGM = norm_variant(ClipAwareFGM, math.inf)
-LpClipAwareFGM = norm_variant(ClipAwareFGM, None)
-L1ClipAwareBIM = norm_variant(ClipAwareBIM, 1)
-L2ClipAwareBIM = norm_variant(ClipAwareBIM, 2)
-LinfClipAwareBIM = norm_variant(ClipAwareBIM, math.inf)
-LpClipAwareBIM = norm_variant(ClipAwareBIM, None)
-L1ClipAwarePGD = norm_variant(ClipAwarePGD, 1)
-L2ClipAwarePGD = norm_variant(ClipAwarePGD, 2)
-LinfClipAwarePGD = norm_variant(ClipAwarePGD, math.inf)
-LpClipAwarePGD = norm_variant(ClipAwarePGD, None)
-L1ClipAwareMomentumPGD = norm_variant(ClipAwareMomentumPGD, 1)
-L2ClipAwareMomentumPGD = norm_variant(ClipAwareMomentumPGD, 2)
-LinfClipAwareMomentumPGD = norm_variant(ClipAwareMomentumPGD, math.inf)
-LpClipAwareMomentumPGD = norm_variant(ClipAwareMomentumPGD, None)
-L1ClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, 1)
-L2ClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, 2)
-LinfClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, math.inf)
-LpClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, None)
-L1ClipAwareAPGD = norm_variant(ClipAwareAPGD, 1)
-L2ClipAwareAPGD = norm_variant(ClipAwareAPGD, 2)
-LinfClipAwareAPGD = norm_variant(ClipAwareAPGD, math.inf)
-LpClipAwareAPGD = norm_variant(ClipAwareAPGD, None)
-L1ClipAwareFrankWolfe = norm_variant(ClipAwareFrankWolfe, 1)
-L2ClipAwareFrankWolfe = norm_variant(ClipAwareFrankWolfe, 2)
-LinfClipAwareFrankWolfe = norm_variant(ClipAwareFrankWolfe, math.inf)
-LpClipAwareFrankWolfe = norm_variant(ClipAwareFrankWolfe, None)

@@ -9,7 +9,7 @@ import torch
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from ..attacks.gradient import ClipAwarePGD
+from ..attacks.variants import ClipAwarePGD
 from ..evaluate.errors import UserError, nearest
 from ..norms import lp_norm, sample
 from .adversarial import adversarial_step, untouched
