@@ -204,6 +204,8 @@ def _read(path: Path, kind: Kind) -> Tree:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise _not_yaml(path, error) from error
+    except OmegaConfBaseException as error:  # a key that is no text, such as null
+        raise UserError(_explain(error, path)) from error
     content: Any = OmegaConf.to_container(loaded)
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a list; give a mapping, such as 'seed: 0'")

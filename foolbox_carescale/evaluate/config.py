@@ -371,6 +371,8 @@ def _check_epsilons(key: str, values: list[float]) -> None:
     if not values:
         raise UserError(f"{key}: the list is empty; give at least one epsilon, e.g. [0.5, 1.0]")
     for value in values:
+        if not isinstance(value, float):  # OmegaConf lets mappings into lists of floats
+            raise UserError(f"{key}: {value!r} is not a number")
         if not (math.isfinite(value) and value > 0):
             raise UserError(f"{key}: {value:g} is not a positive, finite number")
     if len(set(values)) < len(values):

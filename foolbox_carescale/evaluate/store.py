@@ -311,12 +311,17 @@ class RunFolder:
             UserError: This is no run folder, or nothing is stored in it.
         """
         found = damaged = 0
+        record = self.record() if (self.path / "run.json").exists() else None
         for part in self._parts():
             found += 1
             try:
-                rows, _ = unseal(part.read_bytes())
+                rows, notes = unseal(part.read_bytes())
             except DamagedError:
                 damaged += 1
+                continue
+            run, unit = notes.get("carescale.run"), notes.get("carescale.unit")
+            if record is not None and (run, unit) != (record["fingerprint"], part.stem):
+                damaged += 1  # whole, but of another run or unit: its rows are not this run's
             else:
                 yield rows
         if damaged:
@@ -338,11 +343,27 @@ class RunFolder:
         return pa.concat_tables(self.tables())
 
     def read_examples(self) -> list[dict[str, Array]]:
-        """The stored examples, unit by unit."""
-        examples = []
+        """The stored examples, unit by unit; those that are not what was written are left out."""
+        examples, damaged = [], 0
         for part in sorted((self.path / "examples").glob("*.npz")):
-            with np.load(part, allow_pickle=False) as arrays:
+            content = part.read_bytes()
+            try:
+                _, notes = unseal(self._place(part.stem).read_bytes())
+                expected = json.loads(notes["carescale.files"])[f"examples/{part.name}"]
+            except (FileNotFoundError, DamagedError, KeyError):
+                expected = None
+            if digest(content) != expected:
+                damaged += 1
+                continue
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 examples.append(dict(arrays))
+        if damaged:
+            warnings.warn(
+                f"{damaged} files in {self.path / 'examples'} are damaged, and their pictures left"
+                f" out; carescale evaluate with output={self.path} computes them again",
+                EvaluationWarning,
+                stacklevel=2,
+            )
         return examples
 
     def _parts(self) -> list[Path]:

@@ -14,6 +14,7 @@ import yaml
 
 from foolbox_carescale.evaluate import doubts
 from foolbox_carescale.evaluate.config import norm_name
+from foolbox_carescale.evaluate.errors import UserError
 from foolbox_carescale.evaluate.results import Results, by_cell
 from foolbox_carescale.evaluate.statistics import difference, wilson
 
@@ -229,14 +230,27 @@ def _run(name: str, results: Results) -> Run:
         worst=_worst(series),
         config=config,
         versions=config.partition("\n")[0].removeprefix("# ") if config.startswith("# ") else "",
-        doubts=doubts.from_json(said) if said else [],
+        doubts=_doubts(results, said),
         inputs=inputs,
     )
 
 
+def _doubts(results: Results, said: str) -> list[doubts.Doubt]:
+    try:
+        return doubts.from_json(said) if said else []
+    except (ValueError, TypeError):
+        path = results.folder / "warnings.json"
+        raise UserError(f"{path}: is damaged; remove it to report the run without it") from None
+
+
 def _read(results: Results, name: str) -> str:
     path = results.folder / name
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        yaml.safe_load(text)  # JSON is YAML
+    except (UnicodeDecodeError, yaml.YAMLError):
+        raise UserError(f"{path}: is damaged; remove it to report the run without it") from None
+    return text
 
 
 def _read_rows(
