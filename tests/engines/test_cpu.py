@@ -442,3 +442,12 @@ def test_extra_memory_is_a_small_part_of_the_batch():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 0.1 * x.nbytes
+
+
+@pytest.mark.parametrize("size", [1e-140, 1e-160, 1e-200])
+def test_direction_and_eps_that_are_tiny_together_are_solved(size):
+    delta = np.array([[0.0, size]])
+    low, high = np.full((1, 1), -1.0), np.full((1, 1), 1.0)
+    eta, flags = cpu.solve(np.zeros((1, 2)), delta, np.array([size]), 1, low, high, tolerance=0.0)
+    np.testing.assert_allclose(eta, 1.0, rtol=1e-12)
+    assert not flags.any()

@@ -471,10 +471,11 @@ def _bracketed(x, v, lower, upper, eps, order, slack):
     reach, furthest, largest = _far_corner(x, v, lower, upper, inverse, order)
     if reach <= 1 + slack:
         return furthest * _beyond(x)
-    high = furthest * inverse
+    greatest = float(np.finfo(np.float64).max)
+    high = min(furthest * inverse, greatest)
     ceiling = float(np.finfo(x.dtype).max)
     if furthest > ceiling:
-        high = min(ceiling * inverse, float(np.finfo(np.float64).max))
+        high = min(ceiling * inverse, greatest)
         total, _, _ = _sums(x, v, lower, upper, high, inverse, order, None)
         if total <= 1:
             return ceiling
