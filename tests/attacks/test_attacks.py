@@ -534,6 +534,39 @@ def test_models_that_checkpoint_activations_are_attacked_alike(reentrant):
     torch.testing.assert_close(*found)
 
 
+def test_sparsity_suits_the_model_that_is_attacked():
+    """Where one element decides, few are moved; where only many do, many."""
+    x = torch.full((1, 1000), 0.5)
+
+    def few(t):
+        return torch.stack([t[:, 0] * 0, (t[:, :5] - 0.5).sum(1) - 0.9], 1)
+
+    def many(t):  # no element counts further than 0.02 from where it was
+        return torch.stack([t[:, 0] * 0, (t - 0.5).clamp(-0.02, 0.02).sum(1) - 1.5], 1)
+
+    moved = []
+    for function in (few, many):
+        model = foolbox_model(function)
+        raw, _, found = attacks.L1ClipAwareBIM(steps=30)(model, x, torch.tensor([0]), epsilons=2.0)
+        assert found.all()
+        moved.append(int((raw != x).sum()))
+    assert moved[0] < 20 < 75 < moved[1]
+
+
+def foolbox_model(function):
+    return fb.PyTorchModel(Function(function), bounds=(0, 1))
+
+
+class Function(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.eval()
+
+    def forward(self, x):
+        return self.function(x)
+
+
 CONSTRUCTOR_ERRORS = [
     (attacks.ClipAwarePGD, {"p": 0.5}, r"p: expected a number in \[1, inf\], got 0.5"),
     (attacks.ClipAwareFGM, {"p": 0.5}, r"p: expected a number in \[1, inf\], got 0.5"),
