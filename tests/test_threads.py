@@ -109,6 +109,16 @@ def digest() -> str:
     return total.hexdigest()
 
 
+@pytest.fixture
+def one_torch_thread():
+    """PyTorch's own OpenMP threads do not survive a fork: a child that wants them waits forever."""
+    torch = importlib.import_module("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def _compare(wanted: str) -> None:
     assert digest() == wanted
 
@@ -116,7 +126,7 @@ def _compare(wanted: str) -> None:
 @forks
 @silently
 @silent_jax
-def test_a_forked_child_gets_the_same_bits():
+def test_a_forked_child_gets_the_same_bits(one_torch_thread):
     child = multiprocessing.get_context("fork").Process(target=_compare, args=(digest(),))
     child.start()
     child.join(120)
