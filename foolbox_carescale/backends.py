@@ -154,6 +154,8 @@ def value_aux_and_grad(
                 # checkpoints of the reentrant kind know backward() only
                 if "use_reentrant" not in str(error):
                     raise
+                value, aux, gradient = ep.value_aux_and_grad(function, x)
+                return value, aux, gradient
     value, aux, gradient = ep.value_aux_and_grad(function, x)
     return value, aux, gradient
 
