@@ -10,6 +10,8 @@ import torch
 
 import foolbox_carescale as fc
 from foolbox_carescale import attacks
+from foolbox_carescale.attacks import progress
+from foolbox_carescale.attacks.losses import goal_of
 from tests import reference
 from tests.attacks import victims
 
@@ -539,19 +541,24 @@ def test_sparsity_suits_the_model_that_is_attacked():
     """Where one element decides, few are moved; where only many do, many."""
     x = torch.full((1, 1000), 0.5)
 
+    weights = 1 / torch.arange(1.0, 1001.0)
+
     def few(t):
-        return torch.stack([t[:, 0] * 0, (t[:, :5] - 0.5).sum(1) - 0.9], 1)
+        return torch.stack([t[:, 0] * 0, (weights * (t - 0.5)).sum(1) - 0.5], 1)
 
     def many(t):  # no element counts further than 0.02 from where it was
-        return torch.stack([t[:, 0] * 0, (t - 0.5).clamp(-0.02, 0.02).sum(1) - 1.5], 1)
+        flat = weights**0.1 * (t - 0.5).clamp(-0.02, 0.02)
+        return torch.stack([t[:, 0] * 0, flat.sum(1) - 0.5], 1)
 
-    moved = []
+    moves = []
     for function in (few, many):
-        model = foolbox_model(function)
-        raw, _, found = attacks.L1ClipAwareBIM(steps=30)(model, x, torch.tensor([0]), epsilons=2.0)
-        assert found.all()
-        moved.append(int((raw != x).sum()))
-    assert moved[0] < 20 < 75 < moved[1]
+        model, criterion = foolbox_model(function), fb.criteria.Misclassification(torch.tensor([0]))
+        ascent = progress.Ascent(model, ep.astensor(x), criterion, 2.0)
+        goal = goal_of(criterion, "margin")
+        _, _, gradient = ascent.evaluate(ascent.x0, goal, gradient=True)
+        progress.Sparsity("auto", 30, ascent).probe(ascent.x0, gradient, goal)
+        moves.append(ascent.move.item())
+    assert moves[0] > 2 * moves[1]
 
 
 def foolbox_model(function):
