@@ -6,17 +6,17 @@ import inspect
 import math
 import sys
 from abc import ABC
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import eagerpy as ep
-from foolbox.attacks.base import FixedEpsilonAttack, Repeated
+from foolbox.attacks.base import FixedEpsilonAttack, Repeated, get_criterion
 from foolbox.devutils import atleast_kd, flatten
 from foolbox.distances import LpDistance
 from foolbox.models import Model
 
 from .. import backends
-from ..arguments import checked_order, prepare
+from ..arguments import checked_eps, checked_order, prepare
 from ..ascent import NORM_ROUNDING
 from ..norms import lp_norm
 
@@ -112,10 +112,32 @@ class RepeatedClipAware(Repeated):
         return RepeatedClipAware(self.attack, self.times * times)
 
 
-def check_epsilon(epsilon: Any) -> None:
-    """Raise for what cannot be an attack's epsilon; tensors are checked by the operator."""
-    if isinstance(epsilon, (int, float)) and not 0 <= epsilon < math.inf:
-        raise ValueError(f"epsilon: expected a finite number >= 0, got {epsilon!r}")
+def checked_arguments(
+    model: Model, inputs: Any, criterion: Any, epsilon: Any
+) -> tuple[ep.Tensor, Any, Any, Callable[[ep.Tensor], Any]]:
+    """What the ``run`` of an attack works on, from what it was called with.
+
+    Args:
+        model: A Foolbox model.
+        inputs: Points inside its bounds, shape (N, ...).
+        criterion: Labels, or a Foolbox criterion, or None.
+        epsilon: A number, or a tensor of shape (N,).
+
+    Returns:
+        The inputs as ``inside_bounds`` gives them; the criterion or None; epsilon as a number, or
+        as a tensor of shape (N,), of the framework of the inputs, in float32 at least; and what
+        makes a tensor of EagerPy one of the type of the inputs.
+
+    Raises:
+        ValueError: inputs outside the bounds; epsilon negative, not finite or of another shape.
+    """
+    x, restore = ep.astensor_(inputs)
+    x = inside_bounds(x, model)
+    # half precision would round an epsilon of its own to 3 digits
+    epsilon = checked_eps(epsilon, backends.at_least_float32(x))
+    if not isinstance(epsilon, float):
+        epsilon = (epsilon + ep.zeros(epsilon, (len(x), 1))).reshape((-1,))
+    return x, None if criterion is None else get_criterion(criterion), epsilon, restore
 
 
 def inside_bounds(x: ep.Tensor, model: Model) -> ep.Tensor:
@@ -222,5 +244,7 @@ def _checked_call(model: Model, inputs: Any, epsilons: Any) -> tuple[Any, Any]:
     if getattr(epsilons, "ndim", None) == 0:  # Foolbox would iterate over it
         epsilons = float(epsilons)
     for epsilon in epsilons if isinstance(epsilons, Iterable) else [epsilons]:
-        check_epsilon(epsilon)
+        # what ``run`` would say of a tensor, it says itself
+        if isinstance(epsilon, (int, float)) and not 0 <= epsilon < math.inf:
+            raise ValueError(f"epsilon: expected a finite number >= 0, got {epsilon!r}")
     return restore(x), epsilons

@@ -9,14 +9,13 @@ from typing import Any, Literal
 
 import eagerpy as ep
 import numpy as np
-from foolbox.attacks.base import get_criterion, get_is_adversarial, raise_if_kwargs
+from foolbox.attacks.base import get_is_adversarial, raise_if_kwargs
 from foolbox.criteria import Misclassification
 from foolbox.models import Model
 
 from .. import backends
-from ..arguments import checked_eps
 from . import losses
-from .base import ClipAwareAttack, inside_bounds, norm_variant
+from .base import ClipAwareAttack, checked_arguments, norm_variant
 from .counting import CountingModel
 from .rows import Index, criterion_rows, rows, with_rows
 from .seeding import checked_seed, seeded
@@ -137,12 +136,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
                 alone with a targeted criterion.
         """
         raise_if_kwargs(kwargs)
-        x0, restore = ep.astensor_(inputs)
-        x0 = inside_bounds(x0, model)
-        criterion = get_criterion(criterion)
-        epsilon = checked_eps(epsilon, x0)
-        if not isinstance(epsilon, float):
-            epsilon = (epsilon + ep.zeros(epsilon, (len(x0), 1))).reshape((-1,))
+        x0, criterion, epsilon, restore = checked_arguments(model, inputs, criterion, epsilon)
         names = list(self._names(criterion))
         if not names:
             raise ValueError(

@@ -15,17 +15,16 @@ from typing import Any, Literal
 
 import eagerpy as ep
 import numpy as np
-from foolbox.attacks.base import get_criterion, raise_if_kwargs
+from foolbox.attacks.base import raise_if_kwargs
 from foolbox.devutils import atleast_kd
 from foolbox.models import Model
 
-from .. import ascent as ascent_moves
 from .. import backends
-from ..arguments import checked_eps
+from ..ascent import constrain, sparse_step, step
 from ..norms import sample
 from ..rescale import perturb
 from . import losses, parts
-from .base import ClipAwareAttack, inside_bounds, lp_distance
+from .base import ClipAwareAttack, checked_arguments, lp_distance
 from .progress import Ascent, Iterate, Sparsity, Top
 
 Schedule = Literal["cosine", "constant", "halving"]
@@ -165,12 +164,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             The adversarials, type of the inputs.
         """
         raise_if_kwargs(kwargs)
-        x0, restore = ep.astensor_(inputs)
-        x0 = inside_bounds(x0, model)
-        criterion = get_criterion(criterion)
-        epsilon = checked_eps(epsilon, x0)
-        if not isinstance(epsilon, float):
-            epsilon = epsilon.reshape((-1,))
+        x0, criterion, epsilon, restore = checked_arguments(model, inputs, criterion, epsilon)
         goals = losses.goals_of(criterion, self.loss, self.targets, lambda: model(x0))
         ascent = Ascent(model, x0, criterion, epsilon)
         for restart, goal in enumerate(goals * self.restarts):
@@ -284,13 +278,13 @@ class ClipAwareGradientAttack(ClipAwareAttack):
     ) -> ep.Tensor:
         bounds = ascent.model.bounds
         if self._is_sparse:
-            return ascent_moves.sparse_step(x, ahead, size, sparsity.counts(t, x), bounds=bounds)
-        return ascent_moves.step(x, ahead, size, p=self.p, bounds=bounds)
+            return sparse_step(x, ahead, size, sparsity.counts(t, x), bounds=bounds)
+        return step(x, ahead, size, p=self.p, bounds=bounds)
 
     def _constrain(
         self, z: ep.Tensor, ascent: Ascent, ahead: ep.Tensor, momentum: Any = None
     ) -> ep.Tensor:
-        return ascent_moves.constrain(
+        return constrain(
             z,
             ascent.x0,
             ascent.epsilon,

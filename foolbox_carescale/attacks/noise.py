@@ -7,15 +7,14 @@ from typing import Any
 
 import eagerpy as ep
 import numpy as np
-from foolbox.attacks.base import get_criterion, get_is_adversarial, raise_if_kwargs
+from foolbox.attacks.base import get_is_adversarial, raise_if_kwargs
 from foolbox.devutils import atleast_kd, flatten
 from foolbox.models import Model
 
 from .. import backends
-from ..arguments import checked_eps
 from ..norms import sample
 from ..rescale import perturb
-from .base import ClipAwareAttack, inside_bounds, norm_variant
+from .base import ClipAwareAttack, checked_arguments, norm_variant
 from .seeding import fresh_seed
 
 DISTRIBUTIONS = ("gaussian", "uniform", "laplace", "signs", "salt_and_pepper", "generalized")
@@ -71,12 +70,15 @@ class ClipAwareNoise(ClipAwareAttack):
     ) -> Any:
         """One noisy copy per input, exactly epsilon away; the arguments are Foolbox's."""
         raise_if_kwargs(kwargs)
-        x0, restore = ep.astensor_(inputs)
-        x0 = inside_bounds(x0, model)
-
+        x0, criterion, epsilon, restore = checked_arguments(model, inputs, criterion, epsilon)
+        if criterion is None and self.repeats > 1:
+            raise ValueError(
+                f"criterion: is missing, and repeats={self.repeats} keeps the first noise that "
+                "fools the model; give the labels"
+            )
         result = self._noisy(model, x0, epsilon)
         if self.repeats > 1:
-            is_adversarial = get_is_adversarial(get_criterion(criterion), model)
+            is_adversarial = get_is_adversarial(criterion, model)
             found = is_adversarial(result)
             for _ in range(self.repeats - 1):
                 if found.all():
@@ -112,9 +114,9 @@ class ClipAwareNoise(ClipAwareAttack):
         lower, upper = model.bounds
         room = flatten(ep.where(signs > 0, upper - x0, x0 - lower))
         rooms = backends.to_numpy(backends.at_least_float32(room)).astype(float)
-        wanted: Any = checked_eps(epsilon, room)
-        if not isinstance(wanted, float):
-            wanted = backends.to_numpy(wanted).astype(float)
+        wanted: Any = epsilon
+        if not isinstance(epsilon, float):
+            wanted = backends.to_numpy(epsilon).astype(float)[:, None]
         # relative to epsilon, so that no power overflows
         shares = (rooms / np.maximum(wanted, 1e-300)).clip(max=1e10) ** self.p
         order = np.random.default_rng(fresh_seed(x0)).permuted(
@@ -145,17 +147,14 @@ def _generalized(like: ep.Tensor, p: float) -> ep.Tensor:
 def _radius(x0: ep.Tensor, epsilon: Any) -> ep.Tensor:
     """``epsilon U^(1/n)``, shape (N,)."""
     u = ep.uniform(backends.at_least_float32(x0), (len(x0),), low=0.0, high=1.0)
-    unit: ep.Tensor = u ** (1 / math.prod(x0.shape[1:]))
-    wanted = checked_eps(epsilon, unit)
-    return unit * (wanted if isinstance(wanted, float) else wanted.reshape((-1,)))
+    radius: ep.Tensor = u ** (1 / math.prod(x0.shape[1:])) * epsilon
+    return radius
 
 
 def _uniform_in_box(model: Model, x0: ep.Tensor, epsilon: Any) -> ep.Tensor:
     """Each element uniform between its bounds and epsilon to both sides."""
     x = backends.at_least_float32(x0)
-    size = checked_eps(epsilon, x)
-    if not isinstance(size, float):
-        size = atleast_kd(size.reshape((-1,)), x.ndim)
+    size = epsilon if isinstance(epsilon, float) else atleast_kd(epsilon, x.ndim)
     low = ep.maximum(x - size, ep.ones_like(x) * model.bounds[0])
     high = ep.minimum(x + size, ep.ones_like(x) * model.bounds[1])
     u = (sample(x, "uniform") + 1) / 2

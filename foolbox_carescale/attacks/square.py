@@ -9,15 +9,14 @@ from typing import Any
 
 import eagerpy as ep
 import numpy as np
-from foolbox.attacks.base import get_criterion, raise_if_kwargs
+from foolbox.attacks.base import raise_if_kwargs
 from foolbox.devutils import atleast_kd
 from foolbox.models import Model
 
 from .. import backends
-from ..arguments import checked_eps
 from ..norms import lp_norm
 from ..rescale import perturb
-from .base import ClipAwareAttack, inside_bounds, norm_variant
+from .base import ClipAwareAttack, checked_arguments, norm_variant
 from .losses import goal_of
 from .rows import criterion_rows, rows, with_rows
 from .seeding import checked_seed, fresh_seed
@@ -90,12 +89,7 @@ class ClipAwareSquare(ClipAwareAttack):
             one of the largest margin.
         """
         raise_if_kwargs(kwargs)
-        x0, restore = ep.astensor_(inputs)
-        x0 = inside_bounds(x0, model)
-        criterion = get_criterion(criterion)
-        epsilon = checked_eps(epsilon, x0)
-        if not isinstance(epsilon, float):
-            epsilon = (epsilon + ep.zeros(epsilon, (len(x0), 1))).reshape((-1,))
+        x0, criterion, epsilon, restore = checked_arguments(model, inputs, criterion, epsilon)
         rng = np.random.default_rng(fresh_seed(x0) if self.seed is None else self.seed)
         grid = _Grid(x0, model)
 

@@ -8,7 +8,7 @@ from typing import Any
 import eagerpy as ep
 from foolbox.devutils import atleast_kd
 
-from .. import ascent as ascent_moves
+from ..ascent import step
 from . import parts
 from .base import norm_variant, variant
 from .gradient import ClipAwareGradientAttack
@@ -108,12 +108,16 @@ class _FrankWolfe(ClipAwareGradientAttack):
         self, t: int, x: ep.Tensor, ahead: ep.Tensor, size: Any, sparsity: Sparsity, ascent: Ascent
     ) -> ep.Tensor:
         x0, epsilon = ascent.x0, ascent.epsilon
-        vertex = ascent_moves.step(x0, ahead, epsilon, p=self.p, bounds=ascent.model.bounds)
-        if not isinstance(size, float):
-            size = atleast_kd(size, x.ndim)
-        unit = epsilon if isinstance(epsilon, float) else atleast_kd(epsilon, x.ndim)
-        part = size / unit if not isinstance(unit, float) or unit > 0 else 0.0
-        return x + part * (vertex - x)
+        vertex = step(x0, ahead, epsilon, p=self.p, bounds=ascent.model.bounds)
+        part: Any
+        if isinstance(epsilon, float):
+            part = size / (epsilon or 1.0)
+        else:
+            part = size / ep.where(epsilon > 0, epsilon, ep.ones_like(epsilon))
+        if not isinstance(part, float):
+            part = atleast_kd(part, x.ndim).astype(x.dtype)
+        moved: ep.Tensor = x + part * (vertex - x)
+        return moved
 
     def _schedule(self) -> parts.Schedule:
         if self.rel_stepsize is None and self.schedule == "cosine":

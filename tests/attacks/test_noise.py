@@ -106,6 +106,17 @@ def test_one_repeat_asks_the_model_nothing():
     assert script.seen == []
 
 
+def test_labels_are_needed_where_noise_is_repeated_and_only_there():
+    model = fb.NumPyModel(Scripted([1]), bounds=(0, 1))
+    x = victims.images()
+    raw = attacks.L2ClipAwareGaussianNoise().run(model, x, epsilon=1.0)
+    assert victims.reference.norm(raw - x, 2) == pytest.approx(1.0, rel=1e-5)
+    with pytest.raises(
+        ValueError, match=r"criterion: is missing, and repeats=3 .* the labels"
+    ):
+        attacks.L2ClipAwareGaussianNoise(repeats=3).run(model, x, epsilon=1.0)
+
+
 @pytest.mark.parametrize("victim", ["torch"], indirect=True)
 def test_more_repeats_fool_the_model_more_often(victim):
     def rate(repeats):
