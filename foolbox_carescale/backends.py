@@ -76,11 +76,13 @@ def is_traced(*tensors: ep.Tensor) -> bool:
     return False
 
 
-def is_compiling() -> bool:
-    """Whether torch.compile, and nothing inside it that maps or differentiates, traces now."""
+def is_compiling(t: ep.Tensor) -> bool:
+    """Whether torch.compile, and nothing inside it that maps or differentiates, traces t now."""
     torch = sys.modules["torch"]
     inside = torch._C._functorch.peek_interpreter_stack() is not None
-    return bool(torch.compiler.is_compiling()) and not inside
+    # below Dynamo PyTorch 2.7 does not say that it compiles
+    fake = type(t.raw).__module__.startswith(_FAKE)
+    return (fake or bool(torch.compiler.is_compiling())) and not inside
 
 
 def on_cpu(t: ep.Tensor) -> bool:

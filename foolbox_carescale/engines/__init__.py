@@ -47,7 +47,7 @@ def solve(problem: Problem) -> ep.Tensor:
         from . import cpu
 
         eta, flags = cpu.solve(*problem.arrays, tolerance=problem.tolerance)
-        if not flags.any():
+        if not np.count_nonzero(flags):
             if problem.dtype_name in _LARGEST:
                 eta = np.minimum(eta, _LARGEST[problem.dtype_name])
             return _tensor(problem, eta[:, None])
@@ -82,7 +82,7 @@ def perturb(problem: Problem, *, in_place: bool = False) -> tuple[ep.Tensor, ep.
         arrays = problem.arrays
         out = arrays[0] if in_place else None
         points, roots, flags = cpu.perturb(*arrays, tolerance=problem.tolerance, out=out)
-        if not flags.any():
+        if not np.count_nonzero(flags):
             return problem.x if in_place else _tensor(problem, points), _tensor(
                 problem, roots[:, None]
             )
@@ -113,7 +113,7 @@ def steepest(problem: Problem, counts: Any = None) -> ep.Tensor | None:
     from . import cpu
 
     points, flags = cpu.steepest(*problem.arrays, tolerance=problem.tolerance, counts=counts)
-    return None if flags.any() else _tensor(problem, points)
+    return None if np.count_nonzero(flags) else _tensor(problem, points)
 
 
 def constrain(
@@ -150,7 +150,7 @@ def constrain(
     points, threshold, missing, flags = cpu.constrain(
         x0, x, eps, p, lower, upper, tolerance=problem.tolerance, sphere=sphere, momentum=mix
     )
-    return None if flags.any() else (_tensor(problem, points), threshold, missing)
+    return None if np.count_nonzero(flags) else (_tensor(problem, points), threshold, missing)
 
 
 def accumulate(
@@ -225,7 +225,7 @@ def _choose(t: ep.Tensor, *, traced: bool) -> tuple[str, str]:
         return "graph", "a TensorFlow tensor in a graph or not in main memory, compiled by XLA"
     if not traced and kind == "torch" and t.raw.device.type == "cuda" and _HAS_TRITON:
         return "cuda", "a torch tensor on a GPU, compiled by Triton"
-    if traced and kind == "torch" and backends.is_compiling():
+    if traced and kind == "torch" and backends.is_compiling(t):
         return "node", "torch compiles: found at run time by the engine that serves the tensors"
     if traced:
         return "generic", "the values are traced and the sorted closed form traces everywhere"
