@@ -89,7 +89,7 @@ class Problem:
     @property
     def empty(self) -> bool:
         """Nothing to compute: no samples, or samples without elements."""
-        return any(size == 0 for size in self.shape)
+        return 0 in self.shape
 
     def restore(self, flat: ep.Tensor) -> Any:
         """Shape, dtype and wrapping of the caller's x, for a tensor of shape (N, n)."""
@@ -192,7 +192,7 @@ def prepare(
     shape = tuple(x_.shape)
     if len(shape) == 0:
         raise ValueError(f"{x_name}: expected a batch of shape (N, ...), got a scalar")
-    if any(size is None for size in shape[1:]):
+    if kind == "tensorflow" and None in shape[1:]:
         raise ValueError(
             f"{x_name}: only the batch size may be unknown in a graph, got the shape {shape}; "
             "fix the others with tf.ensure_shape"
@@ -316,6 +316,8 @@ def _flat(t: ep.Tensor, n: int) -> ep.Tensor:
 
 
 def _same_shape(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+    if a == b:
+        return True
     # None: a dimension that TensorFlow learns only when the graph runs
     return len(a) == len(b) and all(
         i == j or i is None or j is None for i, j in zip(a, b, strict=True)

@@ -6,6 +6,7 @@ framework has been imported, so ``sys.modules`` has it.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,8 @@ _FRAMEWORKS = {
 def as_eagerpy(value: Any, name: str) -> ep.Tensor:
     """Wrap a native tensor, with an error that names the argument when it is none."""
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.Tensor) and _root(value) != "torch":
+    # the type first: it is the usual case, and the cheapest to tell
+    if torch is not None and type(value) is not torch.Tensor and _is_foreign(value, torch):
         # subclasses of other packages (torchvision's tv_tensors) that EagerPy does not know
         value = value.as_subclass(torch.Tensor)
     tf = sys.modules.get("tensorflow")
@@ -171,7 +173,12 @@ def may_need_gradient(*tensors: ep.Tensor, concrete: bool) -> bool:
     if kind == "torch":
         if not concrete:
             return True
-        return sys.modules["torch"].is_grad_enabled() and any(t.raw.requires_grad for t in tensors)
+        if sys.modules["torch"].is_grad_enabled():
+            # a plain loop, as above
+            for t in tensors:
+                if t.raw.requires_grad:
+                    return True
+        return False
     if kind == "jax":
         # a value that jax.grad or jax.jvp follows is a tracer
         return not concrete and is_traced(*tensors)
@@ -180,7 +187,11 @@ def may_need_gradient(*tensors: ep.Tensor, concrete: bool) -> bool:
 
 def dtype_name(t: ep.Tensor) -> str:
     """``"float32"`` and so on, spelt alike for every framework."""
-    dtype = t.dtype
+    return _name(t.dtype)
+
+
+@functools.cache
+def _name(dtype: Any) -> str:
     return str(getattr(dtype, "name", dtype)).removeprefix("torch.")
 
 
@@ -224,6 +235,10 @@ def _tape_may_record() -> bool:
     record = sys.modules.get("tensorflow.python.eager.record")
     asked = getattr(record, "could_possibly_record", None)
     return True if asked is None else bool(asked())
+
+
+def _is_foreign(value: Any, torch: Any) -> bool:
+    return isinstance(value, torch.Tensor) and _root(value) != "torch"
 
 
 def _root(value: Any) -> str:

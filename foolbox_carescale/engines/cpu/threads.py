@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 ENVIRONMENT_VARIABLE = "CARESCALE_NUM_THREADS"
@@ -18,8 +18,8 @@ ENVIRONMENT_VARIABLE = "CARESCALE_NUM_THREADS"
 MAX_DEFAULT = 8
 # Elements for which a thread takes about 60 microseconds: handing them over costs some 20.
 MIN_WORK = 100_000
-# Ranges per thread where there is work enough, because rows differ in how long they take.
-RANGES_PER_THREAD = 4
+# No range is smaller than this many elements, where there are so many: some 15 microseconds.
+MIN_RANGE = 25_000
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
@@ -60,13 +60,11 @@ def spread(kernel: Callable[[int, int], object], rows: int, work: int) -> None:
     if threads == 1:
         kernel(0, rows)
         return
-    share = min(max(work // (threads * MIN_WORK), 1), RANGES_PER_THREAD)
-    ranges = min(rows, threads * share)
-    numbers = itertools.count()
+    ranges = _ranges(rows, threads, max(MIN_RANGE * rows // work, 1))
 
     def take() -> None:
-        while (number := next(numbers)) < ranges:
-            kernel(number * rows // ranges, (number + 1) * rows // ranges)
+        for first, last in ranges:  # which they share: the interpreter's lock hands out each once
+            kernel(first, last)
 
     helpers = _submit(take, threads - 1)
     try:
@@ -76,6 +74,14 @@ def spread(kernel: Callable[[int, int], object], rows: int, work: int) -> None:
         begun = [helper for helper in helpers if not helper.cancel()]
         for helper in begun:
             helper.result()
+
+
+def _ranges(rows: int, threads: int, least: int) -> Iterator[tuple[int, int]]:
+    """Ever smaller parts of the rows, so that threads that begin late and long rows even out."""
+    edges = [0]
+    while (left := rows - edges[-1]) > 0:
+        edges.append(edges[-1] + min(max(left // threads, least), left))
+    return itertools.pairwise(edges)
 
 
 def _submit(task: Callable[[], None], times: int) -> list[Future[None]]:
