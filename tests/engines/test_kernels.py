@@ -1,0 +1,25 @@
+"""The compiled kernels give what their source gives without a compiler."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+from tests.engines import interpreted
+
+
+def test_kernels_compute_what_their_source_says_in_python(tmp_path):
+    path = tmp_path / "results.npz"
+    command = [sys.executable, "-c", interpreted.IN_PYTHON, str(path)]
+    root = pathlib.Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-5000:]
+    with np.load(path) as by_python:
+        compiled = dict(interpreted.results())
+        assert by_python.files == list(compiled)
+        for name, found in compiled.items():
+            close = 2e-5 if "float32" in name else 1e-10
+            np.testing.assert_allclose(found, by_python[name], close, close, err_msg=name)
