@@ -1,4 +1,4 @@
-"""The command line: ``carescale evaluate``, ``train``, ``report``, ``compare``, ``attacks``, ..."""
+"""What each command does: from parsed arguments to an exit code."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import json
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-import foolbox_carescale
-from foolbox_carescale.evaluate.errors import EvaluationWarning, StorageError, UserError
+from foolbox_carescale.evaluate.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,155 +40,9 @@ _EXTRA = {
 _PLAIN_WIDTH = 110
 """Columns of a table that is written to a file or a pipe."""
 
-_EVALUATE_HELP = """\
-examples:
-  carescale evaluate
-      the embedded default: a small classifier of digits, Foolbox's attacks beside ours
-  carescale evaluate experiments/quickstart.yaml model.name=resnet18 attacks.ours.steps=20
-      a file, and overrides of what is in it
-  carescale evaluate samples=20 '~attacks.foolbox_l1_pgd' output=runs/small
-      the default with fewer samples, without one of its attacks, into a folder of your choice
-  carescale evaluate '~attacks' attacks.mine.name=L2DeepFoolAttack 'epsilons.L2=[0.5,1]'
-      an attack of your choice instead of the default ones
-  carescale evaluate model=resnet50 data=imagenet_samples attack=imagenet tracking=mlflow
-      config groups: files that ship with the package, or lie beside yours
-  carescale evaluate --multirun attack=pgd,noise seed=0,1 output=runs/sweep
-      every combination, each in its own folder, and one report of all
-  carescale evaluate my.yaml output=runs/mine --shard 0/8
-      one of eight parts; all write into one folder, and running any again completes it
-  carescale evaluate my.yaml executor=ray executor.address=auto
-      on a Ray cluster
-  carescale evaluate --print-config
-      all keys and their values, as a file to start from
-"""
 
-
-_TRAIN_HELP = """\
-examples:
-  carescale train
-      the embedded default: a small classifier of digits, in less than a minute
-  carescale train recipe=gaussian-exact recipe.eps=8 patience=5
-      on noise of exactly epsilon, until the loss falls no more
-  carescale train recipe=pgd-at recipe.p=inf recipe.eps=0.03 model=resnet18 data=cifar10
-      config groups: model, data, recipe, optimizer, schedule, tracking
-  carescale train output=runs/mine
-      goes on with the training in that folder, if it was interrupted
-  carescale train --print-config
-      all keys and their values, as a file to start from
-"""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: Without the program's name; None takes the process's.
-
-    Returns:
-        The exit code: 0, 2 after wrong input, 3 if results cannot be stored, 130 after Ctrl-C,
-        143 after SIGTERM.
-    """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = _parser().parse_args(given)
-    parsed.given = given
-    try:
-        with _warnings_in_one_line():
-            command: Callable[[argparse.Namespace], int] = parsed.command
-            return command(parsed)
-    except UserError as error:
-        print(f"carescale: error: {error}", file=sys.stderr)
-        return CANNOT_STORE if isinstance(error, StorageError) else WRONG_INPUT
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        sys.stdout = None
-        return 0
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(WRONG_INPUT, f"carescale: error: {message}; see {self.prog} --help\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="carescale", description="Measure adversarial robustness, at exactly epsilon."
-    )
-    parser.add_argument(
-        "--version", action="version", version=f"carescale {foolbox_carescale.__version__}"
-    )
-    commands = parser.add_subparsers(required=True, metavar="command")
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="attack a model and store, print and draw what it withstands",
-        epilog=_EVALUATE_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    evaluate.add_argument(
-        "config", nargs="*", metavar="FILE.yaml | key=value", help="a file first, then overrides"
-    )
-    evaluate.add_argument(
-        "--print-config", action="store_true", help="print the resolved config and stop"
-    )
-    evaluate.add_argument(
-        "--multirun",
-        action="store_true",
-        help="run every combination of the values that overrides list, as in seed=0,1",
-    )
-    evaluate.add_argument(
-        "--shard", metavar="i/n", help="compute part i of n only, counted from 0, for job arrays"
-    )
-    evaluate.add_argument(
-        "--quiet", action="store_true", help="print nothing but warnings and errors"
-    )
-    evaluate.add_argument(
-        "--json", action="store_true", help="print one JSON object per run instead of tables"
-    )
-    evaluate.set_defaults(command=_evaluate)
-    train = commands.add_parser(
-        "train",
-        help="train a model on clean, noisy or attacked images",
-        epilog=_TRAIN_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    train.add_argument(
-        "config", nargs="*", metavar="FILE.yaml | key=value", help="a file first, then overrides"
-    )
-    train.add_argument(
-        "--print-config", action="store_true", help="print the resolved config and stop"
-    )
-    train.set_defaults(command=_train)
-    report = commands.add_parser(
-        "report", help="write the page, tables and figures of runs, from their folders"
-    )
-    report.add_argument("runs", nargs="+", metavar="RUN", help="a run folder; several: compared")
-    report.add_argument(
-        "--output", help="the folder to write to; default: that of a single run, else report"
-    )
-    report.set_defaults(command=_report)
-    compare = commands.add_parser("compare", help="print what runs differ in, from their folders")
-    compare.add_argument("base", metavar="RUN", help="the run folder to compare with")
-    compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    compare.set_defaults(command=_compare)
-    doctor = commands.add_parser(
-        "doctor", help="print versions, devices, engines and what is not installed"
-    )
-    doctor.set_defaults(command=_doctor)
-    schema = commands.add_parser("schema", help="print the JSON schema of a config, for editors")
-    schema.add_argument(
-        "of",
-        nargs="?",
-        metavar="COMMAND | GROUP",
-        help="evaluate (the default), train, or a config group for its files, such as model",
-    )
-    schema.set_defaults(command=_schema)
-    attacks = commands.add_parser("attacks", help="list the attacks and their arguments")
-    attacks.add_argument("word", nargs="?", default="", help="only names that contain this")
-    attacks.set_defaults(command=_attacks)
-    return parser
-
-
-def _evaluate(arguments: argparse.Namespace) -> int:
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Attack a model, and store, print and draw what it withstands."""
     _require_extra()
     from foolbox_carescale.evaluate import load_evaluation, load_sweep
 
@@ -268,7 +120,8 @@ def _summarise(runs: Sequence[Results], console: Console) -> None:
     console.print(_named(written), highlight=False)
 
 
-def _train(arguments: argparse.Namespace) -> int:
+def train(arguments: argparse.Namespace) -> int:
+    """Train a model on clean, noisy or attacked images."""
     _require_extra({**_EXTRA, "lightning_fabric": "lightning-fabric"}, "train")
     from foolbox_carescale.training.config import load_training
 
@@ -276,7 +129,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         print(training.to_yaml(), end="")
         return 0
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in _evaluate
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in evaluate
     from foolbox_carescale.training.trainer import train
 
     try:
@@ -297,7 +150,8 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _report(arguments: argparse.Namespace) -> int:
+def report(arguments: argparse.Namespace) -> int:
+    """Write the page, tables and figures of runs."""
     _require_extra()
     from foolbox_carescale.evaluate import Results, print_report, write_report
 
@@ -310,7 +164,8 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _compare(arguments: argparse.Namespace) -> int:
+def compare(arguments: argparse.Namespace) -> int:
+    """Print what runs differ in."""
     _require_extra()
     from foolbox_carescale.evaluate import Results, print_comparison
 
@@ -324,7 +179,8 @@ def _named(written: Sequence[Path]) -> str:
     return f"{written[0].parent}: {', '.join(path.name for path in written)}"
 
 
-def _doctor(_: argparse.Namespace) -> int:
+def doctor(_: argparse.Namespace) -> int:
+    """Print versions, devices, engines and what is not installed."""
     from foolbox_carescale.doctor import diagnose
 
     for subject, finding in diagnose():
@@ -332,7 +188,8 @@ def _doctor(_: argparse.Namespace) -> int:
     return 0
 
 
-def _schema(arguments: argparse.Namespace) -> int:
+def schema(arguments: argparse.Namespace) -> int:
+    """Print the JSON schema of a config."""
     from foolbox_carescale.evaluate.schema import EVALUATE, json_schema
     from foolbox_carescale.training.schema import TRAIN
 
@@ -340,7 +197,8 @@ def _schema(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _attacks(arguments: argparse.Namespace) -> int:
+def attacks(arguments: argparse.Namespace) -> int:
+    """List the attacks and their arguments."""
     from foolbox_carescale import get_attack, list_attacks
 
     for name in list_attacks():
@@ -414,24 +272,3 @@ def _progress(last: list[Progress], *, silent: bool) -> Iterator[Callable[[Progr
                 show(state)
 
         yield on_progress
-
-
-@contextlib.contextmanager
-def _warnings_in_one_line() -> Iterator[None]:
-    """Show this package's warnings to its users as they are: without a place in the code."""
-    with warnings.catch_warnings():
-        shown = warnings.showwarning
-        said: set[str] = set()
-
-        def show(message: Any, category: Any, *rest: Any) -> None:
-            if issubclass(category, EvaluationWarning):
-                if str(message) in said:
-                    return
-                said.add(str(message))
-                print(f"carescale: warning: {message}", file=sys.stderr)
-            else:
-                shown(message, category, *rest)
-
-        warnings.showwarning = show  # type: ignore[assignment]
-        warnings.simplefilter("always", EvaluationWarning)
-        yield
