@@ -1,0 +1,140 @@
+"""Doubts about a model, from a few passes over one block of samples."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import eagerpy as ep
+import numpy as np
+from foolbox.models import TransformBoundsWrapper
+
+from foolbox_carescale import backends
+from foolbox_carescale.evaluate.doubts.doubt import FEW, Array, Doubt, share
+
+SAME = {"float16": 3e-2, "bfloat16": 1e-1}
+"""Relative difference up to which two sets of logits are the same, by dtype: kernels differ by
+batch size, and rounding with them. 1e-3 for all other dtypes."""
+
+
+def of_model(model: Any, images: Array, labels: Array) -> list[Doubt]:
+    """Doubts about a model, from its answers to some images and its gradients there.
+
+    Args:
+        model: A Foolbox model.
+        images: Shape (N, ...), inside the model's bounds: a block, as the attacks will see it.
+        labels: Shape (N,).
+    """
+    doubts = [*_training_mode(model)]
+    x = ep.from_numpy(model.dummy, np.ascontiguousarray(images))
+    first, dtype = _answers(model, x)
+    finite = np.asarray(np.isfinite(first).all(axis=1))
+    if not finite.all():
+        doubts.append(
+            Doubt(
+                "overflow",
+                f"the logits of {share(~finite)} images are not finite (they are {dtype})",
+                "compute in bfloat16 or float32, or scale the logits down",
+            )
+        )
+    if finite.all():
+        doubts += _probabilities(first)
+        doubts += _two_answers(model, x, first, SAME.get(dtype, 1e-3))
+    chosen = finite & (first.argmax(1) == labels)
+    doubts += _gradients(model, images[chosen], labels[chosen])
+    return doubts
+
+
+def _training_mode(model: Any) -> Iterator[Doubt]:
+    while isinstance(model, TransformBoundsWrapper):
+        model = model._model
+    # Foolbox's PyTorchModel keeps the module in a function's closure only
+    function = getattr(model, "_model", None)
+    kept = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
+    if any(getattr(value, "training", False) is True for value in kept.values()):
+        yield Doubt(
+            "training",
+            "the model is in training mode, so dropout and batch statistics change its answers",
+            "call model.eval() before it is handed over",
+        )
+
+
+def _answers(model: Any, x: ep.Tensor) -> tuple[Array, str]:
+    """Logits in float64, and the name of the dtype that they came in."""
+    logits = ep.astensor(model(x.raw))
+    dtype = backends.dtype_name(logits)
+    wide = logits.float32() if dtype in SAME else logits
+    return np.asarray(backends.to_numpy(backends.detach(wide)), np.float64), dtype
+
+
+def _probabilities(logits: Array) -> Iterator[Doubt]:
+    tolerance = 1e-3  # of a softmax in half precision
+    inside = np.all((logits >= 0) & (logits <= 1))
+    if logits.shape[1] > 1 and inside and np.allclose(logits.sum(1), 1, atol=tolerance):
+        yield Doubt(
+            "probabilities",
+            f"the model's outputs look like probabilities: all {len(logits)} rows are in [0, 1]"
+            " and sum to 1",
+            "return logits (drop the softmax): with a second softmax in the loss, gradients"
+            " vanish and attacks look weak",
+        )
+
+
+def _two_answers(model: Any, x: ep.Tensor, first: Array, relative: float) -> Iterator[Doubt]:
+    tolerance = relative * max(float(np.abs(first).max()), 1e-3)
+
+    def differ(one: Array, other: Array) -> Array:
+        different: Array = np.abs(one - other).max(axis=1) > tolerance
+        return different
+
+    again = differ(first, _answers(model, x)[0])
+    if again.any():
+        yield Doubt(
+            "nondeterministic",
+            f"the model answers differently when asked twice: {share(again)} images",
+            "switch its randomness off, or average over it in the model and attack the average",
+        )
+        return
+    some = max(len(first) // 3, 1) | 1  # odd, so that alternating classes are no longer balanced
+    alone = differ(first[:some], _answers(model, x[:some])[0])
+    if alone.any():
+        yield Doubt(
+            "company",
+            f"the model's answer to an image depends on the other images in the batch:"
+            f" {share(alone)} images",
+            "use stored statistics in its normalisation layers (evaluation mode)",
+        )
+
+
+def _gradients(model: Any, images: Array, labels: Array) -> Iterator[Doubt]:
+    if not len(images):
+        return
+    x = ep.from_numpy(model.dummy, np.ascontiguousarray(images))
+    y = ep.from_numpy(model.dummy, np.ascontiguousarray(labels))
+
+    def loss(inputs: ep.Tensor) -> tuple[ep.Tensor, None]:
+        return ep.crossentropy(model(inputs), y).sum(), None
+
+    try:
+        _, _, gradient = backends.value_aux_and_grad(loss, x)
+    except (RuntimeError, TypeError, AttributeError, ValueError):
+        return  # a model without gradients, as each framework says it: for attacks without any
+    rows = np.abs(backends.to_numpy(ep.astensor(gradient)).reshape(len(images), -1))
+    largest = rows.max(axis=1)
+    bad = ~np.isfinite(rows).all(axis=1)
+    if bad.mean() > FEW:
+        yield Doubt(
+            "gradients",
+            f"the gradient of the cross-entropy is not finite at {share(bad)} clean images",
+            "look for overflow, or for 0/0 and log(0) inside the model",
+        )
+    zero = largest == 0
+    if zero.mean() > FEW:
+        yield Doubt(
+            "gradients",
+            f"the gradient of the cross-entropy is zero at {share(zero)} clean images, so that"
+            " gradient attacks cannot start",
+            "use loss=margin where confident outputs saturate; look for rounding, thresholds or"
+            " a softmax in the model; add an attack without gradients",
+        )
