@@ -1,0 +1,62 @@
+"""The command line: ``carescale evaluate``, ``train``, ``report``, ``compare``, ``attacks``, ..."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from foolbox_carescale.cli.commands import CANNOT_STORE, WRONG_INPUT
+from foolbox_carescale.cli.parser import make_parser
+from foolbox_carescale.evaluate.errors import EvaluationWarning, StorageError, UserError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Without the program's name; None takes the process's.
+
+    Returns:
+        The exit code: 0, 2 after wrong input, 3 if results cannot be stored, 130 after Ctrl-C,
+        143 after SIGTERM.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = make_parser().parse_args(given)
+    parsed.given = given
+    try:
+        with _warnings_in_one_line():
+            command: Callable[[argparse.Namespace], int] = parsed.command
+            return command(parsed)
+    except UserError as error:
+        print(f"carescale: error: {error}", file=sys.stderr)
+        return CANNOT_STORE if isinstance(error, StorageError) else WRONG_INPUT
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        sys.stdout = None
+        return 0
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Show this package's warnings to its users as they are: without a place in the code."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+        said: set[str] = set()
+
+        def show(message: Any, category: Any, *rest: Any) -> None:
+            if issubclass(category, EvaluationWarning):
+                if str(message) in said:
+                    return
+                said.add(str(message))
+                print(f"carescale: warning: {message}", file=sys.stderr)
+            else:
+                shown(message, category, *rest)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        warnings.simplefilter("always", EvaluationWarning)
+        yield

@@ -1,0 +1,132 @@
+"""What the command line takes, and what its ``--help`` says."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+import foolbox_carescale
+from foolbox_carescale.cli import commands
+
+_EVALUATE_HELP = """\
+examples:
+  carescale evaluate
+      the embedded default: a small classifier of digits, Foolbox's attacks beside ours
+  carescale evaluate experiments/quickstart.yaml model.name=resnet18 attacks.ours.steps=20
+      a file, and overrides of what is in it
+  carescale evaluate samples=20 '~attacks.foolbox_l1_pgd' output=runs/small
+      the default with fewer samples, without one of its attacks, into a folder of your choice
+  carescale evaluate '~attacks' attacks.mine.name=L2DeepFoolAttack 'epsilons.L2=[0.5,1]'
+      an attack of your choice instead of the default ones
+  carescale evaluate model=resnet50 data=imagenet_samples attack=imagenet tracking=mlflow
+      config groups: files that ship with the package, or lie beside yours
+  carescale evaluate --multirun attack=pgd,noise seed=0,1 output=runs/sweep
+      every combination, each in its own folder, and one report of all
+  carescale evaluate my.yaml output=runs/mine --shard 0/8
+      one of eight parts; all write into one folder, and running any again completes it
+  carescale evaluate my.yaml executor=ray executor.address=auto
+      on a Ray cluster
+  carescale evaluate --print-config
+      all keys and their values, as a file to start from
+"""
+
+
+_TRAIN_HELP = """\
+examples:
+  carescale train
+      the embedded default: a small classifier of digits, in less than a minute
+  carescale train recipe=gaussian-exact recipe.eps=8 patience=5
+      on noise of exactly epsilon, until the loss falls no more
+  carescale train recipe=pgd-at recipe.p=inf recipe.eps=0.03 model=resnet18 data=cifar10
+      config groups: model, data, recipe, optimizer, schedule, tracking
+  carescale train output=runs/mine
+      goes on with the training in that folder, if it was interrupted
+  carescale train --print-config
+      all keys and their values, as a file to start from
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of ``carescale``; what it parses has the function to call as ``command``."""
+    parser = _Parser(
+        prog="carescale", description="Measure adversarial robustness, at exactly epsilon."
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"carescale {foolbox_carescale.__version__}"
+    )
+    subparsers = parser.add_subparsers(required=True, metavar="command")
+    evaluate = subparsers.add_parser(
+        "evaluate",
+        help="attack a model and store, print and draw what it withstands",
+        epilog=_EVALUATE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    evaluate.add_argument(
+        "config", nargs="*", metavar="FILE.yaml | key=value", help="a file first, then overrides"
+    )
+    evaluate.add_argument(
+        "--print-config", action="store_true", help="print the resolved config and stop"
+    )
+    evaluate.add_argument(
+        "--multirun",
+        action="store_true",
+        help="run every combination of the values that overrides list, as in seed=0,1",
+    )
+    evaluate.add_argument(
+        "--shard", metavar="i/n", help="compute part i of n only, counted from 0, for job arrays"
+    )
+    evaluate.add_argument(
+        "--quiet", action="store_true", help="print nothing but warnings and errors"
+    )
+    evaluate.add_argument(
+        "--json", action="store_true", help="print one JSON object per run instead of tables"
+    )
+    evaluate.set_defaults(command=commands.evaluate)
+    train = subparsers.add_parser(
+        "train",
+        help="train a model on clean, noisy or attacked images",
+        epilog=_TRAIN_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train.add_argument(
+        "config", nargs="*", metavar="FILE.yaml | key=value", help="a file first, then overrides"
+    )
+    train.add_argument(
+        "--print-config", action="store_true", help="print the resolved config and stop"
+    )
+    train.set_defaults(command=commands.train)
+    report = subparsers.add_parser(
+        "report", help="write the page, tables and figures of runs, from their folders"
+    )
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run folder; several: compared")
+    report.add_argument(
+        "--output", help="the folder to write to; default: that of a single run, else report"
+    )
+    report.set_defaults(command=commands.report)
+    compare = subparsers.add_parser("compare", help="print what runs differ in, from their folders")
+    compare.add_argument("base", metavar="RUN", help="the run folder to compare with")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    compare.set_defaults(command=commands.compare)
+    doctor = subparsers.add_parser(
+        "doctor", help="print versions, devices, engines and what is not installed"
+    )
+    doctor.set_defaults(command=commands.doctor)
+    schema = subparsers.add_parser("schema", help="print the JSON schema of a config, for editors")
+    schema.add_argument(
+        "of",
+        nargs="?",
+        metavar="COMMAND | GROUP",
+        help="evaluate (the default), train, or a config group for its files, such as model",
+    )
+    schema.set_defaults(command=commands.schema)
+    attacks = subparsers.add_parser("attacks", help="list the attacks and their arguments")
+    attacks.add_argument("word", nargs="?", default="", help="only names that contain this")
+    attacks.set_defaults(command=commands.attacks)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(commands.WRONG_INPUT, f"carescale: error: {message}; see {self.prog} --help\n")
