@@ -25,6 +25,7 @@ from foolbox_carescale.evaluate.config import (
     DEFAULT_CHOICES,
     Evaluation,
     default_epsilons,
+    escaped,
     field_names,
     gather_arguments,
 )
@@ -118,7 +119,13 @@ def compose_tree(kind: Kind, path: str | Path | None, overrides: Sequence[str]) 
             if group in kind.groups:
                 _check_option(group, option, beside, kind)
     groups = {group for entry in named for group in entry}
-    standing: list[Any] = [{g: o} for g, o in kind.choices.items() if g not in groups]
+    # what a file names itself has nothing of what stands there: no arguments of another optimiser
+    named_here = {group for group in kind.groups if "name" in content.get(group, {})}
+    standing: list[Any] = [
+        {group: None if group in named_here else option}
+        for group, option in kind.choices.items()
+        if group not in groups
+    ]
     defaults = standing + defaults + ([] if "_self_" in defaults else ["_self_"])
     where = (
         initialize(config_path=None, version_base="1.3")
@@ -157,8 +164,9 @@ def typed(kind: Kind, tree: Tree, standing: Any, path: str | Path | None) -> Any
         UserError: A key is unknown, or a value of another type.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(standing), with_floats(tree, kind.config))
-        return OmegaConf.to_object(merged)
+        # interpolations were resolved when the tree was composed, and what came of them is text
+        given = escaped(with_floats(tree, kind.config))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(standing), given))
     except OmegaConfBaseException as error:
         raise UserError(_explain(error, path)) from error
 

@@ -293,7 +293,7 @@ class Evaluation:
         for node in nodes:  # these take arguments beside their own keys
             params = node.pop("params")
             node.update({"params": params} if set(params) & set(node) else params)
-        return yaml.safe_dump(content, sort_keys=False)
+        return written(content)
 
 
 def gather_arguments(content: dict[str, Any]) -> dict[str, Any]:
@@ -323,6 +323,29 @@ def gather(node: dict[str, Any], config: type, key: str) -> dict[str, Any]:
 def field_names(config: type) -> list[str]:
     """The keys that a config class knows."""
     return [f.name for f in fields(config)]
+
+
+def written(content: Any) -> str:
+    """Plain values as YAML that OmegaConf reads back as they are."""
+    return yaml.dump(escaped(content), Dumper=_Dumper, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts such as ``1e5``, which are numbers to OmegaConf but not to PyYAML."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\.?\d[-+.\deE_]*$"), list("-+.0123456789")
+)
+
+
+def escaped(value: Any) -> Any:
+    """Plain values whose texts OmegaConf takes as they are: ``${`` begins no interpolation."""
+    if isinstance(value, dict):
+        return {key: escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [escaped(item) for item in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def plain(value: Any) -> Any:

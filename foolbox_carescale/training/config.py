@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..evaluate.config import (
     TRACKERS,
     DataConfig,
@@ -18,6 +16,7 @@ from ..evaluate.config import (
     gather,
     gather_arguments,
     plain,
+    written,
 )
 from ..evaluate.errors import UserError, nearest
 
@@ -198,7 +197,7 @@ class Training:
         """The training as YAML that ``load_training`` reads back, without ``output``."""
         content = plain(self)
         del content["output"]
-        return yaml.safe_dump(content, sort_keys=False)
+        return written(content)
 
 
 CONFIG_GROUPS = {
@@ -225,7 +224,8 @@ def load_training(path: str | Path | None = None, overrides: Sequence[str] = ())
     """The training that a YAML file, config groups and overrides describe.
 
     Args:
-        path: A YAML file, which may have a Hydra defaults list; None for the default training.
+        path: A YAML file, which may have a Hydra defaults list; None for the default training. An
+            optimiser or schedule that it names has none of the default's arguments.
         overrides: Hydra's override grammar, as ``load_evaluation`` takes it: ``recipe=pgd-at``
             chooses a file of a config group, ``recipe.eps=0.5`` sets a value.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from foolbox_carescale.evaluate import (
@@ -19,10 +19,11 @@ from foolbox_carescale.evaluate import (
     evaluate,
     load_evaluation,
 )
+from foolbox_carescale.evaluate.config import AttackConfig, DataConfig, ModelConfig
 from foolbox_carescale.evaluate.report.aggregate import aggregate
 from foolbox_carescale.evaluate.report.page import page
 from foolbox_carescale.evaluate.store import RunFolder
-from foolbox_carescale.training.config import Training, load_training
+from foolbox_carescale.training.config import OptimizerConfig, Training, load_training
 from tests.evaluate.tiny import rows, tiny
 
 # Configs
@@ -121,6 +122,38 @@ def test_any_override_is_used_or_refused_in_one_line(key, value):
     except UserError as error:
         said = str(error)
     assert "\n" not in said
+
+
+TEXTS = st.one_of(
+    st.text(max_size=8).filter(lambda text: text != "???"),  # what OmegaConf calls missing
+    st.sampled_from(["1e5", "1.5e5", "-.5e3", "${seed}", r"\${seed}", r"\\${", "null", "1:30"]),
+)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXTS),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXTS, inner, max_size=2),
+    max_leaves=3,
+)
+
+
+@settings(max_examples=12)
+@given(TEXTS, st.dictionaries(TEXTS, VALUES, max_size=2))
+@example("SGD", {})  # the default's weight decay came back
+@example("1e5", {"1e5": "1e5"})  # a number, to OmegaConf
+@example("${seed}", {"a": ["${"]})
+def test_what_is_written_is_read_back(tmp_path_factory, text, params):
+    path = tmp_path_factory.getbasetemp() / "written.yaml"
+    training = Training(
+        model=ModelConfig(text, weights=None),
+        data=DataConfig(root=text, classes=[text, 1]),
+        optimizer=OptimizerConfig(text, 1.0, params),
+    )
+    evaluation = Evaluation(
+        model=ModelConfig(weights=text, _target_=text, params=params),
+        attacks={"a": AttackConfig("L2PGD", params=params)},
+    )
+    for run, load in ((training, load_training), (evaluation, load_evaluation)):
+        path.write_bytes(run.to_yaml().encode("utf-8", "surrogatepass"))
+        assert repr(load(path)) == repr(run)  # NaN is like itself
 
 
 @pytest.mark.parametrize(
