@@ -301,7 +301,8 @@ def with_floats(value: Any, hint: Any) -> Any:
 def _explain(error: BaseException, path: str | Path | None) -> str:
     """One line from Hydra's and OmegaConf's chain of errors: key, offence, remedy."""
     chain = [error]
-    while cause := chain[-1].__cause__ or chain[-1].__context__:
+    # under a debugger, OmegaConf's errors may be their own causes
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
         chain.append(cause)
     found = next((e for e in chain if isinstance(e, OmegaConfBaseException)), None)
     if found is None:  # a delete, or a file of the defaults list, that is not there

@@ -190,6 +190,12 @@ def test_a_sweep_that_cannot_be_run_is_one_line(override, line):
         load_sweep(None, [override])
 
 
+def test_what_is_wrong_is_one_line_under_a_debugger_too(monkeypatch):
+    monkeypatch.setenv("OC_CAUSE", "1")  # which OmegaConf assumes where anything traces the program
+    with pytest.raises(UserError, match="'x' is not of type Integer"):
+        load_evaluation(None, ["seed=x"])
+
+
 def test_the_resolved_config_reads_back_as_the_same_run(tmp_path):
     evaluation = load_evaluation(
         None, ["attacks.new.name=L2PGD", "attacks.new.steps=2", "data.params.a=1", "seed=9"]
