@@ -78,28 +78,23 @@ def bracket(
     """
     points = points.sort(axis=-1)
     n = points.shape[-1]
-    one = _first_index(points)
-    low, high = one * 0, one * 0 + n  # the first that reaches lies in [low, high]; n: none
+    zero = _zero_index(points)
+    low, high = zero, zero + n  # the first that reaches lies in [low, high]; n: none
+    last = zero + n - 1
     for _ in range(math.ceil(math.log2(n + 1))):
         middle = (low + high) // 2
-        pivot = points.take_along_axis(ep.minimum(middle, one * 0 + n - 1), axis=-1)
-        found = ep.logical_or(reaches(pivot), middle >= n)
-        found = ep.logical_or(found, low >= high)
-        low, high = (
-            ep.where(found, low, middle + 1),
-            ep.where(found, ep.minimum(high, middle), high),
-        )
-    last = one * 0 + n - 1
+        pivot = points.take_along_axis(ep.minimum(middle, last), axis=-1)
+        found = ep.logical_or(reaches(pivot), low >= high)
+        low, high = ep.where(found, low, middle + 1), ep.where(found, middle, high)
     above = points.take_along_axis(ep.minimum(high, last), axis=-1)
-    before = points.take_along_axis(ep.minimum(ep.maximum(high - 1, one * 0), last), axis=-1)
+    before = points.take_along_axis(ep.maximum(high - 1, zero), axis=-1)
     below = ep.where(high > 0, before, 0.0)
     return below, above
 
 
-def _first_index(points: ep.Tensor) -> ep.Tensor:
-    """An int tensor of shape (N, 1) that is 1, also where N is not known while tracing."""
-    index = points[:, :1].argmax(axis=-1)
-    return index.reshape((-1, 1)) * 0 + 1
+def _zero_index(points: ep.Tensor) -> ep.Tensor:
+    """An int tensor of shape (N, 1) that is 0, also where N is not known while tracing."""
+    return points[:, :1].argmax(axis=-1).reshape((-1, 1))
 
 
 def _scaled(t: ep.Tensor, eps: ep.Tensor, scale: ep.Tensor, largest_eta: float) -> ep.Tensor:

@@ -33,6 +33,16 @@ def test_norm_is_exact_in_hard_cases(p, length):
 
 
 @pytest.mark.parametrize("p", ORDERS)
+def test_norm_is_exact_in_hard_cases_of_torch(p):
+    import torch
+
+    problem = Problem(p, "float64", length=7)
+    room = reference.room(problem.x, problem.delta)
+    parts = (torch.tensor(t) for t in (np.abs(problem.delta), room, problem.eps))
+    problem.check(generic.solve(*map(ep.astensor, parts), p, LARGEST).raw)
+
+
+@pytest.mark.parametrize("p", ORDERS)
 def test_eta_is_the_least_that_reaches_eps(p):
     # nothing, a breakpoint, between them, the last one, out of reach
     magnitude, room = [1.0, 2.0, 4.0, 0.0], [0.5, 0.25, 0.125, 1.0]
@@ -61,12 +71,25 @@ def test_neither_scale_nor_unit_overflows(p, scale, unit):
 
 
 @pytest.mark.parametrize("p", ORDERS)
+def test_what_has_no_room_does_not_set_the_scale(p):
+    expected = solve([1.0, 2.0], [0.5, 0.1], 0.3, p)
+    for stuck, scale in ((1e300, 1e-200), (1.0, 1e-310), (0.0, 1e-310)):
+        unit = max(scale, 1e-20)
+        with np.errstate(over="ignore"):
+            found = solve([scale, 2 * scale, stuck], [0.5 * unit, 0.1 * unit, 0.0], 0.3 * unit, p)
+        assert found * scale / unit == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("p", ORDERS)
 def test_what_cannot_be_held_is_cut_to_half_of_the_limit(p):
     assert solve([1e-6], [1.0], 0.5, p, largest_eta=1e4) == pytest.approx(5e3)
     assert solve([1e-6], [1.0], 0.5, p, largest_eta=2e6) == pytest.approx(5e5)
     # the far corner of a coordinate that hardly moves
     assert solve([1.0, 1e-6], [1e-9, 1.0], 2.0, p, largest_eta=1e4) == pytest.approx(5e3)
     assert solve([1.0, 1e-6], [1e-9, 1.0], 2.0, p, largest_eta=4e6) == pytest.approx(1e6)
+    # beyond the limit is only what is left out, not what it is made of
+    assert solve([1.0, 1e-6], [1e-9, 4e-3], 0.5, p, largest_eta=1e4) == pytest.approx(4e3)
+    assert solve([1.0, 1e-6], [1e-9, 8e-3], 1.0, p, largest_eta=1e4) == pytest.approx(8e3)
     # eps / magnitude overflows by itself
     with np.errstate(over="ignore"):
         assert solve([1e-300], [1e200], 1e199, p) == pytest.approx(LARGEST / 2)
@@ -104,5 +127,5 @@ def test_bracket_is_the_last_point_that_fails_and_the_next(n):
 
 def test_bracket_asks_at_most_as_often_as_halving_takes():
     asked = []
-    generic.bracket(wrapped(np.arange(1024.0)[None]), lambda t: asked.append(t) or t >= 300.0)
-    assert len(asked) <= 11
+    generic.bracket(wrapped(np.arange(1023.0)[None]), lambda t: asked.append(t) or t >= 300.0)
+    assert len(asked) <= 10
