@@ -258,8 +258,9 @@ def make_worker(evaluation: Evaluation, data: Data, units: Units) -> tuple[Worke
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
-    """-log softmax(logits)[label], shape (N,), in float64."""
-    shifted = logits - logits.max(axis=1, keepdims=True) if len(logits) else logits
+    """-log softmax(logits)[label], shape (N,), in float64; NaN or inf of logits that overflowed."""
+    with np.errstate(invalid="ignore"):  # inf - inf: doubts tell of it, in words
+        shifted = logits - logits.max(axis=1, keepdims=True) if len(logits) else logits
     log_sum = np.log(np.exp(shifted).sum(axis=1))
     losses: Array = log_sum - shifted[np.arange(len(labels)), labels]
     return losses

@@ -273,6 +273,24 @@ def test_an_epsilon_that_reaches_everything_is_seen_and_what_is_robust_there_dou
     assert "40 of 40 samples are still robust at L2 10" in robust.seen
 
 
+def half():
+    """In float16 the logits of images that an attack has moved are above 65504."""
+
+    def overflowing(logits):
+        return torch.where(logits.abs() > 0.1, logits * 1e7, logits).half().float()
+
+    return Wrapped(overflowing).eval()
+
+
+def test_overflow_under_attack_only_is_counted(tmp_path):
+    attacks = {"fgsm": AttackConfig("LinfFastGradientAttack", [0.001, 0.05])}
+    with pytest.warns(EvaluationWarning, match="bfloat16") as said:
+        found = run(tmp_path, "half", attacks)
+    assert codes(found) == ["overflow"]
+    assert "the logits of 40 of 40 perturbed images are not finite (fgsm, Linf 0.05)" in str(found)
+    assert len(said) == 1
+
+
 class Overshoot(foolbox.attacks.LinfFastGradientAttack):
     def run(self, model, inputs, criterion, **kwargs):
         return super().run(model, inputs, criterion, **kwargs) - 0.6

@@ -43,6 +43,7 @@ def of_results(results: Results) -> list[Doubt]:
     """Doubts about the results of a run, complete or not."""
     cells = list(_cells(results))
     return [
+        *_not_finite(cells),
         *_outside(cells),
         *_beyond_reach(cells),
         *_robust_beyond_reach(cells),
@@ -75,7 +76,10 @@ class _Cell:
 
 
 def _cells(results: Results) -> Iterator[_Cell]:
-    measured = ("in_bounds", "reachable_norm", "backward_passes", "success", "quantised_success")
+    measured = (
+        *("in_bounds", "reachable_norm", "backward_passes", "success", "quantised_success"),
+        *("clean_loss", "loss"),
+    )
     fixed = ("attack", "attack_name", "p", "epsilon")
     rows = results.select(*fixed, "robust", "attacked", *measured)
     for cell in by_cell(rows):
@@ -89,6 +93,23 @@ def _cells(results: Results) -> Iterator[_Cell]:
             robust=cell["robust"].to_numpy(),
             attacked=cell["attacked"].to_numpy(),
             columns={key: cell[key].cast("double").to_numpy() for key in measured},  # NaN: null
+        )
+
+
+def _not_finite(cells: list[_Cell]) -> Iterator[Doubt]:
+    """Clean images whose logits are not finite are told before the first attack."""
+    found, overflowed, total = [], 0, 0
+    for cell in cells:
+        clean, loss = cell.columns["clean_loss"], cell.columns["loss"]
+        if n := int((np.isfinite(clean) & ~np.isfinite(loss)).sum()):
+            found.append(cell.name)
+            overflowed, total = overflowed + n, total + int(cell.attacked.sum())
+    if found:
+        yield Doubt(
+            "overflow",
+            f"the logits of {overflowed} of {total} perturbed images are not finite"
+            f" ({_listed(found)}), so that it is chance which of them count as adversarials",
+            "compute in bfloat16 or float32, or scale the logits down; look for 0/0 and log(0)",
         )
 
 
