@@ -9,6 +9,10 @@ on a model that hands these out. Its own time is taken by its own clock and subt
 exact where subtracting a separately timed forward and backward is not: those take a hundred
 times as long as the rest of a step, and vary by more than it from run to run.
 
+After every operation PyTorch's OpenMP threads spin for milliseconds, which takes the processors
+from whatever follows that is not OpenMP: our engine has threads of its own. So the own cost is
+measured once more in a process with OMP_WAIT_POLICY=passive, whose threads sleep.
+
 Then whole steps of the same attacks on the model itself, whose parameters ask for gradients as
 those of a torchvision model do; and what the operator adds to a training step of that model.
 """
@@ -17,9 +21,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import math
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -98,13 +104,14 @@ def main(arguments: list[str] | None = None) -> None:
     load = os.getloadavg()[0]
     model = resnet()
     own = own_costs(ORDERS, quick=options.quick, model=model)
+    passive = passive_own_costs(quick=options.quick)
     whole = whole_steps(model, repetitions=1 if options.quick else 4)
     training = training_steps(model, repetitions=1 if options.quick else 5)
     header = (
         f"Measured {describe(PACKAGES)}; load average {load:.1f} at the beginning, "
         f"{os.getloadavg()[0]:.1f} at the end."
     )
-    text = report(header, own, whole, training, _batch(options.quick))
+    text = report(header, own, passive, whole, training, _batch(options.quick))
     print(text)
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
@@ -124,8 +131,22 @@ def own_costs(orders: Iterable[float], *, quick: bool, model: Any = None) -> lis
     """
     torch.manual_seed(0)
     playback = record(model or resnet(), torch.rand(_batch(quick), 3, 224, 224))
-    repetitions = 1 if quick else 4
+    repetitions = 1 if quick else 8
     return [cost for p in orders for cost in _own_costs(playback, p, repetitions)]
+
+
+def passive_own_costs(*, quick: bool) -> list[OwnCost]:
+    """The same where OpenMP's threads sleep as they wait, which PyTorch reads when it starts."""
+    program = (
+        "import dataclasses, json; from experiments.benchmarks import steps; "
+        f"costs = steps.own_costs(steps.ORDERS, quick={quick}); "
+        "print(json.dumps([dataclasses.asdict(cost) for cost in costs]))"
+    )
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=environment, check=True, stdout=subprocess.PIPE
+    )
+    return [OwnCost(**cost) for cost in json.loads(run.stdout)]
 
 
 def _own_costs(playback: Playback, p: float, repetitions: int) -> list[OwnCost]:
@@ -379,21 +400,22 @@ def _batch(quick: bool) -> int:
 
 
 def report(
-    header: str, own: list[OwnCost], whole: list[Whole], training: list[Training], batch: int
+    header: str,
+    own: list[OwnCost],
+    passive: list[OwnCost],
+    whole: list[Whole],
+    training: list[Training],
+    batch: int,
 ) -> str:
     """Everything as Markdown."""
     lines = [
         "# Steps of attacks, and of training", "", header, "",
         f"## A step's own cost in milliseconds, {batch}x3x224x224, without the model", "",
-        "| p | ours | against | a step | theirs | ratio | whole run / step | theirs |",
-        "|---|---|---|---|---|---|---|---|",
+        *_own_table(own), "",
+        "## The same with OMP_WAIT_POLICY=passive", "",
+        "PyTorch's idle threads sleep, and leave the processors to the engine's.", "",
+        *_own_table(passive),
     ]  # fmt: skip
-    for c in own:
-        order = "inf" if c.p == math.inf else f"{c.p:g}"
-        lines.append(
-            f"| {order} | {c.ours} | {c.peer} | {c.step * 1e3:.3g} | {c.peer_step * 1e3:.3g} "
-            f"| {c.ratio:.3g} | {c.whole * 1e3:.3g} | {c.peer_whole * 1e3:.3g} |"
-        )
     lines += [
         "", f"## A whole step in milliseconds, {WHOLE_BATCH}x3x224x224, with the model", "",
         f"Runs of {WHOLE_STEPS} steps, over {WHOLE_STEPS}.", "",
@@ -413,6 +435,20 @@ def report(
             f"| {t.operator * 1e3:.3g} | {t.operator / t.step:.2%} |"
         )
     return "\n".join(lines)
+
+
+def _own_table(costs: list[OwnCost]) -> list[str]:
+    lines = [
+        "| p | ours | against | a step | theirs | ratio | whole run / step | theirs |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for c in costs:
+        order = "inf" if c.p == math.inf else f"{c.p:g}"
+        lines.append(
+            f"| {order} | {c.ours} | {c.peer} | {c.step * 1e3:.3g} | {c.peer_step * 1e3:.3g} "
+            f"| {c.ratio:.3g} | {c.whole * 1e3:.3g} | {c.peer_whole * 1e3:.3g} |"
+        )
+    return lines
 
 
 if __name__ == "__main__":
