@@ -325,6 +325,36 @@ def off_by_little():
     return Wrapped(lambda logits: logits - torch.tensor([-0.001, 0.001])).eval()
 
 
+def sorted_by_class():
+    given, labels = images()
+    order = np.argsort(labels, kind="stable")
+    return given[order], labels[order]
+
+
+class OneSided(Brightness):
+    """Without a gradient at images of class 1."""
+
+    def mean(self, x):
+        mean = super().mean(x)
+        return torch.where(mean > LEVEL, mean.detach() + 0 * mean, mean)
+
+
+def one_sided():
+    return OneSided().eval()
+
+
+def test_small_blocks_of_sorted_data_hide_no_class_from_doubts(tmp_path):
+    evaluation = Evaluation(
+        model=ModelConfig(_target_=f"{__name__}.one_sided"),
+        data=DataConfig(_target_=f"{__name__}.sorted_by_class"),
+        attacks={"fgsm": AttackConfig("LinfFastGradientAttack", [0.001])},
+        batch_size=3,
+        output=str(tmp_path / "run"),
+    )
+    with pytest.warns(EvaluationWarning, match="is zero at 16 of 32 clean images"):
+        evaluate(evaluation)
+
+
 def test_what_the_model_loader_warns_of_is_stored_too(tmp_path):
     evaluation = Evaluation(
         model=ModelConfig(_target_=f"{__name__}.Brightness"),

@@ -1,6 +1,6 @@
 """Doubts about the numbers of a run: what was seen, for how many, and what to do about it.
 
-``of_model`` asks the model before the first attack and costs a few passes over one block;
+``of_model`` asks the model before the first attack and costs a few passes over some samples;
 ``of_results`` reads the stored rows. Neither raises: a doubt is for the reader to judge.
 """
 

@@ -1,4 +1,4 @@
-"""Doubts about a model, from a few passes over one block of samples."""
+"""Doubts about a model, from a few passes over some samples."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ SAME = {"float16": 3e-2, "bfloat16": 1e-1}
 batch size, and rounding with them. 1e-3 for all other dtypes."""
 
 
-def of_model(model: Any, images: Array, labels: Array) -> list[Doubt]:
+def of_model(
+    model: Any, images: Array, labels: Array, *, batch_size: int | None = None
+) -> list[Doubt]:
     """Doubts about a model, from its answers to some images and its gradients there.
 
     Args:
         model: A Foolbox model.
-        images: Shape (N, ...), inside the model's bounds: a block, as the attacks will see it.
+        images: Shape (N, ...), inside the model's bounds.
         labels: Shape (N,).
+        batch_size: Of images that are asked for together, as the attacks will; None takes N.
     """
+    size = batch_size or max(len(images), 1)
     doubts = [*_training_mode(model)]
-    x = ep.from_numpy(model.dummy, np.ascontiguousarray(images))
-    first, dtype = _answers(model, x)
+    first, dtype = _answers(model, images, size)
     finite = np.asarray(np.isfinite(first).all(axis=1))
     if not finite.all():
         doubts.append(
@@ -40,9 +43,9 @@ def of_model(model: Any, images: Array, labels: Array) -> list[Doubt]:
         )
     if finite.all():
         doubts += _probabilities(first)
-        doubts += _two_answers(model, x, first, SAME.get(dtype, 1e-3))
+        doubts += _two_answers(model, images, size, first, SAME.get(dtype, 1e-3))
     chosen = finite & (first.argmax(1) == labels)
-    doubts += _gradients(model, images[chosen], labels[chosen])
+    doubts += _gradients(model, images[chosen], labels[chosen], size)
     return doubts
 
 
@@ -60,12 +63,24 @@ def _training_mode(model: Any) -> Iterator[Doubt]:
         )
 
 
-def _answers(model: Any, x: ep.Tensor) -> tuple[Array, str]:
+def _answers(model: Any, images: Array, size: int) -> tuple[Array, str]:
     """Logits in float64, and the name of the dtype that they came in."""
-    logits = ep.astensor(model(x.raw))
-    dtype = backends.dtype_name(logits)
-    wide = logits.float32() if dtype in SAME else logits
-    return np.asarray(backends.to_numpy(backends.detach(wide)), np.float64), dtype
+    answers, dtype = [], ""
+    for batch in _batches(images, size):
+        logits = ep.astensor(model(_native(model, batch).raw))
+        dtype = backends.dtype_name(logits)
+        wide = logits.float32() if dtype in SAME else logits
+        answers.append(np.asarray(backends.to_numpy(backends.detach(wide)), np.float64))
+    return np.concatenate(answers), dtype
+
+
+def _batches(array: Array, size: int) -> list[Array]:
+    return [array[start : start + size] for start in range(0, len(array), size)]
+
+
+def _native(model: Any, array: Array) -> ep.Tensor:
+    tensor: ep.Tensor = ep.from_numpy(model.dummy, np.ascontiguousarray(array))
+    return tensor
 
 
 def _probabilities(logits: Array) -> Iterator[Doubt]:
@@ -81,14 +96,16 @@ def _probabilities(logits: Array) -> Iterator[Doubt]:
         )
 
 
-def _two_answers(model: Any, x: ep.Tensor, first: Array, relative: float) -> Iterator[Doubt]:
+def _two_answers(
+    model: Any, images: Array, size: int, first: Array, relative: float
+) -> Iterator[Doubt]:
     tolerance = relative * max(float(np.abs(first).max()), 1e-3)
 
     def differ(one: Array, other: Array) -> Array:
         different: Array = np.abs(one - other).max(axis=1) > tolerance
         return different
 
-    again = differ(first, _answers(model, x)[0])
+    again = differ(first, _answers(model, images, size)[0])
     if again.any():
         yield Doubt(
             "nondeterministic",
@@ -96,8 +113,9 @@ def _two_answers(model: Any, x: ep.Tensor, first: Array, relative: float) -> Ite
             "switch its randomness off, or average over it in the model and attack the average",
         )
         return
-    some = max(len(first) // 3, 1) | 1  # odd, so that alternating classes are no longer balanced
-    alone = differ(first[:some], _answers(model, x[:some])[0])
+    together = min(len(first), size)
+    some = max(together // 3, 1) | 1  # odd, so that alternating classes are no longer balanced
+    alone = differ(first[:some], _answers(model, images[:some], size)[0])
     if alone.any():
         yield Doubt(
             "company",
@@ -107,20 +125,24 @@ def _two_answers(model: Any, x: ep.Tensor, first: Array, relative: float) -> Ite
         )
 
 
-def _gradients(model: Any, images: Array, labels: Array) -> Iterator[Doubt]:
+def _gradients(model: Any, images: Array, labels: Array, size: int) -> Iterator[Doubt]:
     if not len(images):
         return
-    x = ep.from_numpy(model.dummy, np.ascontiguousarray(images))
-    y = ep.from_numpy(model.dummy, np.ascontiguousarray(labels))
 
-    def loss(inputs: ep.Tensor) -> tuple[ep.Tensor, None]:
-        return ep.crossentropy(model(inputs), y).sum(), None
+    def gradient(images: Array, labels: Array) -> Array:
+        y = _native(model, labels)
+
+        def loss(inputs: ep.Tensor) -> tuple[ep.Tensor, None]:
+            return ep.crossentropy(model(inputs), y).sum(), None
+
+        _, _, found = backends.value_aux_and_grad(loss, _native(model, images))
+        return backends.to_numpy(ep.astensor(found)).reshape(len(images), -1)
 
     try:
-        _, _, gradient = backends.value_aux_and_grad(loss, x)
+        batches = zip(_batches(images, size), _batches(labels, size), strict=True)
+        rows = np.abs(np.concatenate([gradient(*batch) for batch in batches]))
     except (RuntimeError, TypeError, AttributeError, ValueError):
         return  # a model without gradients, as each framework says it: for attacks without any
-    rows = np.abs(backends.to_numpy(ep.astensor(gradient)).reshape(len(images), -1))
     largest = rows.max(axis=1)
     bad = ~np.isfinite(rows).all(axis=1)
     if bad.mean() > FEW:
