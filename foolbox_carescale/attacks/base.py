@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import eagerpy as ep
 from foolbox.attacks.base import FixedEpsilonAttack, Repeated, get_criterion
+from foolbox.criteria import Criterion, Misclassification, TargetedMisclassification
 from foolbox.devutils import atleast_kd, flatten
 from foolbox.distances import LpDistance
 from foolbox.models import Model
@@ -87,9 +88,10 @@ class ClipAwareAttack(FixedEpsilonAttack, ABC):
             Raw adversarials, clipped adversarials, success; lists where epsilons is one.
 
         Raises:
-            ValueError: inputs outside the model's bounds, epsilon negative or not finite.
+            ValueError: inputs outside the model's bounds, not one label for each, epsilon
+                negative or not finite.
         """
-        inputs, epsilons = _checked_call(model, inputs, epsilons)
+        inputs, criterion, epsilons = _checked_call(model, inputs, criterion, epsilons)
         return super().__call__(model, inputs, criterion, epsilons=epsilons, **kwargs)
 
     def repeat(self, times: int) -> RepeatedClipAware:
@@ -104,7 +106,7 @@ class RepeatedClipAware(Repeated):
         self, model: Model, inputs: Any, criterion: Any, *, epsilons: Any, **kwargs: Any
     ) -> Any:
         """As ``ClipAwareAttack``."""
-        inputs, epsilons = _checked_call(model, inputs, epsilons)
+        inputs, criterion, epsilons = _checked_call(model, inputs, criterion, epsilons)
         return super().__call__(model, inputs, criterion, epsilons=epsilons, **kwargs)
 
     def repeat(self, times: int) -> RepeatedClipAware:
@@ -129,7 +131,8 @@ def checked_arguments(
         makes a tensor of EagerPy one of the type of the inputs.
 
     Raises:
-        ValueError: inputs outside the bounds; epsilon negative, not finite or of another shape.
+        ValueError: inputs outside the bounds; not one label for each; epsilon negative, not
+            finite or of another shape.
     """
     x, restore = ep.astensor_(inputs)
     x = inside_bounds(x, model)
@@ -137,7 +140,30 @@ def checked_arguments(
     epsilon = checked_eps(epsilon, backends.at_least_float32(x))
     if not isinstance(epsilon, float):
         epsilon = (epsilon + ep.zeros(epsilon, (len(x), 1))).reshape((-1,))
-    return x, None if criterion is None else get_criterion(criterion), epsilon, restore
+    criterion = None if criterion is None else checked_criterion(criterion, x)
+    return x, criterion, epsilon, restore
+
+
+def checked_criterion(criterion: Any, x: ep.Tensor) -> Criterion:
+    """Foolbox's criterion for labels, or itself; a ValueError where classes and inputs differ."""
+    try:
+        made = get_criterion(criterion)
+    except ValueError:  # EagerPy's, which names no argument
+        raise ValueError(
+            f"criterion: expected labels as a tensor of shape ({len(x)},), or a criterion of "
+            f"Foolbox, got {type(criterion).__name__}"
+        ) from None
+    classes = None
+    if isinstance(made, Misclassification):
+        classes = made.labels
+    elif isinstance(made, TargetedMisclassification):
+        classes = made.target_classes
+    if classes is not None and tuple(classes.shape) != (len(x),):
+        raise ValueError(
+            f"criterion: expected one class for each of {len(x)} inputs, got shape "
+            f"{tuple(classes.shape)}"
+        )
+    return made
 
 
 def inside_bounds(x: ep.Tensor, model: Model) -> ep.Tensor:
@@ -237,8 +263,10 @@ def _half_rounding(y: ep.Tensor, p: float) -> Any:
     return part * largest * math.prod(y.shape[1:]) ** (1 / p)
 
 
-def _checked_call(model: Model, inputs: Any, epsilons: Any) -> tuple[Any, Any]:
-    """Inputs inside the bounds and epsilons that can be ones, or a ValueError."""
+def _checked_call(
+    model: Model, inputs: Any, criterion: Any, epsilons: Any
+) -> tuple[Any, Criterion, Any]:
+    """Inputs inside the bounds, a criterion and epsilons that can be ones, or a ValueError."""
     x, restore = ep.astensor_(inputs)
     x = inside_bounds(x, model)
     if getattr(epsilons, "ndim", None) == 0:  # Foolbox would iterate over it
@@ -247,4 +275,4 @@ def _checked_call(model: Model, inputs: Any, epsilons: Any) -> tuple[Any, Any]:
         # what ``run`` would say of a tensor, it says itself
         if isinstance(epsilon, (int, float)) and not 0 <= epsilon < math.inf:
             raise ValueError(f"epsilon: expected a finite number >= 0, got {epsilon!r}")
-    return restore(x), epsilons
+    return restore(x), checked_criterion(criterion, x), epsilons

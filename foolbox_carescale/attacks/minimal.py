@@ -7,18 +7,13 @@ from typing import Any
 
 import eagerpy as ep
 import numpy as np
-from foolbox.attacks.base import (
-    MinimizationAttack,
-    get_criterion,
-    get_is_adversarial,
-    raise_if_kwargs,
-)
+from foolbox.attacks.base import MinimizationAttack, get_is_adversarial, raise_if_kwargs
 from foolbox.devutils import atleast_kd
 from foolbox.models import Model
 
-from ..backends import from_numpy
+from .. import backends
 from ..rescale import perturb
-from .base import ClipAwareAttack, ClipAwareDistance, inside_bounds
+from .base import ClipAwareAttack, ClipAwareDistance, checked_criterion, inside_bounds
 
 
 class MinimalEpsilon(MinimizationAttack):
@@ -93,7 +88,7 @@ class MinimalEpsilon(MinimizationAttack):
         raise_if_kwargs(kwargs)
         x0, restore = ep.astensor_(inputs)
         x0 = inside_bounds(x0, model)
-        criterion = get_criterion(criterion)
+        criterion = checked_criterion(criterion, x0)
         is_adversarial = get_is_adversarial(criterion, model)
 
         diagonal = self._diagonal(model, x0)
@@ -109,7 +104,7 @@ class MinimalEpsilon(MinimizationAttack):
                 done |= upper <= early_stop
             if done.all():
                 break
-            tried: Any = from_numpy(x0, epsilon.astype(_numpy_dtype(x0)))
+            tried: Any = backends.from_numpy(x0, epsilon.astype(_numpy_dtype(x0)))
             x = self.attack.run(model, x0, criterion, epsilon=tried)
             found = is_adversarial(x)
             x = self._nearer(x0, x, found, is_adversarial, model.bounds)
@@ -156,6 +151,4 @@ class MinimalEpsilon(MinimizationAttack):
 
 
 def _numpy_dtype(x: ep.Tensor) -> str:
-    from ..backends import dtype_name
-
-    return "float64" if dtype_name(x) == "float64" else "float32"
+    return "float64" if backends.dtype_name(x) == "float64" else "float32"

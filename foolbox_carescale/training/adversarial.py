@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from foolbox.attacks.base import FixedEpsilonAttack
+from foolbox.criteria import Criterion
 from foolbox.models import PyTorchModel
 
 
@@ -35,7 +36,7 @@ def adversarial_step(
             ``DistributedDataParallel`` the module inside is attacked: there is nothing to
             synchronise.
         x: Images inside the bounds, shape (N, ...), on the model's device.
-        y: Labels, shape (N,), or a criterion of Foolbox's.
+        y: Labels, shape (N,), on the device of x, or a criterion of Foolbox's.
         attack: A fixed-epsilon attack of this package or of Foolbox.
         eps: Its epsilon, in the units of x: a number, or for attacks of this package a tensor
             of shape (N,).
@@ -45,9 +46,9 @@ def adversarial_step(
         The attacked images, shape and type of x, without a graph.
 
     Raises:
-        ValueError: an attack without an epsilon, x on another device than the model, a model or
-            x that is not PyTorch's; and what
-            the attack refuses (x outside the bounds, eps negative).
+        ValueError: an attack without an epsilon; a model, x or y that is not PyTorch's; tensors on
+            several devices; not one label for each image; and what the attack refuses (x outside
+            the bounds, eps negative).
 
     Source: Madry et al. 2018, arXiv 1706.06083; evaluation mode: Pang et al. 2021,
     arXiv 2010.00467.
@@ -67,10 +68,26 @@ def adversarial_step(
     if tensors and tensors[0].device != x.device:
         # Foolbox would move the model
         raise ValueError(f"x: lies on {x.device}, the model on {tensors[0].device}; move one")
+    if not isinstance(y, Criterion):
+        _check_labels(y, x)
     with untouched(model), torch.enable_grad():
         wrapped = PyTorchModel(model, bounds=bounds, device=x.device)
         points: torch.Tensor = attack.run(wrapped, x.detach(), y, epsilon=eps)
     return points.detach()
+
+
+def _check_labels(y: Any, x: torch.Tensor) -> None:
+    if not isinstance(y, torch.Tensor):
+        raise ValueError(
+            "y: expected labels as a PyTorch tensor, or a criterion of Foolbox's, got "
+            f"{type(y).__name__}"
+        )
+    if y.shape != x.shape[:1]:
+        raise ValueError(
+            f"y: expected one label for each of {len(x)} images, got shape {tuple(y.shape)}"
+        )
+    if y.device != x.device:
+        raise ValueError(f"y: lies on {y.device}, x on {x.device}; move one")
 
 
 @contextlib.contextmanager

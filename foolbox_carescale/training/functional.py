@@ -24,6 +24,7 @@ from .. import backends
 from ..arguments import checked_eps
 from ..attacks.parts import FINAL_STEP, Cosine, Momentum
 from ..rescale import perturb, project, steepest_step
+from .draws import DISTRIBUTIONS, draw_jax, draw_tensorflow
 
 T = TypeVar("T")
 Layers = list[tuple[Any, Any]]
@@ -42,15 +43,14 @@ def sample(key: Any, like: T, distribution: str = "gaussian") -> T:
         distribution: "gaussian", "uniform" in [-1, 1), or "laplace".
 
     Raises:
-        ValueError: another distribution, or a tensor of another framework.
+        ValueError: another distribution, what is no key, or a tensor of another framework.
     """
-    kind = _framework(like, "like")
-    draw = {"jax": _sample_jax, "tensorflow": _sample_tensorflow}[kind]
-    noise: T | None = draw(key, like, distribution)
-    if noise is None:
+    if distribution not in DISTRIBUTIONS:
         raise ValueError(
-            f"distribution: expected one of gaussian, uniform, laplace, got {distribution!r}"
+            f"distribution: expected one of {', '.join(DISTRIBUTIONS)}, got {distribution!r}"
         )
+    draw = {"jax": draw_jax, "tensorflow": draw_tensorflow}[_framework(like, "like")]
+    noise: T = draw(key, like, distribution)
     return noise
 
 
@@ -321,30 +321,6 @@ def _framework(value: Any, name: str) -> str:
             "foolbox_carescale.training has modules for PyTorch"
         )
     return kind
-
-
-def _sample_jax(key: Any, like: Any, distribution: str) -> Any:
-    random = sys.modules["jax"].random
-    if distribution == "gaussian":
-        return random.normal(key, like.shape, like.dtype)
-    if distribution == "uniform":
-        return random.uniform(key, like.shape, like.dtype, minval=-1.0)
-    return random.laplace(key, like.shape, like.dtype) if distribution == "laplace" else None
-
-
-def _sample_tensorflow(key: Any, like: Any, distribution: str) -> Any:
-    tf = sys.modules["tensorflow"]
-    random, shape = tf.random, tf.shape(like)
-    if distribution == "gaussian":
-        return random.stateless_normal(shape, key, dtype=like.dtype)
-    if distribution not in ("uniform", "laplace"):
-        return None
-    # in float32: half precision would draw the ends too often
-    uniform = random.stateless_uniform(shape, key, -1.0, 1.0)
-    if distribution == "laplace":
-        rest = tf.maximum(1 - tf.abs(uniform), 1e-7)  # log(0)
-        uniform = -tf.sign(uniform) * tf.math.log(rest)
-    return tf.cast(uniform, like.dtype)
 
 
 def _ascend_jax(loss: Any, state: State, move: Any, plans: list[Plan]) -> State:

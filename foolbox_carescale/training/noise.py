@@ -12,10 +12,10 @@ from torchvision.transforms import v2
 
 from ..norms import sample
 from ..rescale import perturb
+from .draws import DISTRIBUTIONS
 from .perturbation import NormalizedPerturbation, checked_settings
 
 Distribution = Literal["gaussian", "uniform", "laplace"]
-_DISTRIBUTIONS = ("gaussian", "uniform", "laplace")
 
 
 class ExactNoise(v2.Transform):  # type: ignore[misc]  # torchvision has no types
@@ -199,7 +199,7 @@ class NoiseGenerator(torch.nn.Module):
 
 
 def _check_distribution(distribution: str) -> None:
-    if distribution not in _DISTRIBUTIONS:
+    if distribution not in DISTRIBUTIONS:
         raise ValueError(
-            f"distribution: expected one of {', '.join(_DISTRIBUTIONS)}, got {distribution!r}"
+            f"distribution: expected one of {', '.join(DISTRIBUTIONS)}, got {distribution!r}"
         )

@@ -359,6 +359,21 @@ def test_a_criterion_without_classes_is_refused_by_name(victim, make, arguments)
         make(**arguments)(victim.model, victim.x, Confident(), epsilons=1.0)
 
 
+@pytest.mark.parametrize(("make", "arguments"), SOME)
+@every_backend
+def test_labels_that_are_not_one_for_each_input_are_refused_by_name(victim, make, arguments):
+    attack, n = make(**arguments), victims.SAMPLES
+    targets = fb.criteria.TargetedMisclassification(victim.labels[1:])
+    for wrong in (victim.labels[1:], targets):
+        message = rf"criterion: expected one class for each of {n} inputs, got shape \({n - 1},\)"
+        with pytest.raises(ValueError, match=message):
+            attack(victim.model, victim.x, wrong, epsilons=1.0)
+        with pytest.raises(ValueError, match=message):
+            attacks.MinimalEpsilon(attack).run(victim.model, victim.x, wrong)
+    with pytest.raises(ValueError, match=rf"criterion: expected labels .* \({n},\), .* got list"):
+        attack(victim.model, victim.x, [0] * n, epsilons=1.0)
+
+
 @on_torch
 def test_noise_takes_any_criterion(victim):
     class Anything(fb.criteria.Criterion):

@@ -111,9 +111,7 @@ def test_labels_are_needed_where_noise_is_repeated_and_only_there():
     x = victims.images()
     raw = attacks.L2ClipAwareGaussianNoise().run(model, x, epsilon=1.0)
     assert victims.reference.norm(raw - x, 2) == pytest.approx(1.0, rel=1e-5)
-    with pytest.raises(
-        ValueError, match=r"criterion: is missing, and repeats=3 .* the labels"
-    ):
+    with pytest.raises(ValueError, match=r"criterion: is missing, and repeats=3 .* the labels"):
         attacks.L2ClipAwareGaussianNoise(repeats=3).run(model, x, epsilon=1.0)
 
 

@@ -119,6 +119,12 @@ def test_wrong_use_is_one_clear_error():
         adversarial_step(model, x.to("meta"), y, pgd, eps=0.5)
     with pytest.raises(ValueError, match=r"eps: expected a finite number >= 0, got -0\.5"):
         adversarial_step(model, x, y, pgd, eps=-0.5)
+    with pytest.raises(ValueError, match=r"y: expected one label for each of 8 .* shape \(7,\)"):
+        adversarial_step(model, x, y[1:], pgd, eps=0.5)
+    with pytest.raises(ValueError, match=r"y: expected labels as a PyTorch tensor, .* got list"):
+        adversarial_step(model, x, y.tolist(), pgd, eps=0.5)
+    with pytest.raises(ValueError, match="y: lies on meta, x on cpu; move one"):
+        adversarial_step(model, x, y.to("meta"), pgd, eps=0.5)
 
 
 def test_adversarial_training_makes_a_model_robust():

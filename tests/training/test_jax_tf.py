@@ -259,6 +259,11 @@ def test_wrong_use_is_one_clear_error(library):
     x = library.tensor(images())
     with pytest.raises(ValueError, match=r"distribution: expected one .* got 'cauchy'"):
         functional.sample(library.key(0), x, "cauchy")
+    for key in (None, 3, "a", np.zeros(2, np.float32), np.zeros((2, 2), np.uint32)):
+        with pytest.raises(ValueError, match=r"key: expected .* got (None|3|'a'|.* of shape)"):
+            functional.sample(key, x)
+    with pytest.raises(ValueError, match="key: expected"):
+        functional.adversarial(library.sum, x, 0.5, key=0)
     with pytest.raises(ValueError, match=r"delta: expected the shape of one sample, \(3, 3, 2\)"):
         functional.universal(x, x, 0.5)
     with pytest.raises(ValueError, match=r"delta: expected a tensor of .* got one of torch"):
