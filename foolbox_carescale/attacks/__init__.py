@@ -1,5 +1,9 @@
 """Attacks at exactly epsilon. Importing the package adds them to ``foolbox.attacks``."""
 
+import inspect
+
+from foolbox.attacks.base import Attack
+
 from .base import ClipAwareAttack
 from .counting import CountingModel
 from .ensemble import (
@@ -82,78 +86,6 @@ from .variants import (
     LpClipAwarePGD,
 )
 
-REGISTERED = (
-    MinimalEpsilon,
-    LpClipAwareAutoAttack,
-    LinfClipAwareAutoAttack,
-    L2ClipAwareAutoAttack,
-    L1ClipAwareAutoAttack,
-    ClipAwareAutoAttack,
-    LpClipAwareSquare,
-    LinfClipAwareSquare,
-    L2ClipAwareSquare,
-    L1ClipAwareSquare,
-    ClipAwareSquare,
-    LpClipAwareFrankWolfe,
-    LinfClipAwareFrankWolfe,
-    L2ClipAwareFrankWolfe,
-    L1ClipAwareFrankWolfe,
-    ClipAwareFrankWolfe,
-    LpClipAwareAPGD,
-    LinfClipAwareAPGD,
-    L2ClipAwareAPGD,
-    L1ClipAwareAPGD,
-    ClipAwareAPGD,
-    LpClipAwareAdamPGD,
-    LinfClipAwareAdamPGD,
-    L2ClipAwareAdamPGD,
-    L1ClipAwareAdamPGD,
-    ClipAwareAdamPGD,
-    LpClipAwareMomentumPGD,
-    LinfClipAwareMomentumPGD,
-    L2ClipAwareMomentumPGD,
-    L1ClipAwareMomentumPGD,
-    ClipAwareMomentumPGD,
-    ClipAwareFGM,
-    L1ClipAwareFGM,
-    L2ClipAwareFGM,
-    LinfClipAwareFGM,
-    LpClipAwareFGM,
-    ClipAwareBIM,
-    L1ClipAwareBIM,
-    L2ClipAwareBIM,
-    LinfClipAwareBIM,
-    LpClipAwareBIM,
-    ClipAwarePGD,
-    L1ClipAwarePGD,
-    L2ClipAwarePGD,
-    LinfClipAwarePGD,
-    LpClipAwarePGD,
-    ClipAwareGaussianNoise,
-    L1ClipAwareGaussianNoise,
-    L2ClipAwareGaussianNoise,
-    LinfClipAwareGaussianNoise,
-    LpClipAwareGaussianNoise,
-    ClipAwareUniformNoise,
-    L1ClipAwareUniformNoise,
-    L2ClipAwareUniformNoise,
-    LinfClipAwareUniformNoise,
-    LpClipAwareUniformNoise,
-    ClipAwareLaplaceNoise,
-    L1ClipAwareLaplaceNoise,
-    L2ClipAwareLaplaceNoise,
-    LinfClipAwareLaplaceNoise,
-    LpClipAwareLaplaceNoise,
-    ClipAwareSaltAndPepperNoise,
-    L1ClipAwareSaltAndPepperNoise,
-    L2ClipAwareSaltAndPepperNoise,
-    LinfClipAwareSaltAndPepperNoise,
-    LpClipAwareSaltAndPepperNoise,
-)
-
-for _attack in REGISTERED:
-    register(_attack)
-
 __all__ = [
     "ClipAwareAPGD",
     "ClipAwareAdamPGD",
@@ -230,3 +162,15 @@ __all__ = [
     "get_attack",
     "list_attacks",
 ]
+
+_BASES = (ClipAwareAttack, ClipAwareGradientAttack, ClipAwareNoise)
+
+REGISTERED = tuple(
+    exported
+    for exported in map(globals().get, __all__)
+    if inspect.isclass(exported) and issubclass(exported, Attack) and exported not in _BASES
+)
+"""What the package adds to ``foolbox.attacks``: all that is exported, but for the bases."""
+
+for _attack in REGISTERED:
+    register(_attack)
