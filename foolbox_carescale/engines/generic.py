@@ -84,7 +84,7 @@ def bracket(
     for _ in range(math.ceil(math.log2(n + 1))):
         middle = (low + high) // 2
         pivot = points.take_along_axis(ep.minimum(middle, last), axis=-1)
-        found = ep.logical_or(reaches(pivot), low >= high)
+        found = reaches(pivot)
         low, high = ep.where(found, low, middle + 1), ep.where(found, middle, high)
     above = points.take_along_axis(ep.minimum(high, last), axis=-1)
     before = points.take_along_axis(ep.maximum(high - 1, zero), axis=-1)

@@ -1,0 +1,255 @@
+"""The compiled kernels on rows that are short enough to run them as plain Python, too."""
+
+import math
+
+import numpy as np
+import pytest
+
+from foolbox_carescale.engines import cpu
+from tests import reference, solver
+from tests.engines.hard import ORDERS, Problem
+
+CONVEX = (1.0, 1.3, 1.5, 2.0, 3.0, math.inf)
+# one bound for all, bounds by coordinate, bounds by coordinate and row
+BOXES = [
+    (0.0, 1.0),
+    (-np.linspace(0, 1, 6)[None], np.linspace(1, 2, 6)[None]),
+    (-np.ones((5, 6)), 0.5 + np.arange(30.0).reshape(5, 6) / 30),
+]
+each_convex = pytest.mark.parametrize("p", CONVEX)
+
+
+def in_boxes(orders):
+    """Every order in one box; in the others, for which all is compiled once more, two of them."""
+    rest = [(p, box) for p in (2.0, math.inf) for box in (1, 2)]
+    return pytest.mark.parametrize(("p", "box"), [*((p, 0) for p in orders), *rest])
+
+
+def arrays(box, dtype=np.float64):
+    return tuple(np.array(b, dtype, ndmin=2) for b in box)
+
+
+def points(box=(0.0, 1.0), n=6, seed=0):
+    """Some of the points are on a bound, some directions 0 or the largest out of the box."""
+    rng = np.random.default_rng(seed)
+    x, v = rng.uniform(size=(5, n)), rng.normal(size=(5, n))
+    x[:, 0], v[:, 1], v[1, 0], x[1, 2:4], v[2, 3] = 1.0, 0.0, 100.0, (0.0, 1.0), -v[2, 2]
+    lower, upper = box
+    return lower + x * (upper - lower), v
+
+
+def fractions_of(x, v, p, box):
+    return np.array([0.05, 0.3, 0.8, 0.99, 2.0]) * reference.reachable_norm(x, v, p, *box)
+
+
+def solve(x, v, eps, p, box=(0.0, 1.0), tolerance=1e-6):
+    eta, flags = cpu.solve(x, v, eps, p, *arrays(box, x.dtype), tolerance=tolerance)
+    assert not flags.any()
+    return eta
+
+
+@pytest.mark.parametrize("p", ORDERS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("length", [1, 7])
+def test_norm_is_exact_in_hard_cases(p, dtype, length):
+    problem = Problem(p, dtype, length=length)
+    eta = solve(problem.x, problem.delta, problem.eps[:, 0].astype(float), p)
+    problem.check(eta.astype(dtype)[:, None])
+
+
+@pytest.mark.parametrize("p", [0.5, 1.3, 2.0, math.inf])
+def test_norm_is_exact_where_a_sample_of_the_row_comes_first(p):
+    problem = Problem(p, "float64", length=200, cases=("uniform", "cauchy", "mostly zero"))
+    eta = solve(problem.x, problem.delta, problem.eps[:, 0].astype(float), p)
+    problem.check(eta[:, None])
+
+
+@in_boxes(ORDERS)
+def test_points_are_the_clipped_ones_and_in_place_the_same(p, box):
+    box = BOXES[box]
+    x, v = points(box)
+    eps = fractions_of(x, v, p, box)
+    kept, bounds = x.copy(), arrays(box)
+    found, eta, flags = cpu.perturb(x, v, eps, p, *bounds, tolerance=1e-6)
+    assert not flags.any()
+    np.testing.assert_array_equal(x, kept)
+    np.testing.assert_array_equal(eta, solve(x, v, eps, p, box))
+    size = reference.realised_norm(eta, x, v, p, *box)
+    reach = reference.reachable_norm(x, v, p, *box)
+    np.testing.assert_allclose(size, np.minimum(eps, reach), rtol=1e-11)
+    wanted = np.clip(x + eta[:, None] * v, *box)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-15)
+    assert cpu.perturb(x, v, eps, p, *bounds, tolerance=1e-6, out=x)[0] is x
+    np.testing.assert_array_equal(x, found)
+
+
+@in_boxes((0.5, *CONVEX))
+def test_gradient_of_eta_is_the_closed_form(p, box):
+    box = BOXES[box]
+    x, v = points(box)
+    eps = fractions_of(x, v, p, box)
+    upstream = np.array([1.0, -2.0, 3.0, 0.5, 1.0])
+    eta = solve(x, v, eps, p, box)
+    found = cpu.gradients(x, v, eps, eta, p, *arrays(box), upstream)
+    box4 = [np.broadcast_to(b, x.shape)[:4] for b in box]
+    expected = reference.eta_gradients(x[:4], v[:4], eps[:4], p, *box4)
+    live = reference.room(x, v, *box) > 0  # without room only a one-sided derivative exists
+    for gradient, truth in zip(found, expected, strict=True):
+        truth = truth * upstream[:4].reshape(-1, *(1,) * (truth.ndim - 1))
+        mask = live[:4] if p == 1 and truth.ndim == 2 else True
+        difference = np.where(mask, gradient[:4] - truth, 0.0)
+        assert np.all(np.abs(difference) <= 1e-9 * np.abs(truth) + 1e-12)
+        np.testing.assert_array_equal(gradient[4], 0)  # out of reach
+    nothing = cpu.gradients(x, v, 0 * eps, 0 * eta, p, *arrays(box), upstream)
+    for gradient in nothing:
+        np.testing.assert_array_equal(gradient, 0)
+
+
+@in_boxes((0.5, *CONVEX))
+def test_gradient_of_the_points_is_that_of_eta_and_of_what_moves(p, box):
+    box = BOXES[box]
+    x, v = points(box)
+    eps = fractions_of(x, v, p, box)
+    upstream = np.random.default_rng(1).normal(size=x.shape)
+    eta = solve(x, v, eps, p, box)
+    found = cpu.gradients(x, v, eps, eta, p, *arrays(box), upstream)
+    room = reference.room(x, v, *box)
+    moves = (eta[:, None] * np.abs(v) < room) | (v == 0)
+    weight = (upstream * v * moves).sum(axis=1)
+    to_x, to_v, to_eps = cpu.gradients(x, v, eps, eta, p, *arrays(box), weight)
+    np.testing.assert_allclose(found[0], to_x + upstream * moves, rtol=1e-9, atol=1e-12)
+    through = to_v + eta[:, None] * upstream * moves
+    np.testing.assert_allclose(found[1], through, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found[2], to_eps, rtol=1e-12)
+
+
+@in_boxes(CONVEX)
+def test_no_step_gains_more(p, box):
+    box = BOXES[box]
+    x, g = points(box)
+    eps = fractions_of(x, g, p, box)
+    found, flags = cpu.steepest(x, g, eps, p, *arrays(box), tolerance=1e-6)
+    assert not flags.any()
+    lower, upper = (np.broadcast_to(b, x.shape) for b in box)
+    assert np.all((found >= lower) & (found <= upper))
+    room = reference.room(x, g, *box)
+    assert np.all(reference.norm(found - x, p) <= eps * (1 + 1e-12))
+    for i in range(5):
+        best = solver.most_gain(g[i], room[i], eps[i], p)
+        assert g[i] @ (found - x)[i] == pytest.approx(best, rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [6, 300])
+def test_sparse_step_goes_evenly_along_the_largest_gradients_that_can_move(n):
+    x, g = points(n=n)
+    counts = np.array([1, 2, 2, 3, n], float)
+    eps = 1e-3 * counts
+    found, flags = cpu.steepest(x, g, eps, 1, *arrays((0.0, 1.0)), tolerance=1e-6, counts=counts)
+    assert not flags.any()
+    gain = np.where(reference.room(x, g) > 0, np.abs(g), 0.0)
+    for i, count in enumerate(counts.astype(int)):
+        least = max(np.sort(gain[i])[-count], 1e-300)
+        chosen = gain[i] >= least
+        np.testing.assert_array_equal(found[i] != x[i], chosen)
+        moved = np.where(chosen, np.sign(g[i]) * eps[i] / chosen.sum(), 0.0)
+        np.testing.assert_allclose(found[i] - x[i], moved, atol=1e-3 if i == 4 else 1e-12)
+        assert np.abs(found[i] - x[i]).sum() == pytest.approx(eps[i])
+
+
+def constrained(x, x0, eps, p, box, **options):
+    options = {"sphere": False, "momentum": None, **options}
+    bounds = arrays(box)
+    point, threshold, missing, flags = cpu.constrain(
+        x0, x.copy(), eps, p, *bounds, tolerance=1e-6, **options
+    )
+    assert not flags.any()
+    return point, threshold, missing
+
+
+@in_boxes((1.0, 2.0, math.inf))
+def test_no_point_of_ball_and_box_is_nearer(p, box):
+    box = BOXES[box]
+    x0, v = points(box)
+    x = x0 + 0.5 * v
+    eps = np.array([0.05, 0.3, 0.8, 1.0, 2.0]) * reference.norm(np.clip(x, *box) - x0, p)
+    z, threshold, _ = constrained(x, x0, eps, p, box)
+    lower, upper = (np.broadcast_to(b, x.shape) for b in box)
+    assert np.all((z >= lower) & (z <= upper))
+    assert np.all(reference.norm(z - x0, p) <= eps * (1 + 1e-12))
+    for i in range(5):
+        least = solver.least_distance(x[i], x0[i], eps[i], p, lower[i], upper[i])
+        assert np.sum((z[i] - x[i]) ** 2) / 2 == pytest.approx(least, abs=1e-9)
+    if p == 1:
+        assert np.all(threshold[:3] > 0)
+        assert threshold[4] == 0
+        room = reference.room(x0, x - x0, *box)
+        shrunk = np.clip(np.abs(x - x0) - threshold[:, None], 0, room).sum(axis=1)
+        np.testing.assert_allclose(shrunk[:3], eps[:3], rtol=1e-11)
+
+
+@pytest.mark.parametrize("p", [1.3, 1.5, 3.0])
+def test_projection_of_other_orders_is_radial(p):
+    x0, v = points()
+    eps = fractions_of(x0, v, p, (0.0, 1.0))
+    eta = solve(x0, v, eps, p)
+    z, _, _ = constrained(x0 + v, x0, eps, p, (0.0, 1.0))
+    wanted = np.clip(x0 + np.minimum(eta, 1)[:, None] * v, 0, 1)
+    np.testing.assert_allclose(z, wanted, atol=1e-12)
+
+
+@in_boxes(CONVEX)
+@pytest.mark.parametrize("far", [0.01, 2.0])
+def test_sphere_goes_on_to_eps_or_as_far_as_the_direction_leads(p, box, far):
+    box = BOXES[box]
+    x0, v = points(box)
+    x = x0 + far * v
+    eps = fractions_of(x0, v, p, box)
+    inner, _, _ = constrained(x, x0, eps, p, box)
+    z, _, missing = constrained(x, x0, eps, p, box, sphere=True)
+    size, reach = reference.norm(z - x0, p), reference.reachable_norm(x0, inner - x0, p, *box)
+    np.testing.assert_allclose(size, np.minimum(eps, reach), rtol=1e-6)
+    if p == 1:
+        np.testing.assert_allclose(missing, eps - size, atol=1e-9)
+
+
+@each_convex
+def test_momentum_mixes_before_the_projection(p):
+    x0, v = points()
+    now, before = x0 + 0.1 * v, x0 - 0.3 * v
+    eps = fractions_of(x0, v, p, (0.0, 1.0))
+    z = x0 + v * np.random.default_rng(2).normal(size=v.shape)
+    mixed = now + 0.75 * (z - now) + 0.25 * (now - before)
+    found, _, _ = constrained(z, x0, eps, p, (0.0, 1.0), momentum=(0.25, now, before))
+    expected, _, _ = constrained(mixed, x0, eps, p, (0.0, 1.0))
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.3, 2.0, math.inf])
+def test_each_row_is_flagged_for_what_is_wrong_with_it(p):
+    x, v = points()
+    x[0, 5], v[1, 2], v[2, 2], x[3, 4] = np.nan, np.nan, np.inf, 1.01
+    eps, bounds = np.full(5, 0.1), arrays((0.0, 1.0))
+    wanted = [cpu.Flags.NAN_X, cpu.Flags.NAN_DELTA, cpu.Flags.NAN_DELTA, cpu.Flags.OUT_OF_BOUNDS, 0]
+    assert list(cpu.solve(x, v, eps, p, *bounds, tolerance=1e-6)[1]) == wanted
+    assert list(cpu.solve(x, v, 0 * eps, p, *bounds, tolerance=1e-6)[1]) == wanted
+    assert list(cpu.steepest(x, v, eps, p, *bounds, tolerance=1e-6)[1]) == wanted
+    x[3, 4] = -0.01
+    assert cpu.solve(x, v, eps, p, *bounds, tolerance=1e-6)[1][3] == cpu.Flags.OUT_OF_BOUNDS
+    assert cpu.solve(x, v, eps, p, *bounds, tolerance=0.011)[1][3] == 0
+    for bad in (np.nan, np.inf, -np.inf):
+        target = np.where(np.arange(6) == 3, bad, 0.5)[None].repeat(2, axis=0)
+        target[1] = 0.3
+        flags = cpu.constrain(
+            np.full((2, 6), 0.5), target, eps[:2], p, *bounds,
+            tolerance=1e-6, sphere=False, momentum=None,
+        )[3]  # fmt: skip
+        assert list(flags) == [cpu.Flags.NAN_DELTA, 0]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gradients_of_unit_length_are_added_to_what_decays(dtype):
+    total = np.array([[1.0, 2.0], [3.0, 4.0], [0.0, 1.0], [0.0, 0.0]], dtype)
+    g = np.array([[3.0, -1.0], [np.nan, 2.0], [1e-3, 0.0], [np.inf, -np.inf]], dtype)
+    cpu.accumulate(total, 0.5, g, 0.1)
+    expected = [[1.25, 0.75], [1.5, 3.0], [0.01, 0.5], [0.0, 0.0]]
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
