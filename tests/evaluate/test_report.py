@@ -78,6 +78,7 @@ def test_the_report_is_made_from_the_folder_alone(results, tmp_path):
     ]
     for name in figures:
         with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
             assert min(image.size) > 200
             assert np.asarray(image.convert("L")).std() > 5  # something is drawn
         tree = ElementTree.parse(tmp_path / f"{name}.svg")
@@ -165,6 +166,15 @@ def test_runs_that_share_no_attack_are_one_line(results, tmp_path):
     other = invented.run(tmp_path / "other")
     with pytest.raises(UserError, match="share no attack at the same epsilon"):
         print_comparison([results, other], Console(file=io.StringIO()))
+
+
+def test_the_table_of_differences_has_its_columns_also_where_there_are_none(results, tmp_path):
+    other = invented.run(tmp_path / "other")
+    write_report(results, other, output=tmp_path)
+    with (tmp_path / "differences.csv").open(encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        assert list(reader) == []
+        assert {"run", "base", "attack", "value", "beyond_chance"} <= set(reader.fieldnames)
 
 
 def test_runs_of_the_same_name_are_told_apart(tmp_path):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 from foolbox_carescale.evaluate.config import norm_name
 from foolbox_carescale.evaluate.report.aggregate import (
     QUANTITIES,
+    Difference,
     Run,
     differences,
     norms,
@@ -49,13 +51,13 @@ def summary_csv(runs: Sequence[Run]) -> str:
                 row["seconds"] = point.seconds if series.source else None
                 row["survived_8_bits"] = point.survived
                 rows.append(row)
-    return _csv(rows)
+    return _csv(rows, list(rows[0]))
 
 
 def differences_csv(runs: Sequence[Run]) -> str:
     """One row per cell that a run shares with the first."""
-    found = differences(runs)
-    return _csv([{**vars(one), "beyond_chance": one.beyond_chance} for one in found])
+    rows = [{**vars(one), "beyond_chance": one.beyond_chance} for one in differences(runs)]
+    return _csv(rows, [*(field.name for field in fields(Difference)), "beyond_chance"])
 
 
 def summary_markdown(runs: Sequence[Run]) -> str:
@@ -113,12 +115,11 @@ def summary_markdown(runs: Sequence[Run]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
+def _csv(rows: list[dict[str, Any]], columns: Sequence[str]) -> str:
     stream = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return stream.getvalue()
 
 
