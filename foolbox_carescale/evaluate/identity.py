@@ -6,6 +6,8 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import platform
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -19,6 +21,9 @@ from foolbox_carescale.evaluate.data import Data
 from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError
 
 PACKAGES = ("foolbox-carescale", "foolbox", "eagerpy", "numpy", "torch", "torchvision")
+
+FRAMEWORKS = ("jax", "tensorflow")
+"""Those that a model of the user's own may be written in; PyTorch is always there."""
 
 ELSEWHERE = ("executor", "tracking", "shard", "output")
 """Keys that say where a run is computed and told, and change none of its rows.
@@ -161,8 +166,10 @@ def inputs_digest(data: Data) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that make the results."""
-    return {name: version(name) for name in PACKAGES}
+    """Versions of Python, and of the packages that make the results."""
+    found = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    loaded = {name: sys.modules[name] for name in FRAMEWORKS if name in sys.modules}
+    return found | {name: str(module.__version__) for name, module in loaded.items()}
 
 
 def _identity(evaluation: Evaluation) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import hashlib
+import platform
 
 import foolbox as fb
 import numpy as np
@@ -144,11 +145,15 @@ def test_repeats_are_foolboxs(tmp_path):
     assert often.robust_accuracy <= once.robust_accuracy
 
 
-def test_a_jax_model_runs_and_is_reproducible(tmp_path):
-    pytest.importorskip("jax")
+def test_a_jax_model_runs_is_reproducible_and_its_version_is_recorded(tmp_path):
+    jax = pytest.importorskip("jax")
     model = ModelConfig(_target_="tests.evaluate.test_models.jax_model")
     runs = [evaluate(small(tmp_path / name, model=model, samples=24)) for name in "ab"]
     assert rows(runs[0]) == rows(runs[1])
+    config = (runs[0].folder / "config.yaml").read_text(encoding="utf-8")
+    first = config.partition("\n")[0]
+    assert first.startswith(f"# python {platform.python_version()}, foolbox-carescale ")
+    assert f", jax {jax.__version__}" in first
 
 
 def test_progress_is_told_before_the_first_unit_and_after_each(tmp_path):
