@@ -19,7 +19,9 @@ print("loaded:", *sorted(loaded & {"torch", "torchvision", "jax", "jaxlib", "ten
 
 
 def run(program):
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     print(done.stdout)
     return done.stdout
 
