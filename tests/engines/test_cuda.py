@@ -241,9 +241,9 @@ def test_kernels_compile_for_a_gpu_where_none_is(cuda, monkeypatch, tmp_path, p)
     if p == math.inf:
         constants["PASSED"] = 0
     double = ("eps", "found", "sums", "state")
-    names = ["_row_kernel", "_survey_kernel", "_finish_kernel", "_write_kernel"]
-    for name in names if p == math.inf else [*names, "_pass_kernel"]:
-        kernel = getattr(cuda, name)
+    names = ["row_kernel", "survey_kernel", "finish_kernel", "write_kernel"]
+    for name in names if p == math.inf else [*names, "pass_kernel"]:
+        kernel = getattr(cuda.kernels, name)
         kinds = {
             argument: "constexpr"
             if argument in constants

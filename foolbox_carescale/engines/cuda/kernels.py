@@ -1,18 +1,10 @@
-"""The root finder for PyTorch on a GPU, in Triton: passes over rows, no sort, no wait in between.
+"""Triton's kernels: the survey of a row, a pass over it, and the search for its root.
 
 Units and sums are those of `xla`: with ``w_i = h^2 |v_i|`` and ``r_i = min(room_i / eps, 1)`` the
-root has ``total = sum min(w, r)^p = 1``, and eta is ``h^2 eps``. The first pass reads everything
+root has ``total = sum min(w, r)^p = 1``, and eta is ``h^2 eps``. The survey reads everything
 that bounds the search: the largest ``|v|`` that can move, the largest breakpoint ``r / |v|``, how
 far the row reaches, and what is wrong with it. Sums of a few thousand elements run in the dtype of
 x, scalars in float64.
-
-Many rows: one program each, which makes all passes itself. Few long rows: several programs for a
-row and a launch per pass, where every program adds up the partial sums of the launch before; so
-there is no atomic and no wait, and a row that is done costs a few reads. Which one is
-decided from shapes alone; the host never reads a result.
-
-With ``TRITON_INTERPRET=1`` in the environment before the first import, all of this runs on
-tensors in main memory, slowly.
 """
 
 # Triton infers the types of what it compiles.
@@ -20,201 +12,27 @@ tensors in main memory, slowly.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 
-from . import exponents
-
-Tensor = torch.Tensor
+from .. import exponents
 
 NOT_FINITE, OUT_OF_BOUNDS = tl.constexpr(1), tl.constexpr(2)
 
-# Elements that a program treats at once; also the lanes of its sums.
-BLOCK = 4096
 # So many blocks are added up in the dtype of x before float64 takes over: in a longer sum of
 # float32 the rounding begins to show.
 RUN = tl.constexpr(32)
 INFINITE = tl.constexpr(math.inf)
-# The relative error of the norm at which a row is done, as in `xla`.
-SLACK = {torch.float32: 1.5e-7, torch.float64: 2e-14}
 # Newton takes 4 to 6 passes on images, at most 35 on hard rows. From here on every third step
 # halves the bracket in the logarithm, which takes 63 steps for the 2100 binades of float64.
 PASSES = tl.constexpr(40)
 MOST_PASSES = tl.constexpr(240)
-# Passes over split rows that are launched without knowing whether they are needed; the last kernel
-# finishes the rows that need more, one program each.
-LAUNCHED_PASSES = 7
-# A row is split where there are fewer rows than this many programs for each multiprocessor, and
-# into parts of at least two blocks.
-PROGRAMS_PER_MULTIPROCESSOR = 4
-SHORTEST_PART = 2 * BLOCK
 # A start that is too low only costs passes.
 SMALLEST_START = tl.constexpr(1e-30)
 # 1 / eps is not a normal number above, in float32.
 LARGEST_EPS = tl.constexpr(2.0**125)
-
-_TRITON = {torch.float32: tl.float32, torch.float64: tl.float64}
-_INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
-
-
-def solve(
-    x: Tensor,
-    delta: Tensor,
-    eps: Tensor,
-    p: float,
-    lower: float | Tensor,
-    upper: float | Tensor,
-    tolerance: float,
-) -> tuple[Tensor, Tensor]:
-    """Smallest eta with ``||min(eta |delta|, room)||_p = eps``; see `generic.solve`.
-
-    room is upper - x where delta > 0, x - lower where delta < 0, and 0 where delta = 0.
-
-    Args:
-        x: Points, shape (N, n); float16 and bfloat16 compute in float32.
-        delta: Directions, shape and device of x.
-        eps: Wanted norms, shape (N,) or (1,), nonnegative and finite.
-        p: Order of the norm, in (0, inf]; each is compiled for itself.
-        lower: Lower bound, a number (compiled in) or a tensor of shape (1, n) or (N, n).
-        upper: Upper bound.
-        tolerance: x may lie this far outside of the bounds; it counts as lying on them.
-
-    Returns:
-        eta, shape (N,), float64 for float64 and else float32: 0 where eps is 0 or no coordinate
-        can move; the largest breakpoint ``room / |delta|`` where eps is out of reach; cut to half
-        of the largest number of x's dtype.
-        flags, int32 (N,): a sum of 1 (x is NaN, or delta is NaN or infinite) and 2 (x is outside
-        the bounds by more than the tolerance). eta is 0 there.
-    """
-    return _launch(x, delta, eps, p, lower, upper, tolerance, None)
-
-
-def perturb(
-    x: Tensor,
-    delta: Tensor,
-    eps: Tensor,
-    p: float,
-    lower: float | Tensor,
-    upper: float | Tensor,
-    tolerance: float,
-    out: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``clip(x + eta delta, lower, upper)`` with the eta of `solve`.
-
-    Args:
-        x: Points, shape (N, n).
-        delta: Directions, shape and device of x.
-        eps: Wanted norms, shape (N,) or (1,).
-        p: Order of the norm.
-        lower: Lower bound.
-        upper: Upper bound.
-        tolerance: As in `solve`.
-        out: Where to write, shape and dtype of x, its rows contiguous; may be x itself.
-
-    Returns:
-        The perturbed points, dtype of x; eta and flags of `solve`.
-    """
-    target = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
-    eta, flags = _launch(x, delta, eps, p, lower, upper, tolerance, target)
-    return target, eta, flags
-
-
-def _launch(
-    x: Tensor,
-    delta: Tensor,
-    eps: Tensor,
-    p: float,
-    lower: float | Tensor,
-    upper: float | Tensor,
-    tolerance: float,
-    out: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    rows, n = x.shape
-    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
-    eta = torch.empty(rows, dtype=kind, device=x.device)
-    flags = torch.empty(rows, dtype=torch.int32, device=x.device)
-    if rows == 0 or n == 0:
-        return eta.zero_(), flags.zero_()
-    x, delta = _flat(x), _flat(delta)
-    eps = eps.detach().to(torch.float64).expand(rows).contiguous()
-    block = min(BLOCK, triton.next_power_of_2(n))
-    options: dict[str, Any] = {
-        "P": float(p),
-        "HIGH": exponents.split_order(p)[0] if p < math.inf else 0.0,
-        "SLACK": SLACK[kind] * max(float(p), 1.0),
-        "TOLERANCE": float(tolerance),
-        "LARGEST": 0.5 * torch.finfo(x.dtype).max,
-        "TYPE": _TRITON[kind],
-        "BLOCK": block,
-        "num_warps": max(1, min(8, block // 128)),
-        # Triton 3.9 warns where this is left to its default
-        "enable_fp_fusion": True,
-    }
-    data: list[Any] = [x, delta]
-    steps: list[int] = [x.stride(0), delta.stride(0)]
-    for name, bound in (("LOWER", lower), ("UPPER", upper)):
-        scalar = not isinstance(bound, torch.Tensor)
-        options[name] = float(bound) if scalar else None
-        flat = x if scalar else _flat(bound.detach())  # type: ignore[union-attr]
-        data.append(flat)
-        steps.append(flat.stride(0) if not scalar and flat.shape[0] > 1 else 0)
-    target = x if out is None else out
-    writes = {"WRITE": out is not None}
-    where = contextlib.nullcontext() if _INTERPRETED else torch.cuda.device(x.device)
-    parts = _parts(rows, n, x.device)
-    with where:
-        if parts == 1:
-            _row_kernel[(rows,)](
-                *data, eps, eta, flags, target, *steps, target.stride(0), n, **writes, **options
-            )
-            return eta, flags
-        # multiples of a block, so that no program's loads straddle a cache line
-        size = triton.cdiv(triton.cdiv(n, parts), block) * block
-        parts = triton.cdiv(n, size)
-        options["PARTS"] = triton.next_power_of_2(parts)
-        found = torch.empty((rows, parts, 3), dtype=torch.float64, device=x.device)
-        faults = torch.empty((rows, parts), dtype=torch.int32, device=x.device)
-        sums = torch.empty((2, rows, parts, 2), dtype=torch.float64, device=x.device)
-        state = torch.empty((2, rows, 4), dtype=torch.float64, device=x.device)
-        shared = (found, faults, sums, state, rows, parts)
-        grid = (rows, parts)
-        _survey_kernel[grid](*data, eps, found, faults, *steps, n, size, parts, **_less(options))
-        passes = 0 if p == math.inf else LAUNCHED_PASSES
-        for count in range(passes):
-            _pass_kernel[grid](*data, eps, *shared, *steps, n, size, count, **options)
-        _finish_kernel[(rows,)](*data, eps, *shared, eta, flags, *steps, n, passes, **options)
-        if out is not None:
-            _write_kernel[grid](
-                *data, eta, target, *steps, target.stride(0), n, size, **_less(options)
-            )
-    return eta, flags
-
-
-def _parts(rows: int, n: int, device: torch.device) -> int:
-    """Programs for each row."""
-    if device.type != "cuda" or n < 2 * SHORTEST_PART:
-        return 1
-    wanted = (
-        PROGRAMS_PER_MULTIPROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
-    )
-    if 2 * rows > wanted:
-        return 1
-    return max(1, min(wanted // rows, n // SHORTEST_PART))
-
-
-def _less(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in ("LARGEST", "PARTS")}
-
-
-def _flat(a: Tensor) -> Tensor:
-    a = a.detach()
-    return a if a.stride(-1) == 1 or a.shape[-1] == 1 else a.contiguous()
 
 
 # What a program knows of its elements.
@@ -492,12 +310,13 @@ def _eta(h, eps, LARGEST: tl.constexpr):
 
 
 @triton.jit
-def _row_kernel(
+def row_kernel(
     x, v, lower, upper, eps, eta, flags, out, x_step, v_step, lower_step, upper_step, out_step,
     n, WRITE: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr, SLACK: tl.constexpr,
     TOLERANCE: tl.constexpr, LARGEST: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr,
     TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
+    """Eta, flags and, if asked for, the points of a row, by one program."""
     row = tl.program_id(0).to(tl.int64)
     x += row * x_step
     v += row * v_step
@@ -530,11 +349,12 @@ def _row_kernel(
 
 
 @triton.jit
-def _survey_kernel(
+def survey_kernel(
     x, v, lower, upper, eps, found, faults, x_step, v_step, lower_step, upper_step, n, size,
     parts, P: tl.constexpr, HIGH: tl.constexpr, SLACK: tl.constexpr, TOLERANCE: tl.constexpr,
     LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
+    """The survey of a part of a row."""
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     inverse = _inverse(tl.load(eps + row), TYPE)
     first = part * size
@@ -592,12 +412,13 @@ def _resumed(
 
 
 @triton.jit(do_not_specialize=["count"])
-def _pass_kernel(
+def pass_kernel(
     x, v, lower, upper, eps, found, faults, sums, state, rows, parts, x_step, v_step,
     lower_step, upper_step, n, size, count, P: tl.constexpr, HIGH: tl.constexpr,
     SLACK: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr, LOWER: tl.constexpr,
     UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr
 ):  # fmt: skip
+    """A pass over a part of a row, after the step that the pass before leads to."""
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     wanted = tl.load(eps + row)
     if count == 0:
@@ -623,13 +444,14 @@ def _pass_kernel(
 
 
 @triton.jit
-def _finish_kernel(
+def finish_kernel(
     x, v, lower, upper, eps, found, faults, sums, state, rows, parts, eta, flags, x_step,
     v_step, lower_step, upper_step, n, PASSED: tl.constexpr, P: tl.constexpr,
     HIGH: tl.constexpr, SLACK: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr,
     LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr,
     PARTS: tl.constexpr
 ):  # fmt: skip
+    """Eta and flags of a row, from what the passes left; further passes where it needs them."""
     row = tl.program_id(0).to(tl.int64)
     wanted = tl.load(eps + row)
     h, low, high, done = _surveyed(found, faults, wanted, row, n, parts, P, SLACK, TYPE, PARTS)
@@ -649,11 +471,12 @@ def _finish_kernel(
 
 
 @triton.jit
-def _write_kernel(
+def write_kernel(
     x, v, lower, upper, eta, out, x_step, v_step, lower_step, upper_step, out_step, n, size,
     P: tl.constexpr, HIGH: tl.constexpr, SLACK: tl.constexpr, TOLERANCE: tl.constexpr,
     LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
+    """The points of a part of a row."""
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     first = part * size
     _write(
