@@ -37,7 +37,7 @@ ALLOWED = {
     ("evaluate/__init__.py", "importlib.import_module"): "a name of its own table",
     ("training/__init__.py", "importlib.import_module"): "a name of its own table",
     ("evaluate/models.py", "importlib.import_module"): "_target_, which is asked for",
-    ("evaluate/models.py", "torch.load"): "weights_only",
+    ("evaluate/weights.py", "torch.load"): "weights_only",
     ("evaluate/models.py", "torch.hub.get_dir"): "the name of a folder",
     (
         "evaluate/models.py",

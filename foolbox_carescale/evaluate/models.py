@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-import json
 import os
-import pickle
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +18,7 @@ from foolbox.models import Model, PyTorchModel
 
 from foolbox_carescale.evaluate.config import ModelConfig
 from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError, nearest
+from foolbox_carescale.evaluate.weights import read_notes, read_state
 
 EMBEDDED_WEIGHTS = Path(__file__).with_name("digits_shufflenet.safetensors")
 """Made by ``experiments/train_digits.py``."""
@@ -189,7 +188,7 @@ def resolve_model(config: ModelConfig, *, data: str, num_classes: int) -> ModelC
     if weights is not None:
         return dataclasses.replace(config, weights=weights.name)
     path = _weights_file(config)
-    classes = (_notes(path) if path else {}).get("num_classes", num_classes)
+    classes = (path and read_notes(path).num_classes) or num_classes
     if config.num_classes is None and classes:
         return dataclasses.replace(config, num_classes=classes)
     return config
@@ -221,20 +220,6 @@ def _weights_file(config: ModelConfig) -> Path | None:
         return None
     path = EMBEDDED_WEIGHTS if config.weights == "embedded" else Path(config.weights).expanduser()
     return path if path.is_file() else None
-
-
-def _notes(path: Path) -> dict[str, Any]:
-    """What ``experiments/train_digits.py`` notes in a safetensors file."""
-    if path.suffix != ".safetensors":
-        return {}
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            notes: dict[str, Any] = json.loads((file.metadata() or {}).get("carescale", "{}"))
-    except SafetensorError as error:
-        raise UserError(f"model.weights: {path} is not a safetensors file ({error})") from error
-    return notes
 
 
 def find_device(name: str) -> torch.device:
@@ -316,8 +301,8 @@ def _torchvision_model(
         return _build(config, num_classes=classes), None, None, classes
     path = _weights_file(config)
     if path is not None:
-        state, metadata = _read_state(path), _notes(path)
-        classes = config.num_classes or int(metadata.get("num_classes", data_classes))
+        state, notes = read_state(path), read_notes(path)
+        classes = config.num_classes or notes.num_classes or data_classes
         network = _build(config, num_classes=classes)
         try:
             network.load_state_dict(state)
@@ -327,7 +312,7 @@ def _torchvision_model(
                 f"model.weights: {config.weights} does not fit {config.name} with {classes} classes"
                 f" ({reason[:200]}); check model.name and model.num_classes"
             ) from error
-        return network, metadata.get("mean"), metadata.get("std"), classes
+        return network, notes.mean, notes.std, classes
     weights = named_weights(config)
     _check_download(config, weights)
     arguments = {"weights": weights}
@@ -352,7 +337,7 @@ def _check_download(config: ModelConfig, weights: Any) -> None:
             f"model.weights: {config.weights} of {config.name} could not be downloaded ({error});"
             " give a local file, or null for an untrained network"
         ) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # as in read_state
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise UserError(
             f"model.weights: {folder / Path(weights.url).name} is not a plain PyTorch state dict,"
@@ -365,33 +350,6 @@ def _build(config: ModelConfig, **arguments: Any) -> torch.nn.Module:
         network: torch.nn.Module = torchvision.models.get_model(
             config.name, **arguments, **config.params
         )
-    except (TypeError, ValueError) as error:  # of the user's params or num_classes
+    except (TypeError, ValueError, RuntimeError) as error:  # of the user's params or num_classes
         raise UserError(f"model: torchvision cannot build {config.name}: {error}") from error
     return network
-
-
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    """A state dict, read without running code."""
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise UserError(f"model.weights: {path} is not a safetensors file ({error})") from error
-    try:
-        with warnings.catch_warnings():
-            # of pickles that torch.save did not write; what cannot be read is refused below
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(
-            f"model.weights: {path} is not a plain PyTorch state dict, and anything else is refused"
-            " because it could run code; save model.state_dict()"
-        ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
-        raise UserError(f"model.weights: {path} holds no state dict; save model.state_dict()")
-    return state

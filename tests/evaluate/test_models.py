@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from foolbox import PyTorchModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
 
 from foolbox_carescale.evaluate import (
@@ -84,6 +84,47 @@ def test_a_weight_file_that_could_run_code_is_refused(tmp_path):
         with pytest.raises(UserError, match="refused because it could run code"):
             load_model(ModelConfig(weights=str(path)))
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_a_damaged_weight_file_is_one_line(tmp_path, ending):
+    whole, path = tmp_path / f"whole.{ending}", tmp_path / f"w.{ending}"
+    state = load_file(EMBEDDED_WEIGHTS)
+    save_file(state, whole) if ending == "safetensors" else torch.save(state, whole)
+    content = whole.read_bytes()
+    generator, refused = np.random.default_rng(0), []
+    header = 3000
+    for number in range(30):
+        damaged = bytearray(content)
+        if number % 3:
+            for place in generator.integers(0, header, 20):
+                damaged[place] = generator.integers(256)
+        else:
+            del damaged[generator.integers(len(content)) :]
+        path.write_bytes(damaged)
+        try:
+            load_model(ModelConfig(weights=str(path)))
+        except UserError as error:
+            refused.append(str(error))
+    assert len(refused) >= 10
+    assert all(line.startswith("model.weights: ") for line in refused)
+
+
+@pytest.mark.parametrize(
+    "note",
+    ["no JSON", "[]", "null", '{"num_classes": "ten"}', '{"mean": 3}', '{"std": ["a"]}'],
+)
+def test_a_weight_files_note_that_cannot_be_read_is_one_line(tmp_path, note):
+    path = tmp_path / "w.safetensors"
+    save_file(load_file(EMBEDDED_WEIGHTS), path, metadata={"carescale": note})
+    with pytest.raises(UserError, match="save it without the metadata 'carescale'"):
+        load_model(ModelConfig(weights=str(path)))
+
+
+def test_a_state_dict_has_names(tmp_path):
+    torch.save({1: torch.zeros(1)}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match="holds no state dict"):
+        load_model(ModelConfig(weights=str(tmp_path / "w.pt")))
 
 
 @pytest.fixture
@@ -286,6 +327,7 @@ def jax_model():
         (ModelConfig("resnet18", str(EMBEDDED_WEIGHTS)), "does not fit resnet18"),
         (ModelConfig("resnet18", __file__), "is not a plain PyTorch state dict"),
         (ModelConfig("resnet18", None, params={"widht": 3}), "unexpected keyword argument"),
+        (ModelConfig("resnet18", None, num_classes=-1), "torchvision cannot build resnet18"),
         (ModelConfig(mean=[1.0, 2.0]), "model.mean, model.std"),
         (ModelConfig(std=[0.0, 0.0, 0.0]), "positive ones as std"),
         (ModelConfig(_target_="no.such"), "there is no module 'no'"),
