@@ -72,6 +72,10 @@ def test_attacks_of_any_distance_take_a_norm_by_name():
         (AttackConfig("L2PGD", params={"stps": 1}), "takes no 'stps'; did you mean 'steps'"),
         (AttackConfig("L2PGD", params={"epsilon": [1]}), "did you mean 'epsilons'"),
         (AttackConfig("L2PGD", params={"steps": "three"}), "'three' is str, but .* expects int"),
+        (
+            AttackConfig("BoundaryAttack", params={"tensorboard": True}),
+            "True is bool, but .* expects",
+        ),
         (AttackConfig("L2PGD", params={"steps": 1.5}), "1.5 is float, but .* expects int"),
         (AttackConfig("L2ClipAwarePGD", params={"stps": 1}), "did you mean 'steps'"),
         (AttackConfig("L2ClipAwarePGD", params={"schedule": "csine"}), "csine"),

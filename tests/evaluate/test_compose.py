@@ -260,6 +260,8 @@ def test_a_file_that_cannot_be_used_is_one_line(tmp_path, text, line):
         ("epsilons.L2=0.5", "epsilons.L2: 0.5 is not a list; write [0.5]"),
         ("epsilons.L2=[]", "epsilons.L2: the list is empty"),
         ("epsilons.L2=[0.5", "the override 'epsilons.L2=[0.5' does not parse"),
+        ("epsilons.L2=[1,1.0]", "epsilons.L2: [1.0, 1.0] holds an epsilon twice"),
+        ("executor.retries=-1", "executor.retries: -1 is less than 0"),
         ("attacks.foolbox_l2_pdg.steps=3", "did you mean 'foolbox_l2_pgd'"),
         ("~attacks.nope", "attacks.nope: is not there to be removed"),
         ("attacks.foolbox_l2_pgd.repeat=0", "attacks.foolbox_l2_pgd.repeat: 0 is not positive"),

@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.models import ResNet18_Weights
 
 from foolbox_carescale.evaluate import DataConfig, UserError
-from foolbox_carescale.evaluate.data import _data_set, load_data
+from foolbox_carescale.evaluate.data import _data_set, load_data, open_source
 
 
 def scaled(low=0.0, high=1.0):
@@ -50,6 +50,20 @@ def counted():
 
 def labelled_by_boxes():
     return [(np.zeros((3, 4, 4)), {"boxes": []})]
+
+
+def nothing():
+    return []
+
+
+def labelled_below_zero():
+    return scaled()[0], np.array([0, -1, 1, 2])
+
+
+class Tagged(Counted):
+    """Also holds several tags for each image."""
+
+    targets = np.zeros((12, 2), int)
 
 
 def target(name, **params):
@@ -101,6 +115,11 @@ def test_an_image_folder_gives_one_class_per_directory_at_the_size_asked_for(tmp
     assert data.labels.tolist() == [0, 1]
     assert data.num_classes == 2
     with pytest.raises(UserError, match=r"data\.size: is null, but images differ in size"):
+        load_data(DataConfig("folder", root=str(tmp_path)))
+
+
+def test_a_folder_without_one_directory_per_class_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="does not hold one directory of images per class"):
         load_data(DataConfig("folder", root=str(tmp_path)))
 
 
@@ -198,6 +217,27 @@ def test_torchvisions_data_sets_are_found_by_name():
     assert data.images.max() <= 1
 
 
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_what_to_evaluate_with_and_what_to_train_on_are_splits_of_a_data_set(tmp_path, split):
+    for name in ("train", "val", "test"):
+        for label in ("negative", "positive"):
+            folder = tmp_path / "rendered-sst2" / name / label
+            folder.mkdir(parents=True)
+            Image.new("L", (4, 4), "white" if name == split else "black").save(folder / "1.png")
+    data = open_source(DataConfig("RenderedSST2", root=str(tmp_path)), split)
+    assert data.read(DataConfig(), None).images.tolist() == np.ones((2, 3, 4, 4)).tolist()
+
+
+def test_foolboxs_samples_are_not_to_train_on():
+    with pytest.raises(UserError, match="are 20 images to evaluate with; train on digits"):
+        open_source(DataConfig("foolbox/mnist"), "train")
+
+
+def test_labels_are_those_of_the_images_where_a_data_set_holds_several_per_image():
+    data = _data_set("tagged", Tagged()).read(DataConfig(classes=[2]), None)
+    assert data.index.tolist() == [2, 5, 8, 11]
+
+
 @pytest.mark.parametrize("name", ["scaled", "pairs"])
 def test_data_of_ones_own_are_arrays_or_pairs(name):
     data = load_data(target(name))
@@ -218,6 +258,8 @@ def test_rounding_outside_the_bounds_is_forgiven_and_clipped():
         (target("scaled", high=float("nan")), "span .nan, nan., outside"),
         (target("uneven"), r"images differ in size"),
         (target("neither"), "returned int"),
+        (target("nothing"), "nothing is empty"),
+        (target("labelled_below_zero"), "has the label -1; labels count from 0"),
         (target("labelled_by_boxes"), "has no class per image, but dict"),
         (DataConfig("foolbox/mnist", size=8, interpolation="cubic"), "did you mean 'bicubic'"),
         (DataConfig("LSUN", root="/nowhere"), "there is no data set 'LSUN'"),

@@ -179,8 +179,14 @@ def test_the_table_of_differences_has_its_columns_also_where_there_are_none(resu
 
 def test_runs_of_the_same_name_are_told_apart(tmp_path):
     runs = [invented.run(tmp_path / place / "run") for place in ("a", "b")]
-    first, second = aggregate(runs)
-    assert first.name != second.name
+    assert [run.name for run in aggregate(runs)] == [str(run.folder) for run in runs]
+    twice = [run.name for run in aggregate([runs[0], runs[0]])]
+    assert twice == [f"{runs[0].folder} ({i})" for i in (1, 2)]
+
+
+def test_a_report_is_of_a_run_at_least():
+    with pytest.raises(UserError, match="runs: there is none"):
+        write_report()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(results, tmp_path):

@@ -102,6 +102,10 @@ def test_progress_counts_what_was_there_before(tmp_path):
             ["attacks.pgd.steps is 2 there and 3 here"],
         ),
         ({"attacks": {"pgd": ATTACKS["pgd"]}}, ["attacks.noise.", "not given here"]),
+        (
+            {"attacks": {**ATTACKS, "more": AttackConfig("LinfPGD", [0.2])}},
+            ["attacks.more.name is 'LinfPGD' here and not given there"],
+        ),
         ({"threads": 2, "batch_size": 2}, ["threads is 1", "batch_size is 1 there and 2 here"]),
         ({"device": "cuda"}, ["device is 'auto' there and 'cuda' here"]),
         ({"save": "adversarials"}, ["save is None there"]),

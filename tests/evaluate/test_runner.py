@@ -53,6 +53,15 @@ class Brightness(torch.nn.Module):
         return torch.stack([0.5 - mean, mean - 0.5], 1)
 
 
+class Failing(torch.nn.Module):
+    def forward(self, x):
+        raise RuntimeError("mine")
+
+
+def failing():
+    return Failing().eval()
+
+
 def brightness():
     return Brightness().eval()
 
@@ -199,6 +208,12 @@ def test_a_model_that_does_not_fit_the_data_is_one_line(tmp_path, changes, line)
     with pytest.raises(UserError, match=line):
         evaluate(small(tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_an_error_of_a_model_of_ones_own_is_not_touched(tmp_path):
+    model = ModelConfig(_target_=f"{__name__}.failing")
+    with pytest.raises(RuntimeError, match="mine"):
+        evaluate(small(tmp_path / "run", model=model))
 
 
 def test_rows_identify_the_input_and_hold_all_norms(tmp_path):

@@ -1,3 +1,4 @@
+import errno
 import os
 import resource
 import subprocess
@@ -11,8 +12,8 @@ from safetensors.numpy import load_file
 
 from foolbox_carescale.evaluate import EvaluationWarning, Results, evaluate
 from foolbox_carescale.evaluate.errors import StorageError
-from foolbox_carescale.evaluate.sealed import DamagedError, seal, unseal
-from foolbox_carescale.evaluate.store import SCHEMA
+from foolbox_carescale.evaluate.sealed import DamagedError, create_atomically, seal, unseal
+from foolbox_carescale.evaluate.store import SCHEMA, RunFolder
 from tests.evaluate.tiny import data, rows, tiny
 
 
@@ -168,3 +169,33 @@ def test_a_report_leaves_damaged_files_out_and_says_so(tmp_path):
     with pytest.warns(EvaluationWarning, match="1 of 48 files in .* are damaged and left out"):
         stored = rows(tmp_path / "run")
     assert len(stored) == 12 * 5 - 1
+
+
+def test_folders_that_nobody_named_are_different_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = {RunFolder.new().path for _ in range(3)}  # within a second
+    assert set((tmp_path / "runs").iterdir()) == {path.resolve() for path in paths}
+    assert len(paths) == 3
+
+
+def test_a_file_system_without_links_holds_a_run_like_any_other(tmp_path, folder, monkeypatch):
+    def link(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    evaluate(tiny(tmp_path / "run"))
+    assert rows(tmp_path / "run") == rows(folder)
+    path, unfinished = tmp_path / "made", tmp_path / "run" / ".unfinished"
+    assert create_atomically(path, b"first", temporary=unfinished)
+    assert not create_atomically(path, b"second", temporary=unfinished)
+    assert path.read_bytes() == b"first"
+
+
+def test_what_belongs_to_rows_and_is_gone_is_computed_again(tmp_path):
+    evaluate(tiny(tmp_path / "run", save="adversarials"))
+    victim = next((tmp_path / "run" / "adversarials").glob("0004-*"))
+    content = victim.read_bytes()
+    victim.unlink()
+    with pytest.warns(EvaluationWarning, match=f"{victim.name} is missing.*is computed again"):
+        evaluate(tiny(tmp_path / "run", save="adversarials"))
+    assert victim.read_bytes() == content

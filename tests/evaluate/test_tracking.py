@@ -142,3 +142,13 @@ def test_nothing_is_tracked_by_default(results, tmp_path, monkeypatch):
     check_tracking(Evaluation().tracking)
     track(results, Evaluation())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_shards_are_tracked_when_the_last_of_them_has_ended(tmp_path):
+    pytest.importorskip("tensorboard")
+    evaluation = tracked_by(name="tensorboard")
+    evaluation.output, evaluation.batch_size = str(tmp_path / "run"), 3
+    for shard, tracked in (("0/2", False), ("1/2", True)):
+        evaluation.shard = shard
+        evaluate(evaluation)
+        assert (tmp_path / "run" / "tensorboard").exists() == tracked

@@ -161,9 +161,10 @@ class Difference:
 def aggregate(results: Sequence[Results]) -> list[Run]:
     """Runs that are shown together, with names that differ."""
     names = [one.folder.resolve().name for one in results]
-    for i, name in enumerate(names):
-        if names.count(name) > 1:
-            names[i] = str(results[i].folder)
+    names = [
+        str(one.folder) if names.count(name) > 1 else name
+        for name, one in zip(names, results, strict=True)
+    ]
     if len(set(names)) < len(names):
         names = [f"{name} ({i})" for i, name in enumerate(names, start=1)]
     return [_run(name, one) for name, one in zip(names, results, strict=True)]
