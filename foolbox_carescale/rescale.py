@@ -337,6 +337,8 @@ def _project_l1(problem: Problem, target: ep.Tensor) -> ep.Tensor:
         backends.widen(ep.where(active, v, 0.0) + ep.where(full, room, 0.0))
     ) - problem.eps_tensor(wide_v)
     t = excess.astype(v.dtype) / ep.maximum(count, ep.ones_like(count))
+    # where eps is exactly the room of those that stay on their bounds, any t up to the next fits
+    t = ep.where(count > 0, t, middle)
     shrunk = ep.minimum(ep.maximum(v - t, ep.zeros_like(v)), room)
     outside = problem.x + problem.delta.sign() * shrunk
     # inside the ball the target itself: the derivative of sign(v) |v| is 0 at v = 0, not 1
