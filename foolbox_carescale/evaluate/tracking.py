@@ -17,12 +17,10 @@ from typing import Any
 
 import yaml
 
-from foolbox_carescale.evaluate.cells import make_cells
 from foolbox_carescale.evaluate.config import Evaluation, TrackingConfig
 from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError
 from foolbox_carescale.evaluate.results import Results
 from foolbox_carescale.evaluate.sealed import digest
-from foolbox_carescale.evaluate.store import RunFolder
 
 PER_UNIT_OF_EPSILON = 10**6
 """Steps are whole numbers in both trackers: a metric's step is its epsilon in millionths, so that
@@ -66,8 +64,7 @@ def track(results: Results, evaluation: Evaluation) -> None:
     """
     if evaluation.tracking.name == "none":
         return
-    record = RunFolder(results.folder).record()
-    if record is None or results.table.num_rows < record["samples"] * len(make_cells(evaluation)):
+    if not results.complete:
         return
     report(evaluation.tracking, results.folder, _page_and_metrics(results, evaluation.tracking))
 
