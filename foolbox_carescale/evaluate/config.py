@@ -16,6 +16,7 @@ from foolbox_carescale.evaluate.errors import UserError, nearest
 EXECUTORS = ("local", "ray")
 DTYPES = ("float32", "bfloat16", "float16", "autocast")
 TRACKERS = ("none", "mlflow", "tensorboard")
+SAVES = ("adversarials",)
 
 
 @dataclass
@@ -249,7 +250,7 @@ class Evaluation:
         _check_choice("executor.name", self.executor.name, EXECUTORS)
         _check_choice("tracking.name", self.tracking.name, TRACKERS)
         if self.save is not None:
-            _check_choice("save", self.save, ("adversarials",))
+            _check_choice("save", self.save, SAVES)
         shard_of(self.shard)
         if self.shard is not None and self.output is None:
             raise UserError("output: is missing; give the folder that all shards share")

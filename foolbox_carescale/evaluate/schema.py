@@ -34,7 +34,7 @@ class Described:
     command: str
     config: type
     groups: Mapping[str, type | None]
-    choices: Mapping[tuple[type, str], Sequence[str]]
+    choices: Mapping[tuple[type, str], Sequence[str | None]]
 
 
 EVALUATE = Described(
@@ -45,6 +45,7 @@ EVALUATE = Described(
         (config.ModelConfig, "dtype"): config.DTYPES,
         (config.ExecutorConfig, "name"): config.EXECUTORS,
         (config.TrackingConfig, "name"): config.TRACKERS,
+        (config.Evaluation, "save"): (*config.SAVES, None),
     },
 )
 
