@@ -211,12 +211,13 @@ def attacks(arguments: argparse.Namespace) -> int:
 
 
 def _source(attack: type[Any]) -> str:
-    """Whose code it is, and the paper that its docstring names."""
-    whose = "ours" if attack.__module__.startswith("foolbox_carescale.") else "Foolbox's"
+    """Whose code it is, where it stands, and the paper that its docstring names."""
+    own = attack.__module__.startswith("foolbox_carescale.")
+    whose = f"{'ours' if own else 'Foolbox'}, {attack.__module__}"
     found = re.search(r"(?:Source:|References:)(.+?)(?:\n\n|$)", attack.__doc__ or "", re.DOTALL)
     if found is None:
         return whose
-    named = " ".join(re.sub(r"\.\. \[#\w+\]_?", "", found[1]).split())
+    named = " ".join(re.sub(r"\.\. \[#?\w+\]_?", "", found[1]).split())
     return f"{whose}; {named}"
 
 
