@@ -6,7 +6,7 @@ result: a pass by them takes 14 to 21 ms on two cores for 32 rows of 150528, by 
 the search is a function of its own with ``jit_compile``, which a graph calls like any operation.
 XLA compiles it anew, in about a second, for every number of rows that it meets.
 
-Units, unknown and sums are those of `xla`.
+Units, unknown, sums and steps are those of `passes`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from . import exponents
+from . import exponents, passes
 from .passes import (
     ALIGNED,
     BRACKETED_PASSES,
@@ -128,36 +128,20 @@ def _newton(
     done: Array,
     p: float,
 ) -> Array:
-    """The root from a start below it; where there is none, the far corner; see `xla`."""
+    """The root from a start below it; where there is none, the far corner."""
     digits = 2.0 * _resolution(start.dtype)
     slack = SLACK[start.dtype.name] * max(p, 1.0)
 
     def go_on(count: Array, h: Array, low: Array, high: Array, done: Array) -> Array:
         return (count < PASSES + BRACKETED_PASSES) & tf.logical_not(tf.reduce_all(done))
 
-    def step(count: Array, h: Array, low: Array, high: Array, done: Array) -> tuple[Array, ...]:
-        total, moving = sums(h)
-        gap = 1.0 - total
-        low = tf.where(gap > 0, tf.maximum(low, h), low)
-        high = tf.where(gap < 0, tf.minimum(high, h), high)
-        share = 1.0 + gap / tf.where(moving > 0, moving, tf.ones_like(moving))
-        following = h * tf.maximum(share, 0.0) ** (0.5 / p)
-        inside = (moving > 0) & (low <= following) & (following <= high)
-        bounded = high < math.inf
-        # Newton may creep where almost all is at its bounds
-        newton = inside & tf.logical_not(bounded & (count % 3 == 2))
-        following = tf.where(newton, following, tf.sqrt(low) * tf.sqrt(high))
-        # nothing between the ends of the bracket, or a step below the last digit
-        settled = (high <= low * (1.0 + digits)) | (newton & (following == h))
-        lost = tf.math.is_nan(gap)  # as x or delta are; eta says so
-        done_now = done | (tf.abs(gap) <= slack) | settled | lost
-        h = tf.where(lost & tf.logical_not(done), gap, h)
-        stuck = tf.logical_not(done_now | bounded | (inside & (count < PASSES)))
-        high = tf.cond(
+    def beyond(stuck: Array, high: Array) -> Array:
+        return tf.cond(
             tf.reduce_any(stuck), lambda: tf.where(stuck, far_corner(), high), lambda: high
         )
-        h = tf.where(done_now, h, tf.where(stuck, high, following))
-        return count + 1, h, low, high, done_now
+
+    def step(*state: Array) -> tuple[Array, ...]:
+        return passes.step(tf, state, sums, beyond, p, digits, slack)
 
     nothing = tf.fill(tf.shape(start), tf.constant(math.inf, start.dtype))
     return tf.while_loop(go_on, step, (tf.constant(0), start, start, nothing, done))[1]
@@ -187,8 +171,7 @@ def _sizes(
 ) -> tuple[Array, Array]:
     """|v| and min(room / eps, 1) of `count` columns from `first` on."""
     x, v, low, high = (_columns(a, first, count) for a in (x, delta, lower, upper))
-    room = tf.where(v > 0, high - x, x - low)
-    return tf.abs(v), tf.minimum(tf.maximum(room, 0.0) * inverse, 1.0)
+    return passes.sizes(tf, x, v, low, high, inverse)
 
 
 def _columns(a: Array, first: Any, count: int) -> Array:
@@ -198,9 +181,7 @@ def _columns(a: Array, first: Any, count: int) -> Array:
 
 
 def _breakpoints(v: Array, r: Array) -> Array:
-    live = (v > 0) & (r > 0)
-    points = tf.where(live, r / tf.where(live, v, tf.ones_like(v)), tf.zeros_like(v))
-    return tf.minimum(points, v.dtype.max)
+    return passes.breakpoints(tf, v, r, v.dtype.max)
 
 
 # Sums and maxima over rows. `terms(first, count)` gives `count` columns from `first` on.
@@ -246,48 +227,21 @@ def _reduce(terms: Terms, n: int, combine: Any, reduce: Any, like: Array) -> Arr
 
 
 def _power(c: Array, p: float) -> Array:
-    """``c**p`` for 0 <= c <= 1."""
-    if p == 1:
-        return c
-    if p == 2:
-        return c * c
-    if p == 3:
-        return c * c * c
-    if p == 1.5:
-        return c * tf.sqrt(c)
-    if p == 0.5:
-        return tf.sqrt(c)
-    if c.dtype == tf.float64:
-        one, zero = tf.ones_like(c), tf.zeros_like(c)
-        return tf.where(c > 0, tf.where(c > 0, c, one) ** p, zero)
-    return _power32(c, p)
+    return passes.power(tf, c, p, _split, _two_to)
 
 
-def _power32(c: Array, p: float) -> Array:
-    high, rest = exponents.split_order(p)
-    bits = tf.bitcast(c, tf.int32)
-    mantissa = tf.constant(exponents.MANTISSA_BITS)
+def _split(c: Array) -> tuple[Array, Array]:
+    bits, mantissa = tf.bitcast(c, tf.int32), tf.constant(exponents.MANTISSA_BITS)
     exponent = tf.bitwise.right_shift(bits - exponents.ROOT_HALF_BITS, mantissa)
     m = tf.bitcast(bits - tf.bitwise.left_shift(exponent, mantissa), tf.float32)
-    e = tf.cast(exponent, tf.float32)
-    f = m - 1.0
-    log = f + f * f * (f * _polynomial(f, exponents.LOG) - 0.5)
-    exact, small = high * e, p * exponents.LOG2_E * log + rest * e
-    y = exact + small
-    integer = tf.floor(tf.maximum(y, exponents.LEAST_EXPONENT) + 0.5)
-    fraction = (exact - integer) + small
+    return m, tf.cast(exponent, tf.float32)
+
+
+def _two_to(integer: Array) -> Array:
     biased = tf.cast(integer, tf.int32) + exponents.EXPONENT_BIAS
-    scale = tf.bitcast(tf.bitwise.left_shift(biased, mantissa), tf.float32)
-    power = _polynomial(fraction, exponents.EXP2) * scale
-    normal = (c >= exponents.SMALLEST_NORMAL) & (y >= exponents.LEAST_EXPONENT)
-    return tf.where(normal, power, tf.zeros_like(power))
-
-
-def _polynomial(a: Array, coefficients: tuple[float, ...]) -> Array:
-    result = tf.ones_like(a) * coefficients[-1]
-    for coefficient in reversed(coefficients[:-1]):
-        result = result * a + coefficient
-    return result
+    return tf.bitcast(
+        tf.bitwise.left_shift(biased, tf.constant(exponents.MANTISSA_BITS)), tf.float32
+    )
 
 
 def _resolution(dtype: Any) -> float:

@@ -1,16 +1,6 @@
 """The root finder for JAX: Newton in ``lax.while_loop``; runs under jit, vmap and any transform.
 
-Everything is measured in units of eps: with ``w_i = (eta / eps) |v_i|`` and
-``r_i = min(room_i / eps, 1)`` the root has ``sum min(w, r)^p = 1`` whatever the units of x and
-delta. The unknown is ``h = sqrt(eta / eps)``, multiplied in twice, so that float32 holds it
-for every finite delta. A pass returns two sums,
-
-    total  = sum_i min(w_i, r_i)^p
-    moving = sum_{w_i < r_i} w_i^p        (u d total / d u for u = eta^p)
-
-and Newton's step is ``u <- u (1 + (1 - total) / moving)``. ``total`` is concave in u, so the
-iterates rise to the root from any start below it. What decides when a row is done is ``total``
-itself, not a difference of large sums: so no cancellation enters where eps is near its reach.
+Units, unknown, sums and steps are those of `passes`.
 """
 
 from __future__ import annotations
@@ -25,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from . import exponents
+from . import exponents, passes
 from .passes import (
     ALIGNED,
     BRACKETED_PASSES,
@@ -128,13 +118,7 @@ def _newton(
     done: Array,
     p: float,
 ) -> Array:
-    """The root from a start below it; where there is none, the far corner.
-
-    A row where Newton's step leads nowhere (all is at its bounds, or the terms of the rest
-    underflow) or does not arrive goes on from the far corner, from where on nothing moves. That is
-    the answer where eps is out of reach; else the steps from there stay inside a bracket and
-    halve it, in the logarithm, where Newton's would leave it.
-    """
+    """The root from a start below it; where there is none, the far corner."""
     digits = 2.0 * float(np.finfo(start.dtype).eps)
     slack = SLACK[str(start.dtype)] * max(p, 1.0)
 
@@ -142,33 +126,17 @@ def _newton(
         count, *_, done = state
         return (count < PASSES + BRACKETED_PASSES) & ~done.all()
 
-    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        count, h, low, high, done = state
-        total, moving = sums(h)
-        gap = 1.0 - total
-        low = jnp.where(gap > 0, jnp.maximum(low, h), low)
-        high = jnp.where(gap < 0, jnp.minimum(high, h), high)
-        share = 1.0 + gap / jnp.where(moving > 0, moving, 1.0)
-        following = h * jnp.maximum(share, 0.0) ** (0.5 / p)
-        inside = (moving > 0) & (low <= following) & (following <= high)
-        bounded = high < jnp.inf
-        # Newton may creep where almost all is at its bounds
-        newton = inside & ~(bounded & (count % 3 == 2))
-        following = jnp.where(newton, following, jnp.sqrt(low) * jnp.sqrt(high))
-        # nothing between the ends of the bracket, or a step below the last digit
-        settled = (high <= low * (1.0 + digits)) | (newton & (following == h))
-        lost = jnp.isnan(gap)  # as x or delta are; eta says so
-        done_now = done | (jnp.abs(gap) <= slack) | settled | lost
-        h = jnp.where(lost & ~done, gap, h)
-        stuck = ~done_now & ~bounded & (~inside | (count >= PASSES))
+    def beyond(stuck: Array, high: Array) -> Array:
         # A loop of one round or none: `lax.cond` under vmap would always do both branches.
-        _, high = lax.while_loop(
+        ends: Array = lax.while_loop(
             lambda state: state[0].any(),
             lambda state: (jnp.zeros_like(stuck), jnp.where(stuck, far_corner(), state[1])),
             (stuck, high),
-        )
-        h = jnp.where(done_now, h, jnp.where(stuck, high, following))
-        return count + 1, h, low, high, done_now
+        )[1]
+        return ends
+
+    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        return passes.step(jnp, state, sums, beyond, p, digits, slack)
 
     nothing = jnp.full_like(start, jnp.inf)
     state: tuple[Array, ...] = (jnp.zeros((), jnp.int32), start, start, nothing, done)
@@ -199,8 +167,7 @@ def _sizes(
 ) -> tuple[Array, Array]:
     """|v| and min(room / eps, 1) of `count` columns from `first` on."""
     x, v, low, high = (_columns(a, first, count) for a in (x, delta, lower, upper))
-    room = jnp.where(v > 0, high - x, x - low)
-    return jnp.abs(v), jnp.minimum(jnp.maximum(room, 0.0) * inverse, 1.0)
+    return passes.sizes(jnp, x, v, low, high, inverse)
 
 
 def _columns(a: Any, first: Any, count: int) -> Any:
@@ -208,8 +175,8 @@ def _columns(a: Any, first: Any, count: int) -> Any:
 
 
 def _breakpoints(v: Array, r: Array) -> Array:
-    points = jnp.where((v > 0) & (r > 0), r / jnp.where(v > 0, v, 1.0), 0.0)
-    return jnp.minimum(points, np.finfo(v.dtype).max)
+    points: Array = passes.breakpoints(jnp, v, r, float(np.finfo(v.dtype).max))
+    return points
 
 
 # Sums and maxima over rows. `terms(first, count)` gives `count` columns from `first` on.
@@ -279,44 +246,17 @@ def _barrier(value: Any) -> Any:
 
 
 def _power(c: Array, p: float) -> Array:
-    """``c**p`` for 0 <= c <= 1."""
-    if p == 1:
-        return c
-    if p == 2:
-        return c * c
-    if p == 3:
-        return c * c * c
-    if p == 1.5:
-        return c * jnp.sqrt(c)
-    if p == 0.5:
-        return jnp.sqrt(c)
-    if c.dtype == jnp.float64:
-        return jnp.where(c > 0, jnp.where(c > 0, c, 1.0) ** p, 0.0)
-    return _power32(c, p)
+    result: Array = passes.power(jnp, c, p, _split, _two_to)
+    return result
 
 
-def _power32(c: Array, p: float) -> Array:
-    # `**` is not vectorised by XLA's CPU backend: 20 times the time of the whole pass
-    high, rest = exponents.split_order(p)
+def _split(c: Array) -> tuple[Array, Array]:
     bits = lax.bitcast_convert_type(c, jnp.int32)
     exponent = (bits - exponents.ROOT_HALF_BITS) >> exponents.MANTISSA_BITS
     m = lax.bitcast_convert_type(bits - (exponent << exponents.MANTISSA_BITS), jnp.float32)
-    e = exponent.astype(jnp.float32)
-    f = m - 1.0
-    log = f + f * f * (f * _polynomial(f, exponents.LOG) - 0.5)
-    exact, small = high * e, p * exponents.LOG2_E * log + rest * e
-    y = exact + small
-    # not below: what is no number of the dtype is slow to multiply by
-    integer = jnp.floor(jnp.maximum(y, exponents.LEAST_EXPONENT) + 0.5)
-    fraction = (exact - integer) + small
-    scale = (integer.astype(jnp.int32) + exponents.EXPONENT_BIAS) << exponents.MANTISSA_BITS
-    power = _polynomial(fraction, exponents.EXP2) * lax.bitcast_convert_type(scale, jnp.float32)
-    normal = (c >= exponents.SMALLEST_NORMAL) & (y >= exponents.LEAST_EXPONENT)
-    return jnp.where(normal, power, 0.0)
+    return m, exponent.astype(jnp.float32)
 
 
-def _polynomial(a: Array, coefficients: tuple[float, ...]) -> Array:
-    result = jnp.full_like(a, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
-        result = result * a + coefficient
-    return result
+def _two_to(integer: Array) -> Array:
+    bits = (integer.astype(jnp.int32) + exponents.EXPONENT_BIAS) << exponents.MANTISSA_BITS
+    return lax.bitcast_convert_type(bits, jnp.float32)
