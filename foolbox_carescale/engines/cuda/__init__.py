@@ -21,14 +21,13 @@ import triton
 import triton.language as tl
 
 from .. import exponents
+from ..passes import SLACK
 from . import kernels
 
 Tensor = torch.Tensor
 
 # Elements that a program treats at once; also the lanes of its sums.
 BLOCK = 4096
-# The relative error of the norm at which a row is done, as in `xla`.
-SLACK = {torch.float32: 1.5e-7, torch.float64: 2e-14}
 # Passes over split rows that are launched without knowing whether they are needed; the last kernel
 # finishes the rows that need more, one program each.
 LAUNCHED_PASSES = 7
@@ -37,7 +36,6 @@ LAUNCHED_PASSES = 7
 PROGRAMS_PER_MULTIPROCESSOR = 4
 SHORTEST_PART = 2 * BLOCK
 
-_TRITON = {torch.float32: tl.float32, torch.float64: tl.float64}
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
@@ -114,8 +112,8 @@ def _launch(
     out: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     rows, n = x.shape
-    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
-    eta = torch.empty(rows, dtype=kind, device=x.device)
+    name = "float64" if x.dtype == torch.float64 else "float32"
+    eta = torch.empty(rows, dtype=getattr(torch, name), device=x.device)
     flags = torch.empty(rows, dtype=torch.int32, device=x.device)
     if rows == 0 or n == 0:
         return eta.zero_(), flags.zero_()
@@ -125,10 +123,10 @@ def _launch(
     options: dict[str, Any] = {
         "P": float(p),
         "HIGH": exponents.split_order(p)[0] if p < math.inf else 0.0,
-        "SLACK": SLACK[kind] * max(float(p), 1.0),
+        "SLACK": SLACK[name] * max(float(p), 1.0),
         "TOLERANCE": float(tolerance),
         "LARGEST": 0.5 * torch.finfo(x.dtype).max,
-        "TYPE": _TRITON[kind],
+        "TYPE": getattr(tl, name),
         "BLOCK": block,
         "num_warps": max(1, min(8, block // 128)),
         # Triton 3.9 warns where this is left to its default
@@ -136,9 +134,9 @@ def _launch(
     }
     data: list[Any] = [x, delta]
     steps: list[int] = [x.stride(0), delta.stride(0)]
-    for name, bound in (("LOWER", lower), ("UPPER", upper)):
+    for side, bound in (("LOWER", lower), ("UPPER", upper)):
         scalar = not isinstance(bound, torch.Tensor)
-        options[name] = float(bound) if scalar else None
+        options[side] = float(bound) if scalar else None
         flat = x if scalar else _flat(bound.detach())  # type: ignore[union-attr]
         data.append(flat)
         steps.append(flat.stride(0) if not scalar and flat.shape[0] > 1 else 0)

@@ -1,10 +1,9 @@
 """Triton's kernels: the survey of a row, a pass over it, and the search for its root.
 
-Units and sums are those of `xla`: with ``w_i = h^2 |v_i|`` and ``r_i = min(room_i / eps, 1)`` the
-root has ``total = sum min(w, r)^p = 1``, and eta is ``h^2 eps``. The survey reads everything
-that bounds the search: the largest ``|v|`` that can move, the largest breakpoint ``r / |v|``, how
-far the row reaches, and what is wrong with it. Sums of a few thousand elements run in the dtype of
-x, scalars in float64.
+Units, unknown and sums are those of `passes`. The survey reads everything that bounds the search:
+the largest ``|v|`` that can move, the largest breakpoint ``r / |v|``, how far the row reaches,
+and what is wrong with it. Sums of a few thousand elements run in the dtype of x, scalars in
+float64.
 """
 
 # Triton infers the types of what it compiles.
@@ -17,7 +16,7 @@ import math
 import triton
 import triton.language as tl
 
-from .. import exponents
+from .. import exponents, passes
 
 NOT_FINITE, OUT_OF_BOUNDS = tl.constexpr(1), tl.constexpr(2)
 
@@ -25,14 +24,11 @@ NOT_FINITE, OUT_OF_BOUNDS = tl.constexpr(1), tl.constexpr(2)
 # float32 the rounding begins to show.
 RUN = tl.constexpr(32)
 INFINITE = tl.constexpr(math.inf)
-# Newton takes 4 to 6 passes on images, at most 35 on hard rows. From here on every third step
-# halves the bracket in the logarithm, which takes 63 steps for the 2100 binades of float64.
-PASSES = tl.constexpr(40)
-MOST_PASSES = tl.constexpr(240)
-# A start that is too low only costs passes.
-SMALLEST_START = tl.constexpr(1e-30)
-# 1 / eps is not a normal number above, in float32.
-LARGEST_EPS = tl.constexpr(2.0**125)
+# From `PASSES` on every third step halves the bracket in the logarithm.
+PASSES = tl.constexpr(passes.PASSES)
+MOST_PASSES = tl.constexpr(passes.PASSES + passes.BRACKETED_PASSES)
+SMALLEST_START = tl.constexpr(passes.SMALLEST_START)
+LARGEST_EPS = tl.constexpr(passes.LARGEST_EPS)
 
 
 # What a program knows of its elements.
