@@ -12,10 +12,13 @@ from foolbox_carescale.evaluate import (
     evaluate,
 )
 from foolbox_carescale.evaluate.config import ExecutorConfig
+from foolbox_carescale.evaluate.store import RunFolder
 from tests.evaluate.tiny import Brightness, rows, tiny
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
+
+from foolbox_carescale.evaluate.executors.ray import AHEAD  # noqa: E402
 
 MEMORY = 100 * 2**20  # of each node's object store: the least that Ray takes is 75 MiB
 
@@ -57,10 +60,23 @@ def on(cluster, **settings):
     return ExecutorConfig("ray", address=cluster.address, **settings)
 
 
-def test_two_workers_complete_a_run_bit_identically_to_this_process(cluster, tmp_path):
+def test_two_workers_complete_a_run_bit_identically_to_this_process(cluster, tmp_path, monkeypatch):
     evaluate(tiny(tmp_path / "local", **DIGITS))
     evaluate(tiny(tmp_path / "ray", **DIGITS, shard="1/4"))
-    evaluate(tiny(tmp_path / "ray", **DIGITS, executor=on(cluster)))
+    taken, ahead = [], []
+    claim = RunFolder.claim
+
+    def counted(self, number, **keywords):
+        taken.append(number)
+        return claim(self, number, **keywords)
+
+    monkeypatch.setattr(RunFolder, "claim", counted)
+    evaluate(
+        tiny(tmp_path / "ray", **DIGITS, executor=on(cluster)),
+        on_progress=lambda p: ahead.append(len(taken) - (p.done - p.resumed)),
+    )
+    assert len(taken) == 9
+    assert max(ahead) <= 2 * AHEAD  # no unit waits in a queue that grows
     assert rows(tmp_path / "ray") == rows(tmp_path / "local")
     for kept in (tmp_path / "local" / "adversarials").iterdir():
         assert kept.read_bytes() == (tmp_path / "ray" / "adversarials" / kept.name).read_bytes()
