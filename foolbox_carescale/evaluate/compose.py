@@ -25,11 +25,11 @@ from foolbox_carescale.evaluate.config import (
     DEFAULT_CHOICES,
     Evaluation,
     default_epsilons,
-    escaped,
     field_names,
     gather_arguments,
 )
 from foolbox_carescale.evaluate.errors import UserError, nearest
+from foolbox_carescale.evaluate.plain import escaped
 
 _RUN = "carescale_run"
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import math
 import re
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from foolbox_carescale.evaluate.errors import UserError, nearest
+from foolbox_carescale.evaluate.plain import plain, written
 
 EXECUTORS = ("local", "ray")
 DTYPES = ("float32", "bfloat16", "float16", "autocast")
@@ -324,38 +325,6 @@ def gather(node: dict[str, Any], config: type, key: str) -> dict[str, Any]:
 def field_names(config: type) -> list[str]:
     """The keys that a config class knows."""
     return [f.name for f in fields(config)]
-
-
-def written(content: Any) -> str:
-    """Plain values as YAML that OmegaConf reads back as they are."""
-    return yaml.dump(escaped(content), Dumper=_Dumper, sort_keys=False)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes texts such as ``1e5``, which are numbers to OmegaConf but not to PyYAML."""
-
-
-_Dumper.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\.?\d[-+.\deE_]*$"), list("-+.0123456789")
-)
-
-
-def escaped(value: Any) -> Any:
-    """Plain values whose texts OmegaConf takes as they are: ``${`` begins no interpolation."""
-    if isinstance(value, dict):
-        return {key: escaped(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [escaped(item) for item in value]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses as dicts, all the way down."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def shard_of(shard: str | None) -> tuple[int, int]:

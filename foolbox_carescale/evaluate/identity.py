@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from foolbox_carescale.evaluate.config import Evaluation, plain
+from foolbox_carescale.evaluate.config import Evaluation
 from foolbox_carescale.evaluate.data import Data
 from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError
+from foolbox_carescale.evaluate.plain import flat, plain
 
 PACKAGES = ("foolbox-carescale", "foolbox", "eagerpy", "numpy", "torch", "torchvision")
 
@@ -75,8 +76,8 @@ def adopt(evaluation: Evaluation, record: Mapping[str, Any], folder: Path) -> Ev
     Raises:
         UserError: The folder holds another run; the message names the keys that differ.
     """
-    asked, now = _flat(record["asked"]), _flat(json.loads(_text(_identity(evaluation))))
-    resolved = _flat(record["resolved"])
+    asked, now = flat(record["asked"]), flat(json.loads(_text(_identity(evaluation))))
+    resolved = flat(record["resolved"])
     missing = object()
     different = [
         key
@@ -124,7 +125,7 @@ def check_config(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
         now: of the one that is asked for.
         folder: Of the run.
     """
-    before, after = _flat(then), _flat(now)
+    before, after = flat(then), flat(now)
     missing = object()
     different = [
         key
@@ -181,17 +182,6 @@ def _identity(evaluation: Evaluation) -> dict[str, Any]:
     for attack in content["attacks"].values():
         attack["epsilons"] = attack["epsilons"] and sorted(attack["epsilons"])
     return content
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted key."""
-    if not isinstance(node, dict) or not node:
-        return {prefix: node}
-    return {
-        key: leaf
-        for name, item in node.items()
-        for key, leaf in _flat(item, f"{prefix}.{name}" if prefix else str(name)).items()
-    }
 
 
 def _described(key: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

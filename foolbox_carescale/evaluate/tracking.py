@@ -19,6 +19,7 @@ import yaml
 
 from foolbox_carescale.evaluate.config import Evaluation, TrackingConfig
 from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError
+from foolbox_carescale.evaluate.plain import flat
 from foolbox_carescale.evaluate.results import Results
 from foolbox_carescale.evaluate.sealed import digest
 
@@ -156,15 +157,8 @@ def metrics(results: Results) -> Iterator[tuple[str, int, float]]:
 def parameters(folder: Path) -> dict[str, str]:
     """The resolved config of a run by dotted keys, without how it is tracked."""
     content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    return {k: v for k, v in _flat(content, "") if not k.startswith("tracking.")}
-
-
-def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for inner, item in value.items():
-            yield from _flat(item, f"{key}.{inner}" if key else str(inner))
-    else:
-        yield key, str(value)
+    content.pop("tracking", None)
+    return {key: str(leaf) for key, leaf in flat(content).items()}
 
 
 def _open(config: TrackingConfig, path: Path) -> _Mlflow | _TensorBoard:

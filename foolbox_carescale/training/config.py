@@ -15,10 +15,9 @@ from ..evaluate.config import (
     TrackingConfig,
     gather,
     gather_arguments,
-    plain,
-    written,
 )
 from ..evaluate.errors import UserError, nearest
+from ..evaluate.plain import plain, written
 
 RECIPES = ("clean", "gaussian-naive", "gaussian-exact", "adversarial-noise", "pgd-at")
 PRECISIONS = ("float32", "bfloat16", "float16")

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from ..evaluate.config import plain
 from ..evaluate.errors import UserError, nearest
 from ..evaluate.models import Normalized, build_network
+from ..evaluate.plain import plain
 from .recipes import make_recipe
 
 if TYPE_CHECKING:

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..evaluate.config import TrackingConfig, plain
+from ..evaluate.config import TrackingConfig
 from ..evaluate.data import Data, open_source
 from ..evaluate.errors import StorageError, UserError
 from ..evaluate.identity import check_config, inputs_digest, versions
 from ..evaluate.inputs import view_of
 from ..evaluate.models import find_device, resolve_model
+from ..evaluate.plain import plain
 from ..evaluate.runner import SMALL
 from ..evaluate.sealed import write_atomically
 from ..evaluate.store import RunFolder

@@ -15,6 +15,7 @@ import yaml
 from foolbox_carescale.evaluate import doubts
 from foolbox_carescale.evaluate.config import norm_name
 from foolbox_carescale.evaluate.errors import UserError
+from foolbox_carescale.evaluate.plain import flat
 from foolbox_carescale.evaluate.results import Results, by_cell
 from foolbox_carescale.evaluate.statistics import difference, wilson
 
@@ -209,12 +210,14 @@ def differences(runs: Sequence[Run]) -> list[Difference]:
 
 def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """Keys of the configs whose values are not the same in all runs."""
-    flat = [_flat(yaml.safe_load(run.config) or {}) for run in runs]
-    keys = dict.fromkeys(key for one in flat for key in one)
+    contents = [yaml.safe_load(run.config) for run in runs]
+    leaves = [flat(content) if content else {} for content in contents]
+    shown = [{key: json.dumps(leaf) for key, leaf in one.items()} for one in leaves]
+    keys = dict.fromkeys(key for one in shown for key in one)
     return [
-        (key, [one.get(key, "") for one in flat])
+        (key, [one.get(key, "") for one in shown])
         for key in keys
-        if len({one.get(key, "") for one in flat}) > 1
+        if len({one.get(key, "") for one in shown}) > 1
     ]
 
 
@@ -343,15 +346,6 @@ def _outcomes(one: Point, other: Point, shared: Array | None) -> tuple[Array, Ar
         one.robust[np.searchsorted(one.samples, both)],
         other.robust[np.searchsorted(other.samples, both)],
     )
-
-
-def _flat(value: Any, key: str = "") -> dict[str, str]:
-    if isinstance(value, dict):
-        items: dict[str, str] = {}
-        for name, item in value.items():
-            items |= _flat(item, f"{key}.{name}" if key else str(name))
-        return items
-    return {key: json.dumps(value)}
 
 
 def title(runs: Sequence[Run]) -> str:
