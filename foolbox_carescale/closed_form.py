@@ -30,20 +30,19 @@ def with_gradient(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
 
     if problem.p == math.inf:
         # the coordinates that reach eps first decide alone
-        free = ep.logical_and(still[1] >= unit, still[0] > 0)
-        first = ep.where(free, magnitude, 0.0).max(axis=-1, keepdims=True)
-        regular = ep.logical_and(backends.detach(first) > 0, eta > 0)
+        first = ep.where(still[1] >= unit, magnitude, 0.0).max(axis=-1, keepdims=True)
+        regular = backends.detach(first) > 0
         first = ep.where(regular, first, one)
         factor = eps * backends.detach(first) / first
         return ep.where(regular, eta * factor, eta)
 
     saturated = _saturated(problem, eta, *still)
-    unsaturated = ep.logical_and(ep.logical_not(saturated), still[0] > 0)
-    weights = ep.where(unsaturated, magnitude, 0.0) * eta / unit
+    moving = ep.where(saturated, ep.zeros_like(magnitude), magnitude)
+    weights = moving * eta / unit
     den = norms.accumulate(norms.power(weights, problem.p))
     spent = norms.accumulate(norms.power(ep.where(saturated, room, 0.0) / unit, problem.p))
     num = norms.power(eps, problem.p) - spent
-    regular = ep.logical_and(backends.detach(den) > 0, eta > 0)
+    regular = backends.detach(den) > 0
     den = ep.where(regular, den, one)
     factor = (backends.detach(den) + (num - backends.detach(num))) / den
     return ep.where(regular, eta * norms.power(ep.where(regular, factor, one), 1 / problem.p), eta)

@@ -96,18 +96,18 @@ def test_points_are_the_clipped_ones_and_the_bounds_to_the_last_digit(p):
     np.testing.assert_array_equal(found[4][v[4] != 0], ends[4][v[4] != 0])
 
 
-@pytest.mark.parametrize("short", [2.0**-23, 3 * 2.0**-23, 2.0**-20])
-def test_what_stops_a_few_digits_short_of_its_bound_is_on_it(short):
-    eta = torch.tensor([[0.5 * (1 - short)]], dtype=torch.float32)
-    x, v = torch.tensor([[0.5]]), torch.tensor([[1.0]], requires_grad=True)
+@pytest.mark.parametrize(("dtype", "digit"), [("float32", 2.0**-23), ("float64", 2.0**-52)])
+def test_what_stops_four_digits_short_of_its_bound_is_on_it_and_no_more(dtype, digit):
+    x = torch.tensor([[0.5]], dtype=getattr(torch, dtype))
+    v = torch.ones_like(x, requires_grad=True)
     problem = prepare(x, v, 0.4, 2.0, (0.0, 1.0))
-    point = closed_form.moved(problem, ep.astensor(eta)).raw
-    (slope,) = torch.autograd.grad(point.sum(), v)
-    if short < 2.0**-21:
-        assert (point.item(), slope.item()) == (1.0, 0.0)
-    else:
-        assert point.item() < 1
-        assert slope.item() == eta.item()
+    for digits, arrives in ((1, True), (4, True), (5, False)):
+        eta = torch.full_like(x, 0.5 * (1 - digits * digit))
+        point = closed_form.moved(problem, ep.astensor(eta)).raw
+        (slope,) = torch.autograd.grad(point.sum(), v)
+        assert slope.item() == (0.0 if arrives else eta.item())
+        if arrives:
+            assert point.item() == 1
 
 
 @pytest.mark.parametrize("p", ORDERS)
@@ -130,9 +130,29 @@ def test_room_is_the_distance_to_the_bound_ahead_and_never_negative():
     )
 
 
+def test_room_has_a_derivative_also_where_it_is_used_up():
+    x = torch.tensor([[1.0, 0.0, 0.5, 0.5]], requires_grad=True)
+    problem = prepare(x, torch.tensor([[1.0, -1.0, 2.0, 0.0]]), 0.1, 2.0, (0.0, 1.0))
+    (slope,) = torch.autograd.grad(closed_form.room_of(problem).raw.sum(), x)
+    assert slope.tolist() == [[-1.0, 1.0, -1.0, 0.0]]
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_for_infinity_the_largest_that_has_room_for_eps_decides_alone(scale):
+    x, eps = np.array([[1.75, 0.5, 0.0, 1.9]]), np.array([0.25])
+    v = scale * np.array(
+        [[1.0, 0.5, 0.8, 3.0]]
+    )  # the first has just that room, the last too little
+    eta = np.array([[0.25 / scale]])
+    to_x, to_v, to_eps = derivatives(formula(closed_form.with_gradient, math.inf, eta), (x, v, eps))
+    np.testing.assert_array_equal(to_x, 0)
+    np.testing.assert_allclose(to_v, [[-0.25 / scale**2, 0, 0, 0]], rtol=1e-12)
+    np.testing.assert_allclose(to_eps, [1 / scale], rtol=1e-12)
+
+
 def test_clip_passes_the_gradient_on_up_to_the_bounds_themselves():
-    t = torch.tensor([-0.5, 0.0, 0.3, 1.0, 1.5], requires_grad=True)
-    clipped = closed_form.clip(ep.astensor(t), 0.0, 1.0).raw
+    t = torch.tensor([-2.5, -1.0, 0.3, 2.0, 3.5], requires_grad=True)
+    clipped = closed_form.clip(ep.astensor(t), *BOX).raw
     clipped.sum().backward()
-    assert clipped.tolist() == [0.0, 0.0, pytest.approx(0.3), 1.0, 1.0]
+    assert clipped.tolist() == [-1.0, -1.0, pytest.approx(0.3), 2.0, 2.0]
     assert t.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
