@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -343,3 +344,29 @@ def test_the_package_imports_neither_torch_nor_hydra():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"torch", "hydra", "jax", "tensorflow", "matplotlib"} & set(loaded)
+
+
+def test_ctrl_c_before_the_first_unit_has_nothing_to_go_on_with(config, monkeypatch, capsys):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker.Worker, "introduce", interrupted)
+    assert main(["evaluate", config]) == 130
+    assert capsys.readouterr().err == "carescale: interrupted before anything was computed\n"
+
+
+def test_the_runs_of_a_sweep_warn_of_the_same_once(config, capsys):
+    runs = ["seed=0,1", "samples=1", "~attacks.ours", "epsilons.Linf=[0.02]"]
+    assert main(["evaluate", "--multirun", config, "model.name=resnet18", *runs]) == 0
+    assert capsys.readouterr().err.count("resnet18 has no weights for digits") == 1
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        command = [sys.executable, "-m", "foolbox_carescale", "attacks"]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
