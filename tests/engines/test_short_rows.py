@@ -64,6 +64,47 @@ def test_norm_is_exact_where_a_sample_of_the_row_comes_first(p):
     problem.check(eta[:, None])
 
 
+@pytest.mark.parametrize("p", [2.0, math.inf])
+def test_rows_longer_than_a_block_are_summed_to_their_end(p):
+    problem = Problem(p, "float64", length=4100, cases=("uniform",))
+    x, v = problem.x[1:4], problem.delta[1:4]
+    v[:, 4096:] *= 10  # what is at the end decides
+    eps = 0.3 * reference.reachable_norm(x, v, p)
+    eta = solve(x, v, eps, p)
+    np.testing.assert_allclose(reference.realised_norm(eta, x, v, p), eps, rtol=1e-12)
+    to_x, to_v, to_eps = cpu.gradients(x, v, eps, eta, p, *arrays((0.0, 1.0)), np.ones(3))
+    for gradient, truth in zip(
+        (to_x, to_v, to_eps), reference.eta_gradients(x, v, eps, p), strict=True
+    ):
+        np.testing.assert_allclose(gradient, truth, rtol=1e-8, atol=1e-12)
+    x[0, 4099] = np.nan
+    _, flags = cpu.solve(x, v, eps, p, *arrays((0.0, 1.0)), tolerance=1e-6)
+    assert list(flags) == [cpu.Flags.NAN_X, 0, 0]
+
+
+@pytest.mark.parametrize("p", [2.0, math.inf])
+def test_out_of_reach_is_the_far_corner_to_the_last_digit(p):
+    rng = np.random.default_rng(3)
+    x, v = rng.random((1, 300), np.float32), rng.standard_normal((1, 300)).astype(np.float32)
+    bounds = arrays((0.0, 1.0), np.float32)
+    found, _, _ = cpu.perturb(x, v, np.full(1, 1e3), p, *bounds, tolerance=0.0)
+    np.testing.assert_array_equal(found, v > 0)
+
+
+def test_what_has_just_the_room_for_eps_decides_with_the_others_that_have():
+    x, v = np.array([[0.75, 0.5, 0.25, 0.5]]), np.array([[2.0, -2.0, -2.0, 1.0]])
+    eps, bounds = np.array([0.25]), arrays((0.0, 1.0))
+    eta = solve(x, v, eps, math.inf)
+    assert eta == 0.125
+    _, to_v, to_eps = cpu.gradients(x, v, eps, eta, math.inf, *bounds, np.ones(1))
+    np.testing.assert_allclose(to_v, [[-1 / 48, 1 / 48, 1 / 48, 0]], rtol=1e-12)
+    assert to_eps == 0.5
+
+
+def test_flags_are_bits():
+    assert [int(flag) for flag in cpu.Flags] == [1, 2, 4]
+
+
 @in_boxes(ORDERS)
 def test_points_are_the_clipped_ones_and_in_place_the_same(p, box):
     box = BOXES[box]
@@ -134,6 +175,7 @@ def test_no_step_gains_more(p, box):
     assert np.all((found >= lower) & (found <= upper))
     room = reference.room(x, g, *box)
     assert np.all(reference.norm(found - x, p) <= eps * (1 + 1e-12))
+    np.testing.assert_array_equal(found[g == 0], x[g == 0])
     for i in range(5):
         best = solver.most_gain(g[i], room[i], eps[i], p)
         assert g[i] @ (found - x)[i] == pytest.approx(best, rel=1e-9)
@@ -233,6 +275,12 @@ def test_each_row_is_flagged_for_what_is_wrong_with_it(p):
     assert list(cpu.solve(x, v, eps, p, *bounds, tolerance=1e-6)[1]) == wanted
     assert list(cpu.solve(x, v, 0 * eps, p, *bounds, tolerance=1e-6)[1]) == wanted
     assert list(cpu.steepest(x, v, eps, p, *bounds, tolerance=1e-6)[1]) == wanted
+    x[0, 4] = v[0, 0] = np.nan  # nor does one hide the other
+    both = cpu.Flags.NAN_X | cpu.Flags.NAN_DELTA
+    for scale in (1.0, 1e-300):  # which another search begins with
+        eta, flags = cpu.solve(x, scale * v, eps, p, *bounds, tolerance=1e-6)
+        assert list(flags) == [both, *wanted[1:]]
+        assert not eta[:4].any()
     x[3, 4] = -0.01
     assert cpu.solve(x, v, eps, p, *bounds, tolerance=1e-6)[1][3] == cpu.Flags.OUT_OF_BOUNDS
     assert cpu.solve(x, v, eps, p, *bounds, tolerance=0.011)[1][3] == 0
