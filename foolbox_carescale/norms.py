@@ -10,7 +10,7 @@ import math
 
 import eagerpy as ep
 
-from .backends import detach, dtype_name
+from .backends import at_least_float32, detach, dtype_name
 
 # Rows longer than this are summed in blocks where float64 is not at hand: one
 # float32 accumulator over a row of 12 million is off by 1e-5, blocks by 1e-7.
@@ -82,8 +82,7 @@ def sample(like: ep.Tensor, distribution: str) -> ep.Tensor:
     Raises:
         ValueError: another distribution.
     """
-    half = dtype_name(like) in ("float16", "bfloat16")
-    template = like.float32() if half else like
+    template = at_least_float32(like)
     if distribution == "gaussian":
         noise = ep.normal(template, template.shape)
     elif distribution == "uniform":

@@ -179,9 +179,9 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         wide = self.wide_start
         if wide is None:
             wide = self.p == 1 and self.steps >= LEAST_WIDE_STEPS
-        start, rest = None, copy.copy(self)
         if not wide:
-            return self, start
+            return self, None
+        start, rest = None, copy.copy(self)
         for factor, part in WIDE:
             stage = copy.copy(self)
             stage.keep, stage.steps = "last", max(round(part * self.steps), 1)
@@ -299,7 +299,6 @@ class ClipAwareGradientAttack(ClipAwareAttack):
 def _times(size: Any, unit: Any, like: ep.Tensor) -> Any:
     """Step sizes, a number or one per sample, in units that are a number or one per sample."""
     if isinstance(size, np.ndarray):
-        half = backends.dtype_name(like) in ("float16", "bfloat16")
-        name = "float32" if half else backends.dtype_name(like)
-        size = backends.from_numpy(like, size.astype(name))
+        wide = backends.dtype_name(like) == "float64"
+        size = backends.from_numpy(like, size.astype("float64" if wide else "float32"))
     return size * unit

@@ -91,6 +91,7 @@ class MinimalEpsilon(MinimizationAttack):
         criterion = checked_criterion(criterion, x0)
         is_adversarial = get_is_adversarial(criterion, model)
 
+        wide = backends.dtype_name(x0) == "float64"
         diagonal = self._diagonal(model, x0)
         best = x0
         size = ep.where(is_adversarial(x0), ep.zeros(x0, len(x0)), ep.ones(x0, len(x0)) * math.inf)
@@ -104,7 +105,7 @@ class MinimalEpsilon(MinimizationAttack):
                 done |= upper <= early_stop
             if done.all():
                 break
-            tried: Any = backends.from_numpy(x0, epsilon.astype(_numpy_dtype(x0)))
+            tried: Any = backends.from_numpy(x0, epsilon.astype("float64" if wide else "float32"))
             x = self.attack.run(model, x0, criterion, epsilon=tried)
             found = is_adversarial(x)
             x = self._nearer(x0, x, found, is_adversarial, model.bounds)
@@ -148,7 +149,3 @@ class MinimalEpsilon(MinimizationAttack):
         lower, upper = model.bounds
         n = math.prod(x.shape[1:])
         return float((upper - lower) * n ** (1 / self.attack.p))
-
-
-def _numpy_dtype(x: ep.Tensor) -> str:
-    return "float64" if backends.dtype_name(x) == "float64" else "float32"

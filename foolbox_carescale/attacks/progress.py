@@ -56,9 +56,7 @@ class Ascent:
         """Loss, whether adversarial, and the gradient (or None; may hold NaN) at x."""
 
         def loss_fn(x: ep.Tensor) -> Any:
-            logits = self.model(x)
-            if backends.dtype_name(logits) in ("float16", "bfloat16"):
-                logits = logits.float32()
+            logits = backends.at_least_float32(self.model(x))
             loss = goal(logits)
             return loss.sum(), (backends.detach(loss), backends.detach(logits))
 

@@ -21,7 +21,7 @@ def checked_seed(seed: int | None) -> int | None:
 
 def fresh_seed(like: ep.Tensor) -> int:
     """A seed in [0, 2**24), drawn from the global generator of the framework of ``like``."""
-    template = like.float32() if backends.dtype_name(like) in ("float16", "bfloat16") else like
+    template = backends.at_least_float32(like)
     return int(ep.uniform(template, (1,), low=0.0, high=1.0).item() * 2**24)
 
 

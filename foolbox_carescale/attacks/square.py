@@ -155,9 +155,7 @@ class _Live:
 
     def offer(self, x: ep.Tensor, model: Model) -> Array:
         """Take what has a larger margin; who is adversarial now, shape (n,)."""
-        logits = model(x)
-        if backends.dtype_name(logits) in ("float16", "bfloat16"):
-            logits = logits.float32()
+        logits = backends.at_least_float32(model(x))
         margin = goal_of(self.criterion, "margin")(logits)
         found = self.criterion(x, logits)
         if self.margin is None:
@@ -191,8 +189,7 @@ class _Grid:
 
     def channels_first(self, t: ep.Tensor) -> ep.Tensor:
         """(n, channels, pixels), in float32 at least."""
-        if backends.dtype_name(t) in ("float16", "bfloat16"):
-            t = t.float32()
+        t = backends.at_least_float32(t)
         return t.transpose(tuple(self.axes)).reshape((len(t), self.channels, -1))
 
     def restored(self, t: ep.Tensor, like: ep.Tensor) -> ep.Tensor:
