@@ -22,6 +22,7 @@ from tests.engines import hard
 LENGTH = 140  # a row of which the kernels take a sample first
 HARD_ORDERS = (1.3, 2.0, math.inf)
 EASY_ORDERS = (0.5, 1.0, 1.5, 3.0)
+WIDE = ("geometric", "log-uniform")  # sums of these vanish in the array's precision
 SIZES = {1.0: 4.0, 1.5: 1.5, 2.0: 1.0, 2.5: 0.8, math.inf: 0.1}
 DTYPES = (np.float32, np.float64)
 
@@ -43,7 +44,7 @@ def write(path: str) -> None:
 
 
 def results() -> Results:
-    """Names and arrays; a name that ends in "flags" or "zeros" is to be equal to the bit."""
+    """Names and arrays, to be compared by the precision that the name says; flags exactly."""
     yield from roots()
     yield from flags()
     yield from gradients()
@@ -52,15 +53,17 @@ def results() -> Results:
 
 def roots() -> Results:
     for dtype in ("float32", "float64"):
-        for p in (*HARD_ORDERS, *EASY_ORDERS):
-            cases = reference.CASES if p in HARD_ORDERS else ("uniform",)
-            problem = hard.Problem(p, dtype, LENGTH, cases=cases)
+        problems = [hard.Problem(p, dtype, LENGTH) for p in HARD_ORDERS]
+        problems += [hard.Problem(p, dtype, LENGTH, cases=("uniform",)) for p in EASY_ORDERS]
+        problems += [hard.Problem(p, dtype, 40, cases=WIDE) for p in (0.3, 10.0)]
+        for problem in problems:
+            p = problem.p
             bounds = numbers(dtype)
             eta, _ = cpu.solve(*arrays(problem), p, *bounds, tolerance=1e-6)
             eta = np.minimum(eta, float(np.finfo(dtype).max)).astype(dtype)
             # not eta itself, which is any number where all but nothing is saturated
             size = reference.realised_norm(eta, problem.x, problem.delta, p)
-            yield f"norm {dtype} {p}", size
+            yield f"norm {dtype} {p}, {len(size)} rows", size
         x, delta, eps = arrays(hard.Problem(2.0, dtype, 30, cases=("uniform",)))
         rng = np.random.default_rng(0)
         low = rng.uniform(-1, 0, x.shape).astype(dtype)
@@ -75,7 +78,7 @@ def roots() -> Results:
 
 
 def flags() -> Results:
-    for p in (1.3, 2.0, math.inf):
+    for p in (1.0, 1.3, 2.0, math.inf):
         x, delta, _ = arrays(hard.Problem(2.0, "float32", 20, cases=("uniform",)))
         x[0, 1], x[1, 1], delta[2, 3], delta[3, 4] = math.nan, 2, math.nan, math.inf
         eps = np.array([0.1, 0.1, 0.1, 0.1, 0.0, 1e-320])
@@ -89,6 +92,10 @@ def flags() -> Results:
                 tolerance=1e-6, sphere=sphere, momentum=None,
             )  # fmt: skip
             yield f"constrain {p} {sphere} flags", found
+    x = np.full((1, 3), 0.5, np.float32)
+    tiny = np.full((1, 3), 1e-42, np.float32)  # eta is beyond the numbers
+    _, found = cpu.steepest(x, tiny, np.ones(1), 2.0, *numbers("float32"), tolerance=0.0)
+    yield "steepest tiny flags", found
 
 
 def gradients() -> Results:
@@ -107,12 +114,19 @@ def gradients() -> Results:
                     # of tiny directions huge, of those that cannot move 0
                     of = f"{upstream.ndim}d {p} {problem.dtype} by {name}"
                     yield f"gradient {of}", np.arcsinh(array.astype(float))
+    x = np.full((1, 3), 0.5, np.float32)
+    tiny = np.full((1, 3), 1e-39, np.float32)  # no eta takes these to their bounds
+    eps, bounds = np.ones(1), numbers("float32")
+    eta = np.full(1, np.finfo(np.float32).max, float)
+    for array in cpu.gradients(x, tiny, eps, eta, 2.0, *bounds, np.ones(1)):
+        yield f"gradient out of reach {array.shape}", array
 
 
 def moves() -> Results:
     for dtype in DTYPES:
         name = np.dtype(dtype).name
         x, v, _ = arrays(hard.Problem(2.0, name, LENGTH, cases=("on the bounds",)))
+        x[::2] = arrays(hard.Problem(2.0, name, LENGTH, cases=("uniform",)))[0][::2]
         v[-1] = 0
         rows = len(x)
         for p, size in SIZES.items():
