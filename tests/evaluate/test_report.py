@@ -21,7 +21,7 @@ from foolbox_carescale.evaluate import (
     print_report,
     write_report,
 )
-from foolbox_carescale.evaluate.report.aggregate import aggregate, differences
+from foolbox_carescale.evaluate.report.aggregate import aggregate, config_differences, differences
 from tests.evaluate import invented
 
 
@@ -166,6 +166,19 @@ def test_runs_that_share_no_attack_are_one_line(results, tmp_path):
     other = invented.run(tmp_path / "other")
     with pytest.raises(UserError, match="share no attack at the same epsilon"):
         print_comparison([results, other], Console(file=io.StringIO()))
+
+
+def test_an_attack_that_a_run_lacks_is_one_line_of_what_differs(tmp_path):
+    attacks = ["{a: {name: L2PGD, steps: 1}, b: {name: FGM, steps: 2}}", "{a: {name: L2PGD}}"]
+    runs = [
+        invented.run(tmp_path / f"run{i}", config=f"seed: {i}\nattacks: {one}\n")
+        for i, one in enumerate(attacks)
+    ]
+    assert config_differences(aggregate(runs)) == [
+        ("seed", ["0", "1"]),
+        ("attacks.a.steps", ["1", ""]),
+        ("attacks.b", ['"FGM"', ""]),
+    ]
 
 
 def test_the_table_of_differences_has_its_columns_also_where_there_are_none(results, tmp_path):

@@ -209,9 +209,19 @@ def differences(runs: Sequence[Run]) -> list[Difference]:
 
 
 def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Keys of the configs whose values are not the same in all runs."""
+    """Keys of the configs whose values are not the same in all runs.
+
+    An attack that some run lacks is one key, with the attack's name as its value.
+    """
     contents = [yaml.safe_load(run.config) for run in runs]
-    leaves = [flat(content) if content else {} for content in contents]
+    shared = set.intersection(*(set(_attacks(content)) for content in contents))
+    leaves = []
+    for content in contents:
+        named = {
+            label: attack if label in shared or not isinstance(attack, dict) else attack.get("name")
+            for label, attack in _attacks(content).items()
+        }
+        leaves.append(flat({**content, "attacks": named} if named else content) if content else {})
     shown = [{key: json.dumps(leaf) for key, leaf in one.items()} for one in leaves]
     keys = dict.fromkeys(key for one in shown for key in one)
     return [
@@ -219,6 +229,11 @@ def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
         for key in keys
         if len({one.get(key, "") for one in shown}) > 1
     ]
+
+
+def _attacks(content: Any) -> dict[str, Any]:
+    attacks = content.get("attacks") if isinstance(content, dict) else None
+    return attacks if isinstance(attacks, dict) else {}
 
 
 def _run(name: str, results: Results) -> Run:
