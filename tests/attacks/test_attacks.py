@@ -7,6 +7,7 @@ import foolbox as fb
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
 
 import foolbox_carescale as fc
 from foolbox_carescale import attacks
