@@ -26,6 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for ignored in (
         # foolbox/attacks/blur.py imports from an old name of SciPy's
         "ignore:Please (import|use) `gaussian_filter`:DeprecationWarning",
+        # MLflow asks SQLAlchemy in a way that SQLAlchemy 2.1 deprecates
+        "ignore:The ``noload`` loader strategy is deprecated",
     ):
         config.addinivalue_line("filterwarnings", ignored)
 
@@ -35,3 +37,11 @@ def kit(request: pytest.FixtureRequest) -> Iterator[kits.Kit]:
     """``@pytest.mark.parametrize("kit", kits.SINGLE, indirect=True)``."""
     with kits.make(request.param) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Making the tables of a store takes MLflow seconds, so the tests share one."""
+    pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"

@@ -12,11 +12,6 @@ from foolbox_carescale.evaluate import (
 )
 from foolbox_carescale.evaluate.tracking import check_tracking, track
 
-pytestmark = [
-    # MLflow asks SQLAlchemy in a way that SQLAlchemy 2.1 deprecates
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
-]
-
 ATTACKS = {"pgd": AttackConfig("LinfPGD", [0.01, 0.03], params={"steps": 2})}
 
 
@@ -30,20 +25,12 @@ def tracked_by(**tracking):
     return Evaluation(attacks=ATTACKS, samples=6, tracking=TrackingConfig(**tracking))
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """Making the tables of a store takes MLflow seconds, so the tests share one."""
-    pytest.importorskip("mlflow")
-    pytest.importorskip("sqlalchemy")
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
-
-
 @pytest.fixture
-def client(store, tmp_path, monkeypatch):
+def client(mlflow_store, tmp_path, monkeypatch):
     import mlflow
 
     monkeypatch.chdir(tmp_path)  # where MLflow puts artifacts of a store without a server
-    return mlflow.MlflowClient(store)
+    return mlflow.MlflowClient(mlflow_store)
 
 
 def runs(client, experiment):
@@ -51,8 +38,8 @@ def runs(client, experiment):
     return client.search_runs([experiment.experiment_id])
 
 
-def test_mlflow_holds_parameters_a_curve_per_attack_and_the_files(results, client, store):
-    track(results, tracked_by(name="mlflow", uri=store, run_name="mine"))
+def test_mlflow_holds_parameters_a_curve_per_attack_and_the_files(results, client, mlflow_store):
+    track(results, tracked_by(name="mlflow", uri=mlflow_store, run_name="mine"))
     (run,) = runs(client, "carescale")
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "mine"
@@ -68,11 +55,11 @@ def test_mlflow_holds_parameters_a_curve_per_attack_and_the_files(results, clien
 
 
 def test_a_run_is_reported_to_mlflow_once_and_completed_after_a_failure(
-    results, client, store, monkeypatch
+    results, client, mlflow_store, monkeypatch
 ):
     import mlflow
 
-    evaluation = tracked_by(name="mlflow", uri=store, experiment="disk full")
+    evaluation = tracked_by(name="mlflow", uri=mlflow_store, experiment="disk full")
 
     def full(*_, **__):
         raise OSError("no space left")

@@ -11,11 +11,6 @@ from foolbox_carescale.training.loop import Loop
 from foolbox_carescale.training.trainer import train
 from tests.training import tiny
 
-pytestmark = [
-    # MLflow asks SQLAlchemy in a way that SQLAlchemy 2.1 deprecates
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
-]
-
 NAMES = {"lr", "loss", "accuracy", "perturbed_loss", "perturbed_accuracy"}
 
 
@@ -63,20 +58,12 @@ class Mlflow:
         return [run.info.status for run in self._runs()]
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """Making the tables of a store takes MLflow seconds, so the tests share one."""
-    pytest.importorskip("mlflow")
-    pytest.importorskip("sqlalchemy")
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
-
-
 @pytest.fixture(params=["tensorboard", "mlflow"])
 def tracker(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where MLflow puts artifacts of a store without a server
     if request.param == "tensorboard":
         return TensorBoard(tmp_path / "events")
-    return Mlflow(tmp_path / "events", request.getfixturevalue("store"))
+    return Mlflow(tmp_path / "events", request.getfixturevalue("mlflow_store"))
 
 
 def test_each_epoch_is_told_before_the_next_one_ends(tracker, tmp_path, monkeypatch):
@@ -136,9 +123,9 @@ def test_a_torn_event_is_told_again(tmp_path):
         assert [step for step, _ in tracker.told(name)] == [1, 2, 3]
 
 
-def test_mlflow_is_told_how_a_training_ended(tmp_path, monkeypatch, store):
+def test_mlflow_is_told_how_a_training_ended(tmp_path, monkeypatch, mlflow_store):
     monkeypatch.chdir(tmp_path)
-    tracker = Mlflow(tmp_path, store)
+    tracker = Mlflow(tmp_path, mlflow_store)
     training = tiny.training(tmp_path / "run", tracking=tracker.config)
     original = Loop._measure
 
@@ -160,9 +147,11 @@ def test_mlflow_is_told_how_a_training_ended(tmp_path, monkeypatch, store):
     assert {"weights.safetensors", "history.csv", "config.yaml"} <= files
 
 
-def test_another_training_in_a_folder_that_was_emptied_is_another_run(tmp_path, monkeypatch, store):
+def test_another_training_in_a_folder_that_was_emptied_is_another_run(
+    tmp_path, monkeypatch, mlflow_store
+):
     monkeypatch.chdir(tmp_path)
-    tracker = Mlflow(tmp_path, store)
+    tracker = Mlflow(tmp_path, mlflow_store)
     for seed in (0, 1):
         train(tiny.training(tmp_path / "run", epochs=1, seed=seed, tracking=tracker.config))
         (tmp_path / "run").rename(tmp_path / f"run{seed}")
