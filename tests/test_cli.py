@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from rich.console import Console
@@ -370,3 +371,10 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_run_may_be_started_from_any_thread(config, tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        command = ["evaluate", "--quiet", config, "samples=1", f"output={tmp_path / 'run'}"]
+        assert pool.submit(main, command).result() == 0
+    assert (tmp_path / "run" / "report.html").exists()

@@ -56,5 +56,6 @@ def test_a_framework_that_cannot_be_imported_is_a_finding(monkeypatch):
     pytest.importorskip("jax")
     monkeypatch.setitem(sys.modules, "jax", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "jax" or None)
-    found = doctor._frameworks()
-    assert found["jax"].startswith("cannot be used: ModuleNotFoundError")
+    told = dict(doctor.diagnose())
+    assert told["jax"].startswith("cannot be used: ModuleNotFoundError")
+    assert not {"numba cache", "threads of the engine"} & set(told)  # nor is there numba

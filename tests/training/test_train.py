@@ -263,6 +263,15 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
         ({"data": DataConfig("foolbox/mnist")}, "images to evaluate with"),
         ({"model": ModelConfig(weights="none.pt")}, "'none.pt' is no such file"),
         ({"epochs": 0}, "epochs: 0 is not positive"),
+        ({"shift": -1}, "shift: -1 is negative"),
+        ({"holdout": 1.0}, "holdout: 1.0 is not a part, between 0 and 1"),
+        ({"model": ModelConfig(dtype="bfloat16")}, "is for evaluations; set precision instead"),
+        ({"optimizer": OptimizerConfig(lr=0.0)}, "optimizer.lr: 0 is not a positive number"),
+        ({"schedule": ScheduleConfig("ReduceLROnPlateau")}, "ReduceLROnPlateau goes by epochs"),
+        ({"recipe": RecipeConfig("pgd-at", 1.0, share=0.0)}, "recipe.share: 0 is not a part"),
+        ({"recipe": RecipeConfig("pgd-at", 1.0, steps=0)}, "recipe.steps: 0 is not positive"),
+        ({"recipe": RecipeConfig("adversarial-noise", 1.0, kernel_size=2)}, "2 is not odd"),
+        ({"recipe": RecipeConfig("adversarial-noise", 1.0, generator_lr=0)}, "0 is not positive"),
     ],
 )
 def test_wrong_use_is_one_line(tmp_path, changes, line):
@@ -283,6 +292,20 @@ def test_wrong_use_of_the_command_is_one_line(tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err
         assert line in error
         assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("run.json", "holds an evaluation; choose another folder"),
+        ("train.json", "is damaged, so it is not known which training the folder holds"),
+    ],
+)
+def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path, name, line):
+    (tmp_path / name).write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=line):
+        train(tiny.training(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):
