@@ -49,6 +49,21 @@ def test_every_element_counts_once_in_a_sum(n, dtype):
     np.testing.assert_array_equal(total, integers.sum(axis=1, keepdims=True))
 
 
+def test_every_element_counts_once_in_a_sum_of_torch():
+    import torch
+
+    integers = torch.arange(10_000.0).reshape(2, 5000) % 17
+    total = norms.accumulate(ep.astensor(integers)).raw
+    assert torch.equal(total, integers.sum(dim=1, keepdim=True))
+
+
+def test_sum_of_a_long_row_keeps_its_digits_however_it_lies_in_memory():
+    rows = np.full((2, 300_001), 0.1, np.float32, order="F")  # NumPy adds these one by one
+    assert np.all(np.abs(rows.sum(axis=-1) / 30000.1 - 1) > 1e-4)
+    total = norms.accumulate(ep.astensor(rows)).raw
+    np.testing.assert_allclose(total, 300_001 * np.float64(np.float32(0.1)), rtol=2e-5)
+
+
 @pytest.mark.parametrize("p", [*ORDERS, math.inf])
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -89,6 +104,14 @@ def test_dual_direction_keeps_the_signs_for_infinity_and_the_gradient_for_two():
     np.testing.assert_array_equal(norms.dual_direction(wrapped(g), math.inf).raw, np.sign(g))
     expected = [[-1.0, 0.0, 0.25], [0.0, 0.0, 0.0], [0.0, 0.5, -1.0]]
     np.testing.assert_array_equal(norms.dual_direction(wrapped(g), 2.0).raw, expected)
+
+
+def test_derivative_of_the_dual_direction_for_two_is_that_of_a_scale():
+    import torch
+
+    g = torch.tensor([[4.0, 0.0, -1.0]], requires_grad=True)
+    norms.dual_direction(ep.astensor(g), 2.0).raw[0, 1].backward()
+    assert g.grad.tolist() == [[0.0, 0.25, 0.0]]
 
 
 @pytest.mark.parametrize(("dtype", "least"), [("float32", 1e-30), ("float64", 1e-290)])
