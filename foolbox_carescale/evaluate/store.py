@@ -196,8 +196,9 @@ class RunFolder:
         """
         files: dict[str, bytes] = {}
         if part.examples is not None:
+            # not compressed, which took longer than all else that storing a unit takes
             buffer = io.BytesIO()
-            np.savez_compressed(buffer, **part.examples)  # type: ignore[arg-type]
+            np.savez(buffer, **part.examples)  # type: ignore[arg-type]
             files[f"examples/{part.unit}.npz"] = buffer.getvalue()
         if part.adversarials is not None:
             from safetensors.numpy import save
