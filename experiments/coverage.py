@@ -54,8 +54,8 @@ def table(summaries: dict[str, dict[str, Any]], tests: str) -> str:
         "",
         f"{describe(PACKAGES)}.",
         "",
-        f"Lines and branches of the package that {tests} run, and the part of both together, of"
-        f" which {WANTED}% is asked.",
+        f"Lines and branches of the package, and the part of both together that was run, of which"
+        f" {WANTED}% is asked. Run were {tests}.",
         "",
         "| module | lines | not run | branches | not taken | run |",
         "|---|---|---|---|---|---|",
