@@ -45,3 +45,12 @@ def test_what_cannot_be_written_is_refused_with_the_reason(arrays):
     x.flags.writeable = False
     with pytest.raises(ValueError, match=r"in_place: .* read-only"):
         fc.perturb(x, delta, 0.7, in_place=True)
+
+
+@pytest.mark.parametrize("framework", ["tensorflow", "jax.numpy"])
+def test_tensors_that_cannot_be_written_are_refused_by_name(arrays, framework):
+    make = pytest.importorskip(framework)
+    x, delta = ((make.constant if framework == "tensorflow" else make.asarray)(t) for t in arrays)
+    kind = framework.partition(".")[0]
+    with pytest.raises(ValueError, match=f"in_place: .* a {kind} tensor cannot be written"):
+        fc.perturb(x, delta, 0.7, in_place=True)

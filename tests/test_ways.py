@@ -154,9 +154,42 @@ def test_directions_of_any_size_give_the_same_step_for_p_near_one():
 
 
 def test_what_has_no_room_does_not_set_the_scale_of_a_step():
-    x, g = np.array([[1.0, 0.5, 0.5]]), np.array([[1e30, 1.0, 0.5]])
+    x, g = np.array([[1.0, 0.5, 0.5]]), np.array([[1e100, 1.0, 0.5]])
     rest = fc.steepest_step(x[:, 1:], g[:, 1:], 0.3, p=1.3)
     for kind in (x, torch.tensor(x, requires_grad=True)):
         given = g if kind is x else torch.tensor(g)
         found = np.asarray(ep.astensor(fc.steepest_step(kind, given, 0.3, p=1.3)).numpy())
         np.testing.assert_allclose(found[:, 1:], rest, rtol=1e-12)
+
+
+@each_operator
+def test_bounds_are_those_of_the_unit_box_by_default(name, p):
+    rng = np.random.default_rng(0)
+    x, v = rng.uniform(size=(3, 7)), rng.normal(size=(3, 7))
+    eps = np.array([0.2, 0.8, 2.0]) * reference.reachable_norm(x, v, p)
+    expected = OPERATORS[name](x, v, eps, p=p, bounds=(0.0, 1.0))
+    np.testing.assert_array_equal(OPERATORS[name](x, v, eps, p=p), expected)
+    assert np.array_equal(fc.reachable_norm(x, v, p=p), fc.reachable_norm(x, v, p=p, bounds=(0, 1)))
+
+
+def test_the_order_is_two_by_default():
+    x, v, eps = problem(2.0)
+    for operator in OPERATORS.values():
+        expected = operator(x, v, eps, p=2, bounds=BOX)
+        np.testing.assert_array_equal(operator(x, v, eps, bounds=BOX), expected)
+    expected = fc.reachable_norm(x, v, p=2, bounds=BOX)
+    np.testing.assert_array_equal(fc.reachable_norm(x, v, bounds=BOX), expected)
+
+
+@each_operator
+def test_tensors_have_names_and_options_have_only_names(name, p):
+    x, v, eps = problem(p)
+    operator = getattr(fc, "clipping_aware_rescaling" if name == "eta" else name)
+    first, second = {"project": ("x", "x0"), "steepest_step": ("x", "grad")}.get(
+        name, ("x", "delta")
+    )
+    tensors = {first: x + v if name == "project" else x, second: x if name == "project" else v}
+    expected = OPERATORS[name](x, v, eps, p=p, bounds=BOX)
+    np.testing.assert_array_equal(operator(**tensors, eps=eps, p=p, bounds=BOX), expected)
+    with pytest.raises(TypeError, match="positional"):
+        operator(*tensors.values(), eps, p)
