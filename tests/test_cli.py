@@ -121,6 +121,20 @@ def test_print_config_is_a_file_to_start_from(tmp_path, monkeypatch, capsys):
     assert "seed: 5" in printed
 
 
+def test_overrides_may_follow_an_option(config, capsys):
+    assert main(["evaluate", config, "--print-config", "samples=3", "--quiet", "seed=7"]) == 0
+    printed = capsys.readouterr().out
+    assert "samples: 3\n" in printed
+    assert "seed: 7\n" in printed
+
+
+def test_an_unknown_option_is_named_without_what_follows_it(config, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", config, "--quite", "samples=3"])
+    assert stopped.value.code == 2
+    assert "unrecognized arguments: --quite;" in capsys.readouterr().err
+
+
 def test_attacks_are_listed_with_their_arguments_and_where_they_come_from(capsys):
     assert main(["attacks", "clipawarepgd"]) == 0
     listed = capsys.readouterr().out

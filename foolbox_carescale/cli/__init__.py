@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from foolbox_carescale.cli.commands import CANNOT_STORE, WRONG_INPUT
-from foolbox_carescale.cli.parser import make_parser
+from foolbox_carescale.cli.parser import parse
 from foolbox_carescale.evaluate.errors import EvaluationWarning, StorageError, UserError
 
 __all__ = ["main"]
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         143 after SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = make_parser().parse_args(given)
+    parsed = parse(given)
     parsed.given = given
     try:
         with _warnings_in_one_line():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import NoReturn
 
 import foolbox_carescale
@@ -123,6 +124,20 @@ def make_parser() -> argparse.ArgumentParser:
     attacks.add_argument("word", nargs="?", default="", help="only names that contain this")
     attacks.set_defaults(command=commands.attacks)
     return parser
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """What the arguments say; overrides and runs may stand on both sides of an option."""
+    parser = make_parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    # argparse ends a list at the first option, and does not know what follows
+    listed = [name for name in ("config", "runs") if hasattr(parsed, name)]
+    unknown = [word for word in rest if word.startswith("-") or not listed]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    for name in listed:
+        getattr(parsed, name).extend(rest)
+    return parsed
 
 
 class _Parser(argparse.ArgumentParser):
