@@ -294,7 +294,10 @@ def test_the_cosine_schedule_falls_from_two_epsilon_and_the_constant_one_stays(v
     assert stepsizes(schedule="constant", rel_stepsize=0.1) == pytest.approx([0.05] * 5)
     given = stepsizes(schedule="constant", rel_stepsize=0.1, abs_stepsize=0.3)
     assert given == pytest.approx([0.3] * 5)
-    assert stepsizes(abs_stepsize=0.3)[0] == pytest.approx(0.3)
+    given = stepsizes(abs_stepsize=0.3)
+    assert given[0] == pytest.approx(0.3)
+    last = 0.005 * 0.3
+    assert given[-1] == pytest.approx(last + (0.3 - last) * (1 + math.cos(math.pi * 4 / 5)) / 2)
 
 
 @pytest.mark.parametrize(("make", "arguments"), SOME)

@@ -4,6 +4,7 @@ import eagerpy as ep
 import foolbox as fb
 import numpy as np
 import pytest
+import torch
 
 from foolbox_carescale import attacks
 from foolbox_carescale.attacks.counting import CountingModel
@@ -43,6 +44,16 @@ def test_an_attack_costs_the_passes_that_its_steps_say(victim, attack, forwards,
     victims.seed(victim.kit.framework)
     plain, _, _ = attack(victim.model, victim.x, victim.labels, epsilons=victim.epsilon(2) / 4)
     assert np.array_equal(victim.numpy(counted), victim.numpy(plain))
+
+
+def test_the_targeted_loss_aims_at_nine_classes_by_default():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 12)).eval()
+    model = CountingModel(fb.PyTorchModel(network, bounds=(0, 1)))
+    x = torch.rand(N, 3, 2, 2)
+    attack = attacks.L2ClipAwarePGD(steps=2, loss="dlr_targeted")
+    attack(model, x, network(x).argmax(-1), epsilons=0.5)
+    assert model.backwards == 9 * 2 * N
 
 
 @pytest.mark.parametrize("victim", victims.EVERY, indirect=True)
