@@ -1,0 +1,74 @@
+"""The engine that is meant to serve a tensor is the one that does: others end at the same point."""
+
+import math
+
+import eagerpy as ep
+import numpy as np
+import pytest
+
+import foolbox_carescale as fc
+from foolbox_carescale import engines
+from foolbox_carescale.arguments import prepare
+from tests import kits
+
+RNG = np.random.default_rng(0)
+X, V = RNG.random((3, 2, 4)), RNG.normal(size=(3, 2, 4))
+EPS = 0.3
+LOWER, UPPER = np.full((1, 2, 1), -0.5), np.full((1, 2, 1), 1.5)
+
+
+@pytest.fixture
+def without_generic(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the generic engine was asked")
+
+    monkeypatch.setattr(engines.generic, "solve", refuse)
+
+
+@pytest.fixture(params=kits.FRAMEWORKS)
+def kit(request):
+    return kits.Kit(request.param, "float32")
+
+
+@pytest.mark.usefixtures("without_generic")
+def test_tensors_in_main_memory_are_served_by_compiled_code_alone(kit, monkeypatch):
+    if kit.framework in ("jax", "tensorflow"):
+        from foolbox_carescale.engines import graph, xla
+
+        for module in (graph, xla):
+            monkeypatch.setattr(module, "solve", None)
+    x, v = kit.tensor(X), kit.tensor(V)
+    assert engines.explain(x).startswith("cpu: ")
+    for p in (0.5, 1, 2, math.inf):
+        fc.clipping_aware_rescaling(x, v, EPS, p=p)
+        fc.perturb(x, v, EPS, p=p)
+    problem = prepare(x, v, EPS, 2, (0, 1))
+    assert engines.constrain(prepare(x, kit.tensor(X + V), EPS, 1, (0, 1))) is not None
+    assert engines.steepest(problem) is not None
+    eta = engines.solve(problem)
+    assert engines.gradients(problem, eta, eta, of_points=False) is not None
+
+
+@pytest.mark.usefixtures("without_generic")
+@pytest.mark.parametrize("bounds", [(-0.5, 1.5), (LOWER, UPPER)], ids=["numbers", "tensors"])
+def test_what_jax_and_tensorflow_trace_is_served_by_xla(bounds):
+    def eta(x, v):
+        return fc.clipping_aware_rescaling(x, v, EPS, bounds=bounds)
+
+    expected = eta(X.astype(np.float32), V.astype(np.float32))
+    jax, tf = pytest.importorskip("jax"), pytest.importorskip("tensorflow")
+    tensors = {
+        "jax": (jax.jit(eta), kits.Kit("jax", "float32")),
+        "tensorflow": (tf.function(eta), kits.Kit("tensorflow", "float32")),
+    }
+    for traced, kit in tensors.values():
+        found = np.asarray(traced(kit.tensor(X), kit.tensor(V)))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_gradients_are_summed_in_memory_that_can_be_written(kit):
+    writable = kit.framework in ("numpy", "torch")
+    total = engines.accumulate(None, 1.0, ep.astensor(kit.tensor(V)), 1e-12)
+    assert (total is not None) == writable
+    half = kits.Kit(kit.framework, "float16").tensor(V)
+    assert engines.accumulate(None, 1.0, ep.astensor(half), 1e-12) is None
