@@ -68,7 +68,12 @@ def is_traced(*tensors: ep.Tensor) -> bool:
         # a plain loop: this is asked in every call, and any() takes twice as long
         for raw in raws:
             fake = type(raw) is not torch.Tensor and type(raw).__module__.startswith(_FAKE)
-            if fake or functorch.is_functorch_wrapped_tensor(raw):
+            # the latter: in autograd.grad(is_grads_batched=True) and jacobian(vectorize=True)
+            if (
+                fake
+                or functorch.is_functorch_wrapped_tensor(raw)
+                or functorch.is_legacy_batchedtensor(raw)
+            ):
                 return True
         return False
     if kind == "jax":

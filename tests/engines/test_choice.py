@@ -5,6 +5,7 @@ import math
 import eagerpy as ep
 import numpy as np
 import pytest
+import torch
 
 import foolbox_carescale as fc
 from foolbox_carescale import engines
@@ -72,3 +73,14 @@ def test_gradients_are_summed_in_memory_that_can_be_written(kit):
     assert (total is not None) == writable
     half = kits.Kit(kit.framework, "float16").tensor(V)
     assert engines.accumulate(None, 1.0, ep.astensor(half), 1e-12) is None
+
+
+def test_a_batch_of_vectors_goes_back_through_torch_at_once():
+    x, v = (torch.tensor(t, requires_grad=True) for t in (X, V))
+    eta = fc.clipping_aware_rescaling(x, v, EPS)
+    vectors = torch.tensor(RNG.normal(size=(4, *eta.shape)))
+    together = torch.autograd.grad(eta, (x, v), vectors, is_grads_batched=True, retain_graph=True)
+    for k, vector in enumerate(vectors):
+        alone = torch.autograd.grad(eta, (x, v), vector, retain_graph=True)
+        for a, b in zip(alone, together, strict=True):
+            np.testing.assert_allclose(b[k], a, rtol=1e-9, atol=1e-12)
