@@ -62,12 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=_EVALUATE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    evaluate.add_argument(
-        "config", nargs="*", metavar="FILE.yaml | key=value", help="a file first, then overrides"
-    )
-    evaluate.add_argument(
-        "--print-config", action="store_true", help="print the resolved config and stop"
-    )
+    _take_config(evaluate)
     evaluate.add_argument(
         "--multirun",
         action="store_true",
@@ -89,12 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=_TRAIN_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    train.add_argument(
-        "config", nargs="*", metavar="FILE.yaml | key=value", help="a file first, then overrides"
-    )
-    train.add_argument(
-        "--print-config", action="store_true", help="print the resolved config and stop"
-    )
+    _take_config(train)
     train.set_defaults(command=commands.train)
     report = subparsers.add_parser(
         "report", help="write the page, tables and figures of runs, from their folders"
@@ -124,6 +114,15 @@ def make_parser() -> argparse.ArgumentParser:
     attacks.add_argument("word", nargs="?", default="", help="only names that contain this")
     attacks.set_defaults(command=commands.attacks)
     return parser
+
+
+def _take_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "config", nargs="*", metavar="FILE.yaml | key=value", help="a file first, then overrides"
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved config and stop"
+    )
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
