@@ -118,10 +118,9 @@ def _threads() -> Iterator[tuple[str, str]]:
 
 
 def _cache() -> str:
-    from .engines.cpu import kernels
+    from .engines.cpu.kernels import solve_rows
 
-    compiled = next(value for value in vars(kernels).values() if hasattr(value, "stats"))
-    path = Path(compiled.stats.cache_path)
+    path = Path(solve_rows.stats.cache_path)
     there = next(folder for folder in (path, *path.parents) if folder.exists())
     if os.access(there, os.W_OK):
         return f"{path}, writable"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ import numba
 import numpy as np
 
 from foolbox_carescale.engines import cpu
-from foolbox_carescale.engines.cpu import kernels
+from foolbox_carescale.engines.cpu.kernels import compiling
 from tests import reference
 from tests.engines import hard
 
@@ -171,9 +172,16 @@ def numbers(dtype: str) -> tuple[Any, Any]:
 
 def by_python() -> None:
     """Gives Python what numba resolves by type when it compiles."""
-    for name in ("_at", "_part", "_row", "_general_power", "_with_bits"):
-        setattr(kernels, name, resolved(getattr(kernels, f"{name}_overload")))
-    kernels._bits = same_bits
+    kernels = [m for name, m in sys.modules.items() if name.startswith(cpu.kernels.__name__)]
+    plain = {"bits_of": same_bits}
+    for module in kernels:
+        for name, overload in vars(module).items():
+            if name.endswith("_overload"):
+                of = name.removesuffix("_overload")  # a private function's, or a public one's
+                plain[of] = plain[of[1:]] = resolved(overload)
+    for module in kernels:
+        for name in plain.keys() & vars(module).keys():
+            setattr(module, name, plain[name])
 
 
 def resolved(overload: Callable[..., Any]) -> Callable[..., Any]:
@@ -190,7 +198,7 @@ def resolved(overload: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.cache
 def bits_of(kind: type) -> np.dtype[Any]:
-    return np.dtype(str(kernels._SAME_BITS[numba.typeof(kind())]))
+    return np.dtype(str(compiling.SAME_BITS[numba.typeof(kind())]))
 
 
 def same_bits(value: Any) -> Any:

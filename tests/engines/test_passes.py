@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from foolbox_carescale.engines import cpu
-from foolbox_carescale.engines.cpu import kernels
+from foolbox_carescale.engines.cpu.kernels import roots
 from tests.engines.hard import Problem
 
 CASES = ("uniform", "cauchy", "geometric")
@@ -18,7 +18,7 @@ MOST = {0.5: (34, 34, 48), 1.3: (42, 62, 54), 2.0: (32, 51, 52), 10.0: (48, 66, 
 
 
 def passes_over(p, case, monkeypatch):
-    counts = {"_sums": 0, "_bracketed": 0}
+    counts = {"sum_row": 0, "_bracketed": 0}
 
     def counted(name, kernel):
         def call(*args):
@@ -28,16 +28,16 @@ def passes_over(p, case, monkeypatch):
         return call
 
     for name in counts:
-        monkeypatch.setattr(kernels, name, counted(name, getattr(kernels, name)))
+        monkeypatch.setattr(roots, name, counted(name, getattr(roots, name)))
     problem = Problem(p, "float64", length=200, cases=(case,))
     bounds = np.zeros((1, 1)), np.ones((1, 1))
     cpu.solve(problem.x, problem.delta, problem.eps[:, 0], p, *bounds, tolerance=1e-6)
     monkeypatch.undo()
-    return counts["_sums"], counts["_bracketed"]
+    return counts["sum_row"], counts["_bracketed"]
 
 
 def test_a_row_is_read_no_more_often_than_it_was(monkeypatch):
-    if not isinstance(kernels._sums, types.FunctionType):  # compiled: once more, as plain Python
+    if not isinstance(roots.sum_row, types.FunctionType):  # compiled: once more, as plain Python
         plain = ["-p", "experiments.mutation_kernels", "-p", "no:xdist", "-q", __file__]
         root = Path(__file__).parents[2]
         subprocess.run([sys.executable, "-m", "pytest", *plain], cwd=root, check=True)

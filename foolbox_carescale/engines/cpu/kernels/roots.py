@@ -1,0 +1,243 @@
+"""The root of ``||min(eta |v|, room)||_p = eps`` for one row.
+
+Everything is measured in units of eps: with ``w_i = scale |v_i|`` and ``r_i = inverse room_i``
+(``inverse = 1 / eps``, ``eta = scale / inverse``) the root has ``sum min(w, r)^p = 1`` whatever
+the units of x and delta, so that float32 neither overflows nor underflows.
+
+A pass returns two sums, of which Newton's step is made:
+
+    total  = sum_i min(w_i, r_i)^p
+    moving = sum_{w_i < r_i} w_i^p        (u d total / d u for u = eta^p)
+    u <- u (1 + (1 - total) / moving)
+
+``total`` is concave in u, so a step from anywhere lands at or below the root, and from there the
+iterates rise. They start at the root of a small sample of the row. Rows that this cannot do in
+the array's precision (sums that vanish, unreachable eps, heavy tails) go to `_bracketed`.
+"""
+
+# numba infers the types of what it compiles
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .compiling import FAST, compiled, row_of, value_at
+from .passes import (
+    SAMPLE_MAX,
+    beyond,
+    far_corner,
+    find_offences,
+    largest_open,
+    sample_size,
+    sum_row,
+    take_sample,
+)
+from .powers import INFINITE
+
+SOLVE_ONLY, WRITE, WRITE_IN_PLACE = 0, 1, 2
+
+# How far the sample's own root is found: sampling errs by more than that.
+SAMPLE_SLACK = 1e-2
+SAMPLE_PASSES = 12
+# Start so many standard errors of the sample's sum beyond its root; twice as many after the
+# longest sample, where they are short and a start beyond the root saves a pass.
+SAMPLE_ERRORS = 1
+PASSES = 40
+# Halving the 2100 binades of float64 down to its last bit takes 64 steps; Newton takes the others.
+BRACKETED_PASSES = 200
+# A relative step in u from which on Newton runs in log u, and its longest step in log eta.
+LARGE_STEP = 0.5
+LONGEST_STEP = 20.0
+# From this pass on a step must halve the bracket, or the bracket is halved instead.
+FREE_PASSES = 4
+# Room for the rescaling of a start before float32 ends.
+SMALLEST_SCALE, LARGEST_SCALE = 1e-36, 1e36
+TINY = 1e-30  # sums below have lost their small terms to float32's underflow
+NO_ROOT = -1.0
+SMALLEST_EPS = float(np.finfo(np.float64).tiny)  # below it 1 / eps overflows: taken as 0
+SLACK_INF = 1e-6  # a factor this close to 1 is the rounding of x0 + eps
+
+
+@compiled()
+def _newton(
+    x, v, lower, upper, target, p, inverse, order, scale, total, moving, low, high, slack, passes
+):
+    """The scale with |total - target| <= slack, or NO_ROOT.
+
+    total and moving are the sums at the first scale. low and high are scales on either side of the
+    root, 0 and infinity if not known. Elements are computed with in the type of `inverse`.
+    """
+    moving_high, width = 0.0, np.inf
+    for k in range(passes):
+        gap = target - total
+        if abs(gap) <= slack:
+            return scale
+        if gap > 0:
+            low = max(low, scale)
+            if high == np.inf and not moving > TINY * target:
+                return NO_ROOT
+        else:
+            high = min(high, scale)
+            moving_high = moving if moving < np.inf else 0.0
+        relative = gap / moving
+        if abs(relative) < LARGE_STEP or (k == 0 and gap > 0):
+            # The first step starts where next to nothing is saturated, and is nearly exact.
+            following = scale * (1 + relative) ** (1 / p)
+            if gap > 0 and following < high < np.inf:
+                # `total` is concave in u: up to `high` it rises at least as fast as there.
+                least = gap * moving_high / moving * (scale / high) ** p
+                if gap - least <= slack:
+                    return following
+        else:
+            # Far away, Newton in log u: directions that span hundreds of binades are nearly
+            # linear in it. This step can overshoot; nor need it be a number.
+            following = scale * math.exp(max(min(relative / p, LONGEST_STEP), -LONGEST_STEP))
+        if high == np.inf:
+            following = min(following, LARGEST_SCALE)
+        scale = float(type(inverse)(following))
+        if high == np.inf and scale <= low:
+            return NO_ROOT
+        if low > 0 and high < np.inf:
+            shrunk = math.log(high) - math.log(low)
+            if not low < scale < high or (k >= FREE_PASSES and shrunk > width / 2):
+                following = math.sqrt(low) * math.sqrt(high)
+                scale = float(type(inverse)(following))
+                shrunk = np.inf
+                if not low < scale < high:  # nothing in between in this precision
+                    return following
+            width = shrunk
+        if not 0 < scale < np.inf:
+            return NO_ROOT
+        total, moving, _ = sum_row(x, v, lower, upper, type(inverse)(scale), inverse, order, None)
+    return NO_ROOT
+
+
+@compiled()
+def _bracketed(x, v, lower, upper, eps, order, slack):
+    """Eta for any row, at several times the cost: in float64, between bounds known beforehand."""
+    p, inverse = order[-1], 1 / eps
+    reach, furthest, largest = far_corner(x, v, lower, upper, inverse, order)
+    if reach <= 1 + slack:
+        return furthest * beyond(x)
+    greatest = float(np.finfo(np.float64).max)
+    high = min(furthest * inverse, greatest)
+    ceiling = float(np.finfo(x.dtype).max)
+    if furthest > ceiling:
+        high = min(ceiling * inverse, greatest)
+        total, _, _ = sum_row(x, v, lower, upper, high, inverse, order, None)
+        if total <= 1:
+            return ceiling
+    low = max(1 / (largest * x.size ** (1 / p)), SMALLEST_EPS)
+    total, moving, _ = sum_row(x, v, lower, upper, low, inverse, order, None)
+    scale = _newton(
+        x, v, lower, upper, 1.0, p, inverse, order, low, total, moving, 0.0, high,
+        slack, BRACKETED_PASSES,
+    )  # fmt: skip
+    return scale / inverse if scale > 0 else furthest
+
+
+@compiled()
+def solve_row(x, v, lower, upper, eps, order, wide, tolerance, slack, room, direction):
+    """Eta and flags of one row; room and direction are scratch for the sample."""
+    if eps < SMALLEST_EPS:
+        return 0.0, find_offences(x, v, lower, upper, tolerance)
+    p, n, m = wide[-1], x.size, room.size
+    inverse = x.dtype.type(1 / eps)
+    zero = x.dtype.type(0)
+    largest = take_sample(x, v, lower, upper, room, direction)
+    # The sum of powers is at least its largest term, and at most n times that.
+    start = 1 / (largest * n ** (1 / p)) if largest > 0 else 0.0
+    if SMALLEST_SCALE < start < LARGEST_SCALE and 0 < inverse < np.inf:
+        # exactly 1 but for the rounding of `inverse`
+        target = (float(inverse) * eps) ** p
+        share = target * m / n
+        guess = float(x.dtype.type(start))
+        total, moving, _ = sum_row(
+            room, direction, zero, zero, x.dtype.type(guess), inverse, order, None
+        )
+        guess = _newton(
+            room, direction, zero, zero, share, p, inverse, order, guess, total, moving,
+            0.0, np.inf, share * SAMPLE_SLACK, SAMPLE_PASSES,
+        )  # fmt: skip
+        if guess == NO_ROOT:
+            guess = start
+        elif m < n:
+            # A first pass beyond the root tells how fast `total` rises at most from then on.
+            guess *= 1 + SAMPLE_ERRORS * (1 + m / SAMPLE_MAX) * math.sqrt(2 / m) / p
+        guess = float(x.dtype.type(guess))
+        total, moving, offences = sum_row(
+            x, v, lower, upper, x.dtype.type(guess), inverse, order, tolerance
+        )
+        if offences > 0:
+            return 0.0, find_offences(x, v, lower, upper, tolerance)
+        scale = _newton(
+            x, v, lower, upper, target, p, inverse, order, guess, total, moving,
+            0.0, np.inf, slack, PASSES,
+        )  # fmt: skip
+        if scale > 0:
+            return scale / float(inverse), 0
+    else:
+        flags = find_offences(x, v, lower, upper, tolerance)
+        if flags:
+            return 0.0, flags
+    return _bracketed(x, v, lower, upper, eps, wide, slack), 0
+
+
+@compiled()
+def solve_row_inf(x, v, lower, upper, eps, wide, tolerance):
+    """Eta and flags of one row for p = inf, in closed form."""
+    largest, offences = largest_open(x, v, lower, upper, x.dtype.type(eps), tolerance)
+    if offences > 0:
+        return 0.0, find_offences(x, v, lower, upper, tolerance)
+    if eps == 0:
+        return 0.0, 0
+    if largest == 0:
+        return far_corner(x, v, lower, upper, 1.0, (1.0,))[1] * beyond(x), 0
+    return eps / largest, 0
+
+
+@compiled(fastmath=FAST)
+def write_row(x, v, lower, upper, eta, out):
+    """clip(x + eta v)."""
+    for j in range(x.size):
+        moved = x[j] + eta * v[j]
+        moved = moved if moved > value_at(lower, j) else value_at(lower, j)
+        out[j] = moved if moved < value_at(upper, j) else value_at(upper, j)
+
+
+@compiled(fastmath=FAST)
+def _write_in_place(x, v, lower, upper, eta):
+    # A separate loop, because one that may alias is run element by element when it does.
+    for j in range(x.size):
+        moved = x[j] + eta * v[j]
+        moved = moved if moved > value_at(lower, j) else value_at(lower, j)
+        x[j] = moved if moved < value_at(upper, j) else value_at(upper, j)
+
+
+@compiled(no_cpython_wrapper=False)  # called from Python
+def solve_rows(
+    x, x_step, v, v_step, n, lower, upper, eps, order, wide, tolerance, slack, out, out_step, mode,
+    eta, flags, first, last,
+):  # fmt: skip
+    """Rows first..last of flat arrays whose rows are `*_step` elements apart; see `solve_row`."""
+    m = sample_size(n)
+    room, direction = np.empty(m, x.dtype), np.empty(m, x.dtype)
+    ceiling = float(np.finfo(x.dtype).max)
+    for i in range(first, last):
+        xi, vi = x[i * x_step : i * x_step + n], v[i * v_step : i * v_step + n]
+        low, high = row_of(lower, i), row_of(upper, i)
+        if len(order) == INFINITE:
+            root, flag = solve_row_inf(xi, vi, low, high, eps[i], wide, tolerance)
+        else:
+            root, flag = solve_row(
+                xi, vi, low, high, eps[i], order, wide, tolerance, slack, room, direction
+            )
+        eta[i], flags[i] = min(root, ceiling), flag
+        if mode == WRITE:
+            start = i * out_step
+            write_row(xi, vi, low, high, x.dtype.type(eta[i]), out[start : start + n])
+        elif mode == WRITE_IN_PLACE:
+            _write_in_place(xi, vi, low, high, x.dtype.type(eta[i]))

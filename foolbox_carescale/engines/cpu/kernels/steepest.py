@@ -1,0 +1,217 @@
+"""The exact steepest step, row by row while the row is in the cache."""
+
+# numba infers the types of what it compiles
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from .compiling import BLOCK, FAST, bits_of, compiled, row_of, value_at
+from .passes import NAN_DELTA, SAMPLE_RUN, find_offences, largest_movable, sample_size
+from .powers import FIRST, INFINITE, SQUARE, power
+from .roots import BRACKETED_PASSES, SAMPLE_ERRORS, solve_row, write_row
+
+
+@compiled(fastmath=FAST)
+def _write_signs(x, v, lower, upper, eps, out):
+    """clip(x + eps sign(v)): for p = inf no root is needed."""
+    zero = x.dtype.type(0)
+    for j in range(x.size):
+        step = eps if v[j] > 0 else (-eps if v[j] < 0 else zero)
+        moved = x[j] + step
+        moved = moved if moved > value_at(lower, j) else value_at(lower, j)
+        out[j] = moved if moved < value_at(upper, j) else value_at(upper, j)
+
+
+@compiled(fastmath=FAST)
+def _fill_dual(x, g, lower, upper, top, smallest, order, scratch):
+    """sign(g) (|g| / top)^(1/(p-1)), at least `smallest`, where g can move; order is of 1/(p-1)."""
+    zero = x.dtype.type(0)
+    for j in range(x.size):
+        room = value_at(upper, j) - x[j] if g[j] > 0 else x[j] - value_at(lower, j)
+        size = abs(g[j]) / top
+        q = power(size if size < 1 else x.dtype.type(1), order)
+        q = q if q > smallest else smallest
+        q = q if (size > 0) & (room > 0) else zero
+        scratch[j] = q if g[j] > 0 else -q
+
+
+@compiled(fastmath=FAST)
+def _fill_gains(x, g, lower, upper, scratch):
+    """|g| where g can move, else 0."""
+    zero = x.dtype.type(0)
+    for j in range(x.size):
+        room = value_at(upper, j) - x[j] if g[j] > 0 else x[j] - value_at(lower, j)
+        scratch[j] = abs(g[j]) if room > 0 else zero
+
+
+@compiled(fastmath=FAST)
+def _count_block(gains, threshold):
+    zero, one = gains.dtype.type(0), gains.dtype.type(1)
+    count = zero
+    for j in range(gains.size):
+        count += one if gains[j] >= threshold else zero
+    return count
+
+
+@compiled(fastmath=FAST)
+def _room_from(x, g, lower, upper, gains, threshold):
+    total = 0.0
+    for j in range(gains.size):
+        room = value_at(upper, j) - x[j] if g[j] > 0 else x[j] - value_at(lower, j)
+        total += float(room) if gains[j] >= threshold else 0.0
+    return total
+
+
+@compiled()
+def _count_from(gains, threshold, room_of):
+    """How many gains are >= threshold, or (room_of is given) how much room they have."""
+    if room_of is not None:
+        return _room_from(room_of[0], room_of[1], room_of[2], room_of[3], gains, threshold)
+    count = 0.0
+    for start in range(0, gains.size, BLOCK):
+        count += _count_block(gains[start : min(start + BLOCK, gains.size)], threshold)
+    return count
+
+
+def _with_bits(bits, like):
+    raise NotImplementedError
+
+
+@overload(_with_bits)
+def _with_bits_overload(bits, like):
+    if like == types.float32:
+        return lambda bits, like: bits_of(np.int32(bits))
+    return lambda bits, like: bits_of(np.int64(bits))
+
+
+@compiled()
+def _threshold_of(gains, count, room_of, guess_low, guess_high):
+    """The largest t > 0 such that at least ``count`` of the gains (or their room) are >= t.
+
+    The least positive number where not so many are positive. Halving the bits of t, whose order is
+    that of floats >= 0, ends at the exact value. The guess of its bracket is not trusted.
+    """
+    like = gains.dtype.type(0)
+    low, high = 1, int(bits_of(gains.dtype.type(np.inf)))
+    if _count_from(gains, _with_bits(low, like), room_of) <= count:
+        return _with_bits(low, like)
+    for k in range(BRACKETED_PASSES):
+        middle = low + (high - low) // 2
+        if k < 2:  # a guess that is off costs a pass, no more
+            guess = int(bits_of(guess_low)) if k == 0 else int(bits_of(guess_high))
+            middle = guess if low < guess < high else middle
+        if middle == low:
+            break
+        found = _count_from(gains, _with_bits(middle, like), room_of)
+        if found == count:
+            return _with_bits(middle, like)
+        if found > count:
+            low = middle
+        else:
+            high = middle
+    return _with_bits(low, like)
+
+
+@compiled(fastmath=FAST)
+def _fill_signs(g, threshold, scratch):
+    """Signs of g where the gain in scratch reaches the threshold, else 0."""
+    zero, one = g.dtype.type(0), g.dtype.type(1)
+    for j in range(g.size):
+        sign = one if g[j] > 0 else -one
+        scratch[j] = sign if scratch[j] >= threshold else zero
+
+
+@compiled(fastmath=FAST)
+def _write_filled(x, g, lower, upper, gains, threshold, part, out):
+    """All their room to gains above the threshold, a part of it to those at it."""
+    zero, one = x.dtype.type(0), x.dtype.type(1)
+    for j in range(x.size):
+        end = value_at(upper, j) if g[j] > 0 else value_at(lower, j)
+        share = one if gains[j] > threshold else (part if gains[j] == threshold else zero)
+        moved = x[j] + share * (end - x[j])
+        out[j] = end if share == one else moved
+
+
+@compiled()
+def _fill_up(x, g, lower, upper, eps, gains, out):
+    """The steepest step for p = 1, where ``gains`` are |g| of what can move."""
+    room_of = (x, g, lower, upper)
+    zero = x.dtype.type(0)
+    last = _threshold_of(gains, eps, room_of, zero, zero)
+    with_last = _room_from(x, g, lower, upper, gains, last)
+    above = _room_from(x, g, lower, upper, gains, np.nextafter(last, x.dtype.type(np.inf)))
+    part = 1.0
+    if with_last > eps:
+        part = max(eps - above, 0.0) / (with_last - above)
+    _write_filled(x, g, lower, upper, gains, last, x.dtype.type(part), out)
+
+
+@compiled()
+def _sample_bracket(gains, share, sample):
+    """Around the gain that this share of a sample of them reaches; ``sample`` is scratch."""
+    m, n = sample.size, gains.size
+    runs = m // SAMPLE_RUN
+    for k in range(runs):
+        start, to = k * (n - SAMPLE_RUN) // (runs - 1), k * SAMPLE_RUN
+        sample[to : to + SAMPLE_RUN] = gains[start : start + SAMPLE_RUN]
+    ordered = np.sort(sample)
+    rank = m - share * m
+    margin = 2 * SAMPLE_ERRORS * math.sqrt(share * m) + 1
+    low, high = min(max(int(rank - margin), 0), m - 1), min(max(int(rank + margin), 0), m - 1)
+    return ordered[low], ordered[high]
+
+
+@compiled(no_cpython_wrapper=False)  # called from Python
+def steepest_rows(
+    x, g, lower, upper, eps, order, wide, dual, smallest, tolerance, slack, counts, out, flags,
+    first, last,
+):  # fmt: skip
+    """Rows first..last: out = x + s, s = argmax <g, s> over ||s||_p <= eps inside the bounds.
+
+    For p = 1 and counts[i] > 0 the step goes evenly along the signs of the counts[i] largest
+    gradients that can move, instead. dual is the order of 1 / (p - 1).
+    """
+    n = x.shape[1]
+    m = sample_size(n)
+    room, direction = np.empty(m, x.dtype), np.empty(m, x.dtype)
+    scratch = np.empty(n if len(order) not in (SQUARE, INFINITE) else 1, x.dtype)
+    ceiling = float(np.finfo(x.dtype).max)
+    for i in range(first, last):
+        xi, gi, low, high = x[i], g[i], row_of(lower, i), row_of(upper, i)
+        if len(order) != SQUARE:  # there the root finder looks itself
+            flags[i] = find_offences(xi, gi, low, high, tolerance)
+            if flags[i]:
+                continue
+        if len(order) == INFINITE:
+            _write_signs(xi, gi, low, high, x.dtype.type(eps[i]), out[i])
+            continue
+        v = gi
+        if len(order) == FIRST:
+            _fill_gains(xi, gi, low, high, scratch)
+            if counts[i] == 0:
+                _fill_up(xi, gi, low, high, eps[i], scratch, out[i])
+                continue
+            below, above = x.dtype.type(0), x.dtype.type(0)
+            if m < n:
+                below, above = _sample_bracket(scratch, counts[i] / n, room)
+            _fill_signs(gi, _threshold_of(scratch, counts[i], None, below, above), scratch)
+            v = scratch
+        elif len(order) != SQUARE:
+            top = largest_movable(xi, gi, low, high)
+            if top > 0:
+                _fill_dual(xi, gi, low, high, top, smallest, dual, scratch)
+                v = scratch
+        root, flag = solve_row(
+            xi, v, low, high, eps[i], order, wide, tolerance, slack, room, direction
+        )
+        if root >= ceiling:  # a gradient so small that eta is not a number: scaled by the caller
+            flag = NAN_DELTA
+        flags[i] = flag
+        if flag == 0:
+            write_row(xi, v, low, high, x.dtype.type(root), out[i])
