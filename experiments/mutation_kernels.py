@@ -9,7 +9,8 @@ import numba
 import numpy as np
 import pytest
 
-with warnings.catch_warnings(action="ignore"):
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
     import foolbox  # noqa: F401  # whose own classes have to be compiled
 
 

@@ -14,8 +14,9 @@ import numpy as np
 from foolbox.devutils import atleast_kd, flatten
 
 from . import backends, engines
-from .arguments import all_finite, checked_eps, prepare
+from .arguments import checked_eps, prepare
 from .norms import lp_norm
+from .problem import all_finite
 from .rescale import perturb, project, steepest_step
 
 Array = np.ndarray[Any, Any]

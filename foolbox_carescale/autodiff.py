@@ -16,8 +16,8 @@ from typing import Any
 import eagerpy as ep
 
 from . import backends, engines
-from .arguments import Problem
 from .closed_form import moved, with_gradient
+from .problem import Problem
 
 
 def needed(problem: Problem) -> bool:

@@ -7,7 +7,7 @@ import math
 import eagerpy as ep
 
 from . import backends, norms
-from .arguments import Problem
+from .problem import Problem
 
 
 def with_gradient(problem: Problem, eta: ep.Tensor) -> ep.Tensor:

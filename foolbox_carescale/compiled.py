@@ -15,7 +15,7 @@ import eagerpy as ep
 import torch
 
 from . import engines, rescale
-from .arguments import Problem
+from .problem import Problem
 
 
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]

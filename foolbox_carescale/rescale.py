@@ -23,9 +23,10 @@ from typing import Any, ParamSpec, TypeVar
 import eagerpy as ep
 
 from . import autodiff, backends, engines, norms
-from .arguments import Problem, prepare
+from .arguments import prepare
 from .closed_form import clip, moved, room_of
 from .engines.generic import bracket
+from .problem import Problem
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -137,7 +137,7 @@ def checked_arguments(
     x, restore = ep.astensor_(inputs)
     x = inside_bounds(x, model)
     # half precision would round an epsilon of its own to 3 digits
-    epsilon = checked_eps(epsilon, backends.at_least_float32(x))
+    epsilon = checked_eps(epsilon, backends.at_least_float32(x), "epsilon")
     if not isinstance(epsilon, float):
         epsilon = (epsilon + ep.zeros(epsilon, (len(x), 1))).reshape((-1,))
     criterion = None if criterion is None else checked_criterion(criterion, x)

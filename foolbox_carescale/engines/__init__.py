@@ -12,7 +12,7 @@ from .. import backends
 from . import generic
 
 if TYPE_CHECKING:
-    from ..arguments import Problem
+    from ..problem import Problem
 
 # checked once: whether they can be imported does not change while the program runs
 _HAS_NUMBA = importlib.util.find_spec("numba") is not None

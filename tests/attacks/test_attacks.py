@@ -251,7 +251,7 @@ def test_an_epsilon_out_of_reach_goes_as_far_as_the_box_allows(victim, make, arg
 def test_a_bad_epsilon_is_refused(victim, make, arguments, epsilon):
     epsilon = torch.tensor(-1.0) if isinstance(epsilon, str) else epsilon
     for epsilons in (epsilon, [0.1, epsilon]):
-        with pytest.raises(ValueError, match=r"eps.*expected.*finite number.*>= 0, got"):
+        with pytest.raises(ValueError, match=r"^epsilon: expected.*finite number.*>= 0, got"):
             make(**arguments)(victim.model, victim.x, victim.labels, epsilons=epsilons)
 
 
