@@ -105,7 +105,8 @@ def test_a_worker_and_a_node_that_are_lost_in_mid_run_lose_no_result(cluster, tm
 
     def lose(progress):
         if progress.done == 7:
-            cluster.remove_node(cluster.nodes[0])
+            mine = ray.get_runtime_context().get_node_id()  # Ray does not let go of this one
+            cluster.remove_node(next(node for node in cluster.nodes if node.node_id != mine))
 
     evaluate(tiny(tmp_path / "run", model=model, executor=on(cluster)), on_progress=lose)
     assert (tmp_path / "mark").exists()
@@ -136,3 +137,16 @@ def test_a_cluster_that_is_not_there_is_one_error(tmp_path):
     ray.shutdown()
     with pytest.raises(UserError, match="Ray cannot be reached at nowhere"):
         evaluate(tiny(tmp_path / "run", executor=executor))
+
+
+def test_a_connection_that_is_closed_in_mid_run_is_not_opened_again(cluster, tmp_path, monkeypatch):
+    opened = []
+
+    def close(progress):
+        ray.shutdown()
+        monkeypatch.setattr(ray, "init", lambda *_, **__: opened.append(1))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tiny(tmp_path / "run", executor=on(cluster, workers=1)), on_progress=close)
+    assert not opened

@@ -113,7 +113,9 @@ class RayExecutor:
 
     def stop(self) -> None:
         """End the workers, and the cluster if it was started here."""
-        for actor in [*self._starting.values(), *(worker.actor for worker in self._workers)]:
+        actors = [*self._starting.values(), *(worker.actor for worker in self._workers)]
+        # else they went with the connection, and Ray would make a new one only to kill them
+        for actor in actors if ray.is_initialized() else ():
             with contextlib.suppress(Exception):
                 ray.kill(actor)
         self._starting, self._workers = {}, []
