@@ -10,7 +10,8 @@ kernels belong; so here each mutant is tested in a fork
 of a process that has imported what it needs.
 
 ``mutation.toml`` says by which tests a module is tested, how large a sample is drawn where all
-mutants take too long, and why mutants survive that do. Annotations and strings are not mutated.
+mutants take too long, and why mutants survive that do. Annotations and strings are not mutated,
+nor what cannot matter: the limit of `a if a < b else b`, where both are the same.
 The exit status is 1 where a survivor has no reason there. Needs Python 3.11.
 """
 
@@ -62,6 +63,7 @@ PAIRS = [
     ("zeros_like", "ones_like"),
 ]
 SWAPPED = dict(PAIRS) | {b: a for a, b in PAIRS}
+LIMITS = {f"ReplaceComparisonOperator_{pair}" for pair in ("Lt_LtE", "LtE_Lt", "Gt_GtE", "GtE_Gt")}
 MEMORY = 8 << 30  # bytes: a mutant may ask for all there is
 POLL = 0.02  # seconds
 TALLIES, SURVIVORS = "mutation.csv", "mutation_survivors.csv"
@@ -194,7 +196,8 @@ def main() -> int:
     first, last = map(int, arguments.lines.split("-"))
     settings = tomllib.loads((ROOT / "experiments/mutation.toml").read_text(encoding="utf-8"))
     known = Known(arguments.known)
-    for module, target in settings["modules"].items():
+    targets = _expanded(settings["modules"])
+    for module, target in targets.items():
         asked = not arguments.modules or any(part in module for part in arguments.modules)
         if asked and not arguments.report:
             lines = range(first, last + 1)
@@ -204,9 +207,20 @@ def main() -> int:
                 _keep(arguments.output / SURVIVORS, module, Survivor, survivors)
     if arguments.output is None:
         return 0
-    text, unexplained = _report(arguments.output, settings["modules"])
+    text, unexplained = _report(arguments.output, targets)
     (arguments.output / "mutation.md").write_text(text, encoding="utf-8")
     return int(unexplained)
+
+
+def _expanded(targets: dict[str, Any]) -> dict[str, Any]:
+    """The settings by module, where some are of all that a pattern fits."""
+    found = {}
+    for pattern, target in targets.items():
+        paths = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern))
+        if not paths:
+            raise SystemExit(f"mutation.toml: no module is {pattern}")
+        found.update({path: target for path in paths if path not in targets or path == pattern})
+    return found
 
 
 def _tested(
@@ -254,6 +268,7 @@ def _tested(
 def _mutants(source: str, operators: Iterable[str]) -> list[Mutant]:
     """All but those of annotations and strings, in the order of the lines."""
     left_out, lines = list(_left_out(source)), source.splitlines()
+    choices = list(_choices(source))
     found = []
     for name in operators:
         operator, number = _operator(name), itertools.count()
@@ -263,6 +278,8 @@ def _mutants(source: str, operators: Iterable[str]) -> list[Mutant]:
                 before = lines[start[0] - 1][: start[1]]
                 if name.endswith("USub_UAdd") and before.endswith(("axis=", "shape[")):
                     continue  # of rows the axes -1 and +1 are the same
+                if name in LIMITS and any(first <= start < last for first, last in choices):
+                    continue  # which of two equal numbers is taken
                 if not any(first <= start < last for first, last in left_out):
                     found.append(mutant)
     return sorted(found, key=lambda m: m.line)
@@ -273,11 +290,26 @@ def _operator(name: str) -> Any:
 
 
 def _left_out(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Annotations and strings."""
     for node in ast.walk(ast.parse(source)):
         parts = [getattr(node, "annotation", None), getattr(node, "returns", None)]
         for part in [*parts, node if isinstance(node, ast.JoinedStr) else None]:
             if part is not None:
-                yield (part.lineno, part.col_offset), (part.end_lineno, part.end_col_offset)
+                yield _extent(part)
+
+
+def _extent(node: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    return (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
+
+
+def _choices(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Where the smaller or the larger of two is taken: `a if a < b else b`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.IfExp) and isinstance(node.test, ast.Compare):
+            test = node.test
+            pair = {ast.dump(side) for side in (test.left, *test.comparators)}
+            if pair == {ast.dump(node.body), ast.dump(node.orelse)}:
+                yield _extent(test)
 
 
 def _same(source: str, code: str) -> bool:

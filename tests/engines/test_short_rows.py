@@ -285,13 +285,13 @@ def test_each_row_is_flagged_for_what_is_wrong_with_it(p):
     assert cpu.solve(x, v, eps, p, *bounds, tolerance=1e-6)[1][3] == cpu.Flags.OUT_OF_BOUNDS
     assert cpu.solve(x, v, eps, p, *bounds, tolerance=0.011)[1][3] == 0
     for bad in (np.nan, np.inf, -np.inf):
-        target = np.where(np.arange(6) == 3, bad, 0.5)[None].repeat(2, axis=0)
+        target = np.where(np.arange(6) == 3, bad, 0.5)[None].repeat(3, axis=0)
         target[1] = 0.3
         flags = cpu.constrain(
-            np.full((2, 6), 0.5), target, eps[:2], p, *bounds,
+            np.full((3, 6), 0.5), target, eps[:3], p, *bounds,
             tolerance=1e-6, sphere=False, momentum=None,
         )[3]  # fmt: skip
-        assert list(flags) == [cpu.Flags.NAN_DELTA, 0]
+        assert list(flags) == [cpu.Flags.NAN_DELTA, 0, cpu.Flags.NAN_DELTA]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -301,3 +301,53 @@ def test_gradients_of_unit_length_are_added_to_what_decays(dtype):
     cpu.accumulate(total, 0.5, g, 0.1)
     expected = [[1.25, 0.75], [1.5, 3.0], [0.01, 0.5], [0.0, 0.0]]
     np.testing.assert_allclose(total, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("p", [1.3, 3.0])
+def test_gradient_ends_where_eps_is_out_of_reach_by_more_than_rounding(p):
+    x, v = points()
+    eps = fractions_of(x, v, p, (0.0, 1.0))
+    eps[:] = eps[1]
+    x, v = x[1:2].repeat(5, axis=0), v[1:2].repeat(5, axis=0)
+    eta = solve(x, v, eps, p)
+    size = reference.realised_norm(eta * (1 - 1e-4), x, v, p)
+    slope = np.log(eps / size) / -np.log1p(-1e-4)  # of log norm by log eta
+    eta *= (1 - np.array([1e-7, 6e-6, 9e-6, 1.2e-5, 1e-4])) ** (1 / slope)
+    *_, to_eps = cpu.gradients(x, v, eps, eta, p, *arrays((0.0, 1.0)), np.ones(5))
+    np.testing.assert_array_equal(to_eps > 0, [True, True, True, False, False])
+
+
+def test_the_smallest_eps_that_has_an_inverse_has_a_root_and_a_gradient():
+    x, v = np.full((1, 3), 0.5), np.array([[2.0, -1.0, 2.0]])
+    eps = np.array([np.finfo(float).tiny])
+    eta = solve(x, v, eps, 2.0)
+    assert eta * 3 == pytest.approx(eps[0], rel=1e-9)
+    _, _, to_eps = cpu.gradients(x, v, eps, eta, 2.0, *arrays((0.0, 1.0)), np.ones(1))
+    assert to_eps == pytest.approx(1 / 3)
+    assert solve(x, v, eps / 2, 2.0) == 0
+
+
+def test_what_gets_to_its_bound_just_so_does_not_move_with_the_point():
+    x, v = np.array([[0.75, 0.5]]), np.ones((1, 2))
+    eps, g = np.array([0.25]), np.array([[8.0, 2.0]])
+    eta = solve(x, v, eps, math.inf)
+    found = cpu.gradients(x, v, eps, eta, math.inf, *arrays((0.0, 1.0)), g)
+    # through eta, which is eps / |v|, of both; what goes straight on, of the second alone
+    np.testing.assert_allclose(found[0], [[0, 2]])
+    np.testing.assert_allclose(found[1], [[-0.25, -0.25 + 0.5]])
+    assert found[2] == 2
+
+
+def test_the_largest_that_can_move_is_the_unit_of_a_faint_gradient():
+    x, g = np.array([[1.0, 0.5, 0.5]]), 1e-30 * np.array([[1e30, 1.0, 0.5]])
+    found, flags = cpu.steepest(x, g, np.array([0.25]), 1.3, *arrays((0.0, 1.0)), tolerance=0.0)
+    assert not flags.any()
+    room = reference.room(x, g)
+    assert g[0] @ (found - x)[0] == pytest.approx(solver.most_gain(g[0], room[0], 0.25, 1.3))
+
+
+def test_a_point_on_the_sphere_stays_to_the_last_digit():
+    x0, x = np.full((1, 4), 0.5), np.array([[0.75, 0.5, 0.25, 0.5]])
+    z, threshold, missing = constrained(x, x0, np.array([0.5]), 1, (0.0, 1.0))
+    np.testing.assert_array_equal(z, x)
+    assert threshold == missing == 0

@@ -192,8 +192,6 @@ def solve_row_inf(x, v, lower, upper, eps, wide, tolerance):
     largest, offences = largest_open(x, v, lower, upper, x.dtype.type(eps), tolerance)
     if offences > 0:
         return 0.0, find_offences(x, v, lower, upper, tolerance)
-    if eps == 0:
-        return 0.0, 0
     if largest == 0:
         return far_corner(x, v, lower, upper, 1.0, (1.0,))[1] * beyond(x), 0
     return eps / largest, 0

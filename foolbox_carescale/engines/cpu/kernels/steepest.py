@@ -29,15 +29,14 @@ def _write_signs(x, v, lower, upper, eps, out):
 
 
 @compiled(fastmath=FAST)
-def _fill_dual(x, g, lower, upper, top, smallest, order, scratch):
-    """sign(g) (|g| / top)^(1/(p-1)), at least `smallest`, where g can move; order is of 1/(p-1)."""
-    zero = x.dtype.type(0)
-    for j in range(x.size):
-        room = value_at(upper, j) - x[j] if g[j] > 0 else x[j] - value_at(lower, j)
+def _fill_dual(g, top, smallest, order, scratch):
+    """sign(g) (|g| / top)^(1/(p-1)), at least `smallest` where g is not 0; order is of 1/(p-1)."""
+    zero = g.dtype.type(0)
+    for j in range(g.size):
         size = abs(g[j]) / top
-        q = power(size if size < 1 else x.dtype.type(1), order)
+        q = power(size if size < 1 else g.dtype.type(1), order)
         q = q if q > smallest else smallest
-        q = q if (size > 0) & (room > 0) else zero
+        q = q if size > 0 else zero
         scratch[j] = q if g[j] > 0 else -q
 
 
@@ -97,10 +96,9 @@ def _threshold_of(gains, count, room_of, guess_low, guess_high):
     The least positive number where not so many are positive. Halving the bits of t, whose order is
     that of floats >= 0, ends at the exact value. The guess of its bracket is not trusted.
     """
-    like = gains.dtype.type(0)
     low, high = 1, int(bits_of(gains.dtype.type(np.inf)))
-    if _count_from(gains, _with_bits(low, like), room_of) <= count:
-        return _with_bits(low, like)
+    if _count_from(gains, _with_bits(low, gains[0]), room_of) <= count:
+        return _with_bits(low, gains[0])
     for k in range(BRACKETED_PASSES):
         middle = low + (high - low) // 2
         if k < 2:  # a guess that is off costs a pass, no more
@@ -108,14 +106,14 @@ def _threshold_of(gains, count, room_of, guess_low, guess_high):
             middle = guess if low < guess < high else middle
         if middle == low:
             break
-        found = _count_from(gains, _with_bits(middle, like), room_of)
+        found = _count_from(gains, _with_bits(middle, gains[0]), room_of)
         if found == count:
-            return _with_bits(middle, like)
+            return _with_bits(middle, gains[0])
         if found > count:
             low = middle
         else:
             high = middle
-    return _with_bits(low, like)
+    return _with_bits(low, gains[0])
 
 
 @compiled(fastmath=FAST)
@@ -205,7 +203,7 @@ def steepest_rows(
         elif len(order) != SQUARE:
             top = largest_movable(xi, gi, low, high)
             if top > 0:
-                _fill_dual(xi, gi, low, high, top, smallest, dual, scratch)
+                _fill_dual(gi, top, smallest, dual, scratch)
                 v = scratch
         root, flag = solve_row(
             xi, v, low, high, eps[i], order, wide, tolerance, slack, room, direction
