@@ -82,15 +82,13 @@ def _compiled(p: float) -> Any:
 def _solve(
     p: float, x: Array, delta: Array, eps: Array, lower: Array, upper: Array, limit: Array
 ) -> Array:
-    tiny = _smallest_normal(x.dtype)
     eps = eps + tf.zeros_like(x[:, :1])
-    solvable = eps >= tiny
+    solvable = eps >= _smallest_normal(x.dtype)
     inverse = 1.0 / tf.where(solvable, tf.minimum(eps, LARGEST_EPS), tf.ones_like(eps))
     row = functools.partial(_sizes, x, delta, lower, upper, inverse)
     h = _root_inf(row, x) if p == math.inf else _root(row, delta, p)
     h = tf.where(solvable, h, tf.zeros_like(h))
-    # h * h * eps may overflow: cut before multiplying; a half, so that no rounding does
-    h = tf.minimum(h, tf.sqrt(0.5 * limit / tf.maximum(eps, tiny)))
+    # a half, so that no rounding makes infinity of it
     return tf.minimum((h * eps) * h, 0.5 * limit)
 
 

@@ -70,15 +70,12 @@ def solve(
 def _solve(
     x: Array, delta: Array, eps: Array, lower: Any, upper: Any, *, p: float, largest_eta: float
 ) -> Array:
-    tiny = float(np.finfo(x.dtype).tiny)
-    solvable = eps >= tiny
+    solvable = eps >= float(np.finfo(x.dtype).tiny)
     inverse = 1.0 / jnp.where(solvable, jnp.minimum(eps, LARGEST_EPS), 1.0)
     row = functools.partial(_sizes, x, delta, lower, upper, inverse)
     h = _root_inf(row, x) if p == math.inf else _root(row, x, delta, lower, upper, inverse, p)
     h = jnp.where(solvable, h, 0.0)
-    # h * h * eps may overflow: cut before multiplying; a half, so that no rounding does
-    most = jnp.sqrt(0.5 * largest_eta / jnp.maximum(eps, tiny))
-    h = jnp.minimum(h, most)
+    # a half, so that no rounding makes infinity of it
     return jnp.minimum((h * eps) * h, 0.5 * largest_eta)
 
 
@@ -209,10 +206,15 @@ def _largest(terms: Callable[[Any, int], Array], n: int) -> Array:
         return lax.bitcast_convert_type(a, _SAME_BITS[str(a.dtype)])
 
     top = _reduce(bits, n, jnp.maximum, jnp.max)
-    return lax.bitcast_convert_type(top, jax.eval_shape(lambda: terms(0, 1)).dtype)
+    return lax.bitcast_convert_type(top, _SAME_BITS[str(top.dtype)])
 
 
-_SAME_BITS = {"float32": jnp.int32, "float64": jnp.int64}
+_SAME_BITS = {
+    "float32": jnp.int32,
+    "float64": jnp.int64,
+    "int32": jnp.float32,
+    "int64": jnp.float64,
+}
 
 
 def _reduce(terms: Callable[[Any, int], Array], n: int, combine: Any, reduce: Any) -> Array:

@@ -94,6 +94,7 @@ def test_out_of_reach_is_the_far_corner_to_the_last_digit(p):
 def test_what_has_just_the_room_for_eps_decides_with_the_others_that_have():
     x, v = np.array([[0.75, 0.5, 0.25, 0.5]]), np.array([[2.0, -2.0, -2.0, 1.0]])
     eps, bounds = np.array([0.25]), arrays((0.0, 1.0))
+    assert solve(x, v * [2, 1, 1, 1], eps, math.inf) == 0.0625
     eta = solve(x, v, eps, math.inf)
     assert eta == 0.125
     _, to_v, to_eps = cpu.gradients(x, v, eps, eta, math.inf, *bounds, np.ones(1))
@@ -297,9 +298,11 @@ def test_each_row_is_flagged_for_what_is_wrong_with_it(p):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_gradients_of_unit_length_are_added_to_what_decays(dtype):
     total = np.array([[1.0, 2.0], [3.0, 4.0], [0.0, 1.0], [0.0, 0.0]], dtype)
-    g = np.array([[3.0, -1.0], [np.nan, 2.0], [1e-3, 0.0], [np.inf, -np.inf]], dtype)
+    total = np.concatenate([total, [[2.0, 2.0]]]).astype(dtype)
+    g = np.array([[3.0, -1.0], [np.nan, 2.0], [1e-3, 0.0], [np.inf, -np.inf], [0, 0]], dtype)
+    g[4] = np.finfo(dtype).max, np.inf
     cpu.accumulate(total, 0.5, g, 0.1)
-    expected = [[1.25, 0.75], [1.5, 3.0], [0.01, 0.5], [0.0, 0.0]]
+    expected = [[1.25, 0.75], [1.5, 3.0], [0.01, 0.5], [0.0, 0.0], [2.0, 1.0]]
     np.testing.assert_allclose(total, expected, rtol=1e-6)
 
 
@@ -313,8 +316,11 @@ def test_gradient_ends_where_eps_is_out_of_reach_by_more_than_rounding(p):
     size = reference.realised_norm(eta * (1 - 1e-4), x, v, p)
     slope = np.log(eps / size) / -np.log1p(-1e-4)  # of log norm by log eta
     eta *= (1 - np.array([1e-7, 6e-6, 9e-6, 1.2e-5, 1e-4])) ** (1 / slope)
-    *_, to_eps = cpu.gradients(x, v, eps, eta, p, *arrays((0.0, 1.0)), np.ones(5))
-    np.testing.assert_array_equal(to_eps > 0, [True, True, True, False, False])
+    to_x, *others = cpu.gradients(x, v, eps, eta, p, *arrays((0.0, 1.0)), np.ones(5))
+    assert not to_x[3:].any()
+    for gradient in others:
+        there = gradient.reshape(5, -1).any(axis=1)
+        np.testing.assert_array_equal(there, [True, True, True, False, False])
 
 
 def test_the_smallest_eps_that_has_an_inverse_has_a_root_and_a_gradient():
@@ -339,7 +345,7 @@ def test_what_gets_to_its_bound_just_so_does_not_move_with_the_point():
 
 
 def test_the_largest_that_can_move_is_the_unit_of_a_faint_gradient():
-    x, g = np.array([[1.0, 0.5, 0.5]]), 1e-30 * np.array([[1e30, 1.0, 0.5]])
+    x, g = np.array([[1.0, 0.5, 0.5]]), 1e-100 * np.array([[1e100, 1.0, 0.5]])
     found, flags = cpu.steepest(x, g, np.array([0.25]), 1.3, *arrays((0.0, 1.0)), tolerance=0.0)
     assert not flags.any()
     room = reference.room(x, g)
@@ -351,3 +357,20 @@ def test_a_point_on_the_sphere_stays_to_the_last_digit():
     z, threshold, missing = constrained(x, x0, np.array([0.5]), 1, (0.0, 1.0))
     np.testing.assert_array_equal(z, x)
     assert threshold == missing == 0
+
+
+def test_two_rows_have_bounds_of_their_own():
+    x, v = np.full((2, 3), 0.5), np.ones((2, 3))
+    box = np.zeros((2, 3)), np.array([[0.6], [0.9]]).repeat(3, axis=1)
+    found, _, flags = cpu.perturb(x, v, np.full(2, 9.0), 2.0, *box, tolerance=0.0)
+    assert not flags.any()
+    np.testing.assert_array_equal(found, box[1])
+
+
+def test_gradient_where_float32_has_no_inverse_of_eps():
+    x, v = np.full((1, 2), 0.5, np.float32), np.array([[3.0, -4.0]], np.float32)
+    eps, bounds = np.array([1e-40]), arrays((0.0, 1.0), np.float32)
+    found = cpu.gradients(x, v, eps, eps / 5, 2.0, *bounds, np.ones(1))
+    assert found[2] == pytest.approx(0.2, rel=1e-6)
+    np.testing.assert_array_equal(found[0], 0)
+    np.testing.assert_allclose(found[1] / 1e-40, [[-0.2 * 3 / 25, 0.2 * 4 / 25]], rtol=1e-3)

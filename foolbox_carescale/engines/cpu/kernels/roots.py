@@ -58,7 +58,6 @@ SMALLEST_SCALE, LARGEST_SCALE = 1e-36, 1e36
 TINY = 1e-30  # sums below have lost their small terms to float32's underflow
 NO_ROOT = -1.0
 SMALLEST_EPS = float(np.finfo(np.float64).tiny)  # below it 1 / eps overflows: taken as 0
-SLACK_INF = 1e-6  # a factor this close to 1 is the rounding of x0 + eps
 
 
 @compiled()
