@@ -274,7 +274,7 @@ def _generic(problem: Problem) -> ep.Tensor:
     lower, upper = (
         b if isinstance(b, float) else b.astype(x.dtype) for b in (problem.lower, problem.upper)
     )
-    room = ep.where(delta > 0, upper - x, ep.where(delta < 0, x - lower, ep.zeros_like(x)))
+    room = ep.where(delta > 0, upper - x, x - lower)
     room = ep.maximum(room, ep.zeros_like(room))
     eps = backends.detach(problem.eps_tensor(x))
     limit = _LARGEST.get(problem.dtype_name, backends.largest(problem.x))

@@ -84,3 +84,16 @@ def test_a_batch_of_vectors_goes_back_through_torch_at_once():
         alone = torch.autograd.grad(eta, (x, v), vector, retain_graph=True)
         for a, b in zip(alone, together, strict=True):
             np.testing.assert_allclose(b[k], a, rtol=1e-9, atol=1e-12)
+
+
+def test_what_torch_traces_without_compiling_is_served_by_the_generic_engine():
+    said = []
+
+    def eta(x, v):
+        said.append(engines.explain(x))
+        return fc.clipping_aware_rescaling(x[None], v[None], EPS)[0]
+
+    x, v = torch.tensor(X), torch.tensor(V)
+    found = torch.func.vmap(eta)(x, v)
+    assert said[0].startswith("generic: the values are traced")
+    np.testing.assert_allclose(found, fc.clipping_aware_rescaling(x, v, EPS), rtol=1e-9)
