@@ -287,7 +287,15 @@ def laid_out(kit: kits.Kit, values: np.ndarray, layout: str) -> Any:
 def test_bounds_mean_the_same_in_every_shape(operator, case):
     full = [np.ascontiguousarray(np.broadcast_to(b, case.x.shape)) for b in case.bounds]
     spread = dataclasses.replace(case, lower=full[0], upper=full[1])
-    np.testing.assert_array_equal(applied(operator, case), applied(operator, spread))
+    found, expected = applied(operator, case), applied(operator, spread)
+    if operator is fc.steepest_step and case.p == 1:
+        # what the last coordinates get is a difference of sums, which for numbers and for arrays
+        # are compiled apart and added up in another order
+        largest = max(np.abs(t).max(initial=0.0) for t in (*full, case.eps))
+        digit = 2.0**-52 if case.dtype == "float64" else 2.0**-23
+        np.testing.assert_allclose(found, expected, rtol=0, atol=8 * digit * largest)
+    else:
+        np.testing.assert_array_equal(found, expected)
 
 
 @each_operator

@@ -6,10 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import eagerpy as ep
 import torch
 from foolbox.attacks.base import FixedEpsilonAttack
 from foolbox.criteria import Criterion
 from foolbox.models import PyTorchModel
+
+from .. import backends
+from ..arguments import checked_eps
 
 
 def adversarial_step(
@@ -70,6 +74,7 @@ def adversarial_step(
         raise ValueError(f"x: lies on {x.device}, the model on {tensors[0].device}; move one")
     if not isinstance(y, Criterion):
         _check_labels(y, x)
+    checked_eps(eps, backends.at_least_float32(ep.astensor(x)))  # the attack calls it epsilon
     with untouched(model), torch.enable_grad():
         wrapped = PyTorchModel(model, bounds=bounds, device=x.device)
         points: torch.Tensor = attack.run(wrapped, x.detach(), y, epsilon=eps)

@@ -182,6 +182,25 @@ def test_no_step_gains_more(p, box):
         assert g[i] @ (found - x)[i] == pytest.approx(best, rel=1e-9)
 
 
+def test_sparse_step_takes_all_of_a_tie():
+    x, g = np.full((2, 4), 0.5), np.array([[3.0, -2.0, 2.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+    found, _ = cpu.steepest(
+        x, g, np.full(2, 0.3), 1, *arrays((0.0, 1.0)), tolerance=0.0, counts=np.array([2.0, 1.0])
+    )
+    np.testing.assert_allclose(found - x, [[0.1, -0.1, 0.1, 0], [0.075] * 4])
+
+
+@pytest.mark.parametrize("counts", [None, np.ones(1)])
+def test_step_of_one_coordinate(counts):
+    x, g = np.array([[0.5]]), np.array([[-1e-3]])
+    for eps, end in ((0.25, 0.25), (2.0, 0.0)):
+        found, flags = cpu.steepest(
+            x, g, np.array([eps]), 1, *arrays((0.0, 1.0)), tolerance=0.0, counts=counts
+        )
+        assert not flags.any()
+        assert found.item() == pytest.approx(end, abs=1e-12)
+
+
 @pytest.mark.parametrize("n", [6, 300])
 def test_sparse_step_goes_evenly_along_the_largest_gradients_that_can_move(n):
     x, g = points(n=n)
@@ -348,8 +367,8 @@ def test_the_largest_that_can_move_is_the_unit_of_a_faint_gradient():
     x, g = np.array([[1.0, 0.5, 0.5]]), 1e-100 * np.array([[1e100, 1.0, 0.5]])
     found, flags = cpu.steepest(x, g, np.array([0.25]), 1.3, *arrays((0.0, 1.0)), tolerance=0.0)
     assert not flags.any()
-    room = reference.room(x, g)
-    assert g[0] @ (found - x)[0] == pytest.approx(solver.most_gain(g[0], room[0], 0.25, 1.3))
+    most = solver.most_gain(1e100 * g[0, 1:], reference.room(x, g)[0, 1:], 0.25, 1.3)
+    assert 1e100 * g[0] @ (found - x)[0] == pytest.approx(most)
 
 
 def test_a_point_on_the_sphere_stays_to_the_last_digit():

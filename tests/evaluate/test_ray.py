@@ -22,9 +22,11 @@ from foolbox_carescale.evaluate.executors.ray import AHEAD  # noqa: E402
 
 MEMORY = 100 * 2**20  # of each node's object store: the least that Ray takes is 75 MiB
 
-# sockets and files of Ray's own processes, which it leaves to the garbage collector
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+    # sockets and files of Ray's own processes, which it leaves to the garbage collector
+    "ignore::ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore:no worker has started",  # yet, on a machine that is busy with other tests
 )
 
 OURS = ("seconds", "model")  # the time it took, and the name of the model below

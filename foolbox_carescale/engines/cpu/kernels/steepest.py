@@ -14,7 +14,7 @@ from numba.extending import overload
 from .compiling import BLOCK, FAST, bits_of, compiled, row_of, value_at
 from .passes import NAN_DELTA, SAMPLE_RUN, find_offences, largest_movable, sample_size
 from .powers import FIRST, INFINITE, SQUARE, power
-from .roots import BRACKETED_PASSES, SAMPLE_ERRORS, solve_row, write_row
+from .roots import BRACKETED_PASSES, SAMPLE_ERRORS, SMALLEST_EPS, solve_row, write_row
 
 
 @compiled(fastmath=FAST)
@@ -144,10 +144,8 @@ def _fill_up(x, g, lower, upper, eps, gains, out):
     last = _threshold_of(gains, eps, room_of, zero, zero)
     with_last = _room_from(x, g, lower, upper, gains, last)
     above = _room_from(x, g, lower, upper, gains, np.nextafter(last, x.dtype.type(np.inf)))
-    part = 1.0
-    if with_last > eps:
-        part = max(eps - above, 0.0) / (with_last - above)
-    _write_filled(x, g, lower, upper, gains, last, x.dtype.type(part), out)
+    part = max(eps - above, 0.0) / max(with_last - above, SMALLEST_EPS)
+    _write_filled(x, g, lower, upper, gains, last, x.dtype.type(min(part, 1.0)), out)
 
 
 @compiled()
@@ -178,7 +176,7 @@ def steepest_rows(
     n = x.shape[1]
     m = sample_size(n)
     room, direction = np.empty(m, x.dtype), np.empty(m, x.dtype)
-    scratch = np.empty(n if len(order) not in (SQUARE, INFINITE) else 1, x.dtype)
+    scratch = room if len(order) in (SQUARE, INFINITE) else np.empty(n, x.dtype)
     ceiling = float(np.finfo(x.dtype).max)
     for i in range(first, last):
         xi, gi, low, high = x[i], g[i], row_of(lower, i), row_of(upper, i)
@@ -201,10 +199,9 @@ def steepest_rows(
             _fill_signs(gi, _threshold_of(scratch, counts[i], None, below, above), scratch)
             v = scratch
         elif len(order) != SQUARE:
-            top = largest_movable(xi, gi, low, high)
-            if top > 0:
-                _fill_dual(gi, top, smallest, dual, scratch)
-                v = scratch
+            # where nothing can move the largest is 0, and so will eta be
+            _fill_dual(gi, largest_movable(xi, gi, low, high), smallest, dual, scratch)
+            v = scratch
         root, flag = solve_row(
             xi, v, low, high, eps[i], order, wide, tolerance, slack, room, direction
         )
