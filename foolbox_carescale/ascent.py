@@ -68,8 +68,10 @@ def step(x: ep.Tensor, gradient: ep.Tensor, size: Any, *, p: float, bounds: Any)
         The new points.
     """
     problem = prepare(x, gradient, size, p, bounds, names=("x", "grad"))
+    if problem.empty:
+        return x
     # an engine sees what is not finite on its way, and then does nothing
-    found = engines.steepest(problem) if not problem.empty else None
+    found = engines.steepest(problem)
     if found is not None:
         result: ep.Tensor = problem.restore(found)
         return result
@@ -92,7 +94,9 @@ def sparse_step(
         The new points.
     """
     problem = prepare(x, gradient, size, 1, bounds, names=("x", "grad"))
-    found = engines.steepest(problem, counts) if not problem.empty else None
+    if problem.empty:
+        return x
+    found = engines.steepest(problem, counts)
     if found is not None:
         result: ep.Tensor = problem.restore(found)
         return result

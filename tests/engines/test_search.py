@@ -86,6 +86,105 @@ def test_nan_ends_the_search_of_its_row_alone():
     assert count <= passes.PASSES
 
 
+def test_sizes_are_in_units_of_eps_and_at_most_one():
+    x, v = np.array([-0.5, 0.5, 0.75, 1.5, 2.001]), np.array([-2.0, 3.0, 0.0, 1.0, 1.0])
+    size, r = passes.sizes(np, x, v, -1.0, 2.0, 0.8)  # the last has left the box by rounding
+    np.testing.assert_array_equal(size, [2, 3, 0, 1, 1])
+    np.testing.assert_allclose(r[[0, 1, 3, 4]], [0.4, 1, 0.4, 0])
+
+
+def test_breakpoints_are_those_of_what_can_move():
+    v, r = np.array([2.0, 4.0, 0.0, 0.0, 1e-20]), np.array([0.5, 0.0, 0.5, 0.0, 1.0])
+    with np.errstate(all="ignore"):
+        found = passes.breakpoints(np, v, r, 1e10)
+    np.testing.assert_allclose(found, [0.25, 0, 0, 0, 1e10])
+
+
+def advanced(h, low, high, total, moving, p=2.0, count=0, done=False, corner=50.0):
+    """A step of one row: the next h, low, high and done."""
+    arrays = [np.array([float(a)]) for a in (h, low, high)]
+    asked = []
+
+    def beyond(stuck, high):
+        asked.append(stuck.item())
+        return np.where(stuck, corner, high)
+
+    def sums(at):
+        assert at is arrays[0]
+        return np.array([float(total)]), np.array([float(moving)])
+
+    state = count, *arrays, np.array([done])
+    with np.errstate(all="ignore"):
+        after, *found = passes.step(np, state, sums, beyond, p, 1e-15, 1e-3)
+    assert after == count + 1
+    assert len(asked) == 1
+    return tuple(t.item() for t in found)
+
+
+ANY = pytest.approx
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        # u = h^4 becomes u (1 + 0.75 / 0.25), below an end that is not known
+        ({"h": 1, "low": 1, "high": math.inf, "total": 0.25, "moving": 0.25},
+         (ANY(2**0.5), 1, math.inf, False)),
+        # half of it moves: u (1 + 0.75 / 0.125)
+        ({"h": 1, "low": 1, "high": math.inf, "total": 0.25, "moving": 0.125},
+         (ANY(7**0.25), 1, math.inf, False)),
+        # from the far corner back, u (1 - 0.5 / 1), which is inside
+        ({"h": 4, "low": 1, "high": 50, "total": 1.5, "moving": 1},
+         (ANY(4 * 0.5**0.25), 1, 4, False)),
+        # u (1 - 1.5 / 1) is nowhere
+        ({"h": 4, "low": 1, "high": 50, "total": 2.5, "moving": 1}, (2, 1, 4, False)),
+        # Newton leaves the bracket: halved in the logarithm
+        ({"h": 4, "low": 3.9, "high": 50, "total": 1.5, "moving": 1},
+         (ANY((3.9 * 4) ** 0.5), 3.9, 4, False)),
+        ({"h": 4, "low": 1, "high": 4.1, "total": 0.5, "moving": 0.1},
+         (ANY((4 * 4.1) ** 0.5), 4, 4.1, False)),
+        # every third step of those inside
+        ({"h": 4, "low": 1, "high": 50, "total": 1.5, "moving": 1, "count": 5}, (2, 1, 4, False)),
+        ({"h": 4, "low": 1, "high": 50, "total": 1.5, "moving": 1, "count": 6},
+         (ANY(4 * 0.5**0.25), 1, 4, False)),
+        ({"h": 4, "low": 1, "high": 50, "total": 1.5, "moving": 1, "count": 7},
+         (ANY(4 * 0.5**0.25), 1, 4, False)),
+        # nothing moves any more, or it does not arrive: from the far corner
+        ({"h": 1, "low": 1, "high": math.inf, "total": 0.25, "moving": 0}, (50, 1, 50, False)),
+        ({"h": 1, "low": 1, "high": math.inf, "total": 0.25, "moving": 0.25,
+          "count": passes.PASSES - 1}, (ANY(2**0.5), 1, math.inf, False)),
+        ({"h": 1, "low": 1, "high": math.inf, "total": 0.25, "moving": 0.25,
+          "count": passes.PASSES}, (50, 1, 50, False)),
+        ({"h": 4, "low": 1, "high": 50, "total": 1.5, "moving": 1, "count": passes.PASSES},
+         (ANY(4 * 0.5**0.25), 1, 4, False)),
+        # near enough, or nothing in between
+        ({"h": 4, "low": 1, "high": 50, "total": 1.0009, "moving": 1}, (4, 1, 4, True)),
+        ({"h": 4, "low": 1, "high": math.inf, "total": 0.9991, "moving": 1},
+         (4, 4, math.inf, True)),
+        ({"h": 4, "low": 4 * (1 - 1e-16), "high": 50, "total": 1.5, "moving": 1},
+         (4, ANY(4), 4, True)),
+        ({"h": 4, "low": 4 * (1 - 1e-14), "high": 50, "total": 1.5, "moving": 1},
+         (ANY(4), ANY(4), 4, False)),
+        # a step below the last digit
+        ({"h": 4, "low": 4, "high": math.inf, "total": 0.5, "moving": 1e18},
+         (4, 4, math.inf, True)),
+        # what is done stays
+        ({"h": 4, "low": 1, "high": 50, "total": 0.5, "moving": 1, "done": True},
+         (4, 4, 50, True)),
+        ({"h": 4, "low": 4, "high": math.inf, "total": math.nan, "moving": 1, "done": True},
+         (4, 4, math.inf, True)),
+    ],
+)  # fmt: skip
+def test_step(state, expected):
+    assert advanced(**state) == expected
+
+
+def test_step_from_nan():
+    h, *_, done = advanced(h=1, low=1, high=math.inf, total=math.nan, moving=1)
+    assert math.isnan(h)
+    assert done
+
+
 def test_a_row_that_does_not_arrive_is_halved_in_the_end():
     # all but one term so faint that their sum tells Newton nothing
     n = 50
@@ -121,3 +220,14 @@ def test_powers_below_the_smallest_number_are_zero():
     c = np.array([1e-42, 1e-38, 1e-30, 1e-13, 1e-12], np.float32)
     np.testing.assert_array_equal(power(c, 3.1) > 0, [False, False, False, False, True])
     assert power(c, 1.1)[0] == 0
+    c = np.exp2(np.array([-126.5, -125.5], np.float32))  # no normal number, and the first
+    assert power(c, 0.3).tolist() == pytest.approx([0, 2 ** (-125.5 * 0.3)], rel=1e-6)
+    assert power(np.exp2(c[:1] * 0 - 96.5), 1.3).item() == pytest.approx(2 ** (-96.5 * 1.3), 1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_usual_powers_are_not_rounded_twice(dtype):
+    c = np.random.default_rng(0).random(1000).astype(dtype)
+    expected = {1: c, 2: c * c, 3: c * c * c, 1.5: c * np.sqrt(c), 0.5: np.sqrt(c)}
+    for p, wanted in expected.items():
+        np.testing.assert_array_equal(power(c, p), wanted)
