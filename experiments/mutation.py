@@ -278,6 +278,8 @@ def _mutants(source: str, operators: Iterable[str]) -> list[Mutant]:
                 before = lines[start[0] - 1][: start[1]]
                 if name.endswith("USub_UAdd") and before.endswith(("axis=", "shape[")):
                     continue  # of rows the axes -1 and +1 are the same
+                if lines[start[0] - 1][start[1] :].startswith("*,"):
+                    continue  # no product: from there on arguments go by keyword
                 if name in LIMITS and any(first <= start < last for first, last in choices):
                     continue  # which of two equal numbers is taken
                 if not any(first <= start < last for first, last in left_out):

@@ -288,9 +288,21 @@ def test_empty_batches_are_served(shape):
     x = np.zeros(shape, np.float32)
     eps = np.ones(shape[0])
     bounds = scalar(0, np.float32), scalar(1, np.float32)
-    assert solve(x, x, eps, 2.0).shape == (shape[0],)
-    assert cpu.perturb(x, x, eps, 2.0, *bounds, tolerance=0)[0].shape == shape
-    assert cpu.gradients(x, x, eps, eps, 2.0, *bounds, eps)[1].shape == shape
+    np.testing.assert_array_equal(solve(x, x, eps, 2.0), np.zeros(shape[0]))
+    found, eta, flags = cpu.perturb(x, x, eps, 2.0, *bounds, tolerance=0)
+    assert found.shape == shape
+    np.testing.assert_array_equal([eta, flags], np.zeros((2, shape[0])))
+    _, to_v, to_eps = cpu.gradients(x, x, eps, eps, 2.0, *bounds, eps)
+    assert to_v.shape == shape
+    np.testing.assert_array_equal(to_eps, np.zeros(shape[0]))
+    for p in (1.0, 2.0):
+        found, flags = cpu.steepest(x, x, eps, p, *bounds, tolerance=0)
+        assert found.shape == shape
+        assert not flags.any()
+        options = {"tolerance": 0, "sphere": False, "momentum": None}
+        found, threshold, *_ = cpu.constrain(x, x, eps, p, *bounds, **options)
+        assert found.shape == shape
+        np.testing.assert_array_equal(threshold, np.zeros(shape[0]))
 
 
 @pytest.mark.parametrize("p", [0.5, 2.0, 2.5, math.inf])

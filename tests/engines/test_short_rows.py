@@ -393,3 +393,53 @@ def test_gradient_where_float32_has_no_inverse_of_eps():
     assert found[2] == pytest.approx(0.2, rel=1e-6)
     np.testing.assert_array_equal(found[0], 0)
     np.testing.assert_allclose(found[1] / 1e-40, [[-0.2 * 3 / 25, 0.2 * 4 / 25]], rtol=1e-3)
+
+
+WIDE = np.random.default_rng(4).random((10, 14))
+LAYOUTS = {
+    "rows of a larger array": lambda a: a[:5, 3:9],
+    "every other row": lambda a: a[::2, :6],
+    "one row for all": lambda a: np.broadcast_to(a[:1, :6], (5, 6)),
+    "columns": lambda a: np.asfortranarray(a[:5, :6]),
+    "every other element": lambda a: a[:5, 2::2],
+    "backwards": lambda a: a[4::-1, 5::-1],
+    "upside down": lambda a: a[4::-1, :6],
+    "one row": lambda a: a[1:2, 1:5],
+    "parts of records": lambda a: in_records(a[:5, :6]),
+}
+
+
+def in_records(a):
+    records = np.zeros(len(a), [("a", "i2"), ("x", "f8", a.shape[1]), ("b", "i2")])
+    records["x"] = a
+    return records["x"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_how_rows_lie_in_memory_does_not_matter(layout):
+    x, v = (LAYOUTS[layout](a) for a in (WIDE, WIDE - 0.4))
+    plain, bounds, g = x.copy(), arrays((0.0, 1.0)), np.ones(x.shape)
+    eps = np.full(len(x), 0.2)
+    eta = solve(plain, v.copy(), eps, 2.0)
+    np.testing.assert_array_equal(solve(x, v, eps, 2.0), eta)
+    expected, _, _ = cpu.perturb(plain, v.copy(), eps, 2.0, *bounds, tolerance=0.0)
+    np.testing.assert_array_equal(cpu.perturb(x, v, eps, 2.0, *bounds, tolerance=0.0)[0], expected)
+    for upstream in (np.ones(len(x)), g):
+        gradients = [cpu.gradients(a, v, eps, eta, 2.0, *bounds, upstream) for a in (x, plain)]
+        for found, wanted in zip(*gradients, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    steps = [cpu.steepest(a, v, eps, 1.5, *bounds, tolerance=0.0)[0] for a in (x, plain)]
+    np.testing.assert_array_equal(*steps)
+    if layout == "one row for all":
+        return
+    # into memory of that layout, which may be that of the points, and nothing beside it
+    base = WIDE.copy()
+    moved = LAYOUTS[layout](base)
+    result, _, _ = cpu.perturb(x, v, eps, 2.0, *bounds, tolerance=0.0, out=moved)
+    assert result is moved
+    np.testing.assert_array_equal(moved, expected)
+    moved[...] = x
+    cpu.perturb(moved, v, eps, 2.0, *bounds, tolerance=0.0, out=moved)
+    np.testing.assert_array_equal(moved, expected)
+    moved[...] = x
+    np.testing.assert_array_equal(base, WIDE)

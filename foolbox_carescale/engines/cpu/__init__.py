@@ -152,7 +152,7 @@ def gradients(
     """
     rows, n = x.shape
     grad_x, grad_delta = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
-    grad_eps, grad_eta = np.zeros(rows), np.zeros(rows)
+    grad_eps, grad_eta = np.zeros(rows), np.empty(rows)
     order, wide = _orders(p, x.dtype)
     x, x_step = _flat(x)
     delta, delta_step = _flat(delta)
@@ -333,10 +333,9 @@ def _has_flat_rows(a: Array) -> bool:
 def _flat(a: Array) -> tuple[Array, int]:
     """The elements from the first to the last as one row, and how far apart the rows begin."""
     if not a.flags.c_contiguous:
-        rows, n = a.shape
-        if rows and n and _has_flat_rows(a):
+        if _has_flat_rows(a):
             step = a.strides[0] // a.itemsize
-            size = (rows - 1) * step + n
+            size = (a.shape[0] - 1) * step + a.shape[1]
             flat = np.lib.stride_tricks.as_strided(a, (size,), (a.itemsize,))
             return _one_type(flat), step
         a = np.ascontiguousarray(a)
