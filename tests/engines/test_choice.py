@@ -97,3 +97,20 @@ def test_what_torch_traces_without_compiling_is_served_by_the_generic_engine():
     found = torch.func.vmap(eta)(x, v)
     assert said[0].startswith("generic: the values are traced")
     np.testing.assert_allclose(found, fc.clipping_aware_rescaling(x, v, EPS), rtol=1e-9)
+
+
+def test_what_an_engine_has_not_in_one_pass_is_none():
+    near_one = prepare(X, V, EPS, 1.1, (0, 1))
+    assert engines.steepest(near_one) is None
+    assert engines.constrain(near_one) is not None
+    assert engines.steepest(prepare(X, V, EPS, engines.WIDE_BELOW, (0, 1))) is not None
+
+    def asked(x, v):
+        problem = prepare(x[None], v[None], EPS, 2, (0, 1))
+        eta = ep.astensor(torch.ones(1, 1))
+        assert engines.steepest(problem) is None
+        assert engines.constrain(problem) is None
+        assert engines.gradients(problem, eta, eta, of_points=False) is None
+        return x
+
+    torch.func.vmap(asked)(torch.tensor(X), torch.tensor(V))
