@@ -167,7 +167,8 @@ def _largest_signs(x: ep.Tensor, gradient: ep.Tensor, counts: Array, bounds: Any
     gain = flatten(ep.where(stuck, ep.zeros_like(gradient), gradient.abs()))
     index = backends.from_numpy(x, (gain.shape[-1] - counts).astype(np.int64)[:, None])
     smallest = gain.sort(axis=-1).take_along_axis(index, axis=-1)
-    chosen = ep.logical_and(gain >= smallest, gain > 0).reshape(gradient.shape)
+    # among them what has no gain, where few have one: it is 0, or without room
+    chosen = (gain >= smallest).reshape(gradient.shape)
     return ep.where(chosen, gradient.sign(), ep.zeros_like(gradient))
 
 

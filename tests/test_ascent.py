@@ -88,6 +88,13 @@ def test_sparse_step_goes_along_the_largest_that_can_move(engine):
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
+@pytest.mark.parametrize(("x", "g"), [(1.0, 0.5), (0.0, -0.5)])
+def test_a_faint_gradient_at_its_bound_is_not_counted(engine, x, g):
+    x, g = ep([[x, 0.5, 0.5]]), ep([[g, 0.4, 0.3]])
+    found = ascent.sparse_step(x, g, 0.2, np.array([1]), bounds=BOX).raw
+    np.testing.assert_allclose(found, [[x.raw[0, 0], 0.7, 0.5]], atol=1e-12)
+
+
 def test_sparse_step_leaves_what_has_no_finite_gradient(engine):
     x, g = ep([[0.5, 0.5, 0.5]]), ep([[np.nan, 1.0, -0.5]])
     found = ascent.sparse_step(x, g, 0.2, np.array([3]), bounds=BOX).raw
@@ -124,18 +131,20 @@ def test_momentum_comes_before_the_projection(engine, p):
 
 
 def test_a_sparse_perturbation_out_of_room_takes_the_next_coordinates(engine):
-    x0 = np.full((2, 4), 0.5)
-    z, ahead = x0.copy(), np.array([[4.0, 3.0, -2.0, np.nan], [1.0, 2.0, 3.0, 4.0]])
-    z[0, 0], z[1, 3] = 0.9, 0.7
+    x0 = np.full((3, 4), 0.5)
+    # of the last the gradient leads back where it has moved
+    ahead = np.array([[4.0, 3.0, -2.0, np.nan], [1.0, 2.0, 3.0, 4.0], [4.0, 0.2, -0.1, 0.1]])
+    z = x0.copy()
+    z[0, 0], z[1, 3], z[2, 0] = 0.9, 0.7, 0.1
     arguments = {"p": 1, "bounds": BOX, "sphere": True, "ahead": ep(ahead)}
-    found = ascent.constrain(ep(z), ep(x0), ep([1.2, 0.4]), **arguments).raw
-    expected = [[1.0, 1.0, 0.3, 0.5], [0.5, 0.5, 0.5, 0.9]]
+    found = ascent.constrain(ep(z), ep(x0), ep([1.2, 0.4, 0.8]), **arguments).raw
+    expected = [[1.0, 1.0, 0.3, 0.5], [0.5, 0.5, 0.5, 0.9], [0.0, 0.8, 0.5, 0.5]]
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(("missing", "moves"), [(1e-6, False), (1e-4, True)])
 def test_what_rounding_alone_leaves_is_not_completed(engine, missing, moves):
-    x0, z = np.array([[0.0, 0.5]]), np.array([[1.0, 0.5]])
-    arguments = {"p": 1, "bounds": BOX, "sphere": True, "ahead": ep([[1.0, 1.0]])}
-    found = ascent.constrain(ep(z), ep(x0), 1 + missing, **arguments).raw
-    np.testing.assert_allclose(found, [[1.0, 0.5 + missing * moves]], atol=1e-9)
+    x0, z = np.array([[0.0, 50.0]]), np.array([[100.0, 50.0]])
+    arguments = {"p": 1, "bounds": (0, 100), "sphere": True, "ahead": ep([[1.0, 1.0]])}
+    found = ascent.constrain(ep(z), ep(x0), 100 * (1 + missing), **arguments).raw
+    np.testing.assert_allclose(found, [[100, 50 + 100 * missing * moves]], atol=1e-9)
