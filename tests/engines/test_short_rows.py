@@ -443,3 +443,25 @@ def test_how_rows_lie_in_memory_does_not_matter(layout):
     np.testing.assert_array_equal(moved, expected)
     moved[...] = x
     np.testing.assert_array_equal(base, WIDE)
+
+
+IN_PLACE = ("rows of a larger array", "every other row", "one row")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_are_read_where_they_lie_if_their_elements_are_neighbours(layout):
+    x = LAYOUTS[layout](WIDE)
+    flat, step = cpu._flat(x)
+    assert np.shares_memory(flat, x) == (layout in IN_PLACE)
+    assert flat.size == (len(x) - 1) * step + x.shape[1]  # up to the last, and not beyond
+    for i, row in enumerate(x):
+        np.testing.assert_array_equal(flat[i * step : i * step + len(row)], row)
+
+
+def test_faint_gradients_keep_their_ratio_beside_one_without_room():
+    x, g = np.array([[0.9, 0.5, 0.5]]), np.array([[1.0, 1e-12, 2e-12]])
+    found, flags = cpu.steepest(x, g, np.array([0.3]), 1.25, *arrays((0.0, 1.0)), tolerance=0.0)
+    assert not flags.any()
+    moved = (found - x)[0]
+    assert moved[0] == pytest.approx(0.1)
+    assert moved[2] / moved[1] == pytest.approx(2**4, rel=1e-9)

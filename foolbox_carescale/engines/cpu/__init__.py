@@ -203,6 +203,7 @@ def steepest(
     rows, n = x.shape
     out, flags = np.empty((rows, n), x.dtype), np.zeros(rows, np.uint8)
     order, wide = _orders(p, x.dtype)
+    slack = _slack(p, x.dtype)
     dual, _ = _orders(1 / (p - 1), x.dtype) if p not in (1, 2, np.inf) else (order, wide)
     smallest = x.dtype.type(SMALLEST["float32" if x.dtype == np.float32 else "float64"])
     lower, upper = _bounds(lower, upper, n)
@@ -212,7 +213,7 @@ def steepest(
     def run(first: int, last: int) -> None:
         kernels.steepest_rows(
             x, gradient, lower, upper, eps, order, wide, dual, smallest,
-            x.dtype.type(tolerance), SLACK[x.dtype] * max(p, 1.0), numbers, out, flags, first, last,
+            x.dtype.type(tolerance), slack, numbers, out, flags, first, last,
         )  # fmt: skip
 
     _spread(run, rows, n)
@@ -255,6 +256,7 @@ def constrain(
     threshold = np.zeros(rows)
     missing, flags = np.zeros(rows), np.zeros(rows, np.uint8)
     order, wide = _orders(p, x0.dtype)
+    slack = _slack(p, x0.dtype)
     lower, upper = _bounds(lower, upper, n)
     x0, x, eps = (_one_type(np.ascontiguousarray(a)) for a in (x0, x, eps))
     weight, now, before = (None, x, x) if momentum is None else momentum
@@ -264,7 +266,7 @@ def constrain(
     def run(first: int, last: int) -> None:
         kernels.constrain_rows(
             x0, x, now, before, m, lower, upper, eps, order, wide, x0.dtype.type(tolerance),
-            SLACK[x0.dtype] * max(p, 1.0), sphere, threshold, missing, flags, first, last,
+            slack, sphere, threshold, missing, flags, first, last,
         )  # fmt: skip
 
     _spread(run, rows, n)
@@ -296,7 +298,7 @@ def _solve(
 ) -> None:  # fmt: skip
     rows, n = delta.shape
     order, wide = _orders(p, x.dtype)
-    slack = SLACK[x.dtype] * max(p, 1.0)
+    slack = _slack(p, x.dtype)
     limit = x.dtype.type(tolerance)
     delta, delta_step = _flat(delta)
     lower, upper = _bounds(lower, upper, n)
@@ -314,6 +316,11 @@ def _solve(
 def _spread(run: Callable[[int, int], None], rows: int, n: int) -> None:
     if rows and n:
         spread(run, rows, rows * n)
+
+
+def _slack(p: float, dtype: np.dtype[Any]) -> float:
+    """By how much the sum of powers may miss that of eps, of which the norm is a root."""
+    return SLACK[dtype] * max(p, 1.0)
 
 
 def _orders(p: float, dtype: np.dtype[Any]) -> tuple[tuple[Any, ...], tuple[float, ...]]:

@@ -193,7 +193,7 @@ def steepest_rows(
             if counts[i] == 0:
                 _fill_up(xi, gi, low, high, eps[i], scratch, out[i])
                 continue
-            below, above = x.dtype.type(0), x.dtype.type(0)
+            below = above = x.dtype.type(0)
             if m < n:
                 below, above = _sample_bracket(scratch, counts[i] / n, room)
             _fill_signs(gi, _threshold_of(scratch, counts[i], None, below, above), scratch)
