@@ -16,7 +16,18 @@ import math
 import triton
 import triton.language as tl
 
-from .. import exponents, passes
+from .. import passes
+from .elements import (
+    constant,
+    inverse_of,
+    largest_number,
+    last_digit,
+    load_block,
+    power,
+    rounded,
+    sizes_of,
+    smallest_normal,
+)
 
 NOT_FINITE, OUT_OF_BOUNDS = tl.constexpr(1), tl.constexpr(2)
 
@@ -28,138 +39,6 @@ INFINITE = tl.constexpr(math.inf)
 PASSES = tl.constexpr(passes.PASSES)
 MOST_PASSES = tl.constexpr(passes.PASSES + passes.BRACKETED_PASSES)
 SMALLEST_START = tl.constexpr(passes.SMALLEST_START)
-LARGEST_EPS = tl.constexpr(passes.LARGEST_EPS)
-
-
-# What a program knows of its elements.
-
-
-@triton.jit
-def _load(
-    x, v, lower, upper, first, n, LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr,
-    BLOCK: tl.constexpr
-):  # fmt: skip
-    """x, v and the bounds of one block; x on its bounds and v = 0 beyond the end."""
-    at = first + tl.arange(0, BLOCK)
-    there = at < n
-    direction = tl.load(v + at, mask=there, other=0.0).to(TYPE)
-    if LOWER is None:
-        low = tl.load(lower + at, mask=there, other=0.0).to(TYPE)
-    else:
-        low = tl.full((BLOCK,), LOWER, TYPE)
-    if UPPER is None:
-        high = tl.load(upper + at, mask=there, other=0.0).to(TYPE)
-    else:
-        high = tl.full((BLOCK,), UPPER, TYPE)
-    point = tl.load(x + at, mask=there, other=0.0).to(TYPE)
-    return tl.where(there, point, low), direction, low, high
-
-
-@triton.jit
-def _sizes(point, direction, low, high, inverse):
-    """|v| and min(room / eps, 1), which is 0 where v is."""
-    room = tl.where(direction > 0, high - point, point - low)
-    room = tl.where(direction != 0, tl.maximum(room, 0.0), 0.0)
-    return tl.abs(direction), tl.minimum(room * inverse, 1.0)
-
-
-@triton.jit
-def _constant(value: tl.constexpr, TYPE: tl.constexpr):
-    """A number that has not been rounded to float32 on its way."""
-    return tl.full((), value, TYPE)
-
-
-@triton.jit
-def _inverse(eps, TYPE: tl.constexpr):
-    """1 / eps in the dtype that computes."""
-    usable = eps >= _tiny(TYPE)
-    if TYPE == tl.float32:  # noqa: SIM300
-        eps = tl.minimum(eps, _constant(LARGEST_EPS, tl.float64))
-    return (1.0 / tl.where(usable, eps, 1.0)).to(TYPE)
-
-
-@triton.jit
-def _tiny(TYPE: tl.constexpr):
-    """The smallest normal number."""
-    if TYPE == tl.float32:  # noqa: SIM300
-        return _constant(2.0**-126, tl.float64)
-    return _constant(2.0**-1022, tl.float64)
-
-
-@triton.jit
-def _largest(TYPE: tl.constexpr):
-    if TYPE == tl.float32:  # noqa: SIM300
-        return _constant((2.0 - 2.0**-23) * 2.0**127, tl.float64)
-    return _constant((2.0 - 2.0**-52) * 2.0**1023, tl.float64)
-
-
-@triton.jit
-def _resolution(TYPE: tl.constexpr):
-    if TYPE == tl.float32:  # noqa: SIM300
-        return _constant(2.0**-23, tl.float64)
-    return _constant(2.0**-52, tl.float64)
-
-
-@triton.jit
-def _rounded(h, TYPE: tl.constexpr):
-    return h.to(TYPE).to(tl.float64)
-
-
-# Powers.
-
-_ROOT_HALF_BITS = tl.constexpr(exponents.ROOT_HALF_BITS)
-_MANTISSA_BITS = tl.constexpr(exponents.MANTISSA_BITS)
-_EXPONENT_BIAS = tl.constexpr(exponents.EXPONENT_BIAS)
-_LEAST_EXPONENT = tl.constexpr(exponents.LEAST_EXPONENT)
-_SMALLEST_NORMAL = tl.constexpr(exponents.SMALLEST_NORMAL)
-_LOG2_E = tl.constexpr(exponents.LOG2_E)
-# Triton takes globals one by one
-L0, L1, L2, L3, L4, L5, L6, L7, L8 = (tl.constexpr(c) for c in exponents.LOG)
-E0, E1, E2, E3, E4, E5, E6, E7 = (tl.constexpr(c) for c in exponents.EXP2)
-
-
-@triton.jit
-def _power(c, P: tl.constexpr, HIGH: tl.constexpr, TYPE: tl.constexpr):
-    """c^P for 0 <= c <= 1."""
-    if P == 1.0:
-        q = c
-    elif P == 2.0:
-        q = c * c
-    elif P == 3.0:
-        q = c * c * c
-    elif P == 1.5:
-        q = c * tl.sqrt(c)
-    elif P == 0.5:
-        q = tl.sqrt(c)
-    elif TYPE == tl.float32:  # noqa: SIM300
-        q = _power32(c, P, HIGH)
-    else:
-        positive = c > 0
-        q = tl.exp2(_constant(P, tl.float64) * tl.log2(tl.where(positive, c, 1.0)))
-        q = tl.where(positive, q, 0.0)
-    return q
-
-
-@triton.jit
-def _power32(c, P: tl.constexpr, HIGH: tl.constexpr):
-    """See `exponents`; the hardware's own exp2 and log2 are good to 1e-6 here at most."""
-    bits = c.to(tl.int32, bitcast=True)
-    exponent = (bits - _ROOT_HALF_BITS) >> _MANTISSA_BITS
-    e = exponent.to(tl.float32)
-    f = (bits - (exponent << _MANTISSA_BITS)).to(tl.float32, bitcast=True) - 1.0
-    log = ((((((L8 * f + L7) * f + L6) * f + L5) * f + L4) * f + L3) * f + L2) * f + L1
-    log = log * f + L0
-    log = f + f * f * (f * log - 0.5)
-    exact = e * HIGH
-    small = log * (P * _LOG2_E) + e * (P - HIGH)
-    y = exact + small
-    integer = tl.floor(tl.maximum(y, _LEAST_EXPONENT) + 0.5)
-    fraction = (exact - integer) + small
-    power = (((E7 * fraction + E6) * fraction + E5) * fraction + E4) * fraction + E3
-    power = ((power * fraction + E2) * fraction + E1) * fraction + E0
-    scale = (integer.to(tl.int32) + _EXPONENT_BIAS) << _MANTISSA_BITS
-    normal = (c >= _SMALLEST_NORMAL) & (y >= _LEAST_EXPONENT)
-    return tl.where(normal, power * scale.to(tl.float32, bitcast=True), 0.0)
 
 
 # Passes over the columns first..last of a row.
@@ -179,15 +58,15 @@ def _survey(
     corner = tl.zeros((BLOCK,), TYPE)
     faults = tl.zeros((BLOCK,), tl.int32)
     reach = tl.zeros((), tl.float64)
-    tolerance = _constant(TOLERANCE, TYPE)
-    most = _largest(TYPE).to(TYPE)
+    tolerance = constant(TOLERANCE, TYPE)
+    most = largest_number(TYPE).to(TYPE)
     for start in range(first, last, BLOCK * RUN):
         part = tl.zeros((BLOCK,), TYPE)
         for begin in range(start, tl.minimum(start + BLOCK * RUN, last), BLOCK):
-            point, direction, low, high = _load(
+            point, direction, low, high = load_block(
                 x, v, lower, upper, begin, n, LOWER, UPPER, TYPE, BLOCK
             )
-            size, room = _sizes(point, direction, low, high, inverse)
+            size, room = sizes_of(point, direction, low, high, inverse)
             # written so that NaN is not fine
             fine = (point == point) & (size <= most)
             outside = (point < low - tolerance) | (point > high + tolerance)
@@ -199,7 +78,7 @@ def _survey(
                 top = tl.maximum(top, tl.where(room >= 1.0, size, 0.0))
             else:
                 top = tl.maximum(top, tl.where(movable, size, 0.0))
-                part += _power(room, P, HIGH, TYPE)
+                part += power(room, P, HIGH, TYPE)
         reach += tl.sum(part, 0).to(tl.float64)
     found = tl.max(faults & NOT_FINITE, 0) | tl.max(faults & OUT_OF_BOUNDS, 0)
     corner = tl.minimum(tl.max(corner, 0), most)
@@ -219,12 +98,12 @@ def _sums(
         part = tl.zeros((BLOCK,), TYPE)
         free = tl.zeros((BLOCK,), TYPE)
         for begin in range(start, tl.minimum(start + BLOCK * RUN, last), BLOCK):
-            point, direction, low, high = _load(
+            point, direction, low, high = load_block(
                 x, v, lower, upper, begin, n, LOWER, UPPER, TYPE, BLOCK
             )
-            size, room = _sizes(point, direction, low, high, inverse)
+            size, room = sizes_of(point, direction, low, high, inverse)
             w = size * scale * scale
-            q = _power(tl.minimum(w, room), P, HIGH, TYPE)
+            q = power(tl.minimum(w, room), P, HIGH, TYPE)
             part += q
             free += tl.where(w < room, q, 0.0)
         total += tl.sum(part, 0).to(tl.float64)
@@ -238,7 +117,9 @@ def _write(
     TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     for begin in range(first, last, BLOCK):
-        point, direction, low, high = _load(x, v, lower, upper, begin, n, LOWER, UPPER, TYPE, BLOCK)
+        point, direction, low, high = load_block(
+            x, v, lower, upper, begin, n, LOWER, UPPER, TYPE, BLOCK
+        )
         at = begin + tl.arange(0, BLOCK)
         moved = tl.minimum(tl.maximum(point + eta.to(TYPE) * direction, low), high)
         tl.store(out + at, moved.to(out.dtype.element_ty), mask=at < n)
@@ -252,7 +133,7 @@ def _begin(
     top, corner, reach, faults, eps, n, P: tl.constexpr, SLACK: tl.constexpr, TYPE: tl.constexpr
 ):  # fmt: skip
     """h, low, high and done from what the survey found."""
-    nothing = (faults != 0) | (eps < _tiny(TYPE)) | (corner == 0)
+    nothing = (faults != 0) | (eps < smallest_normal(TYPE)) | (corner == 0)
     some = tl.where(top > 0, top, 1.0)
     far = tl.sqrt(corner)
     if P == INFINITE:
@@ -262,13 +143,13 @@ def _begin(
     else:
         # the largest term alone is at most as large as the sum, and n times it at least
         count = (tl.full((), 0, tl.int64) + n).to(tl.float64)  # Triton makes an n of 1 a constant
-        spread = tl.exp2(tl.log2(count) * _constant(-0.5 / P, tl.float64))
-        spread = tl.maximum(spread, _constant(SMALLEST_START, tl.float64))
-        low = _rounded(spread * tl.sqrt(1.0 / some), TYPE)
-        done = reach <= 1.0 + _constant(SLACK, tl.float64)
+        spread = tl.exp2(tl.log2(count) * constant(-0.5 / P, tl.float64))
+        spread = tl.maximum(spread, constant(SMALLEST_START, tl.float64))
+        low = rounded(spread * tl.sqrt(1.0 / some), TYPE)
+        done = reach <= 1.0 + constant(SLACK, tl.float64)
         h = tl.where(done, far, low)
     h = tl.where(nothing, 0.0, h)
-    return _rounded(h, TYPE), low, far, (done | nothing).to(tl.int32)
+    return rounded(h, TYPE), low, far, (done | nothing).to(tl.int32)
 
 
 @triton.jit
@@ -282,15 +163,15 @@ def _advance(
     high_ = tl.where(gap < 0, tl.minimum(high, h), high)
     share = 1.0 + gap / tl.where(moving > 0, moving, 1.0)
     positive = (moving > 0) & (share > 0)
-    root = tl.exp2(tl.log2(tl.where(positive, share, 1.0)) * _constant(0.5 / P, tl.float64))
-    following = _rounded(h * root, TYPE)
+    root = tl.exp2(tl.log2(tl.where(positive, share, 1.0)) * constant(0.5 / P, tl.float64))
+    following = rounded(h * root, TYPE)
     newton = positive & (low_ <= following) & (following <= high_)
     newton = newton & ((count < PASSES) | (count % 3 != 2))
-    halved = _rounded(tl.sqrt(low_) * tl.sqrt(high_), TYPE)
+    halved = rounded(tl.sqrt(low_) * tl.sqrt(high_), TYPE)
     following = tl.where(newton, following, halved)
     # nothing between the ends of the bracket, or a step below the last digit
-    settled = (high_ <= low_ * (1.0 + 2.0 * _resolution(TYPE))) | (following == h)
-    settled = settled | (tl.abs(gap) <= _constant(SLACK, tl.float64))
+    settled = (high_ <= low_ * (1.0 + 2.0 * last_digit(TYPE))) | (following == h)
+    settled = settled | (tl.abs(gap) <= constant(SLACK, tl.float64))
     h = tl.where((done != 0) | settled, h, following)
     return h, low_, high_, done | settled.to(tl.int32)
 
@@ -298,7 +179,7 @@ def _advance(
 @triton.jit
 def _eta(h, eps, LARGEST: tl.constexpr):
     # h h eps may overflow: cut before multiplying
-    most = _constant(LARGEST, tl.float64)
+    most = constant(LARGEST, tl.float64)
     return tl.minimum(h * tl.minimum(h * eps, most / tl.maximum(h, 1.0)), most)
 
 
@@ -319,7 +200,7 @@ def row_kernel(
     lower += row * lower_step
     upper += row * upper_step
     wanted = tl.load(eps + row)
-    inverse = _inverse(wanted, TYPE)
+    inverse = inverse_of(wanted, TYPE)
     top, corner, reach, faults = _survey(
         x, v, lower, upper, inverse, 0, n, n, P, HIGH, LOWER, UPPER, TOLERANCE, TYPE, BLOCK
     )
@@ -352,7 +233,7 @@ def survey_kernel(
 ):  # fmt: skip
     """The survey of a part of a row."""
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    inverse = _inverse(tl.load(eps + row), TYPE)
+    inverse = inverse_of(tl.load(eps + row), TYPE)
     first = part * size
     top, corner, reach, fault = _survey(
         x + row * x_step, v + row * v_step, lower + row * lower_step, upper + row * upper_step,
@@ -431,7 +312,7 @@ def pass_kernel(
         first = part * size
         total, moving = _sums(
             x + row * x_step, v + row * v_step, lower + row * lower_step,
-            upper + row * upper_step, _inverse(wanted, TYPE), h, first,
+            upper + row * upper_step, inverse_of(wanted, TYPE), h, first,
             tl.minimum(first + size, n), n, P, HIGH, LOWER, UPPER, TYPE, BLOCK,
         )  # fmt: skip
         place = now * parts + part
@@ -453,7 +334,7 @@ def finish_kernel(
     h, low, high, done = _surveyed(found, faults, wanted, row, n, parts, P, SLACK, TYPE, PARTS)
     if PASSED > 0:
         h, low, high, done = _resumed(sums, state, row, rows, parts, PASSED, P, SLACK, TYPE, PARTS)
-        inverse = _inverse(wanted, TYPE)
+        inverse = inverse_of(wanted, TYPE)
         count = PASSED
         while (done == 0) & (count < MOST_PASSES):
             total, moving = _sums(
