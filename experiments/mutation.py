@@ -407,16 +407,18 @@ def _report(folder: Path, targets: dict[str, Any]) -> tuple[str, bool]:
         "",
         describe(("cosmic-ray", "pytest")) + ".",
         "",
-        "| module | date | mutants | tested | killed | survived | killed, of tested |",
-        "|---|---|---|---|---|---|---|",
+        "| module | date | mutants | tested | killed | explained | killed, of tested |"
+        " killed, of the others |",
+        "|---|---|---|---|---|---|---|---|",
     ]
+    sums = [0] * 4
     for module in filter(tallies.__contains__, targets):
         row = tallies[module]
-        tested, killed = int(row["tested"]), int(row["killed"])
-        cells = module.partition("/")[2], row["date"], row["mutants"], tested, killed
-        lines.append(
-            f"| {' | '.join(map(str, cells))} | {tested - killed} | {killed / tested:.1%} |"
-        )
+        explained = sum(bool(_reason(s, targets[module])) for s in survivors[module])
+        counts = [int(row[name]) for name in ("mutants", "tested", "killed")] + [explained]
+        sums = [a + b for a, b in zip(sums, counts, strict=True)]
+        lines.append(_line(module.partition("/")[2], row["date"], counts))
+    lines.append(_line("together", "", sums))
     lines += ["", "## Survivors, and why", ""]
     unexplained = False
     for module in filter(survivors.__contains__, targets):
@@ -435,6 +437,14 @@ def _report(folder: Path, targets: dict[str, Any]) -> tuple[str, bool]:
                 lines += [f"@@ {row['line']} @@", f"-{row['before']}", f"+{row['after']}"]
             lines += ["```", ""]
     return "\n".join(lines).rstrip() + "\n", unexplained
+
+
+def _line(module: str, date: str, counts: list[int]) -> str:
+    mutants, tested, killed, explained = counts
+    shares = (f"{killed / number:.1%}" for number in (tested, tested - explained))
+    return (
+        f"| {' | '.join(map(str, (module, date, mutants, tested, killed, explained, *shares)))} |"
+    )
 
 
 def _reason(row: dict[str, str], target: dict[str, Any]) -> str:

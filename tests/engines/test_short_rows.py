@@ -465,3 +465,10 @@ def test_faint_gradients_keep_their_ratio_beside_one_without_room():
     moved = (found - x)[0]
     assert moved[0] == pytest.approx(0.1)
     assert moved[2] / moved[1] == pytest.approx(2**4, rel=1e-9)
+
+
+def test_gradient_is_zero_where_nothing_but_dust_moves():
+    x, v, eps = np.full((1, 2), 0.5), np.array([[1.0, 1e-20]]), np.array([0.5])
+    eta = solve(x, v, eps, 2.0)  # which takes the first to its bound
+    for gradient in cpu.gradients(x, v, eps, eta, 2.0, *arrays((0.0, 1.0)), np.ones(1)):
+        np.testing.assert_array_equal(gradient, 0)
