@@ -1,6 +1,7 @@
 import dataclasses
 import gc
 import json
+import operator
 import subprocess
 import sys
 import tracemalloc
@@ -21,6 +22,7 @@ from foolbox_carescale.evaluate import (
     load_evaluation,
 )
 from foolbox_carescale.evaluate.sealed import digest
+from foolbox_carescale.evaluate.store import RunFolder
 from tests.evaluate import tiny as tiny_module
 from tests.evaluate.tiny import ATTACKS, computed, rows, tiny
 
@@ -271,6 +273,26 @@ def test_processes_and_shards_share_a_folder_and_compute_each_unit_once(tmp_path
     assert ends == [0, 0, 0, 0]
     assert sum(units) == UNITS
     assert rows(tmp_path / "shared") == reference
+
+
+def test_what_another_process_chose_while_this_one_started_holds(tmp_path, reference, monkeypatch):
+    folder, start = tmp_path / "run", RunFolder.start
+    backwards = dict(reversed(ATTACKS.items()))
+
+    def late(self, record):
+        monkeypatch.setattr(RunFolder, "start", start)
+        started(folder, units=5, attacks=backwards)
+        return start(self, record)
+
+    monkeypatch.setattr(RunFolder, "start", late)
+    assert computed(folder) == UNITS - 5
+    assert list(RunFolder(folder).record()["resolved"]["attacks"]) == list(backwards)
+    found = rows(folder)
+    expected = [dict(row) for row in reference]
+    for row in (*found, *expected):
+        del row["cell"]
+    order = operator.itemgetter("attack", "epsilon", "sample")
+    assert sorted(found, key=order) == sorted(expected, key=order)
 
 
 def test_shards_one_after_the_other_give_the_same_run(tmp_path, reference):
