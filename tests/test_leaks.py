@@ -123,14 +123,14 @@ def state() -> tuple[int, int]:
 def resident() -> int:
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
-            pages = int(file.read().split()[1])
+            _, pages, of_files, *_ = map(int, file.read().split())
     except OSError:
         pytest.skip("this system does not tell the resident memory of a process")
-    return pages * 4096
+    return (pages - of_files) * 4096  # those of files come and go with the free memory
 
 
 def test_what_leaks_is_noticed():
     kept: list[Any] = []
-    grown = [growth(lambda: kept.append([np.ones(2000)]), 500) for _ in range(3)]
+    grown = [growth(lambda: kept.append([np.ones(2000)]), 500) for _ in range(4)][1:]
     assert min(objects for objects, _ in grown) > 400
     assert min(size for _, size in grown) > BYTES * 500
