@@ -213,7 +213,7 @@ def test_powers_are_exact_to_the_last_digits_and_without_a_bias(p, dtype):
     assert (
         np.abs(error).max() <= max(2, 0.4 * p) * digit
     )  # the logarithm has one, which p multiplies
-    assert abs(error.mean()) <= 0.1 * digit
+    assert abs(error.mean()) <= 0.2 * digit
 
 
 def test_powers_below_the_smallest_number_are_zero():
