@@ -27,6 +27,36 @@ def test_kernels_compute_what_their_source_says_in_python(tmp_path):
             np.testing.assert_allclose(found, by_python[name], close, close, err_msg=name)
 
 
+IN_FLOAT32 = """
+import sys, numpy as np
+from foolbox_carescale.engines import cpu
+rng = np.random.default_rng(0)
+x, v = rng.random((6, 2000), np.float32), rng.standard_normal((6, 2000), np.float32)
+bounds = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
+eps = np.geomspace(0.1, 20, 6)
+eta, _ = cpu.solve(x, v, eps, 2.0, *bounds, tolerance=0.0)
+points, _, _ = cpu.perturb(x, v, eps, 2.0, *bounds, tolerance=0.0)
+gradients = cpu.gradients(x, v, eps, eta, 2.0, *bounds, rng.random((6, 2000), np.float32))
+np.savez(sys.argv[1], eta, points, *gradients)
+"""
+
+
+def test_a_process_that_compiles_gets_the_same_digits_as_one_that_loads(tmp_path):
+    root = pathlib.Path(__file__).parents[2]
+    found = []
+    for name in ("compiled", "loaded"):
+        subprocess.run(
+            [sys.executable, "-c", IN_FLOAT32, str(tmp_path / f"{name}.npz")],
+            cwd=root,
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")},
+            check=True,
+        )
+        with np.load(tmp_path / f"{name}.npz") as arrays:
+            found.append([arrays[key] for key in arrays.files])
+    for compiled, loaded in zip(*found, strict=True):
+        np.testing.assert_array_equal(compiled, loaded)
+
+
 def test_what_was_compiled_of_older_sources_is_forgotten(tmp_path):
     cache = tmp_path / "__pycache__"
     cache.mkdir()

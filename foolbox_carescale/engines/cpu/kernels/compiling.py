@@ -18,8 +18,12 @@ BLOCK = 4096
 # Re-association and contraction only: the checks need NaN and infinity to keep their meaning.
 FAST = {"reassoc", "contract", "nsz", "arcp", "afn"}
 
-# Most functions are called by compiled ones only: a quarter less to compile.
-INTERNAL = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+# Most functions are called by compiled ones only: a quarter less to compile. They become a part of
+# each of these, because the linker would take the copy that the process has compiled before, and
+# otherwise, with what is loaded from disk, the caller's own, which was optimised apart and may
+# differ in the last digit.
+INTERNAL = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}
+CALLED_FROM_PYTHON = {"no_cpython_wrapper": False, "forceinline": False}
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compiling import FAST, compiled, row_of, value_at
+from .compiling import CALLED_FROM_PYTHON, FAST, compiled, row_of, value_at
 from .passes import largest_open, sum_row
 from .powers import INFINITE, lowered_power
 from .roots import SMALLEST_EPS, TINY
@@ -81,12 +81,11 @@ def _gradient_row_inf(x, v, lower, upper, eps, grad, grad_x, grad_v):
     return max(min(grad / largest, ceiling), -ceiling)
 
 
-@compiled(no_cpython_wrapper=False)  # called from Python
-def gradient_rows(
+@compiled()
+def _gradient_rows(
     x, x_step, v, v_step, n, lower, upper, eps, eta, order, wide, grad, grad_x, grad_v, grad_eps,
     first, last,
 ):  # fmt: skip
-    """The vector-Jacobian products for rows first..last; grad_x and grad_v are (N, n)."""
     for i in range(first, last):
         xi, vi = x[i * x_step : i * x_step + n], v[i * v_step : i * v_step + n]
         low, high = row_of(lower, i), row_of(upper, i)
@@ -113,6 +112,18 @@ def gradient_rows(
             grad_eps[i] = 0
 
 
+@compiled(**CALLED_FROM_PYTHON)
+def gradient_rows(
+    x, x_step, v, v_step, n, lower, upper, eps, eta, order, wide, grad, grad_x, grad_v, grad_eps,
+    first, last,
+):  # fmt: skip
+    """The vector-Jacobian products for rows first..last; grad_x and grad_v are (N, n)."""
+    _gradient_rows(
+        x, x_step, v, v_step, n, lower, upper, eps, eta, order, wide, grad, grad_x, grad_v,
+        grad_eps, first, last,
+    )  # fmt: skip
+
+
 # Of the perturbed point z = x + eta v where not saturated, the bound where it is: upstream g goes
 # straight to x, and eta times to v, where z moves; and to eta with the weight v.
 
@@ -137,7 +148,7 @@ def _add_direct(x, v, lower, upper, eta, g, grad_x, grad_v):
         grad_v[j] += eta * g[j] if moves else zero
 
 
-@compiled(no_cpython_wrapper=False)  # called from Python
+@compiled(**CALLED_FROM_PYTHON)
 def point_gradient_rows(
     x, x_step, v, v_step, n, lower, upper, eps, eta, order, wide, g, grad, grad_x, grad_v, grad_eps,
     first, last,
@@ -149,7 +160,7 @@ def point_gradient_rows(
         ceiling = float(np.finfo(x.dtype).max)
         dot = _moving_dot(xi, vi, low, high, x.dtype.type(eta[i]), g[i])
         grad[i] = min(max(dot, -ceiling), ceiling)
-    gradient_rows(
+    _gradient_rows(
         x, x_step, v, v_step, n, lower, upper, eps, eta, order, wide, grad, grad_x, grad_v,
         grad_eps, first, last,
     )  # fmt: skip

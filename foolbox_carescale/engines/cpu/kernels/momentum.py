@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compiling import BLOCK, FAST, compiled
+from .compiling import BLOCK, CALLED_FROM_PYTHON, FAST, compiled
 
 
 @compiled(fastmath=FAST)
@@ -32,7 +32,7 @@ def _decay_and_add(total, decay, g, scale):
         total[j] = decay * total[j] + scale * g[j]
 
 
-@compiled(no_cpython_wrapper=False)  # called from Python
+@compiled(**CALLED_FROM_PYTHON)
 def accumulate_rows(total, decay, g, least, first, last):
     """Rows first..last: total = decay total + g / max(||g||_1, least), g being 0 where not finite.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compiling import BLOCK, FAST, bits_of, compiled, part_of, row_of, value_at
+from .compiling import BLOCK, CALLED_FROM_PYTHON, FAST, bits_of, compiled, part_of, row_of, value_at
 from .momentum import mix
 from .passes import find_offences, largest_movable, sample_size, take_sample
 from .powers import FIRST, INFINITE
@@ -165,7 +165,7 @@ def _project_l1(x, v, lower, upper, eps, slack, room, direction, out):
     return t
 
 
-@compiled(no_cpython_wrapper=False)  # called from Python
+@compiled(**CALLED_FROM_PYTHON)
 def constrain_rows(
     x0, a, b, c, momentum, lower, upper, eps, order, wide, tolerance, slack, sphere, threshold,
     missing, flags, first, last,

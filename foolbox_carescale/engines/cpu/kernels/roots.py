@@ -24,7 +24,7 @@ import math
 
 import numpy as np
 
-from .compiling import FAST, compiled, row_of, value_at
+from .compiling import CALLED_FROM_PYTHON, FAST, compiled, row_of, value_at
 from .passes import (
     SAMPLE_MAX,
     beyond,
@@ -214,7 +214,7 @@ def _write_in_place(x, v, lower, upper, eta):
         x[j] = moved if moved < value_at(upper, j) else value_at(upper, j)
 
 
-@compiled(no_cpython_wrapper=False)  # called from Python
+@compiled(**CALLED_FROM_PYTHON)
 def solve_rows(
     x, x_step, v, v_step, n, lower, upper, eps, order, wide, tolerance, slack, out, out_step, mode,
     eta, flags, first, last,

@@ -11,7 +11,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .compiling import BLOCK, FAST, bits_of, compiled, row_of, value_at
+from .compiling import BLOCK, CALLED_FROM_PYTHON, FAST, bits_of, compiled, row_of, value_at
 from .passes import NAN_DELTA, SAMPLE_RUN, find_offences, largest_movable, sample_size
 from .powers import FIRST, INFINITE, SQUARE, power
 from .roots import BRACKETED_PASSES, SAMPLE_ERRORS, SMALLEST_EPS, solve_row, write_row
@@ -163,7 +163,7 @@ def _sample_bracket(gains, share, sample):
     return ordered[low], ordered[high]
 
 
-@compiled(no_cpython_wrapper=False)  # called from Python
+@compiled(**CALLED_FROM_PYTHON)
 def steepest_rows(
     x, g, lower, upper, eps, order, wide, dual, smallest, tolerance, slack, counts, out, flags,
     first, last,
