@@ -22,8 +22,7 @@ def with_gradient(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
     """
     magnitude, room = problem.delta.abs(), room_of(problem)
     eps = problem.eps_tensor(problem.x)
-    unit = backends.detach(eps)
-    unit = ep.where(unit > 0, unit, 1.0)
+    unit = norms.positive_or_one(backends.detach(eps))
     still = backends.detach(magnitude), backends.detach(room)
     one = ep.ones_like(eta)
     eps = eps / unit * one  # (N, 1), also where eps is one number

@@ -20,14 +20,18 @@ BLOCK = 1024
 SMALLEST = {"float32": 1e-30, "float64": 1e-290}
 
 
+def positive_or_one(a: ep.Tensor) -> ep.Tensor:
+    """What may be divided by: a, and where it is not positive and the quotient not used 1."""
+    return ep.where(a > 0, a, 1.0)
+
+
 def power(a: ep.Tensor, p: float) -> ep.Tensor:
     """``a**p`` for ``a >= 0``, with all derivatives zero (not infinite or NaN) at ``a = 0``."""
     if p == 1:
         return a
     if p == 2:
         return a.square()
-    positive = a > 0
-    return ep.where(positive, ep.where(positive, a, 1.0) ** p, 0.0)
+    return ep.where(a > 0, positive_or_one(a) ** p, 0.0)
 
 
 def accumulate(a: ep.Tensor) -> ep.Tensor:
@@ -48,7 +52,7 @@ def lp_norm(a: ep.Tensor, p: float) -> ep.Tensor:
     if p == math.inf:
         return top
     # the scale is a constant for the derivative: the norm is homogeneous in it
-    scale = detach(ep.where(top > 0, top, 1.0))
+    scale = detach(positive_or_one(top))
     return scale * power(accumulate(power(magnitudes / scale, p)), 1 / p)
 
 
@@ -63,8 +67,7 @@ def dual_direction(gradient: ep.Tensor, p: float) -> ep.Tensor:
     if p == math.inf:
         return gradient.sign()
     magnitudes = gradient.abs()
-    top = magnitudes.max(axis=-1, keepdims=True)
-    top = ep.where(top > 0, top, 1.0)
+    top = positive_or_one(magnitudes.max(axis=-1, keepdims=True))
     if p == 2:
         return gradient / top
     powers = power(magnitudes / top, 1 / (p - 1))

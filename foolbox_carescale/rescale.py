@@ -330,14 +330,14 @@ def _project_l1(problem: Problem, target: ep.Tensor) -> ep.Tensor:
         below, above = bracket(kinks, lambda t: size(t) <= backends.detach(eps))
         middle = ((below + above) / 2).astype(v.dtype)
 
-    inside = size(middle.astype(wide_v.dtype) * 0) <= backends.detach(eps)
+    inside = size(backends.detach(eps) * 0) <= backends.detach(eps)
     active = ep.logical_and(v > middle, v - room < middle)
     full = v - room >= middle
     count = norms.accumulate(ep.where(active, ep.ones_like(v), 0.0))
     excess = norms.accumulate(
         backends.widen(ep.where(active, v, 0.0) + ep.where(full, room, 0.0))
     ) - problem.eps_tensor(wide_v)
-    t = excess.astype(v.dtype) / ep.maximum(count, ep.ones_like(count))
+    t = excess.astype(v.dtype) / norms.positive_or_one(count)
     # where eps is exactly the room of those that stay on their bounds, any t up to the next fits
     t = ep.where(count > 0, t, middle)
     shrunk = ep.minimum(ep.maximum(v - t, ep.zeros_like(v)), room)
@@ -360,10 +360,10 @@ def _fill_up(problem: Problem) -> ep.Tensor:
 
     _, last = bracket(rank, fits)
     filled = rank > last
-    sharing = ep.logical_and(rank >= last, ep.logical_and(rank <= last, rank > 0))
+    sharing = ep.logical_and(rank >= last, rank <= last)
     left = eps - norms.accumulate(backends.widen(ep.where(filled, room, 0.0)))
     shared = norms.accumulate(backends.widen(ep.where(sharing, room, 0.0)))
-    part = left / ep.where(shared > 0, shared, 1.0)
+    part = left / norms.positive_or_one(shared)
     part = ep.minimum(ep.maximum(part, part * 0), ep.ones_like(part)).astype(room.dtype)
     step = ep.where(filled, room, ep.where(sharing, part * room, 0.0))
     return clip(problem.x + problem.delta.sign() * step, problem.lower, problem.upper)

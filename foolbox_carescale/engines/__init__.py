@@ -238,7 +238,7 @@ def _choose(t: ep.Tensor, *, traced: bool) -> tuple[str, str]:
 
 def _tensor(problem: Problem, array: np.ndarray[Any, Any]) -> ep.Tensor:
     dtype = backends.dtype_name(problem.shaped_x)
-    return backends.from_numpy(problem.shaped_x, array.astype(dtype, copy=False))
+    return backends.from_numpy(problem.shaped_x, np.asarray(array, dtype))
 
 
 def _cuda_arguments(problem: Problem) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import eagerpy as ep
 
 from ..backends import largest
-from ..norms import accumulate, power
+from ..norms import accumulate, positive_or_one, power
 
 
 def solve(
@@ -33,19 +33,18 @@ def solve(
     # In units of eps and of the largest magnitude that can move nothing under- or overflows. A
     # coordinate never takes more than the whole budget, so more room than that is no use.
     live = room > 0
-    scale = ep.where(live, magnitude, 0.0).max(axis=-1, keepdims=True)
-    scale = ep.where(scale > 0, scale, 1.0)
+    scale = positive_or_one(ep.where(live, magnitude, 0.0).max(axis=-1, keepdims=True))
     v = ep.where(live, magnitude / scale, 0.0)
     live = v > 0
-    r = ep.where(live, ep.minimum(room / ep.where(eps > 0, eps, 1.0), ep.ones_like(room)), 0.0)
-    breakpoints = ep.where(live, r / ep.where(live, v, 1.0), 0.0)
+    r = ep.where(live, ep.minimum(room / positive_or_one(eps), ep.ones_like(room)), 0.0)
+    breakpoints = ep.where(live, r / positive_or_one(v), 0.0)
     breakpoints = ep.minimum(breakpoints, ep.ones_like(breakpoints) * largest(breakpoints))
 
     if p == math.inf:
         # the first coordinate that moves by eps; if none has that room, the far corner
         free = ep.where(r >= 1.0, v, 0.0).max(axis=-1, keepdims=True)
         corner = breakpoints.max(axis=-1, keepdims=True)
-        t = ep.where(free > 0, 1.0 / ep.where(free > 0, free, 1.0), corner)
+        t = ep.where(free > 0, 1.0 / positive_or_one(free), corner)
     else:
 
         def size(t: ep.Tensor) -> ep.Tensor:
@@ -56,7 +55,7 @@ def solve(
         spent = accumulate(ep.where(saturated, power(r, p), 0.0))
         rest = accumulate(ep.where(breakpoints > below, power(ep.minimum(above * v, r), p), 0.0))
         solvable = rest > 0
-        share = ep.maximum(1.0 - spent, ep.zeros_like(spent)) / ep.where(solvable, rest, 1.0)
+        share = ep.maximum(1.0 - spent, ep.zeros_like(spent)) / positive_or_one(rest)
         t = ep.where(solvable, above * power(share, 1 / p), above)
         t = ep.minimum(ep.maximum(t, below), above)
 

@@ -20,15 +20,10 @@ import tensorflow as tf
 
 from . import exponents, passes
 from .passes import (
-    ALIGNED,
     BRACKETED_PASSES,
-    LANES,
     LARGEST_EPS,
-    MOST_SEGMENTS,
     PARTS,
     PASSES,
-    SLACK,
-    SMALLEST_START,
 )
 
 Array: TypeAlias = Any  # tf.Tensor: TensorFlow has no types
@@ -98,8 +93,7 @@ def _root(row: Any, delta: Array, p: float) -> Array:
     largest = _largest(lambda *columns: tf.abs(_columns(delta, *columns)), n, like)
     movable = largest != 0
     # the largest term alone is at most as large as the sum, and n times it at least
-    spread = max(n ** (-0.5 / p), SMALLEST_START)
-    start = spread * tf.sqrt(1.0 / tf.where(movable, largest, tf.ones_like(largest)))
+    start = passes.spread(n, p) * tf.sqrt(1.0 / passes.positive_or_one(tf, largest))
 
     def sums(h: Array) -> tuple[Array, Array]:
         def terms(first: Any, count: int) -> Array:
@@ -128,7 +122,7 @@ def _newton(
 ) -> Array:
     """The root from a start below it; where there is none, the far corner."""
     digits = 2.0 * _resolution(start.dtype)
-    slack = SLACK[start.dtype.name] * max(p, 1.0)
+    slack = passes.slack_of(start.dtype.name, p)
 
     def go_on(count: Array, h: Array, low: Array, high: Array, done: Array) -> Array:
         return (count < PASSES + BRACKETED_PASSES) & tf.logical_not(tf.reduce_all(done))
@@ -155,7 +149,7 @@ def _root_inf(row: Any, x: Array) -> Array:
 
     top = _largest(free, n, x[:, :1])
     found = top > 0
-    root = tf.sqrt(1.0 / tf.where(found, top, tf.ones_like(top)))
+    root = tf.sqrt(1.0 / passes.positive_or_one(tf, top))
 
     def finish() -> Array:
         corner = _largest(lambda *columns: _breakpoints(*row(*columns)), n, x[:, :1])
@@ -200,7 +194,7 @@ def _largest(terms: Terms, n: int, like: Array) -> Array:
 
 def _reduce(terms: Terms, n: int, combine: Any, reduce: Any, like: Array) -> Array:
     """The row in `PARTS` parts at a time, combined element by element; see `xla`."""
-    lanes = min(max(LANES, n // (PARTS * MOST_SEGMENTS)), n // PARTS) // ALIGNED * ALIGNED
+    lanes = passes.lanes_of(n)
     if lanes == 0:
         return reduce(terms(0, n), axis=-1, keepdims=True)
 

@@ -48,16 +48,35 @@ LARGEST_EPS = 2.0**125
 SMALLEST_START = 1e-30
 
 
+def lanes_of(n: int) -> int:
+    """The elements of a part, for rows of this length; 0 where there are too few to cut it up."""
+    return min(max(LANES, n // (PARTS * MOST_SEGMENTS)), n // PARTS) // ALIGNED * ALIGNED
+
+
+def spread(n: int, p: float) -> float:
+    """The least share that the root has of that of the largest term alone, were all as large."""
+    return max(math.pow(n, -0.5 / p), SMALLEST_START)
+
+
+def slack_of(dtype: str, p: float) -> float:
+    """What total may miss 1 by, of which the norm is a root."""
+    return SLACK[dtype] * max(p, 1.0)
+
+
 def sizes(ops: Any, x: Any, v: Any, low: Any, high: Any, inverse: Any) -> tuple[Any, Any]:
     """|v| and r = min(room / eps, 1), ``inverse`` being 1 / eps."""
     room = ops.where(v > 0, high - x, x - low)
     return ops.abs(v), ops.minimum(ops.maximum(room, 0.0) * inverse, 1.0)
 
 
+def positive_or_one(ops: Any, a: Any) -> Any:
+    """What may be divided by: a, and where it is not positive and the quotient not used 1."""
+    return ops.where(a > 0, a, ops.ones_like(a))
+
+
 def breakpoints(ops: Any, v: Any, r: Any, largest: float) -> Any:
-    """``r / |v|`` where both are positive, else 0; at most the largest number."""
-    live = (v > 0) & (r > 0)
-    points = ops.where(live, r / ops.where(live, v, ops.ones_like(v)), ops.zeros_like(v))
+    """``r / |v|`` where v is not 0, else 0; at most the largest number."""
+    points = ops.where(v > 0, r / positive_or_one(ops, v), ops.zeros_like(v))
     return ops.minimum(points, largest)
 
 
@@ -96,7 +115,7 @@ def step(
     gap = 1.0 - total
     low = ops.where(gap > 0, ops.maximum(low, h), low)
     high = ops.where(gap < 0, ops.minimum(high, h), high)
-    share = 1.0 + gap / ops.where(moving > 0, moving, ops.ones_like(moving))
+    share = 1.0 + gap / positive_or_one(ops, moving)
     following = h * ops.maximum(share, 0.0) ** (0.5 / p)
     inside = (moving > 0) & (low <= following) & (following <= high)
     bounded = high < math.inf
@@ -141,7 +160,7 @@ def power(
     if p == 0.5:
         return ops.sqrt(c)
     if c.dtype == "float64":
-        return ops.where(c > 0, ops.where(c > 0, c, ops.ones_like(c)) ** p, ops.zeros_like(c))
+        return ops.where(c > 0, positive_or_one(ops, c) ** p, ops.zeros_like(c))
     # `**` is not vectorised by XLA's CPU backend: 20 times the time of the whole pass
     high, rest = exponents.split_order(p)
     m, e = split(c)

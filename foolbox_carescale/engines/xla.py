@@ -17,15 +17,10 @@ from jax import lax
 
 from . import exponents, passes
 from .passes import (
-    ALIGNED,
     BRACKETED_PASSES,
-    LANES,
     LARGEST_EPS,
-    MOST_SEGMENTS,
     PARTS,
     PASSES,
-    SLACK,
-    SMALLEST_START,
 )
 
 Array: TypeAlias = jax.Array
@@ -86,8 +81,7 @@ def _root(
     largest = _largest(lambda first, count: jnp.abs(_columns(delta, first, count)), n)
     movable = largest != 0
     # the largest term alone is at most as large as the sum, and n times it at least
-    spread = max(n ** (-0.5 / p), SMALLEST_START)
-    start = spread * jnp.sqrt(1.0 / jnp.where(movable, largest, 1.0))
+    start = passes.spread(n, p) * jnp.sqrt(1.0 / passes.positive_or_one(jnp, largest))
 
     def sums(h: Array) -> tuple[Array, Array]:
         # Tied to h: XLA would otherwise take what does not depend on it out of the loop, and
@@ -117,7 +111,7 @@ def _newton(
 ) -> Array:
     """The root from a start below it; where there is none, the far corner."""
     digits = 2.0 * float(np.finfo(start.dtype).eps)
-    slack = SLACK[str(start.dtype)] * max(p, 1.0)
+    slack = passes.slack_of(str(start.dtype), p)
 
     def go_on(state: tuple[Array, ...]) -> Array:
         count, *_, done = state
@@ -149,7 +143,7 @@ def _root_inf(row: Any, x: Array) -> Array:
         return jnp.where(r >= 1.0, v, 0.0)
 
     top = _largest(free, n)
-    root = jnp.where(top > 0, jnp.sqrt(1.0 / jnp.where(top > 0, top, 1.0)), 0.0)
+    root = jnp.sqrt(1.0 / passes.positive_or_one(jnp, top))
 
     def finish(root: Array) -> Array:
         corner = jnp.sqrt(_largest(lambda *columns: _breakpoints(*row(*columns)), n))
@@ -219,7 +213,7 @@ _SAME_BITS = {
 
 def _reduce(terms: Callable[[Any, int], Array], n: int, combine: Any, reduce: Any) -> Array:
     """The row in `PARTS` parts at a time, combined element by element into `lanes` results."""
-    lanes = min(max(LANES, n // (PARTS * MOST_SEGMENTS)), n // PARTS) // ALIGNED * ALIGNED
+    lanes = passes.lanes_of(n)
     if lanes == 0:
         short: Array = reduce(terms(0, n), axis=-1, keepdims=True)
         return short

@@ -75,6 +75,19 @@ def test_gradients_are_summed_in_memory_that_can_be_written(kit):
     assert engines.accumulate(None, 1.0, ep.astensor(half), 1e-12) is None
 
 
+def test_without_a_sample_nothing_is_summed():
+    for shape in ((0, 3), (2, 0)):
+        assert engines.accumulate(None, 1.0, ep.astensor(np.zeros(shape)), 1e-12) is None
+
+
+def test_points_are_written_in_the_pass_that_finds_eta(monkeypatch):
+    from foolbox_carescale.engines import cpu
+
+    expected = fc.perturb(X, V, EPS)
+    monkeypatch.setattr(cpu, "solve", None)
+    np.testing.assert_array_equal(fc.perturb(X, V, EPS), expected)
+
+
 def test_a_batch_of_vectors_goes_back_through_torch_at_once():
     x, v = (torch.tensor(t, requires_grad=True) for t in (X, V))
     eta = fc.clipping_aware_rescaling(x, v, EPS)

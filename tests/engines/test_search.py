@@ -38,7 +38,7 @@ def search(problem):
     inverse = 1 / np.where(solvable, np.minimum(eps, kind(passes.LARGEST_EPS)), kind(1))
     v, r = passes.sizes(np, x, delta, kind(problem.lower), kind(problem.upper), inverse)
     largest = v.max(axis=1, keepdims=True)
-    spread = kind(max(x.shape[1] ** (-0.5 / p), passes.SMALLEST_START))
+    spread = kind(passes.spread(x.shape[1], p))
     start = spread * np.sqrt(1 / np.where(largest != 0, largest, kind(1)))
     corner = np.sqrt(passes.breakpoints(np, v, r, np.finfo(kind).max).max(axis=1, keepdims=True))
 
@@ -53,7 +53,7 @@ def search(problem):
 
     infinite = np.full_like(start, math.inf)
     state = 0, start, start, infinite, ~(solvable & (largest != 0))
-    digits, slack = kind(2 * np.finfo(kind).eps), kind(passes.SLACK[problem.dtype] * max(p, 1))
+    digits, slack = kind(2 * np.finfo(kind).eps), kind(passes.slack_of(problem.dtype, p))
     while not state[-1].all() and state[0] < passes.PASSES + passes.BRACKETED_PASSES:
         state = passes.step(np, state, sums, beyond, kind(p), digits, slack)
         assert all(t.dtype == kind for t in state[1:4])
@@ -91,6 +91,20 @@ def test_sizes_are_in_units_of_eps_and_at_most_one():
     size, r = passes.sizes(np, x, v, -1.0, 2.0, 0.8)  # the last has left the box by rounding
     np.testing.assert_array_equal(size, [2, 3, 0, 1, 1])
     np.testing.assert_allclose(r[[0, 1, 3, 4]], [0.4, 1, 0.4, 0])
+
+
+@pytest.mark.parametrize(
+    ("n", "lanes"), [(127, 0), (128, 16), (3072, 384), (150528, 1024), (12_000_000, 23424)]
+)
+def test_rows_are_cut_up_where_cache_lines_begin(n, lanes):
+    assert passes.lanes_of(n) == lanes
+    assert lanes * 4 % 64 == 0
+
+
+def test_where_the_search_begins_and_how_near_is_near_enough():
+    assert passes.spread(16, 2.0) == 0.5
+    assert passes.spread(10**6, 0.01) == 1e-30
+    assert passes.slack_of("float32", 4.0) == 4 * passes.slack_of("float32", 0.5) == 6e-7
 
 
 def test_breakpoints_are_those_of_what_can_move():

@@ -304,6 +304,14 @@ def test_each_row_is_flagged_for_what_is_wrong_with_it(p):
     x[3, 4] = -0.01
     assert cpu.solve(x, v, eps, p, *bounds, tolerance=1e-6)[1][3] == cpu.Flags.OUT_OF_BOUNDS
     assert cpu.solve(x, v, eps, p, *bounds, tolerance=0.011)[1][3] == 0
+    centers = np.full((3, 6), 0.5)
+    centers[1, 3], centers[2, 0] = -0.01, 1.01
+    for sphere in (False, True):
+        flags = cpu.constrain(
+            centers, np.full((3, 6), 0.5), eps[:3], p, *bounds,
+            tolerance=0.005, sphere=sphere, momentum=None,
+        )[3]  # fmt: skip
+        assert list(flags) == [0, cpu.Flags.OUT_OF_BOUNDS, cpu.Flags.OUT_OF_BOUNDS]
     for bad in (np.nan, np.inf, -np.inf):
         target = np.where(np.arange(6) == 3, bad, 0.5)[None].repeat(3, axis=0)
         target[1] = 0.3
@@ -371,6 +379,22 @@ def test_the_largest_that_can_move_is_the_unit_of_a_faint_gradient():
     assert 1e100 * g[0] @ (found - x)[0] == pytest.approx(most)
 
 
+def test_a_root_is_found_also_where_the_far_corner_is_beyond_float32():
+    x, v = np.full((2, 2), 0.5, np.float32), np.array([[1e-37, 1e-39], [1e-39, 0]], np.float32)
+    eps = np.array([1e-4, 0.45])
+    eta = solve(x, v, eps, 2.0)
+    assert eta[0] * float(v[0, 0]) == pytest.approx(1e-4, rel=1e-3)
+    assert eta[1] == np.finfo(np.float32).max
+
+
+def test_the_least_gradient_takes_no_more_than_its_room():
+    least = np.finfo(float).smallest_subnormal
+    x, g = np.full((1, 3), 0.25), np.array([[1.0, -least, least]])
+    for eps, end in ((1.0, [1, 0.1875, 0.4375]), (2.0, [1, 0, 1])):
+        found, _ = cpu.steepest(x, g, np.array([eps]), 1, *arrays((0.0, 1.0)), tolerance=0.0)
+        np.testing.assert_allclose(found, [end], atol=1e-12)
+
+
 def test_a_point_on_the_sphere_stays_to_the_last_digit():
     x0, x = np.full((1, 4), 0.5), np.array([[0.75, 0.5, 0.25, 0.5]])
     z, threshold, missing = constrained(x, x0, np.array([0.5]), 1, (0.0, 1.0))
@@ -393,69 +417,6 @@ def test_gradient_where_float32_has_no_inverse_of_eps():
     assert found[2] == pytest.approx(0.2, rel=1e-6)
     np.testing.assert_array_equal(found[0], 0)
     np.testing.assert_allclose(found[1] / 1e-40, [[-0.2 * 3 / 25, 0.2 * 4 / 25]], rtol=1e-3)
-
-
-WIDE = np.random.default_rng(4).random((10, 14))
-LAYOUTS = {
-    "rows of a larger array": lambda a: a[:5, 3:9],
-    "every other row": lambda a: a[::2, :6],
-    "one row for all": lambda a: np.broadcast_to(a[:1, :6], (5, 6)),
-    "columns": lambda a: np.asfortranarray(a[:5, :6]),
-    "every other element": lambda a: a[:5, 2::2],
-    "backwards": lambda a: a[4::-1, 5::-1],
-    "upside down": lambda a: a[4::-1, :6],
-    "one row": lambda a: a[1:2, 1:5],
-    "parts of records": lambda a: in_records(a[:5, :6]),
-}
-
-
-def in_records(a):
-    records = np.zeros(len(a), [("a", "i2"), ("x", "f8", a.shape[1]), ("b", "i2")])
-    records["x"] = a
-    return records["x"]
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_how_rows_lie_in_memory_does_not_matter(layout):
-    x, v = (LAYOUTS[layout](a) for a in (WIDE, WIDE - 0.4))
-    plain, bounds, g = x.copy(), arrays((0.0, 1.0)), np.ones(x.shape)
-    eps = np.full(len(x), 0.2)
-    eta = solve(plain, v.copy(), eps, 2.0)
-    np.testing.assert_array_equal(solve(x, v, eps, 2.0), eta)
-    expected, _, _ = cpu.perturb(plain, v.copy(), eps, 2.0, *bounds, tolerance=0.0)
-    np.testing.assert_array_equal(cpu.perturb(x, v, eps, 2.0, *bounds, tolerance=0.0)[0], expected)
-    for upstream in (np.ones(len(x)), g):
-        gradients = [cpu.gradients(a, v, eps, eta, 2.0, *bounds, upstream) for a in (x, plain)]
-        for found, wanted in zip(*gradients, strict=True):
-            np.testing.assert_array_equal(found, wanted)
-    steps = [cpu.steepest(a, v, eps, 1.5, *bounds, tolerance=0.0)[0] for a in (x, plain)]
-    np.testing.assert_array_equal(*steps)
-    if layout == "one row for all":
-        return
-    # into memory of that layout, which may be that of the points, and nothing beside it
-    base = WIDE.copy()
-    moved = LAYOUTS[layout](base)
-    result, _, _ = cpu.perturb(x, v, eps, 2.0, *bounds, tolerance=0.0, out=moved)
-    assert result is moved
-    np.testing.assert_array_equal(moved, expected)
-    moved[...] = x
-    cpu.perturb(moved, v, eps, 2.0, *bounds, tolerance=0.0, out=moved)
-    np.testing.assert_array_equal(moved, expected)
-    moved[...] = x
-    np.testing.assert_array_equal(base, WIDE)
-
-
-IN_PLACE = ("rows of a larger array", "every other row", "one row")
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_rows_are_read_where_they_lie_if_their_elements_are_neighbours(layout):
-    x = LAYOUTS[layout](WIDE)
-    flat, step = cpu._flat(x)
-    assert np.shares_memory(flat, x) == (layout in IN_PLACE)
-    assert flat.size == (len(x) - 1) * step + x.shape[1]  # up to the last, and not beyond
-    for i, row in enumerate(x):
-        np.testing.assert_array_equal(flat[i * step : i * step + len(row)], row)
 
 
 def test_faint_gradients_keep_their_ratio_beside_one_without_room():

@@ -334,7 +334,7 @@ def _orders(p: float, dtype: np.dtype[Any]) -> tuple[tuple[Any, ...], tuple[floa
 
 def _has_flat_rows(a: Array) -> bool:
     step, unit = a.strides
-    return unit == a.itemsize and step >= a.shape[1] * unit and step % unit == 0
+    return unit == a.itemsize and step >= 0 and step % unit == 0
 
 
 def _flat(a: Array) -> tuple[Array, int]:
@@ -346,12 +346,12 @@ def _flat(a: Array) -> tuple[Array, int]:
             flat = np.lib.stride_tricks.as_strided(a, (size,), (a.itemsize,))
             return _one_type(flat), step
         a = np.ascontiguousarray(a)
-    return _one_type(a.reshape(-1)), a.shape[1]
+    return _one_type(a.ravel()), a.shape[1]
 
 
 def _bounds(lower: Array, upper: Array, n: int) -> tuple[Any, Any]:
     if lower.size == upper.size == 1:
-        return lower[0, 0], upper[0, 0]
+        return lower.reshape(())[()], upper.reshape(())[()]
     return _bound_rows(lower, n), _bound_rows(upper, n)
 
 

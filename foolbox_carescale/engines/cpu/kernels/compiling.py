@@ -1,4 +1,4 @@
-"""How kernels are compiled, and what resolves by type when they are: bounds, and bits."""
+"""How kernels are compiled, and what all need: elements of bounds and rooms, and bits."""
 
 # numba infers the types of what it compiles
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -77,6 +77,19 @@ def _row_of_overload(bound, i):
     if isinstance(bound, types.Array):
         return lambda bound, i: bound[i if bound.shape[0] > 1 else 0]
     return lambda bound, i: bound
+
+
+@compiled(fastmath=FAST)
+def room_at(x, v, lower, upper, j):
+    """The distance from x to the bound that v points at, at element j."""
+    return value_at(upper, j) - x[j] if v[j] > 0 else x[j] - value_at(lower, j)
+
+
+@compiled(fastmath=FAST)
+def clipped(a, lower, upper, j):
+    """A number between the bounds of element j."""
+    a = a if a > value_at(lower, j) else value_at(lower, j)
+    return a if a < value_at(upper, j) else value_at(upper, j)
 
 
 SAME_BITS: dict[Any, Any] = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compiling import CALLED_FROM_PYTHON, FAST, compiled, row_of, value_at
+from .compiling import CALLED_FROM_PYTHON, FAST, compiled, room_at, row_of
 from .passes import largest_open, sum_row
 from .powers import INFINITE, lowered_power
 from .roots import SMALLEST_EPS, TINY
@@ -25,7 +25,7 @@ def _write_gradient(x, v, lower, upper, scale, inverse, order, for_x, for_v, gra
     zero = type(scale)(0)
     largest = type(scale)(np.finfo(x.dtype).max)
     for j in range(x.size):
-        r = (value_at(upper, j) - x[j] if v[j] > 0 else x[j] - value_at(lower, j)) * inverse
+        r = room_at(x, v, lower, upper, j) * inverse
         w = abs(v[j]) * scale
         c = w if w < r else r
         q = lowered_power(c if c > zero else zero, order)
@@ -70,12 +70,12 @@ def _gradient_row_inf(x, v, lower, upper, eps, grad, grad_x, grad_v):
         return 0.0
     size, ties = v.dtype.type(largest), 0
     for j in range(x.size):
-        room = value_at(upper, j) - x[j] if v[j] > 0 else x[j] - value_at(lower, j)
+        room = room_at(x, v, lower, upper, j)
         ties += (abs(v[j]) == size) & (room >= bound)
     ceiling = float(np.finfo(x.dtype).max)
     each = max(min(-grad * (eps / largest / largest) / ties, ceiling), -ceiling)
     for j in range(x.size):
-        room = value_at(upper, j) - x[j] if v[j] > 0 else x[j] - value_at(lower, j)
+        room = room_at(x, v, lower, upper, j)
         if abs(v[j]) == size and room >= bound:
             grad_v[j] = each if v[j] > 0 else -each
     return max(min(grad / largest, ceiling), -ceiling)
@@ -133,7 +133,7 @@ def _moving_dot(x, v, lower, upper, eta, g):
     """The sum of g v over what is not saturated."""
     total = 0.0
     for j in range(x.size):
-        room = value_at(upper, j) - x[j] if v[j] > 0 else x[j] - value_at(lower, j)
+        room = room_at(x, v, lower, upper, j)
         total += float(g[j]) * float(v[j]) if abs(v[j]) * eta < room else 0.0
     return total
 
@@ -142,7 +142,7 @@ def _moving_dot(x, v, lower, upper, eta, g):
 def _add_direct(x, v, lower, upper, eta, g, grad_x, grad_v):
     zero = x.dtype.type(0)
     for j in range(x.size):
-        room = value_at(upper, j) - x[j] if v[j] > 0 else x[j] - value_at(lower, j)
+        room = room_at(x, v, lower, upper, j)
         moves = (abs(v[j]) * eta < room) | (v[j] == 0) | (eta == 0)
         grad_x[j] += g[j] if moves else zero
         grad_v[j] += eta * g[j] if moves else zero

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compiling import BLOCK, FAST, bits_of, compiled, part_of, value_at
+from .compiling import BLOCK, FAST, bits_of, compiled, part_of, room_at, value_at
 from .powers import power
 
 NAN_X, NAN_DELTA, OUT_OF_BOUNDS = 1, 2, 4
@@ -98,10 +98,10 @@ def find_offences(x, v, lower, upper, tolerance):
 
 @compiled(fastmath=FAST)
 def _far_block(x, v, lower, upper, inverse, order):
-    total, furthest, largest = 0.0, bits_of(0.0), bits_of(0.0)
+    total, furthest = 0.0, bits_of(0.0)
+    largest = furthest
     for j in range(x.size):
-        space = value_at(upper, j) - x[j] if v[j] > 0 else x[j] - value_at(lower, j)
-        room, size = float(space), float(abs(v[j]))
+        room, size = float(room_at(x, v, lower, upper, j)), float(abs(v[j]))
         live = (size > 0) & (room > 0)
         total += power(room * inverse if live else 0.0, order)
         # The order of the bits of floats >= 0 is theirs; maxima of integers are vectorised.
@@ -113,7 +113,7 @@ def _far_block(x, v, lower, upper, inverse, order):
 @compiled()
 def far_corner(x, v, lower, upper, inverse, order):
     """The sum of r^p over v != 0, the largest breakpoint room / |v|, the largest |v| with room."""
-    reach, furthest, largest = 0.0, 0.0, 0.0
+    reach = furthest = largest = 0.0
     for start in range(0, x.size, BLOCK):
         stop = min(start + BLOCK, x.size)
         a, b, c = _far_block(
@@ -178,7 +178,7 @@ def largest_movable(x, g, lower, upper):
     """The largest |g| among what can move along g."""
     largest = bits_of(g.dtype.type(0))
     for j in range(x.size):
-        room = value_at(upper, j) - x[j] if g[j] > 0 else x[j] - value_at(lower, j)
+        room = room_at(x, g, lower, upper, j)
         largest = max(largest, bits_of(abs(g[j]) if room > 0 else g.dtype.type(0)))
     return bits_of(largest)
 
@@ -191,14 +191,18 @@ def sample_size(n):
     return min(max(n // SAMPLE_SHARE, SAMPLE_MIN), SAMPLE_MAX) // SAMPLE_RUN * SAMPLE_RUN
 
 
+@compiled()
+def start_of_run(k, runs, n):
+    """Where run k of a sample begins in a row: the first and the last at its ends."""
+    return k * (n - SAMPLE_RUN) // (runs - 1)
+
+
 @compiled(fastmath=FAST)
 def _take_run(x, v, lower, upper, room, direction):
     largest = bits_of(v.dtype.type(0))
     for j in range(x.size):
-        space = value_at(upper, j) - x[j] if v[j] > 0 else x[j] - value_at(lower, j)
-        room[j] = space
-        direction[j] = -abs(v[j])
-        largest = max(largest, bits_of(abs(v[j]) if space > 0 else v.dtype.type(0)))
+        room[j], direction[j] = room_at(x, v, lower, upper, j), -abs(v[j])
+        largest = max(largest, bits_of(abs(v[j]) if room[j] > 0 else v.dtype.type(0)))
     return bits_of(largest)
 
 
@@ -210,11 +214,11 @@ def take_sample(x, v, lower, upper, room, direction):
     """
     m, n = room.size, x.size
     if m == n:
-        return float(_take_run(x, v, lower, upper, room, direction))
+        return np.float64(_take_run(x, v, lower, upper, room, direction))
     runs = m // SAMPLE_RUN
-    largest = 0.0
+    largest = np.float64(0)
     for k in range(runs):
-        start, to = k * (n - SAMPLE_RUN) // (runs - 1), k * SAMPLE_RUN
+        start, to = start_of_run(k, runs, n), k * SAMPLE_RUN
         stop = start + SAMPLE_RUN
         run_largest = _take_run(
             x[start:stop],
@@ -224,5 +228,5 @@ def take_sample(x, v, lower, upper, room, direction):
             room[to : to + SAMPLE_RUN],
             direction[to : to + SAMPLE_RUN],
         )
-        largest = max(largest, float(run_largest))
+        largest = max(largest, np.float64(run_largest))
     return largest

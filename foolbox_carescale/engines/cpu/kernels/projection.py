@@ -11,13 +11,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compiling import BLOCK, CALLED_FROM_PYTHON, FAST, bits_of, compiled, part_of, row_of, value_at
+from .compiling import (
+    BLOCK,
+    CALLED_FROM_PYTHON,
+    FAST,
+    bits_of,
+    clipped,
+    compiled,
+    part_of,
+    room_at,
+    row_of,
+    value_at,
+)
 from .momentum import mix
 from .passes import find_offences, largest_movable, sample_size, take_sample
 from .powers import FIRST, INFINITE
 from .roots import (
     BRACKETED_PASSES,
-    FREE_PASSES,
     SAMPLE_SLACK,
     solve_row,
     solve_row_inf,
@@ -36,8 +46,7 @@ def _fill_difference(center, a, scratch):
 @compiled(fastmath=FAST)
 def _clip(a, lower, upper):
     for j in range(a.size):
-        moved = a[j] if a[j] > value_at(lower, j) else value_at(lower, j)
-        a[j] = moved if moved < value_at(upper, j) else value_at(upper, j)
+        a[j] = clipped(a[j], lower, upper, j)
 
 
 @compiled(fastmath=FAST)
@@ -60,10 +69,8 @@ def _limit_block(center, a, lower, upper, eps, tolerance):
         low, high = center[j] - eps, center[j] + eps
         moved = a[j] if a[j] > low else low
         moved = moved if moved < high else high
-        moved = moved if moved > value_at(lower, j) else value_at(lower, j)
-        moved = moved if moved < value_at(upper, j) else value_at(upper, j)
-        a[j] = moved
-        largest = max(largest, bits_of(abs(moved - center[j])))
+        a[j] = clipped(moved, lower, upper, j)
+        largest = max(largest, bits_of(abs(a[j] - center[j])))
     return bits_of(largest), offences
 
 
@@ -93,7 +100,7 @@ def _shrunk_block(x, v, lower, upper, t):
     zero, one = 0.0, 1.0
     size, active = zero, zero
     for j in range(x.size):
-        room = float(value_at(upper, j) - x[j] if v[j] > 0 else x[j] - value_at(lower, j))
+        room = float(room_at(x, v, lower, upper, j))
         room = room if room > zero else zero
         over = abs(float(v[j])) - t
         c = over if over < room else room
@@ -106,11 +113,12 @@ def _shrunk_block(x, v, lower, upper, t):
 def _threshold_l1(x, v, lower, upper, eps, start, high, slack):
     """The t > 0 with sum min(max(|v| - t, 0), room) = eps, which at t = 0 is more than eps.
 
-    Newton on a piecewise linear function, and halving where that does not help. In float64: where
-    a hundred thousand terms change with t, its rounding to float32 is seen in their sum.
+    Newton on a piecewise linear function, and halving where that leads out of the bracket. In
+    float64: where a hundred thousand terms change with t, its rounding to float32 is seen in their
+    sum.
     """
-    low, t, width = 0.0, start, np.inf
-    for k in range(BRACKETED_PASSES):
+    low, t = 0.0, start
+    for _ in range(BRACKETED_PASSES):
         if not low < t < high:
             t = low + (high - low) / 2
             if not low < t < high:
@@ -123,11 +131,7 @@ def _threshold_l1(x, v, lower, upper, eps, start, high, slack):
             low = t
         else:
             high = t
-        following = t + gap / active if active > 0 else low
-        if k >= FREE_PASSES and high - low > width / 2:
-            following = low  # which is not inside, so that the bracket is halved
-        width = high - low
-        t = following
+        t = t + gap / active if active > 0 else low  # the latter has the bracket halved
     return t
 
 
@@ -137,8 +141,7 @@ def _write_shrunk(x, v, lower, upper, t, out):
         over = abs(float(v[j])) - t
         over = over if over > 0.0 else 0.0
         moved = x[j] + x.dtype.type(over if v[j] > 0 else -over)
-        moved = moved if moved > value_at(lower, j) else value_at(lower, j)
-        out[j] = moved if moved < value_at(upper, j) else value_at(upper, j)
+        out[j] = clipped(moved, lower, upper, j)
 
 
 @compiled()

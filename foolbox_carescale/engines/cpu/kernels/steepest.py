@@ -8,13 +8,28 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 
-from .compiling import BLOCK, CALLED_FROM_PYTHON, FAST, bits_of, compiled, row_of, value_at
-from .passes import NAN_DELTA, SAMPLE_RUN, find_offences, largest_movable, sample_size
+from .compiling import (
+    BLOCK,
+    CALLED_FROM_PYTHON,
+    FAST,
+    bits_of,
+    clipped,
+    compiled,
+    room_at,
+    row_of,
+    value_at,
+)
+from .passes import (
+    NAN_DELTA,
+    SAMPLE_RUN,
+    find_offences,
+    largest_movable,
+    sample_size,
+    start_of_run,
+)
 from .powers import FIRST, INFINITE, SQUARE, power
-from .roots import BRACKETED_PASSES, SAMPLE_ERRORS, SMALLEST_EPS, solve_row, write_row
+from .roots import SMALLEST_EPS, solve_row, write_row
 
 
 @compiled(fastmath=FAST)
@@ -24,8 +39,7 @@ def _write_signs(x, v, lower, upper, eps, out):
     for j in range(x.size):
         step = eps if v[j] > 0 else (-eps if v[j] < 0 else zero)
         moved = x[j] + step
-        moved = moved if moved > value_at(lower, j) else value_at(lower, j)
-        out[j] = moved if moved < value_at(upper, j) else value_at(upper, j)
+        out[j] = clipped(moved, lower, upper, j)
 
 
 @compiled(fastmath=FAST)
@@ -45,7 +59,7 @@ def _fill_gains(x, g, lower, upper, scratch):
     """|g| where g can move, else 0."""
     zero = x.dtype.type(0)
     for j in range(x.size):
-        room = value_at(upper, j) - x[j] if g[j] > 0 else x[j] - value_at(lower, j)
+        room = room_at(x, g, lower, upper, j)
         scratch[j] = abs(g[j]) if room > 0 else zero
 
 
@@ -62,7 +76,7 @@ def _count_block(gains, threshold):
 def _room_from(x, g, lower, upper, gains, threshold):
     total = 0.0
     for j in range(gains.size):
-        room = value_at(upper, j) - x[j] if g[j] > 0 else x[j] - value_at(lower, j)
+        room = room_at(x, g, lower, upper, j)
         total += float(room) if gains[j] >= threshold else 0.0
     return total
 
@@ -78,42 +92,39 @@ def _count_from(gains, threshold, room_of):
     return count
 
 
-def _with_bits(bits, like):
-    raise NotImplementedError
-
-
-@overload(_with_bits)
-def _with_bits_overload(bits, like):
-    if like == types.float32:
-        return lambda bits, like: bits_of(np.int32(bits))
-    return lambda bits, like: bits_of(np.int64(bits))
+@compiled()
+def _of_bits(bits, gains):
+    """The number with these bits, in the type of the gains."""
+    kind = type(bits_of(gains.dtype.type(np.inf)))
+    return bits_of(kind(bits))
 
 
 @compiled()
-def _threshold_of(gains, count, room_of, guess_low, guess_high):
+def _narrowed(gains, count, room_of, low, high, middle):
+    """The half of the bracket that holds the threshold; of no width where any there will do."""
+    found = _count_from(gains, _of_bits(middle, gains), room_of)
+    if found == count:
+        return middle, middle
+    return (middle, high) if found > count else (low, middle)
+
+
+@compiled()
+def _threshold_of(gains, count, room_of, guesses):
     """The largest t > 0 such that at least ``count`` of the gains (or their room) are >= t.
 
     The least positive number where not so many are positive. Halving the bits of t, whose order is
-    that of floats >= 0, ends at the exact value. The guess of its bracket is not trusted.
+    that of floats >= 0, ends at the exact value. A guess that is off costs a pass, no more.
     """
     low, high = 1, int(bits_of(gains.dtype.type(np.inf)))
-    if _count_from(gains, _with_bits(low, gains[0]), room_of) <= count:
-        return _with_bits(low, gains[0])
-    for k in range(BRACKETED_PASSES):
-        middle = low + (high - low) // 2
-        if k < 2:  # a guess that is off costs a pass, no more
-            guess = int(bits_of(guess_low)) if k == 0 else int(bits_of(guess_high))
-            middle = guess if low < guess < high else middle
-        if middle == low:
-            break
-        found = _count_from(gains, _with_bits(middle, gains[0]), room_of)
-        if found == count:
-            return _with_bits(middle, gains[0])
-        if found > count:
-            low = middle
-        else:
-            high = middle
-    return _with_bits(low, gains[0])
+    if _count_from(gains, _of_bits(low, gains), room_of) <= count:
+        return _of_bits(low, gains)
+    for guess in guesses:
+        middle = int(bits_of(guess))
+        if low < middle < high:
+            low, high = _narrowed(gains, count, room_of, low, high, middle)
+    while high - low > 1:
+        low, high = _narrowed(gains, count, room_of, low, high, low + (high - low) // 2)
+    return _of_bits(low, gains)
 
 
 @compiled(fastmath=FAST)
@@ -141,26 +152,24 @@ def _fill_up(x, g, lower, upper, eps, gains, out):
     """The steepest step for p = 1, where ``gains`` are |g| of what can move."""
     room_of = (x, g, lower, upper)
     zero = x.dtype.type(0)
-    last = _threshold_of(gains, eps, room_of, zero, zero)
+    last = _threshold_of(gains, eps, room_of, (zero, zero))
     with_last = _room_from(x, g, lower, upper, gains, last)
     above = _room_from(x, g, lower, upper, gains, np.nextafter(last, x.dtype.type(np.inf)))
-    part = max(eps - above, 0.0) / max(with_last - above, SMALLEST_EPS)
+    part = (eps - above) / max(with_last - above, SMALLEST_EPS)
     _write_filled(x, g, lower, upper, gains, last, x.dtype.type(min(part, 1.0)), out)
 
 
 @compiled()
 def _sample_bracket(gains, share, sample):
-    """Around the gain that this share of a sample of them reaches; ``sample`` is scratch."""
+    """Two standard errors around the gain that this share of them reaches; sample is scratch."""
     m, n = sample.size, gains.size
     runs = m // SAMPLE_RUN
     for k in range(runs):
-        start, to = k * (n - SAMPLE_RUN) // (runs - 1), k * SAMPLE_RUN
+        start, to = start_of_run(k, runs, n), k * SAMPLE_RUN
         sample[to : to + SAMPLE_RUN] = gains[start : start + SAMPLE_RUN]
     ordered = np.sort(sample)
-    rank = m - share * m
-    margin = 2 * SAMPLE_ERRORS * math.sqrt(share * m) + 1
-    low, high = min(max(int(rank - margin), 0), m - 1), min(max(int(rank + margin), 0), m - 1)
-    return ordered[low], ordered[high]
+    rank, margin = m - share * m, 2 * math.sqrt(share * m) + 1
+    return ordered[max(int(rank - margin), 0)], ordered[min(int(rank + margin), m - 1)]
 
 
 @compiled(**CALLED_FROM_PYTHON)
@@ -177,7 +186,7 @@ def steepest_rows(
     m = sample_size(n)
     room, direction = np.empty(m, x.dtype), np.empty(m, x.dtype)
     scratch = room if len(order) in (SQUARE, INFINITE) else np.empty(n, x.dtype)
-    ceiling = float(np.finfo(x.dtype).max)
+    zero, ceiling = x.dtype.type(0), float(np.finfo(x.dtype).max)
     for i in range(first, last):
         xi, gi, low, high = x[i], g[i], row_of(lower, i), row_of(upper, i)
         if len(order) != SQUARE:  # there the root finder looks itself
@@ -193,10 +202,10 @@ def steepest_rows(
             if counts[i] == 0:
                 _fill_up(xi, gi, low, high, eps[i], scratch, out[i])
                 continue
-            below = above = x.dtype.type(0)
+            guesses = zero, zero
             if m < n:
-                below, above = _sample_bracket(scratch, counts[i] / n, room)
-            _fill_signs(gi, _threshold_of(scratch, counts[i], None, below, above), scratch)
+                guesses = _sample_bracket(scratch, counts[i] / n, room)
+            _fill_signs(gi, _threshold_of(scratch, counts[i], None, guesses), scratch)
             v = scratch
         elif len(order) != SQUARE:
             # where nothing can move the largest is 0, and so will eta be

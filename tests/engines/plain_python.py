@@ -1,0 +1,376 @@
+"""The parts of the compiled kernels, and how often they read a row.
+
+Of compiled functions only the outermost can be called: `test_kernels.py` runs this file in a
+process where numba compiles nothing.
+"""
+
+import math
+
+import numpy as np
+import pytest
+
+from foolbox_carescale.engines import cpu
+from foolbox_carescale.engines.cpu.kernels import passes, projection, roots, steepest
+from foolbox_carescale.engines.cpu.kernels.compiling import bits_of, room_at
+from tests.engines.hard import Problem
+
+LENGTH = 200  # of which a sample of 128 comes first
+CASES = ("uniform", "cauchy", "geometric", "quantised")
+BOX = np.zeros((1, 1)), np.ones((1, 1))
+# What was counted at first, for six rows of each case, one of them with eps = 0 and one out of
+# reach. Passes over the sample that comes first count, too. Fewer are welcome.
+MOST = {
+    "root 0.5": (34, 34, 39, 21),
+    "root 1.0": (33, 46, 46, 22),
+    "root 1.3": (40, 40, 42, 21),
+    "root 2.0": (32, 37, 45, 20),
+    "root 10.0": (46, 70, 54, 20),
+    "root in doubt": (1, 1, 1, 1),
+    "root of faint directions": (22, 25, 22, 9),
+    "root of float32": (32, 36, 45, 25),
+    "projection from near": (81, 70, 67, 74),
+    "projection from far": (60, 62, 61, 60),
+    "sparse step": (26, 28, 24, 258),
+    "steepest step": (260, 260, 259, 259),
+    "sphere that is reached": (0, 0, 0, 0),
+}
+
+
+def counts(monkeypatch, module, name, call):
+    """How often the kernel of this name is called by the others of the module."""
+    kernel, count = getattr(module, name), 0
+
+    def counted(*args):
+        nonlocal count
+        count += 1
+        return kernel(*args)
+
+    monkeypatch.setattr(module, name, counted)
+    call()
+    monkeypatch.undo()
+    return count
+
+
+def jobs(case):
+    """Names, and what to count of what."""
+    for p in (0.5, 1.0, 1.3, 2.0, 10.0):
+        problem, eps = hard(p, case)
+        yield f"root {p}", roots, "sum_row", solve(problem.x, problem.delta, eps, p)
+    problem, eps = hard(2.0, case)
+    x, v = problem.x, problem.delta
+    yield "root in doubt", roots, "_bracketed", solve(x, v, eps, 2.0)
+    yield "root of faint directions", roots, "sum_row", solve(x, 1e-200 * v, eps, 2.0)
+    yield "root of float32", roots, "sum_row", solve(*map(np.float32, (x, v)), eps, 2.0)
+    problem, eps = hard(1.0, case)
+    for name, far in (("near", 1e-3), ("far", 1e3)):
+        z = x + far * v / np.abs(v).max(axis=1, keepdims=True)
+        yield f"projection from {name}", projection, "_shrunk_block", project(x, z, far * eps)
+    counted = np.array([1.0, 2, 10, 70, 199, 200])
+    yield "sparse step", steepest, "_count_from", step(x, v, eps, counted)
+    yield "steepest step", steepest, "_count_from", step(x, v, eps, None)
+    at_eps = np.clip(x + 0.1 * np.sign(v), x - 0.1, x + 0.1)
+    on = {"p": math.inf, "sphere": True}
+    found = project(x, at_eps, np.full(6, 0.1), **on)
+    yield "sphere that is reached", projection, "solve_row_inf", found
+
+
+def hard(p, case):
+    problem = Problem(p, "float64", length=LENGTH, cases=(case,))
+    return problem, problem.eps[:, 0]
+
+
+def box(x):
+    return [bound.astype(x.dtype) for bound in BOX]
+
+
+def solve(x, v, eps, p):
+    return lambda: cpu.solve(x, v, eps.astype(float), p, *box(x), tolerance=1e-6)
+
+
+def project(x, z, eps, p=1.0, sphere=False):
+    return lambda: cpu.constrain(
+        x, z, eps, p, *box(x), tolerance=1e-6, sphere=sphere, momentum=None
+    )
+
+
+def step(x, v, eps, counted):
+    return lambda: cpu.steepest(x, v, eps, 1.0, *box(x), tolerance=1e-6, counts=counted)
+
+
+def test_a_row_is_read_no_more_often_than_it_was(monkeypatch):
+    found = {}
+    for case in CASES:
+        for name, module, kernel, call in jobs(case):
+            found.setdefault(name, []).append(counts(monkeypatch, module, kernel, call))
+    assert found.keys() == MOST.keys()
+    for name, times in found.items():
+        # one more, should a sum be rounded otherwise
+        most = [n + 1 if n > 1 else n for n in MOST[name]]
+        assert all(a <= b for a, b in zip(times, most, strict=True)), (name, times)
+
+
+# The same for twenty rows of noise, by p and size of eps; passes over the whole row alone.
+READS = {(1.0, 0.01): 48, (1.0, 0.5): 70, (2.0, 0.01): 47, (2.0, 0.5): 64, (3.0, 0.5): 60}
+
+
+@pytest.mark.parametrize(("p", "size"), READS)
+def test_a_row_of_noise_is_read_two_to_four_times(monkeypatch, p, size):
+    n, rng = 1000, np.random.default_rng(0)
+    x, v = rng.random((20, n)), rng.normal(size=(20, n))
+    calls = count_calls(monkeypatch, roots, "sum_row")
+    solve(x, v, np.full(20, 0.3 * size * n ** (1 / p)), p)()
+    assert sum(args[0].size == n for args in calls) <= READS[p, size] + 1
+
+
+# the room is 0.8, 0.9, 0.5 though nothing moves, 0 and 0.5
+X = np.array([0.2, 0.9, 0.5, 1.0, 0.5])
+V = np.array([1.0, -2.0, 0.0, 3.0, -0.5])
+ROW = X, V, 0.0, 1.0
+ARRAYS = X, V, np.zeros(5), np.ones(5)
+each_bound = pytest.mark.parametrize("row", [ROW, ARRAYS], ids=["numbers", "arrays"])
+in_blocks = pytest.mark.usefixtures("blocks")
+
+
+@pytest.fixture(params=[1, 2, 4096], ids="blocks of {}".format)
+def blocks(request, monkeypatch):
+    """Rows of several blocks, the last of which is short, and of one."""
+    for module in (passes, projection, steepest):
+        monkeypatch.setattr(module, "BLOCK", request.param)
+
+
+@each_bound
+def test_room(row):
+    np.testing.assert_allclose([room_at(*row, j) for j in range(5)], [0.8, 0.9, 0.5, 0, 0.5])
+
+
+@each_bound
+@in_blocks
+def test_sums_of_a_pass(row):
+    total, moving, offences = passes.sum_row(*row, 0.5, 1.0, (2.0, 2.0), 0.0)
+    assert total == pytest.approx(0.5**2 + 0.9**2 + 0.25**2)
+    assert moving == pytest.approx(0.5**2 + 0.25**2)
+    assert offences == 0
+    total, moving, offences = passes.sum_row(*row, 0.25, 0.5, (1.0,), None)
+    assert total == pytest.approx(0.25 + 0.45 + 0.125)
+    assert moving == pytest.approx(0.25 + 0.125)
+    assert offences == 0
+    # what has come to its bound by then no longer moves
+    assert passes.sum_row(*row, 1.0, 1.0, (1.0,), None)[:2] == (0.8 + (1 - 0.1) + 0.5, 0)
+
+
+WRONG = [
+    (0, np.nan, "x", passes.NAN_X),
+    (4, np.inf, "v", passes.NAN_DELTA),
+    (0, np.finfo(float).max, "v", 0),
+    (2, np.nan, "v", passes.NAN_DELTA),
+    (1, 1.25, "x", passes.OUT_OF_BOUNDS),
+    (3, -0.25, "x", passes.OUT_OF_BOUNDS),
+]
+
+
+@each_bound
+@in_blocks
+@pytest.mark.parametrize(("j", "bad", "where", "flag"), WRONG)
+def test_offences_are_counted_and_told_apart(row, j, bad, where, flag):
+    x, v, *bounds = row
+    x, v = x.copy(), v.copy()
+    (x if where == "x" else v)[j] = bad
+    order = 2.0, 2.0
+    for tolerance, known in ((0.2, flag), (0.25, 0 if flag == passes.OUT_OF_BOUNDS else flag)):
+        assert passes.find_offences(x, v, *bounds, tolerance) == known
+        assert passes.sum_row(x, v, *bounds, 0.5, 1.0, order, tolerance)[2] == bool(known)
+        assert passes.largest_open(x, v, *bounds, 0.1, tolerance)[1] == bool(known)
+    (v if where == "x" else x)[0] = np.nan
+    both = flag | (passes.NAN_DELTA if where == "x" else passes.NAN_X)
+    if (where, j) != ("x", 0):
+        assert passes.find_offences(x, v, *bounds, 0.2) == both
+        assert passes.sum_row(x, v, *bounds, 0.5, 1.0, order, 0.2)[2] == 1 + (j != 0)
+        assert passes.largest_open(x, v, *bounds, 0.1, 0.2)[1] == 1 + (j != 0)
+
+
+@each_bound
+@in_blocks
+def test_far_corner_is_of_what_can_move(row):
+    reach, furthest, largest = passes.far_corner(*row, 2.0, (1.0,))
+    assert reach == pytest.approx(2 * (0.8 + 0.9 + 0.5))
+    assert (furthest, largest) == (1.0, 2.0)
+    reach, furthest, largest = passes.far_corner(*row, 2.0, (2.0, 2.0))
+    assert reach == pytest.approx(4 * (0.8**2 + 0.9**2 + 0.5**2))
+    x, v, *bounds = row
+    assert passes.far_corner(x, 0 * v, *bounds, 2.0, (1.0,)) == (0, 0, 0)
+    assert passes.far_corner(x, v, x, x, 2.0, (1.0,)) == (0, 0, 0)
+
+
+@each_bound
+@in_blocks
+def test_largest_that_has_room(row):
+    sizes = [passes.largest_open(*row, eps, 0.0)[0] for eps in (0.5, 0.8, 0.9, 0.95)]
+    assert sizes[:2] == [2, 2]
+    assert sizes[3] == 0
+    x, v, *bounds = row
+    assert passes.largest_open(x, np.abs(v), *bounds, 0.125, 0.0)[0] == 1
+    assert passes.largest_movable(*row) == 2
+    assert passes.largest_movable(x, 0 * v, *bounds) == 0
+    assert passes.largest_movable(x, v, x, x) == 0
+
+
+def test_samples_are_whole_runs_from_end_to_end():
+    sizes = {1: 1, 128: 128, 129: 128, 3072: 192, 65535: 4064, 65536: 4096, 10**7: 4096}
+    assert {n: passes.sample_size(n) for n in sizes} == sizes
+    for n in (129, 3072, 65537):
+        runs = passes.sample_size(n) // 32
+        starts = [passes.start_of_run(k, runs, n) for k in range(runs)]
+        assert (starts[0], starts[-1]) == (0, n - 32)
+        assert np.ptp(np.diff(starts)) <= 1
+
+
+@pytest.mark.parametrize("n", [5, 300])
+def test_a_sample_is_of_room_and_directions(n):
+    rng = np.random.default_rng(0)
+    x, v = rng.random(n), rng.normal(size=n)
+    x[3], v[3] = 1.0, 100.0  # which cannot move
+    upper = 1 + rng.random(n)
+    upper[3] = 1.0
+    lower = -rng.random(n)
+    m = passes.sample_size(n)
+    room, direction = np.full(m, np.nan), np.full(m, np.nan)
+    largest = passes.take_sample(x, v, lower, upper, room, direction)
+    starts = [passes.start_of_run(k, m // 32, n) for k in range(m // 32)]
+    chosen = np.concatenate([np.arange(s, s + 32) for s in starts]) if n > m else np.arange(n)
+    np.testing.assert_array_equal(direction, -np.abs(v)[chosen])
+    np.testing.assert_array_equal(room, np.where(v > 0, upper - x, x - lower)[chosen])
+    assert largest == np.abs(v)[chosen][room > 0].max()
+    assert passes.take_sample(x, 0 * v, lower, upper, room, direction) == 0
+
+
+def count_calls(monkeypatch, module, name):
+    """A list that grows by one with every call."""
+    kernel, calls = getattr(module, name), []
+
+    def counted(*args):
+        calls.append(args)
+        return kernel(*args)
+
+    monkeypatch.setattr(module, name, counted)
+    return calls
+
+
+GAINS = np.array([3.0, 1.0, 2.0, 2.0, 0.0])
+
+
+RANGES = [(0, 3, np.inf), (1, 2, 3), (2, 2, 2), (3, 1, 2), (4, 0, 1), (5, 0, 0)]
+
+
+@in_blocks
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("count", "least", "most"), RANGES)
+def test_threshold_lets_so_many_pass(dtype, count, least, most):
+    gains, budget = GAINS.astype(dtype), 0.25 * count
+    row = X, np.where(GAINS > 1, V, -V), 0.0, 1.0
+    room = np.array([room_at(*row, j) for j in range(5)])
+    least_positive = np.finfo(dtype).smallest_subnormal
+    for guess in ((0, 0), (1.5, 2.5), (7, 0.1), (2, 3)):
+        guesses = tuple(map(dtype, guess))
+        t = steepest._threshold_of(gains, count, None, guesses)
+        assert least <= t <= most or t == least_positive
+        assert np.sum(gains >= t) == {2: 3, 5: 4}.get(count, count)
+        t = steepest._threshold_of(gains, budget, row, guesses)
+        assert room[gains > t].sum() <= budget
+        assert room[gains >= t].sum() >= budget or t == least_positive
+
+
+def test_a_good_guess_saves_passes_and_a_bad_one_costs_one(monkeypatch):
+    calls = count_calls(monkeypatch, steepest, "_count_from")
+
+    def passes_of(count, *guesses):
+        calls.clear()
+        steepest._threshold_of(GAINS, count, None, tuple(map(np.float64, guesses)))
+        return len(calls)
+
+    without = passes_of(2, 0, 0)  # down to the last of 63 bits, as two gains are the same
+    assert 60 <= without <= 64
+    assert passes_of(2, 2, np.nextafter(2, 3)) == 3
+    assert passes_of(2, np.nextafter(2, 3), 2) == 3
+    assert passes_of(2, 1e-323, 1e-322) == without + 2
+    assert passes_of(1, 2.5, 2.6) == 2
+    assert passes_of(4, 0, 0) == 1  # all that are positive
+
+
+def test_bracket_is_of_two_standard_errors_of_the_sample():
+    gains = np.random.default_rng(0).permutation(4096).astype(float)
+    sample = np.empty(passes.sample_size(4096))
+    m = sample.size
+    for share in (0.01, 0.25, 0.5, 0.9, 1.0):
+        low, high = steepest._sample_bracket(gains, share, sample)
+        assert low <= (1 - share) * 4096 <= high or share == 1
+        inside = np.sum((sample >= low) & (sample <= high))
+        below, above = m - share * m, share * m
+        margin = 2 * math.sqrt(share * m) + 1
+        assert inside == pytest.approx(min(margin, below) + min(margin, above), abs=2)
+        assert np.sum(sample < low) == pytest.approx(max(below - margin, 0), abs=1)
+
+
+@pytest.mark.parametrize("eps", [0.1, 1.0, 2.0])
+def test_threshold_of_the_projection(eps, monkeypatch):
+    room = np.array([0.8, 0.9, 0.5, 0.0, 0.5])
+    reads = count_calls(monkeypatch, projection, "_shrunk_block")
+    for start in (1e-9, 0.3, 1.9, 5.0):
+        reads.clear()
+        t = projection._threshold_l1(*ROW, eps, start, 2.0, 1e-12)
+        assert np.clip(np.abs(V) - t, 0, room).sum() == pytest.approx(eps, rel=1e-11)
+        assert len(reads) <= 6
+    # near enough is enough, in units of eps
+    reads.clear()
+    t = projection._threshold_l1(*ROW, eps, 0.3, 2.0, 0.01)
+    assert np.clip(np.abs(V) - t, 0, room).sum() == pytest.approx(eps, rel=0.01)
+    size, active = projection._shrunk_block(*ROW, 0.25)
+    assert size == pytest.approx(0.75 + 0.9 + 0.25)
+    assert active == 2
+
+
+def test_points_are_clipped_and_shrunk_into_the_bounds():
+    for bounds in (ROW[2:], ARRAYS[2:]):
+        out = np.empty(5)
+        roots.write_row(X, V, *bounds, 0.5, out)
+        np.testing.assert_allclose(out, [0.7, 0, 0.5, 1, 0.25])
+        projection._write_shrunk(X, V, *bounds, 0.25, out)
+        np.testing.assert_allclose(out, [0.95, 0, 0.5, 1, 0.25])
+        projection._write_shrunk(X, V, *bounds, 0.75, out)
+        np.testing.assert_allclose(out, [0.45, 0, 0.5, 1, 0.5])
+        steepest._write_signs(X, V, *bounds, 0.25, out)
+        np.testing.assert_allclose(out, [0.45, 0.65, 0.5, 1, 0.25])
+        steepest._fill_gains(X, V, *bounds, out)
+        np.testing.assert_array_equal(out, [1, 2, 0, 0, 0.5])
+        steepest._fill_signs(V, 1.0, out)
+        np.testing.assert_array_equal(out, [1, -1, 0, 0, 0])
+
+
+def test_bits_keep_the_order_of_numbers():
+    for dtype in (np.float32, np.float64):
+        numbers = np.array([0, 1e-40, 1e-3, 1, 7e30, np.inf], dtype)
+        bits = [int(bits_of(a)) for a in numbers]
+        assert bits == sorted(set(bits))
+        assert [steepest._of_bits(b, numbers) for b in bits] == list(numbers)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_beyond_a_breakpoint_is_a_digit_or_two_further(dtype):
+    digit = np.finfo(dtype).eps
+    assert 1 + digit < passes.beyond(X.astype(dtype)) < 1 + 3 * digit
+
+
+@pytest.mark.parametrize("start", [1.0, 50.0])
+def test_a_search_that_creeps_is_halved(monkeypatch, start):
+    calls = []
+
+    def sums(x, v, lower, upper, scale, *_):  # the root is 3, by the slope it is far nearer
+        calls.append(scale)
+        return (scale / 3) ** 2, 1e4 if scale < 3 else np.inf, 0
+
+    monkeypatch.setattr(roots, "sum_row", sums)
+    one, order = np.float64(1), (2.0, 2.0)
+    first = sums(X, V, 0.0, 1.0, start)[:2]
+    root = roots._newton(*ROW, 1.0, 2.0, one, order, start, *first, 0.5, 100.0, 1e-12, 200)
+    assert root == pytest.approx(3, rel=1e-11)
+    assert 50 < len(calls) < 130
+    assert roots._newton(*ROW, 1.0, 2.0, one, order, start, *first, 0.5, 100.0, 1e-12, 30) == -1
