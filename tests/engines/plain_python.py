@@ -109,17 +109,26 @@ def test_a_row_is_read_no_more_often_than_it_was(monkeypatch):
         assert all(a <= b for a, b in zip(times, most, strict=True)), (name, times)
 
 
-# The same for twenty rows of noise, by p and size of eps; passes over the whole row alone.
-READS = {(1.0, 0.01): 48, (1.0, 0.5): 70, (2.0, 0.01): 47, (2.0, 0.5): 64, (3.0, 0.5): 60}
+# The same for twenty rows of noise, by length, p and size of eps; passes over the whole row alone,
+# where a sample of it comes first.
+READS = {
+    (1000, 1.0, 0.01): 48,
+    (1000, 1.0, 0.5): 70,
+    (1000, 2.0, 0.01): 47,
+    (1000, 2.0, 0.5): 64,
+    (1000, 3.0, 0.5): 60,
+    (100, 2.0, 0.01): 63,
+    (100, 2.0, 0.5): 86,
+}
 
 
-@pytest.mark.parametrize(("p", "size"), READS)
-def test_a_row_of_noise_is_read_two_to_four_times(monkeypatch, p, size):
-    n, rng = 1000, np.random.default_rng(0)
+@pytest.mark.parametrize(("n", "p", "size"), READS)
+def test_a_row_of_noise_is_read_two_to_four_times(monkeypatch, n, p, size):
+    rng = np.random.default_rng(0)
     x, v = rng.random((20, n)), rng.normal(size=(20, n))
     calls = count_calls(monkeypatch, roots, "sum_row")
     solve(x, v, np.full(20, 0.3 * size * n ** (1 / p)), p)()
-    assert sum(args[0].size == n for args in calls) <= READS[p, size] + 1
+    assert sum(args[0].size == n for args in calls) <= READS[n, p, size] + 1
 
 
 # the room is 0.8, 0.9, 0.5 though nothing moves, 0 and 0.5

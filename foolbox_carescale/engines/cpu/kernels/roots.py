@@ -122,14 +122,7 @@ def _bracketed(x, v, lower, upper, eps, order, slack):
     reach, furthest, largest = far_corner(x, v, lower, upper, inverse, order)
     if reach <= 1 + slack:
         return furthest * beyond(x)
-    greatest = float(np.finfo(np.float64).max)
-    high = min(furthest * inverse, greatest)
-    ceiling = float(np.finfo(x.dtype).max)
-    if furthest > ceiling:
-        high = min(ceiling * inverse, greatest)
-        total, _, _ = sum_row(x, v, lower, upper, high, inverse, order, None)
-        if total <= 1:
-            return ceiling
+    high = min(furthest * inverse, float(np.finfo(np.float64).max))
     low = max(1 / (largest * x.size ** (1 / p)), SMALLEST_EPS)
     total, moving, _ = sum_row(x, v, lower, upper, low, inverse, order, None)
     scale = _newton(

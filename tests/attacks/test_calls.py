@@ -1,0 +1,192 @@
+"""What attacks take and give back, and how they refuse the rest."""
+
+import math
+
+import eagerpy as ep
+import foolbox as fb
+import numpy as np
+import pytest
+import torch
+
+from foolbox_carescale import attacks
+from tests.attacks import victims
+from tests.attacks.rows import (
+    SOME,
+    SOME_GRADIENT,
+    assert_size,
+    every_backend,
+    on_torch,
+)
+
+
+@pytest.mark.parametrize("epsilon", [-1.0, math.nan, math.inf, np.float32(-1), "torch"], ids=repr)
+@pytest.mark.parametrize(("make", "arguments"), SOME)
+@on_torch
+def test_a_bad_epsilon_is_refused(victim, make, arguments, epsilon):
+    epsilon = torch.tensor(-1.0) if isinstance(epsilon, str) else epsilon
+    for epsilons in (epsilon, [0.1, epsilon]):
+        with pytest.raises(ValueError, match=r"^epsilon: expected.*finite number.*>= 0, got"):
+            make(**arguments)(victim.model, victim.x, victim.labels, epsilons=epsilons)
+
+
+@pytest.mark.parametrize(("make", "arguments"), SOME)
+@every_backend
+def test_the_tensor_comes_back_in_the_type_that_it_came_in(victim, make, arguments):
+    attack, before = make(**arguments), victim.numpy(victim.x)
+    call = {"epsilons": victim.epsilon(arguments["p"])}
+    raw, clipped, success = attack(victim.model, victim.x, victim.labels, **call)
+    for tensor in (raw, clipped):
+        assert victim.kit.is_own(tensor)
+        assert victim.kit.dtype_of(tensor) == "float32"
+    assert victim.kit.is_own(success)
+    wrapped = attack(victim.model, ep.astensor(victim.x), ep.astensor(victim.labels), **call)
+    assert all(isinstance(tensor, ep.Tensor) for tensor in wrapped)
+    assert np.array_equal(victim.numpy(victim.x), before), "the inputs were modified"
+
+
+@on_torch
+def test_repeat_refuses_inputs_outside_the_bounds_like_the_attack_itself(victim):
+    attack = attacks.L2ClipAwarePGD(steps=1).repeat(2)
+    with pytest.raises(ValueError, match="outside the bounds"):
+        attack(victim.model, victim.x + 1, victim.labels, epsilons=1.0)
+    raw, _, _ = attack(victim.model, victim.x + 1e-7, victim.labels, epsilons=1.0)
+    assert victim.in_box(raw)
+    assert isinstance(attack.repeat(3), type(attack))
+    assert attack.repeat(3).times == 6
+
+
+@pytest.mark.parametrize(("make", "arguments"), SOME_GRADIENT)
+@on_torch
+def test_a_criterion_without_classes_is_refused_by_name(victim, make, arguments):
+    class Confident(fb.criteria.Criterion):
+        def __repr__(self):
+            return "Confident()"
+
+        def __call__(self, perturbed, outputs):
+            return outputs.max(axis=-1) > 0
+
+    with pytest.raises(ValueError, match=r"criterion: expected .* got Confident\(\)"):
+        make(**arguments)(victim.model, victim.x, Confident(), epsilons=1.0)
+
+
+@pytest.mark.parametrize(("make", "arguments"), SOME)
+@every_backend
+def test_labels_that_are_not_one_for_each_input_are_refused_by_name(victim, make, arguments):
+    attack, n = make(**arguments), victims.SAMPLES
+    targets = fb.criteria.TargetedMisclassification(victim.labels[1:])
+    for wrong in (victim.labels[1:], targets):
+        message = rf"criterion: expected one class for each of {n} inputs, got shape \({n - 1},\)"
+        with pytest.raises(ValueError, match=message):
+            attack(victim.model, victim.x, wrong, epsilons=1.0)
+        with pytest.raises(ValueError, match=message):
+            attacks.MinimalEpsilon(attack).run(victim.model, victim.x, wrong)
+    with pytest.raises(ValueError, match=rf"criterion: expected labels .* \({n},\), .* got list"):
+        attack(victim.model, victim.x, [0] * n, epsilons=1.0)
+
+
+@on_torch
+def test_noise_takes_any_criterion(victim):
+    class Anything(fb.criteria.Criterion):
+        def __repr__(self):
+            return "Anything()"
+
+        def __call__(self, perturbed, outputs):
+            return outputs.max(axis=-1) > -math.inf
+
+    noise = attacks.L2ClipAwareGaussianNoise(repeats=2)
+    _, _, success = noise(victim.model, victim.x, Anything(), epsilons=1.0)
+    assert success.all()
+
+
+@pytest.mark.parametrize(("make", "arguments"), SOME)
+@on_torch
+def test_an_unknown_argument_of_the_call_is_a_type_error_with_its_name(victim, make, arguments):
+    with pytest.raises(TypeError, match="early_stop"):
+        make(**arguments)(victim.model, victim.x, victim.labels, epsilons=1.0, early_stop=1)
+
+
+@pytest.mark.parametrize(("make", "arguments"), SOME)
+@every_backend
+def test_inputs_outside_the_bounds_are_refused_with_the_worst_value(victim, make, arguments):
+    x = victim.numpy(victim.x)
+    x[2, 0, 0, 0] = 4.5
+    with pytest.raises(ValueError, match=r"x: 1 of 768 values lie outside.* 4\.5 in sample 2"):
+        make(**arguments)(victim.model, victim.kit.tensor(x), victim.labels, epsilons=1.0)
+    x[2, 0, 0, 0] = math.nan
+    with pytest.raises(ValueError, match=r"x: 1 of 768 values are NaN.* sample 2"):
+        make(**arguments)(victim.model, victim.kit.tensor(x), victim.labels, epsilons=1.0)
+
+
+@pytest.mark.parametrize(("make", "arguments"), SOME)
+@every_backend
+def test_inputs_outside_the_bounds_by_rounding_count_as_on_them(victim, make, arguments):
+    lower, upper = victim.model.bounds
+    x = victim.numpy(victim.x)
+    excess = np.where(x == upper, 3e-7, np.where(x == lower, -3e-7, 0.0)) * abs(upper)
+    outside = victim.kit.tensor(x + excess)
+    assert not victim.in_box(outside)
+    p = arguments["p"]
+    raw, _, _ = make(**arguments)(victim.model, outside, victim.labels, epsilons=victim.epsilon(p))
+    ball = arguments.get("constraint") == "ball"
+    assert_size(victim, raw, p, victim.epsilon(p), at_most=ball)
+
+
+@pytest.mark.parametrize(("make", "arguments"), SOME)
+@on_torch
+def test_inputs_that_require_a_gradient_work_and_keep_none(victim, make, arguments):
+    x = victim.x.clone().requires_grad_()
+    raw, _, _ = make(**arguments)(
+        victim.model, x, victim.labels, epsilons=victim.epsilon(arguments["p"])
+    )
+    assert not raw.requires_grad
+    assert x.grad is None
+
+
+CONSTRUCTOR_ERRORS = [
+    (attacks.ClipAwarePGD, {"p": 0.5}, r"p: expected a number in \[1, inf\], got 0.5"),
+    (attacks.ClipAwareFGM, {"p": 0.5}, r"p: expected a number in \[1, inf\], got 0.5"),
+    (attacks.LpClipAwareBIM, {"p": 0.5}, r"p: expected a number in \[1, inf\], got 0.5"),
+    (attacks.ClipAwareGaussianNoise, {"p": 0}, r"p: expected a number in \(0, inf\], got 0"),
+    (attacks.ClipAwareUniformNoise, {"p": "L2"}, r"p: expected a number .*, got 'L2'"),
+    (attacks.ClipAwareLaplaceNoise, {"p": math.nan}, "p: expected a number .*, got nan"),
+    (attacks.ClipAwarePGD, {"steps": 0}, "steps: expected an integer >= 1, got 0"),
+    (attacks.ClipAwareBIM, {"steps": 2.5}, "steps: expected an integer >= 1, got 2.5"),
+    (attacks.L2ClipAwarePGD, {"rel_stepsize": 0}, "rel_stepsize: expected a finite .* got 0"),
+    (attacks.L2ClipAwarePGD, {"abs_stepsize": -1}, "abs_stepsize: expected a finite .* got -1"),
+    (attacks.L2ClipAwarePGD, {"abs_stepsize": math.inf}, "abs_stepsize: .* got inf"),
+    (attacks.L2ClipAwarePGD, {"momentum": 1}, r"momentum: .* in \[0, 1\), got 1"),
+    (attacks.L2ClipAwarePGD, {"momentum": math.nan}, r"momentum: .* got nan"),
+    (
+        attacks.L1ClipAwarePGD,
+        {"sparsity": 0},
+        r"sparsity: .* in \(0, 1\], 'auto' or 'adaptive', got 0",
+    ),
+    (
+        attacks.L2ClipAwarePGD,
+        {"schedule": "linear"},
+        "schedule: .*cosine, constant, halving, got 'linear'",
+    ),
+    (attacks.L2ClipAwarePGD, {"constraint": "box"}, "constraint: .*sphere, ball, got 'box'"),
+    (attacks.L2ClipAwareBIM, {"keep": "first"}, "keep: .*best, last, got 'first'"),
+    (attacks.L2ClipAwareGaussianNoise, {"repeats": 0}, "repeats: .* >= 1, got 0"),
+    (attacks.ClipAwareNoise, {"distribution": "cauchy"}, "distribution: .* got 'cauchy'"),
+]
+
+
+@pytest.mark.parametrize(("make", "arguments", "message"), CONSTRUCTOR_ERRORS)
+def test_a_constructor_names_the_argument_and_the_value_that_it_refuses(make, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(**arguments)
+
+
+def test_an_argument_that_the_constructor_does_not_have_is_a_type_error():
+    for make, arguments in (
+        (attacks.L2ClipAwarePGD, {"p": 1}),
+        (attacks.L2ClipAwarePGD, {"stepsize": 1}),
+        (attacks.ClipAwareFGM, {"steps": 3}),
+        (attacks.ClipAwareBIM, {"random_start": True}),
+    ):
+        with pytest.raises(TypeError, match=next(iter(arguments))):
+            make(**arguments)
+    with pytest.raises(TypeError, match=r"LpClipAwarePGD.* 'p'"):
+        attacks.LpClipAwarePGD()
