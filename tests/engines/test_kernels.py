@@ -80,7 +80,7 @@ def test_what_was_compiled_of_older_sources_is_forgotten(tmp_path):
 def test_the_parts_of_kernels():
     """What only plain Python can call: see there."""
     root = pathlib.Path(__file__).parents[2]
-    plain = ["-p", "experiments.mutation_kernels", "-p", "no:xdist", "-q"]
+    plain = ["-p", "experiments.mutation.kernels", "-p", "no:xdist", "-q"]
     subprocess.run(
         [sys.executable, "-m", "pytest", *plain, "tests/engines/plain_python.py"],
         cwd=root,

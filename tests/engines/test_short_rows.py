@@ -34,6 +34,7 @@ def points(box=(0.0, 1.0), n=6, seed=0):
     rng = np.random.default_rng(seed)
     x, v = rng.uniform(size=(5, n)), rng.normal(size=(5, n))
     x[:, 0], v[:, 1], v[1, 0], x[1, 2:4], v[2, 3] = 1.0, 0.0, 100.0, (0.0, 1.0), -v[2, 2]
+    x[2:4, 1] = 0.0, 1.0
     lower, upper = box
     return lower + x * (upper - lower), v
 
@@ -270,6 +271,8 @@ def test_sphere_goes_on_to_eps_or_as_far_as_the_direction_leads(p, box, far):
     z, _, missing = constrained(x, x0, eps, p, box, sphere=True)
     size, reach = reference.norm(z - x0, p), reference.reachable_norm(x0, inner - x0, p, *box)
     np.testing.assert_allclose(size, np.minimum(eps, reach), rtol=1e-6)
+    there = reference.norm(inner - x0, p) >= eps * (1 - 1e-9)
+    np.testing.assert_allclose(z[there], inner[there], rtol=0, atol=1e-9)
     if p == 1:
         np.testing.assert_allclose(missing, eps - size, atol=1e-9)
 
@@ -393,6 +396,28 @@ def test_the_least_gradient_takes_no_more_than_its_room():
     for eps, end in ((1.0, [1, 0.1875, 0.4375]), (2.0, [1, 0, 1])):
         found, _ = cpu.steepest(x, g, np.array([eps]), 1, *arrays((0.0, 1.0)), tolerance=0.0)
         np.testing.assert_allclose(found, [end], atol=1e-12)
+
+
+def test_gradient_that_float32_cannot_hold_is_cut():
+    x, v = np.full((1, 2), 0.5, np.float32), np.array([[3e-40, -4e-40]], np.float32)
+    eps, most = np.array([1e-4]), float(np.finfo(np.float32).max)
+    eta = eps / np.linalg.norm(v.astype(float))
+    bounds = arrays((0.0, 1.0), np.float32)
+    for sign in (1.0, -1.0):
+        found = cpu.gradients(x, v, eps, eta, 2.0, *bounds, np.full(1, sign))
+        assert found[2] == sign * most
+        np.testing.assert_array_equal(found[0], 0)
+        np.testing.assert_allclose(found[1], np.float32([[-sign * most, sign * most]]), rtol=0.5)
+
+
+def test_where_nothing_moves_the_points_are_the_inputs():
+    x, v = points()
+    g, zero = np.random.default_rng(5).normal(size=x.shape), np.zeros(5)
+    for p in (1.3, 2.0, math.inf):
+        to_x, to_v, to_eps = cpu.gradients(x, v, zero, zero, p, *arrays((0.0, 1.0)), g)
+        np.testing.assert_array_equal(to_x, g)
+        np.testing.assert_array_equal(to_v, 0)
+        np.testing.assert_array_equal(to_eps, 0)
 
 
 def test_a_point_on_the_sphere_stays_to_the_last_digit():

@@ -43,7 +43,7 @@ def _gradient_row(x, v, lower, upper, eps, eta, p, one, order, grad, grad_x, gra
     kind = type(one)
     scale, inverse = kind(eta / eps), kind(1 / eps)
     total, moving, _ = sum_row(x, v, lower, upper, scale, inverse, order, None)
-    if not (0 < scale < np.inf and 0 < inverse < np.inf and TINY < moving < np.inf):
+    if not TINY < moving < np.inf:  # as it is, too, where scale or inverse is no positive number
         return 0.0, False
     if total ** (1 / p) < 1 - UNREACHABLE:
         grad_x[:] = 0
@@ -103,7 +103,7 @@ def _gradient_rows(
             )  # fmt: skip
             if not done:
                 grad_eps[i], done = _gradient_row(
-                    xi, vi, low, high, eps[i], eta[i], wide[-1], 1.0, wide, grad[i],
+                    xi, vi, low, high, eps[i], eta[i], wide[-1], np.float64(1), wide, grad[i],
                     grad_x[i], grad_v[i],
                 )  # fmt: skip
         if not done:
