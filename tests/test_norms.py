@@ -17,6 +17,11 @@ def wrapped(values, dtype="float64"):
     return ep.astensor(np.array(values, dtype=dtype))
 
 
+def test_what_is_divided_by_is_positive():
+    found = norms.positive_or_one(wrapped([-0.5, 0.0, 0.25, 2.0]))
+    np.testing.assert_array_equal(found.raw, [1, 1, 0.25, 2])
+
+
 @pytest.mark.parametrize("p", ORDERS)
 def test_power_is_zero_at_zero_and_the_power_elsewhere(p):
     a = np.array([[0.0, 0.25, 1.0, 3.0]])

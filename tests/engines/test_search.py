@@ -107,6 +107,12 @@ def test_where_the_search_begins_and_how_near_is_near_enough():
     assert passes.slack_of("float32", 4.0) == 4 * passes.slack_of("float32", 0.5) == 6e-7
 
 
+def test_what_is_divided_by_is_positive():
+    np.testing.assert_array_equal(
+        passes.positive_or_one(np, np.array([-0.5, 0.0, 0.25, 2.0])), [1, 1, 0.25, 2]
+    )
+
+
 def test_breakpoints_are_those_of_what_can_move():
     v, r = np.array([2.0, 4.0, 0.0, 0.0, 1e-20]), np.array([0.5, 0.0, 0.5, 0.0, 1.0])
     with np.errstate(all="ignore"):
@@ -237,6 +243,10 @@ def test_powers_below_the_smallest_number_are_zero():
     c = np.exp2(np.array([-126.5, -125.5], np.float32))  # no normal number, and the first
     assert power(c, 0.3).tolist() == pytest.approx([0, 2 ** (-125.5 * 0.3)], rel=1e-6)
     assert power(np.exp2(c[:1] * 0 - 96.5), 1.3).item() == pytest.approx(2 ** (-96.5 * 1.3), 1e-6)
+    c = np.exp2(
+        np.array([-12.57, -12.65], np.float32)
+    )  # of which the tenth power is on either side
+    assert power(c, 10.0).tolist() == pytest.approx([2**-125.7, 0], rel=1e-5, abs=0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

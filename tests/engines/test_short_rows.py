@@ -58,6 +58,13 @@ def test_norm_is_exact_in_hard_cases(p, dtype, length):
     problem.check(eta.astype(dtype)[:, None])
 
 
+@pytest.mark.parametrize("p", [0.7, 2.5, 4.0])
+def test_norm_is_exact_for_orders_that_no_kernel_is_written_for(p):
+    problem = Problem(p, "float64", length=9, cases=("uniform", "cauchy"))
+    eta = solve(problem.x, problem.delta, problem.eps[:, 0].astype(float), p)
+    problem.check(eta[:, None])
+
+
 @pytest.mark.parametrize("p", [0.5, 1.3, 2.0, math.inf])
 def test_norm_is_exact_where_a_sample_of_the_row_comes_first(p):
     problem = Problem(p, "float64", length=200, cases=("uniform", "cauchy", "mostly zero"))
