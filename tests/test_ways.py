@@ -1,6 +1,7 @@
 """Engines, autodiff and tracing are ways through one operator: they all end at the same point."""
 
 import math
+import sys
 
 import eagerpy as ep
 import numpy as np
@@ -193,3 +194,16 @@ def test_tensors_have_names_and_options_have_only_names(name, p):
     np.testing.assert_array_equal(operator(**tensors, eps=eps, p=p, bounds=BOX), expected)
     with pytest.raises(TypeError, match="positional"):
         operator(*tensors.values(), eps, p)
+
+
+def test_autograph_rewrites_no_operator(monkeypatch):
+    tf = pytest.importorskip("tensorflow")
+    asked = []
+    module = sys.modules[fc.perturb.__module__]
+    monkeypatch.setattr(module, "_unconverted", lambda f: asked.append(f.__name__) or f)
+    x, v = (tf.constant(a, tf.float32) for a in np.random.default_rng(0).random((2, 3, 4)))
+    alone = fc.perturb(x, v, 0.1)
+    assert asked == []
+    in_graph = tf.function(lambda x, v: fc.perturb(x, v, 0.1))(x, v)
+    assert asked == ["perturb"]
+    np.testing.assert_allclose(in_graph, alone, atol=1e-6)

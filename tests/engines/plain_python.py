@@ -382,6 +382,18 @@ def test_beyond_a_breakpoint_is_a_digit_or_two_further(dtype):
     assert 1 + digit < passes.beyond(X.astype(dtype)) < 1 + 3 * digit
 
 
+def test_a_slope_that_is_too_flat_ends_no_search(monkeypatch):
+    def sums(x, v, lower, upper, scale, *_):
+        return (scale / 3) ** 2, 1e-6, 0
+
+    monkeypatch.setattr(roots, "sum_row", sums)
+    one, order = np.float64(1), (2.0, 2.0)
+    for start in (1.0, 3 - 1e-8, 3 + 1e-8):
+        first = sums(X, V, 0.0, 1.0, start)[:2]
+        root = roots._newton(*ROW, 1.0, 2.0, one, order, start, *first, 0.5, 100.0, 1e-12, 200)
+        assert root == pytest.approx(3, rel=1e-9)
+
+
 @pytest.mark.parametrize("start", [1.0, 50.0])
 def test_a_search_that_creeps_is_halved(monkeypatch, start):
     calls = []

@@ -99,6 +99,12 @@ def test_out_of_reach_is_the_far_corner_to_the_last_digit(p):
     np.testing.assert_array_equal(found, v > 0)
 
 
+@pytest.mark.parametrize("p", [1.3, 2.0])
+def test_an_eps_beyond_float32_ends_in_the_far_corner(p):
+    x, v = np.full((1, 2), 0.5, np.float32), np.array([[1.0, -2.0]], np.float32)
+    assert solve(x, v, np.array([1e50]), p) == pytest.approx(0.5, rel=1e-6)
+
+
 def test_what_has_just_the_room_for_eps_decides_with_the_others_that_have():
     x, v = np.array([[0.75, 0.5, 0.25, 0.5]]), np.array([[2.0, -2.0, -2.0, 1.0]])
     eps, bounds = np.array([0.25]), arrays((0.0, 1.0))

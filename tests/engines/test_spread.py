@@ -50,6 +50,24 @@ def test_little_work_stays_with_the_caller():
     assert len(spread(1000, ENOUGH)[0]) > 1
     threads.set_num_threads(1)
     assert spread(1000, 10**9) == ([(0, 1000)], mine)
+    assert threads._pool is None
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_less_than_one_thread_is_refused(number):
+    before = threads.get_num_threads()
+    with pytest.raises(ValueError, match=f"threads must be at least 1, got {number}"):
+        threads.set_num_threads(number)
+    assert threads.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("rows", "helpers"), [(2, 1), (3, 2), (1000, 3)])
+def test_no_more_helpers_are_asked_than_there_are_rows_and_threads(monkeypatch, rows, helpers):
+    asked = []
+    monkeypatch.setattr(threads, "_submit", lambda task, times: asked.append(times) or [])
+    threads.set_num_threads(4)
+    spread(rows, 10**9)
+    assert asked == [helpers]
 
 
 @pytest.mark.parametrize("number", [2, 3])
@@ -119,7 +137,8 @@ def test_the_environment_comes_first_then_the_processors_up_to_eight(monkeypatch
     assert number() == 20
     monkeypatch.delenv(threads.ENVIRONMENT_VARIABLE)
     for processors, expected in ((1, 1), (3, 3), (64, 8)):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=processors: set(range(n)), False)
+        mine = {0: set(range(processors))}  # by process, of which 0 is the one that asks
+        monkeypatch.setattr(os, "sched_getaffinity", mine.__getitem__, False)
         assert number() == expected
     monkeypatch.delattr(os, "sched_getaffinity")
     for processors, expected in ((None, 1), (3, 3), (64, 8)):

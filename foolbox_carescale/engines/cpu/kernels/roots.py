@@ -86,8 +86,9 @@ def _newton(
         if abs(relative) < LARGE_STEP or (k == 0 and gap > 0):
             # The first step starts where next to nothing is saturated, and is nearly exact.
             following = scale * (1 + relative) ** (1 / p)
-            if gap > 0 and following < high < np.inf:
-                # `total` is concave in u: up to `high` it rises at least as fast as there.
+            if gap > 0 and following < high:
+                # `total` is concave in u: up to `high` it rises at least as fast as there, and up
+                # to infinity it need not rise at all.
                 least = gap * moving_high / moving * (scale / high) ** p
                 if gap - least <= slack:
                     return following
@@ -109,8 +110,6 @@ def _newton(
                 if not low < scale < high:  # nothing in between in this precision
                     return following
             width = shrunk
-        if not 0 < scale < np.inf:
-            return NO_ROOT
         total, moving, _ = sum_row(x, v, lower, upper, type(inverse)(scale), inverse, order, None)
     return NO_ROOT
 
@@ -186,7 +185,8 @@ def solve_row_inf(x, v, lower, upper, eps, wide, tolerance):
     if offences > 0:
         return 0.0, find_offences(x, v, lower, upper, tolerance)
     if largest == 0:
-        return far_corner(x, v, lower, upper, 1.0, (1.0,))[1] * beyond(x), 0
+        # the sum that eps is the unit of is not used
+        return far_corner(x, v, lower, upper, eps, (eps,))[1] * beyond(x), 0
     return eps / largest, 0
 
 
