@@ -72,7 +72,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             fewer where the model has fewer.
         wide_start: Take the first half of the steps on balls of 2 and 1.5 epsilon, and start
             from their end, projected, as AutoAttack does for L1. Only then iterates are
-            reported, and one can be returned. By default for p = 1, from 20 steps on.
+            reported, and one can be returned. By default for p = 1, from 20 steps on; never with
+            fewer than 3.
     """
 
     least_p = 1.0
@@ -179,12 +180,13 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         wide = self.wide_start
         if wide is None:
             wide = self.p == 1 and self.steps >= LEAST_WIDE_STEPS
-        if not wide:
+        stages = [(factor, round(part * self.steps)) for factor, part in WIDE]
+        if not wide or not all(steps for _, steps in stages):  # too few to share out
             return self, None
         start, rest = None, copy.copy(self)
-        for factor, part in WIDE:
+        for factor, steps in stages:
             stage = copy.copy(self)
-            stage.keep, stage.steps = "last", max(round(part * self.steps), 1)
+            stage.keep, stage.steps = "last", steps
             larger = Ascent(ascent.model, ascent.x0, ascent.criterion, ascent.epsilon * factor)
             larger.move = ascent.move
             start = stage._ascend(larger, goal, restart, None, start)

@@ -135,6 +135,17 @@ def test_a_wide_start_takes_its_steps_from_the_same_budget_and_reports_no_larger
     assert seen[1].stepsize == pytest.approx(victim.epsilon(1))
 
 
+@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+@on_torch
+def test_a_wide_start_costs_no_step_however_few_there_are(victim, steps, keep):
+    model = attacks.CountingModel(victim.model)
+    attack = attacks.ClipAwarePGD(p=2, steps=steps, wide_start=True, keep=keep)
+    raw, _, _ = attack(model, victim.x, victim.labels, epsilons=victim.epsilon(2))
+    assert_size(victim, raw, 2, victim.epsilon(2))
+    assert model.backwards == steps * victims.SAMPLES
+
+
 def test_a_wide_start_is_the_default_of_long_runs_for_p_1_only(digits):
     def first_step(p, steps, **arguments):
         seen = []

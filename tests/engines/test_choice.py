@@ -46,6 +46,7 @@ def test_tensors_in_main_memory_are_served_by_compiled_code_alone(kit, monkeypat
     problem = prepare(x, v, EPS, 2, (0, 1))
     assert engines.constrain(prepare(x, kit.tensor(X + V), EPS, 1, (0, 1))) is not None
     assert engines.steepest(problem) is not None
+    assert engines.steepest(prepare(x, v, EPS, 1, (0, 1))) is not None
     eta = engines.solve(problem)
     assert engines.gradients(problem, eta, eta, of_points=False) is not None
 

@@ -156,6 +156,8 @@ def test_gradient_of_eta_is_the_closed_form(p, box):
         difference = np.where(mask, gradient[:4] - truth, 0.0)
         assert np.all(np.abs(difference) <= 1e-9 * np.abs(truth) + 1e-12)
         np.testing.assert_array_equal(gradient[4], 0)  # out of reach
+    for gradient in found[:2]:
+        np.testing.assert_array_equal(gradient[v == 0], 0)
     nothing = cpu.gradients(x, v, 0 * eps, 0 * eta, p, *arrays(box), upstream)
     for gradient in nothing:
         np.testing.assert_array_equal(gradient, 0)
@@ -263,6 +265,15 @@ def test_no_point_of_ball_and_box_is_nearer(p, box):
         np.testing.assert_allclose(shrunk[:3], eps[:3], rtol=1e-11)
 
 
+def test_projection_onto_the_centre_takes_off_just_less_than_the_largest():
+    x0, v = points()
+    z, threshold, _ = constrained(x0 + 0.1 * v, x0, np.zeros(5), 1, (0.0, 1.0))
+    np.testing.assert_array_equal(z, x0)
+    largest = np.where(reference.room(x0, v) > 0, np.abs(x0 + 0.1 * v - x0), 0.0).max(axis=1)
+    assert np.all(threshold < largest)
+    np.testing.assert_allclose(threshold, largest, rtol=1e-12)
+
+
 @pytest.mark.parametrize("p", [1.3, 1.5, 3.0])
 def test_projection_of_other_orders_is_radial(p):
     x0, v = points()
@@ -274,7 +285,7 @@ def test_projection_of_other_orders_is_radial(p):
 
 
 @in_boxes(CONVEX)
-@pytest.mark.parametrize("far", [0.01, 2.0])
+@pytest.mark.parametrize("far", [0.01, 0.3, 2.0])
 def test_sphere_goes_on_to_eps_or_as_far_as_the_direction_leads(p, box, far):
     box = BOXES[box]
     x0, v = points(box)

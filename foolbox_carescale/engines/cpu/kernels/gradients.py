@@ -10,7 +10,7 @@ import numpy as np
 from .compiling import CALLED_FROM_PYTHON, FAST, compiled, room_at, row_of
 from .passes import largest_open, sum_row
 from .powers import INFINITE, lowered_power
-from .roots import SMALLEST_EPS, TINY
+from .roots import TINY
 
 UNREACHABLE = 1e-5  # relative distance from eps that no rounding of eta explains
 
@@ -39,16 +39,13 @@ def _write_gradient(x, v, lower, upper, scale, inverse, order, for_x, for_v, gra
 
 @compiled()
 def _gradient_row(x, v, lower, upper, eps, eta, p, one, order, grad, grad_x, grad_v):
-    """Writes the gradient, computing in the type of `one`; False if that takes a wider type."""
+    """Writes the gradient, computing in the type of `one`; False, and 0 for eps, if it has none."""
     kind = type(one)
     scale, inverse = kind(eta / eps), kind(1 / eps)
     total, moving, _ = sum_row(x, v, lower, upper, scale, inverse, order, None)
-    if not TINY < moving < np.inf:  # as it is, too, where scale or inverse is no positive number
+    # where scale or inverse is no positive number nothing moves, either
+    if not (TINY < moving < np.inf and total ** (1 / p) >= 1 - UNREACHABLE):
         return 0.0, False
-    if total ** (1 / p) < 1 - UNREACHABLE:
-        grad_x[:] = 0
-        grad_v[:] = 0
-        return 0.0, True
     largest = float(np.finfo(x.dtype).max)
     for_eps = max(min(grad * float(scale) / moving, largest), -largest)
     for_v = max(min(-for_eps * eta, largest), -largest)
@@ -94,22 +91,18 @@ def _gradient_rows(
                 xi, vi, low, high, eps[i], grad[i], grad_x[i], grad_v[i]
             )
             continue
-        done = False
-        if eps[i] >= SMALLEST_EPS and eta[i] > 0:
-            one = x.dtype.type(1)
+        grad_eps[i], done = _gradient_row(
+            xi, vi, low, high, eps[i], eta[i], wide[-1], x.dtype.type(1), order, grad[i],
+            grad_x[i], grad_v[i],
+        )  # fmt: skip
+        if not done:
             grad_eps[i], done = _gradient_row(
-                xi, vi, low, high, eps[i], eta[i], wide[-1], one, order, grad[i],
+                xi, vi, low, high, eps[i], eta[i], wide[-1], np.float64(1), wide, grad[i],
                 grad_x[i], grad_v[i],
             )  # fmt: skip
-            if not done:
-                grad_eps[i], done = _gradient_row(
-                    xi, vi, low, high, eps[i], eta[i], wide[-1], np.float64(1), wide, grad[i],
-                    grad_x[i], grad_v[i],
-                )  # fmt: skip
         if not done:
             grad_x[i] = 0
             grad_v[i] = 0
-            grad_eps[i] = 0
 
 
 @compiled(**CALLED_FROM_PYTHON)
