@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -175,12 +176,37 @@ def test_rows_need_not_be_contiguous(cuda, device):
     for strided in (x[::2, :60], x[::2, :60].T.contiguous().T):
         eta, _ = cuda.solve(strided, delta[::2, :60], eps, 2.0, 0.0, 1.0, 0.0)
         torch.testing.assert_close(eta, expected, rtol=0, atol=0)
+    apart = torch.stack([x[:1], delta[:1]], dim=-1)  # the elements of one row, two by two
+    expected, _ = cuda.solve(x[:1], delta[:1], eps, 2.0, 0.0, 1.0, 0.0)
+    eta, _ = cuda.solve(apart[..., 0], apart[..., 1], eps, 2.0, 0.0, 1.0, 0.0)
+    torch.testing.assert_close(eta, expected, rtol=0, atol=0)
 
 
-def test_no_rows_give_no_eta(cuda, device):
-    empty = torch.zeros((0, 4), device=device)
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0)])
+def test_where_there_is_nothing_eta_is_none_or_zero(cuda, device, shape):
+    empty = torch.zeros(shape, device=device)
     eta, flags = cuda.solve(empty, empty, torch.ones(1, device=device), 2.0, 0.0, 1.0, 0.0)
-    assert eta.shape == flags.shape == (0,)
+    assert eta.shape == flags.shape == shape[:1]
+    assert not eta.any()
+    assert not flags.any()
+
+
+@pytest.mark.parametrize(
+    ("rows", "n", "parts"),
+    [
+        (1, 1_000_000, 122),  # as many as have two blocks
+        (1, 16_384, 2),
+        (1, 16_383, 1),
+        (100, 150_528, 4),  # as many as the multiprocessors have room for
+        (200, 150_528, 2),
+        (201, 150_528, 1),
+    ],
+)
+def test_rows_are_split_where_they_are_few_and_long(cuda, monkeypatch, rows, n, parts):
+    gpu = types.SimpleNamespace(multi_processor_count=100)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    assert cuda._parts(rows, n, torch.device("cuda")) == parts
+    assert cuda._parts(rows, n, torch.device("cpu")) == 1
 
 
 @pytest.mark.parametrize("shape", [(1, 12_000_000), (32, 150_528), (512, 3072), (100_000, 10)])
