@@ -84,7 +84,9 @@ def test_norm_is_exact_on_hard_rows_in_double_precision(cuda, device, p):
     check(cuda, hard.Problem(p, "float64", 300, cases=cases), device)
 
 
-@pytest.mark.parametrize(("length", "p"), [(1, 2.0), (700, 1.0), (700, math.inf)])
+@pytest.mark.parametrize(
+    ("length", "p"), [(1, 2.0), (700, 1.0), (700, 2.5), (700, 10.0), (700, math.inf)]
+)
 def test_norm_is_exact_on_rows_of_one_element_or_several_blocks(
     cuda, device, monkeypatch, length, p
 ):
@@ -200,6 +202,8 @@ def test_where_there_is_nothing_eta_is_none_or_zero(cuda, device, shape):
         (100, 150_528, 4),  # as many as the multiprocessors have room for
         (200, 150_528, 2),
         (201, 150_528, 1),
+        (1000, 150_528, 1),
+        (1, 10, 1),
     ],
 )
 def test_rows_are_split_where_they_are_few_and_long(cuda, monkeypatch, rows, n, parts):

@@ -178,13 +178,11 @@ def _launch(
 
 def _parts(rows: int, n: int, device: torch.device) -> int:
     """Programs for each row."""
-    if device.type != "cuda" or n < 2 * SHORTEST_PART:
+    if device.type != "cuda":
         return 1
     wanted = (
         PROGRAMS_PER_MULTIPROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
     )
-    if 2 * rows > wanted:
-        return 1
     return max(1, min(wanted // rows, n // SHORTEST_PART))
 
 
