@@ -75,6 +75,10 @@ def _expanded(targets: dict[str, Any]) -> dict[str, Any]:
         if not paths:
             raise SystemExit(f"modules.toml: no module is {pattern}")
         found.update({path: target for path in paths if path not in targets or path == pattern})
+        sources = "".join((ROOT / path).read_text(encoding="utf-8") for path in paths)
+        for line in (line for reason in target.get("reasons", []) for line in reason["lines"]):
+            if line not in sources:
+                raise SystemExit(f"modules.toml: no line of {pattern} has {line!r} any more")
     return found
 
 

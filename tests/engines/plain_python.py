@@ -17,7 +17,7 @@ from tests.engines.hard import Problem
 LENGTH = 200  # of which a sample of 128 comes first
 CASES = ("uniform", "cauchy", "geometric", "quantised")
 BOX = np.zeros((1, 1)), np.ones((1, 1))
-# What was counted at first, for six rows of each case, one of them with eps = 0 and one out of
+# What was counted for six rows of each case, one of them with eps = 0 and one out of
 # reach. Passes over the sample that comes first count, too. Fewer are welcome.
 MOST = {
     "root 0.5": (34, 34, 39, 21),
@@ -36,19 +36,16 @@ MOST = {
 }
 
 
-def counts(monkeypatch, module, name, call):
-    """How often the kernel of this name is called by the others of the module."""
-    kernel, count = getattr(module, name), 0
+def count_calls(monkeypatch, module, name):
+    """A list that grows by one with every call."""
+    kernel, calls = getattr(module, name), []
 
     def counted(*args):
-        nonlocal count
-        count += 1
+        calls.append(args)
         return kernel(*args)
 
     monkeypatch.setattr(module, name, counted)
-    call()
-    monkeypatch.undo()
-    return count
+    return calls
 
 
 def jobs(case):
@@ -101,7 +98,10 @@ def test_a_row_is_read_no_more_often_than_it_was(monkeypatch):
     found = {}
     for case in CASES:
         for name, module, kernel, call in jobs(case):
-            found.setdefault(name, []).append(counts(monkeypatch, module, kernel, call))
+            calls = count_calls(monkeypatch, module, kernel)
+            call()
+            monkeypatch.undo()
+            found.setdefault(name, []).append(len(calls))
     assert found.keys() == MOST.keys()
     for name, times in found.items():
         # one more, should a sum be rounded otherwise
@@ -263,18 +263,6 @@ def test_a_sample_is_of_room_and_directions(n):
     np.testing.assert_array_equal(room, np.where(v > 0, upper - x, x - lower)[chosen])
     assert largest == np.abs(v)[chosen][room > 0].max()
     assert passes.take_sample(x, 0 * v, lower, upper, room, direction) == 0
-
-
-def count_calls(monkeypatch, module, name):
-    """A list that grows by one with every call."""
-    kernel, calls = getattr(module, name), []
-
-    def counted(*args):
-        calls.append(args)
-        return kernel(*args)
-
-    monkeypatch.setattr(module, name, counted)
-    return calls
 
 
 GAINS = np.array([3.0, 1.0, 2.0, 2.0, 0.0])
