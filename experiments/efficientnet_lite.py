@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from foolbox_carescale.evaluate.models import Normalized
+from foolbox_carescale.evaluate.models.loading import Normalized
 
 # The model's own preprocessing: (x * 255 - 127) / 128 for x in [0, 1].
 MEAN = (127 / 255,) * 3

@@ -16,8 +16,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from foolbox_carescale import perturb
-from foolbox_carescale.evaluate.config import DataConfig
-from foolbox_carescale.evaluate.data import load_data
+from foolbox_carescale.evaluate.config.types import DataConfig
+from foolbox_carescale.evaluate.data.sources import load_data
 
 DATA = {"digits": DataConfig(), "photographs": DataConfig(name="foolbox/imagenet", size=224)}
 SIZES = np.linspace(0.0, 0.5, 11)[1:]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from foolbox import JAXModel
 
-from foolbox_carescale.evaluate.digits import digits
+from foolbox_carescale.evaluate.data.digits import digits
 
 LEARNING_RATE = 3e-3
 BETAS = (0.9, 0.999)  # Adam's, of Kingma & Ba 2015, arXiv 1412.6980

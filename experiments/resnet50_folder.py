@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torchvision.models import resnet50
 
 from foolbox_carescale.evaluate import DataConfig
-from foolbox_carescale.evaluate.data import load_data
+from foolbox_carescale.evaluate.data.sources import load_data
 
 SIZE = 224
 MARGIN = 10.0  # of the right class's logit, for a confident network

@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 from torchvision.models import shufflenet_v2_x0_5
 
 from foolbox_carescale.attacks import L2ClipAwarePGD
-from foolbox_carescale.evaluate.digits import digits
-from foolbox_carescale.evaluate.models import EMBEDDED_WEIGHTS, Normalized
+from foolbox_carescale.evaluate.data.digits import digits
+from foolbox_carescale.evaluate.models.loading import EMBEDDED_WEIGHTS, Normalized
 
 MEAN = STD = (0.5, 0.5, 0.5)
 EPOCHS = 40

@@ -6,7 +6,7 @@ imported: an operator uses the one that its tensors come from.
 
 from . import attacks
 from .attacks import get_attack, list_attacks
-from .rescale import (
+from .operators.api import (
     clipping_aware_rescaling,
     l2_clipping_aware_rescaling,
     perturb,

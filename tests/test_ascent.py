@@ -6,7 +6,8 @@ import eagerpy
 import numpy as np
 import pytest
 
-from foolbox_carescale import ascent, engines, perturb, project, steepest_step
+from foolbox_carescale import engines, perturb, project, steepest_step
+from foolbox_carescale.attacks import steps as ascent
 
 BOX = (0.0, 1.0)
 

@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 
 from foolbox_carescale.cli import main
-from foolbox_carescale.evaluate import Evaluation, Progress, worker
-from foolbox_carescale.evaluate.cells import make_cells
+from foolbox_carescale.evaluate import Evaluation, Progress
 from foolbox_carescale.evaluate.console import progress_bars
+from foolbox_carescale.evaluate.runner import worker
+from foolbox_carescale.evaluate.runner.tasks import make_settings
 
 ONLY_PGD = textwrap.dedent(
     """
@@ -139,7 +140,7 @@ def test_attacks_are_listed_with_their_arguments_and_where_they_come_from(capsys
     assert main(["attacks", "clipawarepgd"]) == 0
     listed = capsys.readouterr().out
     assert "L2ClipAwarePGD(" in listed
-    ours = "    ours, foolbox_carescale.attacks.variants; Madry et al. 2018, arXiv 1706.06083"
+    ours = "    ours, foolbox_carescale.attacks.named; Madry et al. 2018, arXiv 1706.06083"
     assert ours in listed
     assert main(["attacks", "ddn"]) == 0
     assert "    Foolbox, foolbox.attacks.ddn; Jérôme Rony" in capsys.readouterr().out
@@ -177,7 +178,7 @@ def probabilities():
     import torch
 
     from foolbox_carescale.evaluate import ModelConfig
-    from foolbox_carescale.evaluate.models import load_model
+    from foolbox_carescale.evaluate.models.loading import load_model
 
     embedded, _ = load_model(ModelConfig(weights="embedded"))
 
@@ -243,7 +244,7 @@ def test_a_programming_error_keeps_its_traceback(config, monkeypatch):
     def broken(*_, **__):
         raise TypeError("a bug")
 
-    monkeypatch.setattr("foolbox_carescale.evaluate.runner.make_cells", broken)
+    monkeypatch.setattr("foolbox_carescale.evaluate.runner.run.make_settings", broken)
     with pytest.raises(TypeError, match="a bug"):
         main(["evaluate", config])
 
@@ -259,15 +260,15 @@ def test_ctrl_c_prints_the_command_that_goes_on(config, monkeypatch, capsys):
     once = iter([True])
     original = worker.Worker.run
 
-    def interrupted(self, unit):
-        if unit.number == 2 and next(once, False):
+    def interrupted(self, task):
+        if task.number == 2 and next(once, False):
             raise KeyboardInterrupt
-        return original(self, unit)
+        return original(self, task)
 
     monkeypatch.setattr(worker.Worker, "run", interrupted)
     assert main(["evaluate", config, "attacks.ours.steps=3"]) == 130
     error = capsys.readouterr().err
-    assert "interrupted; 2 of 4 units are in runs/" in error
+    assert "interrupted; 2 of 4 tasks are in runs/" in error
     command = shlex.split(error.partition("go on with: carescale ")[2])
     assert main([*command, "--json"]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -302,9 +303,9 @@ def test_json_is_all_that_stdout_gets(config, capsys):
     assert main(["evaluate", config, "output=out", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["complete"]
-    assert summary["units"] == {"total": 4, "done": 4, "computed": 4}
+    assert summary["tasks"] == {"total": 4, "done": 4, "computed": 4}
     assert 0 < summary["clean_accuracy"] <= 1
-    assert [(c["attack"], c["epsilon"]) for c in summary["cells"]] == [
+    assert [(c["attack"], c["epsilon"]) for c in summary["settings"]] == [
         ("foolbox", 0.02),
         ("foolbox", 0.05),
         ("ours", 0.02),
@@ -312,7 +313,7 @@ def test_json_is_all_that_stdout_gets(config, capsys):
     ]
     assert "out/summary.csv" in summary["report"]
     assert main(["evaluate", config, "output=out", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["units"]["computed"] == 0
+    assert json.loads(capsys.readouterr().out)["tasks"]["computed"] == 0
 
 
 def test_quiet_prints_nothing(config, capsys):
@@ -332,13 +333,13 @@ def test_the_last_shard_reports_the_run(config, tmp_path, capsys):
 def test_a_terminal_shows_how_far_how_fast_and_how_robust():
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120)
-    cell = make_cells(Evaluation())[0]
+    setting = make_settings(Evaluation())[0]
     with progress_bars(console) as show:
         show(Progress(None, 10, 20, resumed=10))
         for done in range(11, 20):
-            show(Progress(cell, done, 20, done, 20, robust_accuracy=0.625))
+            show(Progress(setting, done, 20, done, 20, robust_accuracy=0.625))
     shown = screen.getvalue()
-    for part in ("19/20", "/s, 0:00:0", "left", f"{cell.label}, epsilon", "robust 0.625"):
+    for part in ("19/20", "/s, 0:00:0", "left", f"{setting.label}, epsilon", "robust 0.625"):
         assert part in shown
 
 
@@ -361,11 +362,11 @@ def test_the_package_imports_neither_torch_nor_hydra():
     assert not {"torch", "hydra", "jax", "tensorflow", "matplotlib"} & set(loaded)
 
 
-def test_ctrl_c_before_the_first_unit_has_nothing_to_go_on_with(config, monkeypatch, capsys):
+def test_ctrl_c_before_the_first_task_has_nothing_to_go_on_with(config, monkeypatch, capsys):
     def interrupted(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(worker.Worker, "introduce", interrupted)
+    monkeypatch.setattr(worker.Worker, "probe_model", interrupted)
     assert main(["evaluate", config]) == 130
     assert capsys.readouterr().err == "carescale: interrupted before anything was computed\n"
 

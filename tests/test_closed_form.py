@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from foolbox_carescale import closed_form
-from foolbox_carescale.arguments import prepare
+from foolbox_carescale.core import formulas as closed_form
+from foolbox_carescale.operators.validation import prepare
 from tests import reference
 
 ORDERS = (0.5, 1.0, 1.3, 2.0, 3.0, math.inf)

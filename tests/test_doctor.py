@@ -4,7 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from foolbox_carescale import __version__, doctor
+from foolbox_carescale import __version__
+from foolbox_carescale.cli import doctor
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import eagerpy as ep
 import numpy as np
 import pytest
 
-from foolbox_carescale import norms
+from foolbox_carescale.core import norms
 from tests import reference
 
 ORDERS = (0.5, 1.0, 1.3, 2.0, 3.0)

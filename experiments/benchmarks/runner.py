@@ -4,9 +4,9 @@
 
 Each run is a process of its own. Time: of a run's seconds, those in the attack, in the model's
 answers to clean, perturbed and rounded images, in the setup (reading data, loading the model and
-asking it for doubts), and all others: the runner's own (seeds, norms, hashes, rows, files, fsync,
-reading back, doubts about the results). Memory: the process's greatest resident set, in runs of
-one sample per unit.
+asking it for diagnostics), and all others: the runner's own (seeds, norms, hashes, rows, files, fsync,
+reading back, diagnostics about the results). Memory: the process's greatest resident set, in runs of
+one sample per task.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import torch
 
 from experiments.benchmarks.environment import describe
 from foolbox_carescale.evaluate import AttackConfig, DataConfig, Evaluation, ModelConfig, evaluate
-from foolbox_carescale.evaluate import runner as runner_module
-from foolbox_carescale.evaluate.executors.local import LocalExecutor
-from foolbox_carescale.evaluate.worker import Worker
+from foolbox_carescale.evaluate.runner import run as runner_module
+from foolbox_carescale.evaluate.runner.executors.local import LocalExecutor
+from foolbox_carescale.evaluate.runner.worker import Worker
 
 GOALS = {"default": 0.03, "224": 0.01}
 STEPS, IMAGES = 20, 8
@@ -38,13 +38,13 @@ STEPS, IMAGES = 20, 8
 def main() -> None:
     """Measure each case in a process of its own, and print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--case", choices=("default", "224", "units"), help="in this process")
-    parser.add_argument("--units", type=int, default=1000)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the units")
+    parser.add_argument("--case", choices=("default", "224", "tasks"), help="in this process")
+    parser.add_argument("--tasks", type=int, default=1000)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the tasks")
     parser.add_argument("--output", type=Path, help="folder for runner.md")
     arguments = parser.parse_args()
     if arguments.case:
-        print(json.dumps(_measure(arguments.case, arguments.units)))
+        print(json.dumps(_measure(arguments.case, arguments.tasks)))
         return
     sizes = (100, 1000) if arguments.quick else (1000, 10000)
     lines = [
@@ -52,7 +52,7 @@ def main() -> None:
         "",
         describe(("foolbox-carescale", "foolbox", "torch", "pyarrow")) + ", one thread.",
         "",
-        "| run | units | KiB per unit | whole, s | setup, s | attack, s | model, s | own, s"
+        "| run | tasks | KiB per task | whole, s | setup, s | attack, s | model, s | own, s"
         " | own / whole | goal |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -62,17 +62,17 @@ def main() -> None:
         share = told["own"] / told["whole"]
         seconds = [told[key] for key in ("whole", "setup", "attack", "model", "own")]
         goal = f"< {GOALS[case]:.0%}, {'met' if share < GOALS[case] else 'missed'}"
-        cells = [name, told["units"], f"{told['stored']:.1f}", *(f"{s:.2f}" for s in seconds)]
-        lines.append("| " + " | ".join(map(str, [*cells, f"{share:.2%}", goal])) + " |")
+        settings = [name, told["tasks"], f"{told['stored']:.1f}", *(f"{s:.2f}" for s in seconds)]
+        lines.append("| " + " | ".join(map(str, [*settings, f"{share:.2%}", goal])) + " |")
     lines += [
         "",
-        "| tiny units | peak memory, MiB | ms per unit, all | ms per unit, own |",
+        "| tiny tasks | peak memory, MiB | ms per task, all | ms per task, own |",
         "|---|---|---|---|",
     ]
-    for units in sizes:
-        told = _in_process("units", units)
-        each = [1000 * told[key] / told["units"] for key in ("whole", "own")]
-        lines.append(f"| {told['units']} | {told['peak']:.1f} | {each[0]:.2f} | {each[1]:.2f} |")
+    for tasks in sizes:
+        told = _in_process("tasks", tasks)
+        each = [1000 * told[key] / told["tasks"] for key in ("whole", "own")]
+        lines.append(f"| {told['tasks']} | {told['peak']:.1f} | {each[0]:.2f} | {each[1]:.2f} |")
     text = "\n".join(lines) + "\n"
     print(text)
     if arguments.output is not None:
@@ -113,7 +113,7 @@ def photographs() -> tuple[Any, Any]:
         return images, resnet()(torch.from_numpy(images)).argmax(1).numpy()
 
 
-def _run_of(case: str, units: int, output: str) -> Evaluation:
+def _run_of(case: str, tasks: int, output: str) -> Evaluation:
     here = "experiments.benchmarks.runner"
     if case == "default":
         return Evaluation(threads=1, output=output)
@@ -131,7 +131,7 @@ def _run_of(case: str, units: int, output: str) -> Evaluation:
     epsilons = np.linspace(0.01, 1, 10).round(4).tolist()
     return Evaluation(
         model=ModelConfig(_target_=f"{here}.brightness"),
-        data=DataConfig(_target_=f"{here}.grey", params={"count": units // len(epsilons)}),
+        data=DataConfig(_target_=f"{here}.grey", params={"count": tasks // len(epsilons)}),
         attacks={"noise": AttackConfig("LinfAdditiveUniformNoiseAttack", epsilons)},
         samples=None,
         batch_size=1,
@@ -140,16 +140,16 @@ def _run_of(case: str, units: int, output: str) -> Evaluation:
     )
 
 
-def _in_process(case: str, units: int) -> dict[str, float]:
+def _in_process(case: str, tasks: int) -> dict[str, float]:
     command = [sys.executable, "-W", "ignore", "-m", "experiments.benchmarks.runner"]
     done = subprocess.run(
-        [*command, "--case", case, "--units", str(units)], stdout=subprocess.PIPE, check=True
+        [*command, "--case", case, "--tasks", str(tasks)], stdout=subprocess.PIPE, check=True
     )
     told: dict[str, float] = json.loads(done.stdout)
     return told
 
 
-def _measure(case: str, units: int) -> dict[str, float]:
+def _measure(case: str, tasks: int) -> dict[str, float]:
     spent = {"setup": 0.0, "attack": 0.0, "model": 0.0}
     inside: list[str] = []
 
@@ -181,7 +181,7 @@ def _measure(case: str, units: int) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        evaluate(_run_of(case, units, f"{folder}/run"), on_progress=count)
+        evaluate(_run_of(case, tasks, f"{folder}/run"), on_progress=count)
         whole = time.perf_counter() - began
         stored = sum(part.stat().st_size for part in Path(folder).glob("run/results/*"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -189,7 +189,7 @@ def _measure(case: str, units: int) -> dict[str, float]:
         **spent,
         "whole": whole,
         "own": whole - sum(spent.values()),
-        "units": done,
+        "tasks": done,
         "peak": peak,
         "stored": stored / 1024 / done,
     }

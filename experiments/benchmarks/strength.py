@@ -41,9 +41,9 @@ from experiments.benchmarks import strength_report
 from experiments.benchmarks.strength_report import Row
 from foolbox_carescale import attacks as ours
 from foolbox_carescale.attacks.counting import CountingModel
-from foolbox_carescale.evaluate.config import DataConfig, ModelConfig, norm_name, norm_order
-from foolbox_carescale.evaluate.data import load_data
-from foolbox_carescale.evaluate.models import load_model
+from foolbox_carescale.evaluate.config.types import DataConfig, ModelConfig, norm_name, norm_order
+from foolbox_carescale.evaluate.data.sources import load_data
+from foolbox_carescale.evaluate.models.loading import load_model
 
 SAMPLES = {"digits": 50, "robust": 50, "imagenet": 10}
 STEPS, LONG = 40, 100

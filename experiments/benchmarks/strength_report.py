@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from experiments.benchmarks.environment import describe
-from foolbox_carescale.evaluate.config import norm_name
+from foolbox_carescale.evaluate.config.types import norm_name
 
 PACKAGES = (
     "torch", "torchvision", "foolbox", "eagerpy", "pyautoattack", "adversarial-robustness-toolbox",

@@ -13,8 +13,8 @@ import torchvision
 from safetensors.torch import load_file
 
 import foolbox_carescale  # noqa: F401  # adds the attacks to foolbox.attacks
-from foolbox_carescale.evaluate.digits import digits
-from foolbox_carescale.evaluate.models import EMBEDDED_WEIGHTS
+from foolbox_carescale.evaluate.data.digits import digits
+from foolbox_carescale.evaluate.models.loading import EMBEDDED_WEIGHTS
 
 EPSILON = {"L1": 8.0, "L2": 0.6, "Linf": 0.02}
 

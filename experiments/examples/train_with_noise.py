@@ -8,7 +8,7 @@ import argparse
 import torch
 
 from foolbox_carescale import perturb
-from foolbox_carescale.evaluate.digits import digits
+from foolbox_carescale.evaluate.data.digits import digits
 from foolbox_carescale.training import ExactNoise
 
 EPSILON = 15.0  # L2, on 3 x 32 x 32 pixels

@@ -19,10 +19,10 @@ import torch
 from foolbox.models import PyTorchModel
 
 from experiments.benchmarks.environment import describe
-from foolbox_carescale.engines import cpu
-from foolbox_carescale.evaluate.config import ModelConfig
-from foolbox_carescale.evaluate.digits import digits
-from foolbox_carescale.evaluate.models import build_network
+from foolbox_carescale.engines import numba_cpu as cpu
+from foolbox_carescale.evaluate.config.types import ModelConfig
+from foolbox_carescale.evaluate.data.digits import digits
+from foolbox_carescale.evaluate.models.loading import build_network
 
 PACKAGES = ("torch", "torchvision", "foolbox", "eagerpy", "foolbox-carescale")
 RESULTS = Path("experiments/results")

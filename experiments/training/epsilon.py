@@ -26,9 +26,9 @@ from experiments.training.common import (
     table,
 )
 from foolbox_carescale import attacks
-from foolbox_carescale.evaluate.config import DataConfig, ModelConfig
-from foolbox_carescale.evaluate.data import load_data
-from foolbox_carescale.evaluate.models import build_network
+from foolbox_carescale.evaluate.config.types import DataConfig, ModelConfig
+from foolbox_carescale.evaluate.data.sources import load_data
+from foolbox_carescale.evaluate.models.loading import build_network
 
 SIZES = (0.02, 0.05, 0.1, 0.2, 0.4)
 ATTACK_SIZES = (0.005, 0.02, 0.1)

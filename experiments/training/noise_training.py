@@ -26,9 +26,9 @@ from matplotlib.figure import Figure
 from experiments.training.common import Report, images_and_labels, options, side_by_side, table
 from foolbox_carescale import perturb
 from foolbox_carescale.attacks import L2ClipAwarePGD
-from foolbox_carescale.evaluate.config import ModelConfig, norm_name
-from foolbox_carescale.evaluate.models import build_network
-from foolbox_carescale.norms import sample
+from foolbox_carescale.core.norms import sample
+from foolbox_carescale.evaluate.config.types import ModelConfig, norm_name
+from foolbox_carescale.evaluate.models.loading import build_network
 from foolbox_carescale.training.config import RecipeConfig, Training
 from foolbox_carescale.training.trainer import train
 

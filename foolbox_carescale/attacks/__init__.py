@@ -14,41 +14,8 @@ from .ensemble import (
     LpClipAwareAutoAttack,
     Part,
 )
-from .gradient import ClipAwareGradientAttack
-from .minimal import MinimalEpsilon
-from .noise import (
-    ClipAwareGaussianNoise,
-    ClipAwareLaplaceNoise,
-    ClipAwareNoise,
-    ClipAwareSaltAndPepperNoise,
-    ClipAwareUniformNoise,
-    L1ClipAwareGaussianNoise,
-    L1ClipAwareLaplaceNoise,
-    L1ClipAwareSaltAndPepperNoise,
-    L1ClipAwareUniformNoise,
-    L2ClipAwareGaussianNoise,
-    L2ClipAwareLaplaceNoise,
-    L2ClipAwareSaltAndPepperNoise,
-    L2ClipAwareUniformNoise,
-    LinfClipAwareGaussianNoise,
-    LinfClipAwareLaplaceNoise,
-    LinfClipAwareSaltAndPepperNoise,
-    LinfClipAwareUniformNoise,
-    LpClipAwareGaussianNoise,
-    LpClipAwareLaplaceNoise,
-    LpClipAwareSaltAndPepperNoise,
-    LpClipAwareUniformNoise,
-)
-from .progress import Iterate
-from .registry import get_attack, list_attacks, register
-from .square import (
-    ClipAwareSquare,
-    L1ClipAwareSquare,
-    L2ClipAwareSquare,
-    LinfClipAwareSquare,
-    LpClipAwareSquare,
-)
-from .variants import (
+from .minimum_norm import MinimalEpsilon
+from .named import (
     ClipAwareAdamPGD,
     ClipAwareAPGD,
     ClipAwareBIM,
@@ -85,6 +52,39 @@ from .variants import (
     LpClipAwareMomentumPGD,
     LpClipAwarePGD,
 )
+from .noise import (
+    ClipAwareGaussianNoise,
+    ClipAwareLaplaceNoise,
+    ClipAwareNoise,
+    ClipAwareSaltAndPepperNoise,
+    ClipAwareUniformNoise,
+    L1ClipAwareGaussianNoise,
+    L1ClipAwareLaplaceNoise,
+    L1ClipAwareSaltAndPepperNoise,
+    L1ClipAwareUniformNoise,
+    L2ClipAwareGaussianNoise,
+    L2ClipAwareLaplaceNoise,
+    L2ClipAwareSaltAndPepperNoise,
+    L2ClipAwareUniformNoise,
+    LinfClipAwareGaussianNoise,
+    LinfClipAwareLaplaceNoise,
+    LinfClipAwareSaltAndPepperNoise,
+    LinfClipAwareUniformNoise,
+    LpClipAwareGaussianNoise,
+    LpClipAwareLaplaceNoise,
+    LpClipAwareSaltAndPepperNoise,
+    LpClipAwareUniformNoise,
+)
+from .pgd import ClipAwareGradientAttack
+from .registry import get_attack, list_attacks, register
+from .square import (
+    ClipAwareSquare,
+    L1ClipAwareSquare,
+    L2ClipAwareSquare,
+    LinfClipAwareSquare,
+    LpClipAwareSquare,
+)
+from .state import Iterate
 
 __all__ = [
     "ClipAwareAPGD",

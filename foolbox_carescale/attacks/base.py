@@ -16,10 +16,10 @@ from foolbox.devutils import atleast_kd, flatten
 from foolbox.distances import LpDistance
 from foolbox.models import Model
 
-from .. import backends
-from ..arguments import checked_eps, checked_order, prepare
-from ..ascent import NORM_ROUNDING
-from ..norms import lp_norm
+from ..core import backends
+from ..core.norms import lp_norm
+from ..operators.validation import checked_eps, checked_order, prepare
+from .steps import NORM_ROUNDING
 
 # Half precision rounds by more: this part of the largest coordinate, in every coordinate.
 HALF_ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}

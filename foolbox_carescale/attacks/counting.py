@@ -10,7 +10,7 @@ import eagerpy as ep
 from foolbox.models import Model
 from foolbox.types import Bounds
 
-from .. import backends
+from ..core import backends
 
 
 class CountingModel(Model):

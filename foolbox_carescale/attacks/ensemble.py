@@ -13,14 +13,14 @@ from foolbox.attacks.base import get_is_adversarial, raise_if_kwargs
 from foolbox.criteria import Misclassification
 from foolbox.models import Model
 
-from .. import backends
+from ..core import backends
 from . import losses
 from .base import ClipAwareAttack, checked_arguments, norm_variant
 from .counting import CountingModel
-from .rows import Index, criterion_rows, rows, with_rows
+from .indexing import Index, criterion_rows, rows, with_rows
+from .named import ClipAwareAPGD, ClipAwarePGD
 from .seeding import checked_seed, seeded
 from .square import ClipAwareSquare
-from .variants import ClipAwareAPGD, ClipAwarePGD
 
 PARTS = ("apgd-ce", "apgd-t", "pgd-margin", "square")
 

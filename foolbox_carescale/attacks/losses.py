@@ -14,7 +14,7 @@ import eagerpy as ep
 import numpy as np
 from foolbox.criteria import Misclassification
 
-from .. import backends
+from ..core import backends
 
 Loss = Callable[[ep.Tensor, ep.Tensor], ep.Tensor]
 

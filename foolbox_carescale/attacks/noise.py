@@ -11,9 +11,9 @@ from foolbox.attacks.base import get_is_adversarial, raise_if_kwargs
 from foolbox.devutils import atleast_kd, flatten
 from foolbox.models import Model
 
-from .. import backends
-from ..norms import sample
-from ..rescale import perturb
+from ..core import backends
+from ..core.norms import sample
+from ..operators.api import perturb
 from .base import ClipAwareAttack, checked_arguments, norm_variant
 from .seeding import fresh_seed
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import eagerpy as ep
 import numpy as np
 
-from .. import backends
+from ..core import backends
 
 
 def checked_seed(seed: int | None) -> int | None:

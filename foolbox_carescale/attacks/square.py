@@ -13,12 +13,12 @@ from foolbox.attacks.base import raise_if_kwargs
 from foolbox.devutils import atleast_kd
 from foolbox.models import Model
 
-from .. import backends
-from ..norms import lp_norm
-from ..rescale import perturb
+from ..core import backends
+from ..core.norms import lp_norm
+from ..operators.api import perturb
 from .base import ClipAwareAttack, checked_arguments, norm_variant
+from .indexing import criterion_rows, rows, with_rows
 from .losses import goal_of
-from .rows import criterion_rows, rows, with_rows
 from .seeding import checked_seed, fresh_seed
 
 Array = np.ndarray[Any, Any]

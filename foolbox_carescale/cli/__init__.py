@@ -9,9 +9,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from foolbox_carescale.cli.commands import CANNOT_STORE, WRONG_INPUT
-from foolbox_carescale.cli.parser import parse
-from foolbox_carescale.evaluate.errors import EvaluationWarning, StorageError, UserError
+from ..evaluate.errors import EvaluationWarning, StorageError, UserError
+from .commands import CANNOT_STORE, WRONG_INPUT
+from .parser import parse
 
 __all__ = ["main"]
 

@@ -13,14 +13,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from foolbox_carescale.evaluate.errors import UserError
+from ..evaluate.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
 
-    from foolbox_carescale.evaluate import Progress, Results
+    from ..evaluate import Progress, Results
 
 WRONG_INPUT, CANNOT_STORE, INTERRUPTED, TERMINATED = 2, 3, 130, 143
 """Exit codes. After the last three the same command goes on where the run stopped."""
@@ -44,7 +44,7 @@ _PLAIN_WIDTH = 110
 def evaluate(arguments: argparse.Namespace) -> int:
     """Attack a model, and store, print and draw what it withstands."""
     _require_extra()
-    from foolbox_carescale.evaluate import load_evaluation, load_sweep
+    from ..evaluate import load_evaluation, load_sweep
 
     path, overrides = _split(arguments.config)
     if arguments.shard is not None:
@@ -58,8 +58,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     # slices: 6 to 90 times slower; must be set before torch loads its OpenMP library
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # imports torch, which takes seconds: only after what is wrong with the config was said
-    from foolbox_carescale.evaluate import evaluate, print_report, write_report
-    from foolbox_carescale.evaluate.console import Terminated, terminable, to_json
+    from ..evaluate import evaluate, print_report, write_report
+    from ..evaluate.console import Terminated, terminable, to_json
 
     silent = arguments.quiet or arguments.json
     console = _console(silent=silent)
@@ -94,7 +94,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _say_how_to_go_on(arguments: argparse.Namespace, last: Sequence[Progress]) -> None:
-    from foolbox_carescale.evaluate.console import command_to_go_on
+    from ..evaluate.console import command_to_go_on
 
     if not last:
         print("carescale: interrupted before anything was computed", file=sys.stderr)
@@ -102,7 +102,7 @@ def _say_how_to_go_on(arguments: argparse.Namespace, last: Sequence[Progress]) -
     folder = last[-1].folder
     command = command_to_go_on(arguments.given, folder.parent if arguments.multirun else folder)
     print(
-        f"carescale: interrupted; {last[-1].done} of {last[-1].total} units are in {folder};"
+        f"carescale: interrupted; {last[-1].done} of {last[-1].total} tasks are in {folder};"
         f" go on with: {command}",
         file=sys.stderr,
     )
@@ -110,10 +110,10 @@ def _say_how_to_go_on(arguments: argparse.Namespace, last: Sequence[Progress]) -
 
 def _summarise(runs: Sequence[Results], console: Console) -> None:
     """What the runs of a sweep differ in, on the console and on one page beside them."""
-    from foolbox_carescale.evaluate import print_comparison, write_report
+    from ..evaluate import print_comparison, write_report
 
     console.print(f"\n{len(runs)} runs", style="bold")
-    # a sweep over attacks or epsilons has no cell that two runs share
+    # a sweep over attacks or epsilons has no setting that two runs share
     with contextlib.suppress(UserError):
         print_comparison(runs, console)
     written = write_report(*runs, output=runs[0].folder.parent)
@@ -123,14 +123,14 @@ def _summarise(runs: Sequence[Results], console: Console) -> None:
 def train(arguments: argparse.Namespace) -> int:
     """Train a model on clean, noisy or attacked images."""
     _require_extra({**_EXTRA, "lightning_fabric": "lightning-fabric"}, "train")
-    from foolbox_carescale.training.config import load_training
+    from ..training.config import load_training
 
     training = load_training(*_split(arguments.config))
     if arguments.print_config:
         print(training.to_yaml(), end="")
         return 0
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in evaluate
-    from foolbox_carescale.training.trainer import train
+    from ..training.trainer import train
 
     try:
         trained = train(training, progress=sys.stdout.isatty())
@@ -153,7 +153,7 @@ def train(arguments: argparse.Namespace) -> int:
 def report(arguments: argparse.Namespace) -> int:
     """Write the page, tables and figures of runs."""
     _require_extra()
-    from foolbox_carescale.evaluate import Results, print_report, write_report
+    from ..evaluate import Results, print_report, write_report
 
     runs = [Results.load(run) for run in arguments.runs]
     output = arguments.output or (None if len(runs) == 1 else "report")
@@ -167,7 +167,7 @@ def report(arguments: argparse.Namespace) -> int:
 def compare(arguments: argparse.Namespace) -> int:
     """Print what runs differ in."""
     _require_extra()
-    from foolbox_carescale.evaluate import Results, print_comparison
+    from ..evaluate import Results, print_comparison
 
     runs = [Results.load(run) for run in (arguments.base, *arguments.runs)]
     print_comparison(runs, _console())
@@ -181,7 +181,7 @@ def _named(written: Sequence[Path]) -> str:
 
 def doctor(_: argparse.Namespace) -> int:
     """Print versions, devices, engines and what is not installed."""
-    from foolbox_carescale.doctor import diagnose
+    from .doctor import diagnose
 
     for subject, finding in diagnose():
         print(f"{subject:24} {finding}", flush=True)
@@ -190,8 +190,8 @@ def doctor(_: argparse.Namespace) -> int:
 
 def schema(arguments: argparse.Namespace) -> int:
     """Print the JSON schema of a config."""
-    from foolbox_carescale.evaluate.schema import EVALUATE, json_schema
-    from foolbox_carescale.training.schema import TRAIN
+    from ..evaluate.config.schema import EVALUATE, json_schema
+    from ..training.schema import TRAIN
 
     print(json.dumps(json_schema(arguments.of, (EVALUATE, TRAIN)), indent=2))
     return 0
@@ -199,7 +199,7 @@ def schema(arguments: argparse.Namespace) -> int:
 
 def attacks(arguments: argparse.Namespace) -> int:
     """List the attacks and their arguments."""
-    from foolbox_carescale import get_attack, list_attacks
+    from .. import get_attack, list_attacks
 
     for name in list_attacks():
         if arguments.word.lower() in name.lower():
@@ -262,7 +262,7 @@ def _console(*, silent: bool = False) -> Console:
 @contextlib.contextmanager
 def _progress(last: list[Progress], *, silent: bool) -> Iterator[Callable[[Progress], None]]:
     """Keep the last progress, and show it, where stdout is a terminal."""
-    from foolbox_carescale.evaluate.console import progress_bars
+    from ..evaluate.console import progress_bars
 
     shown = contextlib.nullcontext() if silent or not sys.stdout.isatty() else None
     with shown or progress_bars(_console()) as show:

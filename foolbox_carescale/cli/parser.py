@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import foolbox_carescale
-from foolbox_carescale.cli import commands
+
+from . import commands
 
 _EVALUATE_HELP = """\
 examples:

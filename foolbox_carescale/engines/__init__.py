@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import eagerpy as ep
 import numpy as np
 
-from .. import backends
-from . import generic
+from ..core import backends
+from . import eager as generic
 
 if TYPE_CHECKING:
-    from ..problem import Problem
+    from ..core.problem import Problem
 
 # checked once: whether they can be imported does not change while the program runs
 _HAS_NUMBA = importlib.util.find_spec("numba") is not None
@@ -44,7 +44,7 @@ def solve(problem: Problem) -> ep.Tensor:
     """Eta, shape (N, 1), in the dtype of ``problem.x``; bad values are reported by ValueError."""
     engine, _ = _choose(problem.shaped_x, traced=not problem.concrete)
     if engine == "cpu":
-        from . import cpu
+        from . import numba_cpu as cpu
 
         eta, flags = cpu.solve(*problem.arrays, tolerance=problem.tolerance)
         if not np.count_nonzero(flags):
@@ -52,7 +52,7 @@ def solve(problem: Problem) -> ep.Tensor:
                 eta = np.minimum(eta, _LARGEST[problem.dtype_name])
             return _tensor(problem, eta[:, None])
     if engine == "cuda":
-        from . import cuda
+        from . import triton_cuda as cuda
 
         roots, bad = cuda.solve(*_cuda_arguments(problem))
         if not bad.any().item():  # the only time that the host waits
@@ -60,7 +60,7 @@ def solve(problem: Problem) -> ep.Tensor:
             found: ep.Tensor = ep.astensor(roots[:, None].to(problem.x.dtype))
             return found
     if engine == "node":
-        from .. import compiled
+        from ..operators import torch_compile as compiled
 
         return compiled.solve(problem)
     problem.reject_bad_values()
@@ -77,7 +77,7 @@ def perturb(problem: Problem, *, in_place: bool = False) -> tuple[ep.Tensor, ep.
     if in_place:
         problem.reject_bad_values()
     if engine == "cpu":
-        from . import cpu
+        from . import numba_cpu as cpu
 
         arrays = problem.arrays
         out = arrays[0] if in_place else None
@@ -87,13 +87,13 @@ def perturb(problem: Problem, *, in_place: bool = False) -> tuple[ep.Tensor, ep.
                 problem, roots[:, None]
             )
     if engine == "cuda":
-        from . import cuda
+        from . import triton_cuda as cuda
 
         written, eta, bad = cuda.perturb(*_cuda_arguments(problem))
         if not bad.any().item():
             moved_points: ep.Tensor = ep.astensor(written)
             return moved_points, ep.astensor(eta[:, None].to(problem.x.dtype))
-    from ..closed_form import moved
+    from ..core.formulas import moved
 
     root = solve(problem)
     return moved(problem, root), root
@@ -110,7 +110,7 @@ def steepest(problem: Problem, counts: Any = None) -> ep.Tensor | None:
     engine, _ = _choose(problem.shaped_x, traced=not problem.concrete)
     if engine != "cpu" or 1 < problem.p < WIDE_BELOW:
         return None
-    from . import cpu
+    from . import numba_cpu as cpu
 
     points, flags = cpu.steepest(*problem.arrays, tolerance=problem.tolerance, counts=counts)
     return None if np.count_nonzero(flags) else _tensor(problem, points)
@@ -138,7 +138,7 @@ def constrain(
     engine, _ = _choose(problem.shaped_x, traced=not problem.concrete)
     if engine != "cpu":
         return None
-    from . import cpu
+    from . import numba_cpu as cpu
 
     x0, x, eps, p, lower, upper = problem.arrays
     if not (overwrite and backends.framework(problem.shaped_x) in ("numpy", "torch")):
@@ -172,7 +172,7 @@ def accumulate(
         return None
     if 0 in gradient.shape:
         return None
-    from . import cpu
+    from . import numba_cpu as cpu
 
     slope = backends.to_numpy(gradient)
     if total is None:
@@ -203,7 +203,7 @@ def gradients(
     )
     if engine != "cpu":
         return None
-    from . import cpu
+    from . import numba_cpu as cpu
 
     x, delta, eps, p, lower, upper = problem.arrays
     root, vector = backends.to_numpy(eta)[:, 0], backends.to_numpy(upstream)

@@ -18,13 +18,9 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from . import exponents, passes
-from .passes import (
-    BRACKETED_PASSES,
-    LARGEST_EPS,
-    PARTS,
-    PASSES,
-)
+from . import newton as passes
+from . import pow as exponents
+from .newton import BRACKETED_PASSES, LARGEST_EPS, PARTS, PASSES
 
 Array: TypeAlias = Any  # tf.Tensor: TensorFlow has no types
 Terms: TypeAlias = Callable[[Any, int], Any]

@@ -15,13 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from . import exponents, passes
-from .passes import (
-    BRACKETED_PASSES,
-    LARGEST_EPS,
-    PARTS,
-    PASSES,
-)
+from . import newton as passes
+from . import pow as exponents
+from .newton import BRACKETED_PASSES, LARGEST_EPS, PARTS, PASSES
 
 Array: TypeAlias = jax.Array
 Terms: TypeAlias = Callable[[Any, int], tuple[Array, Array]]

@@ -8,8 +8,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from foolbox_carescale.evaluate.compose import load_evaluation
-    from foolbox_carescale.evaluate.config import (
+    from .config.compose import load_evaluation
+    from .config.sweep import load_sweep
+    from .config.types import (
         AttackConfig,
         DataConfig,
         Evaluation,
@@ -17,15 +18,14 @@ if TYPE_CHECKING:
         ModelConfig,
         TrackingConfig,
     )
-    from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError
-    from foolbox_carescale.evaluate.report import print_comparison, print_report, write_report
-    from foolbox_carescale.evaluate.results import CellSummary, Results
-    from foolbox_carescale.evaluate.runner import Progress, evaluate
-    from foolbox_carescale.evaluate.sweep import load_sweep
+    from .errors import EvaluationWarning, UserError
+    from .report import print_comparison, print_report, write_report
+    from .runner.run import Progress, evaluate
+    from .store.results import Results, SettingSummary
 
 _HOMES = {
-    "compose": ("load_evaluation",),
-    "config": (
+    "config.compose": ("load_evaluation",),
+    "config.types": (
         "AttackConfig",
         "DataConfig",
         "Evaluation",
@@ -35,14 +35,13 @@ _HOMES = {
     ),
     "errors": ("EvaluationWarning", "UserError"),
     "report": ("print_comparison", "print_report", "write_report"),
-    "results": ("CellSummary", "Results"),
-    "runner": ("Progress", "evaluate"),
-    "sweep": ("load_sweep",),
+    "store.results": ("SettingSummary", "Results"),
+    "runner.run": ("Progress", "evaluate"),
+    "config.sweep": ("load_sweep",),
 }
 
 __all__ = [
     "AttackConfig",
-    "CellSummary",
     "DataConfig",
     "Evaluation",
     "EvaluationWarning",
@@ -50,6 +49,7 @@ __all__ = [
     "ModelConfig",
     "Progress",
     "Results",
+    "SettingSummary",
     "TrackingConfig",
     "UserError",
     "evaluate",

@@ -17,8 +17,8 @@ from typing import Any
 from rich import progress
 from rich.console import Console
 
-from foolbox_carescale.evaluate.results import Results
-from foolbox_carescale.evaluate.runner import Progress
+from .runner.run import Progress
+from .store.results import Results
 
 
 class Terminated(KeyboardInterrupt):
@@ -44,7 +44,7 @@ def terminable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress_bars(console: Console) -> Iterator[Callable[[Progress], None]]:
-    """Bars of the run and of the cell at work: how far, how fast, how long, how robust."""
+    """Bars of the run and of the setting at work: how far, how fast, how long, how robust."""
     bars = progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
@@ -55,22 +55,22 @@ def progress_bars(console: Console) -> Iterator[Callable[[Progress], None]]:
     )
     with bars:
         run = bars.add_task("preparing", total=None, said="")
-        cell = bars.add_task("", total=None, said="", visible=False)
+        setting = bars.add_task("", total=None, said="", visible=False)
 
         def show(state: Progress) -> None:
-            if state.cell is None:
+            if state.setting is None:
                 # what was there before says nothing about the speed
-                bars.reset(run, total=state.total, completed=state.done, description="units")
+                bars.reset(run, total=state.total, completed=state.done, description="tasks")
                 return
             bars.update(run, completed=state.done)
             task = bars.tasks[run]
             bars.update(run, said=_speed(task.speed, task.time_remaining))
             bars.update(
-                cell,
+                setting,
                 visible=True,
-                description=f"{state.cell.label}, epsilon {state.cell.epsilon:g}",
-                completed=state.cell_done,
-                total=state.cell_total,
+                description=f"{state.setting.label}, epsilon {state.setting.epsilon:g}",
+                completed=state.setting_done,
+                total=state.setting_total,
                 said=f"robust {state.robust_accuracy:.3f}",
             )
 
@@ -85,18 +85,20 @@ def to_json(results: Results, last: Progress, written: Sequence[Path]) -> str:
         last: Its last progress.
         written: Files of its report.
     """
-    cells = [dataclasses.asdict(cell) for cell in results.summary()]
+    settings = [dataclasses.asdict(setting) for setting in results.summary()]
     warned = results.folder / "warnings.json"
     content = {
         "folder": str(results.folder),
         "complete": results.complete,
-        "units": {
+        "tasks": {
             "total": last.total,
             "done": last.done,
             "computed": last.done - last.resumed,
         },
         "clean_accuracy": results.clean_accuracy,
-        "cells": [{key: _number(value) for key, value in cell.items()} for cell in cells],
+        "settings": [
+            {key: _number(value) for key, value in setting.items()} for setting in settings
+        ],
         "warnings": json.loads(warned.read_text(encoding="utf-8")) if warned.exists() else [],
         "report": [str(path) for path in written],
     }
@@ -114,12 +116,12 @@ def command_to_go_on(arguments: Sequence[str], output: Path) -> str:
     return shlex.join(["carescale", *arguments, *([] if given else [f"output={output}"])])
 
 
-def _speed(units_per_second: float | None, seconds_left: float | None) -> str:
-    if not units_per_second or seconds_left is None:
+def _speed(tasks_per_second: float | None, seconds_left: float | None) -> str:
+    if not tasks_per_second or seconds_left is None:
         return ""
     minutes, seconds = divmod(round(seconds_left), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{units_per_second:.3g}/s, {hours}:{minutes:02}:{seconds:02} left"
+    return f"{tasks_per_second:.3g}/s, {hours}:{minutes:02}:{seconds:02} left"
 
 
 def _number(value: Any) -> Any:

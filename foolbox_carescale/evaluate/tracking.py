@@ -17,11 +17,11 @@ from typing import Any
 
 import yaml
 
-from foolbox_carescale.evaluate.config import Evaluation, TrackingConfig
-from foolbox_carescale.evaluate.errors import EvaluationWarning, UserError
-from foolbox_carescale.evaluate.plain import flat
-from foolbox_carescale.evaluate.results import Results
-from foolbox_carescale.evaluate.sealed import digest
+from .config.types import Evaluation, TrackingConfig
+from .errors import EvaluationWarning, UserError
+from .serialization import flat
+from .store.checksums import digest
+from .store.results import Results
 
 PER_UNIT_OF_EPSILON = 10**6
 """Steps are whole numbers in both trackers: a metric's step is its epsilon in millionths, so that
@@ -73,7 +73,7 @@ def track(results: Results, evaluation: Evaluation) -> None:
 def _page_and_metrics(results: Results, config: TrackingConfig) -> Iterator[tuple[str, int, float]]:
     """The metrics; before the first of them the page is drawn, to be among MLflow's files."""
     if config.name == "mlflow":
-        from foolbox_carescale.evaluate.report import write_report
+        from .report import write_report
 
         write_report(results)
     yield from metrics(results)
@@ -146,12 +146,12 @@ def following(config: TrackingConfig, folder: Path) -> Iterator[Callable[[Values
 def metrics(results: Results) -> Iterator[tuple[str, int, float]]:
     """Name, step and value of each metric; a step is an epsilon in millionths."""
     yield "clean_accuracy", 0, results.clean_accuracy
-    for cell in results.summary():
-        step = round(cell.epsilon * PER_UNIT_OF_EPSILON)
+    for setting in results.summary():
+        step = round(setting.epsilon * PER_UNIT_OF_EPSILON)
         for quantity in ("robust_accuracy", "loss", "norm_mean", "seconds"):
-            value = getattr(cell, quantity)
+            value = getattr(setting, quantity)
             if value == value:  # NaN where nothing was attacked
-                yield f"{quantity}/{cell.attack}", step, value
+                yield f"{quantity}/{setting.attack}", step, value
 
 
 def parameters(folder: Path) -> dict[str, str]:

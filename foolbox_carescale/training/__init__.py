@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .adversarial import adversarial_step
+    from .layers import NormalizedPerturbation, UniversalPerturbation
     from .noise import ExactNoise, NoiseGenerator
-    from .perturbation import NormalizedPerturbation, UniversalPerturbation
 
 _MODULES = {
     "ExactNoise": "noise",
     "NoiseGenerator": "noise",
-    "NormalizedPerturbation": "perturbation",
-    "UniversalPerturbation": "perturbation",
+    "NormalizedPerturbation": "layers",
+    "UniversalPerturbation": "layers",
     "adversarial_step": "adversarial",
 }
 

@@ -12,8 +12,8 @@ from foolbox.attacks.base import FixedEpsilonAttack
 from foolbox.criteria import Criterion
 from foolbox.models import PyTorchModel
 
-from .. import backends
-from ..arguments import checked_eps
+from ..core import backends
+from ..operators.validation import checked_eps
 
 
 def adversarial_step(

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..evaluate.errors import StorageError, UserError
-from ..evaluate.sealed import digest, write_atomically
+from ..evaluate.store.checksums import digest, write_atomically
 
 ENTRY = "carescale"
 """Of the metadata: one only, because safetensors writes several in random order."""

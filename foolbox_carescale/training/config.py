@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..evaluate.config import (
+from ..evaluate.config.types import (
     TRACKERS,
     DataConfig,
     ModelConfig,
@@ -17,7 +17,7 @@ from ..evaluate.config import (
     gather_arguments,
 )
 from ..evaluate.errors import UserError, nearest
-from ..evaluate.plain import plain, written
+from ..evaluate.serialization import plain, written
 
 RECIPES = ("clean", "gaussian-naive", "gaussian-exact", "adversarial-noise", "pgd-at")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -231,7 +231,7 @@ def load_training(path: str | Path | None = None, overrides: Sequence[str] = ())
     Raises:
         UserError: The file or an override cannot be used; the message says which and why.
     """
-    from ..evaluate.compose import CONFIGS, Kind, compose_tree, typed
+    from ..evaluate.config.compose import CONFIGS, Kind, compose_tree, typed
 
     folders = (CONFIGS, Path(__file__).with_name("conf"))
     kind = Kind("train", Training, CONFIG_GROUPS, DEFAULT_CHOICES, folders)

@@ -20,10 +20,10 @@ from typing import Any, Literal, TypeVar
 import eagerpy as ep
 import numpy as np
 
-from .. import backends
-from ..arguments import checked_eps
-from ..attacks.parts import FINAL_STEP, Cosine, Momentum
-from ..rescale import perturb, project, steepest_step
+from ..attacks.directions import FINAL_STEP, Cosine, Momentum
+from ..core import backends
+from ..operators.api import perturb, project, steepest_step
+from ..operators.validation import checked_eps
 from .draws import DISTRIBUTIONS, draw_jax, draw_tensorflow
 
 T = TypeVar("T")

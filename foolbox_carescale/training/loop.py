@@ -14,8 +14,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from ..evaluate.errors import UserError, nearest
-from ..evaluate.models import Normalized, build_network
-from ..evaluate.plain import plain
+from ..evaluate.models.loading import Normalized, build_network
+from ..evaluate.serialization import plain
 from .recipes import make_recipe
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ..norms import sample
-from ..rescale import perturb
+from ..core.norms import sample
+from ..operators.api import perturb
 from .draws import DISTRIBUTIONS
-from .perturbation import NormalizedPerturbation, checked_settings
+from .layers import NormalizedPerturbation, checked_settings
 
 Distribution = Literal["gaussian", "uniform", "laplace"]
 

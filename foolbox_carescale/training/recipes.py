@@ -9,9 +9,9 @@ import torch
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from ..attacks.variants import ClipAwarePGD
+from ..attacks.named import ClipAwarePGD
+from ..core.norms import lp_norm, sample
 from ..evaluate.errors import UserError, nearest
-from ..norms import lp_norm, sample
 from .adversarial import adversarial_step, untouched
 from .noise import ExactNoise, NoiseGenerator
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..evaluate.config import DTYPES, TRACKERS, ModelConfig, TrackingConfig
-from ..evaluate.schema import Described
+from ..evaluate.config.schema import Described
+from ..evaluate.config.types import DTYPES, TRACKERS, ModelConfig, TrackingConfig
 from .config import CONFIG_GROUPS, PRECISIONS, RECIPES, RecipeConfig, Training
 
 TRAIN = Described(

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..evaluate.config import TrackingConfig
-from ..evaluate.data import Data, open_source
+from ..evaluate.config.types import TrackingConfig
+from ..evaluate.data.sources import Data, open_source
 from ..evaluate.errors import StorageError, UserError
-from ..evaluate.identity import check_config, inputs_digest, versions
-from ..evaluate.inputs import view_of
-from ..evaluate.models import find_device, resolve_model
-from ..evaluate.plain import plain
-from ..evaluate.runner import SMALL
-from ..evaluate.sealed import write_atomically
-from ..evaluate.store import RunFolder
+from ..evaluate.models.loading import find_device, resolve_model
+from ..evaluate.runner.identity import check_config, inputs_digest, versions
+from ..evaluate.runner.resolve import view_of
+from ..evaluate.runner.run import SMALL
+from ..evaluate.serialization import plain
+from ..evaluate.store.checksums import write_atomically
+from ..evaluate.store.folder import RunFolder
 from ..evaluate.tracking import check_tracking, following, report
 from .checkpoints import load_checkpoint, read_about, save_checkpoint, save_weights
 from .config import Training

@@ -7,7 +7,7 @@ import torch
 import torch.utils.checkpoint
 
 from foolbox_carescale import attacks
-from foolbox_carescale.attacks import progress
+from foolbox_carescale.attacks import state as progress
 from foolbox_carescale.attacks.losses import goal_of
 from tests.attacks import victims
 from tests.attacks.rows import ORDERS, assert_size, iterates_of

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import foolbox_carescale as fc
-from foolbox_carescale import attacks, norms
+from foolbox_carescale import attacks
+from foolbox_carescale.core import norms
 from tests.attacks import victims
 
 NOISES = (

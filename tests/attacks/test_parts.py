@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from foolbox_carescale.attacks import parts
+from foolbox_carescale.attacks import directions as parts
 
 
 def tensor(*rows):

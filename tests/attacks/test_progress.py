@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from foolbox_carescale.attacks.progress import Ascent, Sparsity
+from foolbox_carescale.attacks.state import Ascent, Sparsity
 
 N, SIZE, STEPS = 2, 1000, 50
 

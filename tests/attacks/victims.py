@@ -122,9 +122,9 @@ def linear(
 
 
 def digits(samples: int) -> Victim:
-    from foolbox_carescale.evaluate import config
-    from foolbox_carescale.evaluate import digits as data
-    from foolbox_carescale.evaluate.models import load_model
+    from foolbox_carescale.evaluate.config import types as config
+    from foolbox_carescale.evaluate.data import digits as data
+    from foolbox_carescale.evaluate.models.loading import load_model
 
     model, _ = load_model(config.ModelConfig(), device="cpu")
     x, labels, _ = data.digits()

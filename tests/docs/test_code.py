@@ -86,9 +86,9 @@ def test_every_page_that_is_excused_exists():
 
 def files_of(text):
     """Names and contents of the files that a page tells its reader to write."""
-    for block in re.findall(r"^```(?:python|yaml)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-        if found := FILE.match(block):
-            yield found[1], block
+    for batch in re.findall(r"^```(?:python|yaml)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        if found := FILE.match(batch):
+            yield found[1], batch
 
 
 @pytest.mark.usefixtures("_own_folder")

@@ -9,9 +9,15 @@ import math
 import numpy as np
 import pytest
 
-from foolbox_carescale.engines import cpu
-from foolbox_carescale.engines.cpu.kernels import compiling, passes, projection, roots, steepest
-from foolbox_carescale.engines.cpu.kernels.compiling import bits_of, room_at
+from foolbox_carescale.engines import numba_cpu as cpu
+from foolbox_carescale.engines.numba_cpu.kernels import (
+    compiling,
+    passes,
+    projection,
+    roots,
+    steepest,
+)
+from foolbox_carescale.engines.numba_cpu.kernels.compiling import bits_of, room_at
 from tests.engines.hard import Problem
 
 LENGTH = 200  # of which a sample of 128 comes first

@@ -9,7 +9,7 @@ import torch
 
 import foolbox_carescale as fc
 from foolbox_carescale import engines
-from foolbox_carescale.arguments import prepare
+from foolbox_carescale.operators.validation import prepare
 from tests import kits
 
 RNG = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def test_without_a_sample_nothing_is_summed():
 
 
 def test_points_are_written_in_the_pass_that_finds_eta(monkeypatch):
-    from foolbox_carescale.engines import cpu
+    from foolbox_carescale.engines import numba_cpu as cpu
 
     expected = fc.perturb(X, V, EPS)
     monkeypatch.setattr(cpu, "solve", None)

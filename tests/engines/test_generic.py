@@ -6,7 +6,7 @@ import eagerpy as ep
 import numpy as np
 import pytest
 
-from foolbox_carescale.engines import generic
+from foolbox_carescale.engines import eager as generic
 from tests import reference
 from tests.engines.hard import ORDERS, Problem
 

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-from foolbox_carescale.engines.cpu.kernels import forget_stale
+from foolbox_carescale.engines.numba_cpu.kernels import forget_stale
 from tests.engines import interpreted
 
 

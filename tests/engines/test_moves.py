@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from foolbox_carescale import ascent, engines, perturb, project, steepest_step
-from foolbox_carescale.engines import cpu
+from foolbox_carescale import engines, perturb, project, steepest_step
+from foolbox_carescale.attacks import steps as ascent
+from foolbox_carescale.engines import numba_cpu as cpu
 
 SIZES = {1: 20.0, 1.5: 3.0, 2: 1.0, 2.5: 0.7, 3: 0.5, math.inf: 0.1}
 each_p = pytest.mark.parametrize("p", SIZES)

@@ -4,7 +4,12 @@ import numba
 import numpy as np
 import pytest
 
-from foolbox_carescale.engines.cpu.kernels.powers import KINDS, general_order, lowered_power, power
+from foolbox_carescale.engines.numba_cpu.kernels.powers import (
+    KINDS,
+    general_order,
+    lowered_power,
+    power,
+)
 
 
 @numba.njit

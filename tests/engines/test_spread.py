@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from foolbox_carescale.engines.cpu import threads
+from foolbox_carescale.engines.numba_cpu import threads
 
 ENOUGH = threads.MIN_WORK
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from foolbox_carescale.evaluate import Results
-from foolbox_carescale.evaluate.store import SCHEMA, Part, RunFolder
+from foolbox_carescale.evaluate.store.folder import SCHEMA, RunFolder, TaskResult
 
 
 def run(
@@ -40,7 +40,7 @@ def run(
             columns = {
                 "model": model,
                 "data": "invented",
-                "cell": attack * len(epsilons) + number,
+                "setting": attack * len(epsilons) + number,
                 "attack": f"attack_{attack}",
                 "attack_name": "L2PGD",
                 "attack_params": "{}",
@@ -48,7 +48,7 @@ def run(
                 "source": ("ours", "foolbox")[attack % 2],
                 "p": p,
                 "epsilon": epsilon,
-                "block": 0,
+                "batch": 0,
                 "seed": 0,
                 "sample": numbers,
                 "input_hash": [f"{i:032x}" for i in range(samples)],
@@ -71,9 +71,9 @@ def run(
                 for field in SCHEMA
             }
             shown = images is not None and number == len(epsilons) // 2
-            unit = f"{attack:02d}-{number}"
+            task = f"{attack:02d}-{number}"
             examples = _examples(attack, epsilon, p, images, labels) if shown else None
-            folder.write(Part(unit, pa.table(table, schema=SCHEMA), examples))
+            folder.write(TaskResult(task, pa.table(table, schema=SCHEMA), examples))
     folder.close()
     return Results.load(path)
 

@@ -1,17 +1,17 @@
 import pytest
 
 from foolbox_carescale.evaluate import AttackConfig, Evaluation, UserError
-from foolbox_carescale.evaluate.cells import Units, make_attack, make_cells
+from foolbox_carescale.evaluate.runner.tasks import Tasks, make_attack, make_settings
 
 
-def test_a_unit_has_the_same_seed_in_whatever_company():
+def test_a_task_has_the_same_seed_in_whatever_company():
     attacks = {"a": AttackConfig("L2PGD"), "b": AttackConfig("LinfPGD")}
-    together = Units(make_cells(Evaluation(attacks=attacks)), 30, 10, seed=1)
-    alone = Units(make_cells(Evaluation(attacks={"b": attacks["b"]})), 30, 10, seed=1)
-    seeds = {(u.cell.label, u.cell.epsilon, u.block): u.seed for u in together}
+    together = Tasks(make_settings(Evaluation(attacks=attacks)), 30, 10, seed=1)
+    alone = Tasks(make_settings(Evaluation(attacks={"b": attacks["b"]})), 30, 10, seed=1)
+    seeds = {(u.setting.label, u.setting.epsilon, u.batch): u.seed for u in together}
     assert len(set(seeds.values())) == len(seeds)
-    for unit in alone:
-        assert seeds[unit.cell.label, unit.cell.epsilon, unit.block] == unit.seed
+    for task in alone:
+        assert seeds[task.setting.label, task.setting.epsilon, task.batch] == task.seed
 
 
 def test_seeds_differ_by_run_seed_parameters_and_repeat():
@@ -22,32 +22,33 @@ def test_seeds_differ_by_run_seed_parameters_and_repeat():
         (0, AttackConfig("L2PGD", repeat=2)),
     ]
     seeds = {
-        Units(make_cells(Evaluation(attacks={"a": c})), 1, 1, seed)[0].seed for seed, c in configs
+        Tasks(make_settings(Evaluation(attacks={"a": c})), 1, 1, seed)[0].seed
+        for seed, c in configs
     }
     assert len(seeds) == len(configs)
 
 
-def test_every_sample_is_in_one_unit_of_each_cell_and_units_are_found_by_name():
+def test_every_sample_is_in_one_task_of_each_setting_and_tasks_are_found_by_name():
     attacks = {"a": AttackConfig("L2PGD", [1.0, 2.0]), "b": AttackConfig("L2DeepFoolAttack", [1.0])}
-    units = Units(make_cells(Evaluation(attacks=attacks)), 25, 10, seed=0)
-    assert [unit.number for unit in units] == list(range(9))
-    assert sum(len(unit.samples) for unit in units) == 3 * 25
-    assert all(units.named(unit.name).number == unit.number for unit in units)
+    tasks = Tasks(make_settings(Evaluation(attacks=attacks)), 25, 10, seed=0)
+    assert [task.number for task in tasks] == list(range(9))
+    assert sum(len(task.samples) for task in tasks) == 3 * 25
+    assert all(tasks.named(task.name).number == task.number for task in tasks)
     strangers = ("x", "0000-a-1.0-00003", "0000-b-1.0-00001", "0009-b-all-00000")
-    assert all(units.named(name) is None for name in strangers)
+    assert all(tasks.named(name) is None for name in strangers)
 
 
-def test_a_minimisation_attack_is_one_unit_for_all_its_epsilons():
-    cells = make_cells(Evaluation(attacks={"a": AttackConfig("L2DeepFoolAttack", repeat=2)}))
-    units = Units(cells, 10, 10, seed=0)
-    assert len(cells) > 1
-    assert [unit.cells for unit in units] == [tuple(cells)]
+def test_a_minimisation_attack_is_one_task_for_all_its_epsilons():
+    settings = make_settings(Evaluation(attacks={"a": AttackConfig("L2DeepFoolAttack", repeat=2)}))
+    tasks = Tasks(settings, 10, 10, seed=0)
+    assert len(settings) > 1
+    assert [task.settings for task in tasks] == [tuple(settings)]
 
 
 def test_an_attacks_own_epsilons_override_those_of_its_norm():
     attacks = {"a": AttackConfig("L2PGD", epsilons=[3.0, 2.0]), "b": AttackConfig("L2PGD")}
-    cells = make_cells(Evaluation(attacks=attacks, epsilons={"L2": [1.0]}))
-    assert [(c.label, c.p, c.epsilon) for c in cells] == [
+    settings = make_settings(Evaluation(attacks=attacks, epsilons={"L2": [1.0]}))
+    assert [(c.label, c.p, c.epsilon) for c in settings] == [
         ("a", 2.0, 2.0),
         ("a", 2.0, 3.0),
         ("b", 2.0, 1.0),
@@ -111,4 +112,4 @@ def test_an_attack_of_ones_own_takes_arguments_like_any_other():
 def test_a_norm_without_epsilons_is_one_line():
     attacks = {"a": AttackConfig("LinfPGD")}
     with pytest.raises(UserError, match=r"epsilons\.Linf: is missing, but attack 'a'"):
-        make_cells(Evaluation(attacks=attacks, epsilons={"L2": [1.0]}))
+        make_settings(Evaluation(attacks=attacks, epsilons={"L2": [1.0]}))

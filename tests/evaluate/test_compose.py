@@ -10,8 +10,8 @@ from foolbox_carescale.evaluate import (
     load_evaluation,
     load_sweep,
 )
-from foolbox_carescale.evaluate.compose import options
-from foolbox_carescale.evaluate.config import CONFIG_GROUPS
+from foolbox_carescale.evaluate.config.compose import options
+from foolbox_carescale.evaluate.config.types import CONFIG_GROUPS
 
 
 def written(tmp_path, text):

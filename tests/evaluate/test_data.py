@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.models import ResNet18_Weights
 
 from foolbox_carescale.evaluate import DataConfig, UserError
-from foolbox_carescale.evaluate.data import _data_set, load_data, open_source
+from foolbox_carescale.evaluate.data.sources import _data_set, load_data, open_source
 
 
 def scaled(low=0.0, high=1.0):

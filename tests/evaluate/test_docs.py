@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from foolbox_carescale.evaluate import doubts
+from foolbox_carescale.evaluate import diagnostics as diagnostics
 from tests.evaluate import invented
 
 PAGE = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
@@ -21,15 +21,15 @@ def test_results_open_in_three_lines(code, tmp_path, monkeypatch, capsys):
     pytest.importorskip(lines[0].split()[1])
     exec(code, {})
     printed = capsys.readouterr().out
-    for cell in results.summary():
-        assert cell.attack in printed
-        assert f"{cell.robust_accuracy:g}" in printed
+    for setting in results.summary():
+        assert setting.attack in printed
+        assert f"{setting.robust_accuracy:g}" in printed
 
 
 def test_every_warning_is_in_the_table():
-    files = Path(doubts.__file__).parent.glob("*.py")
+    files = Path(diagnostics.__file__).parent.glob("*.py")
     source = "".join(file.read_text(encoding="utf-8") for file in files)
-    codes = set(re.findall(r'(?:Doubt\(\s*|yield Doubt\()"(\w+)"', source))
+    codes = set(re.findall(r'(?:Diagnostic\(\s*|yield Diagnostic\()"(\w+)"', source))
     assert len(codes) >= 12
     assert codes == set(
         re.findall(

@@ -12,11 +12,11 @@ from foolbox_carescale.evaluate import (
     Evaluation,
     EvaluationWarning,
     ModelConfig,
-    doubts,
     evaluate,
 )
-from foolbox_carescale.evaluate.data import load_data
-from foolbox_carescale.evaluate.models import load_model
+from foolbox_carescale.evaluate import diagnostics as diagnostics
+from foolbox_carescale.evaluate.data.sources import load_data
+from foolbox_carescale.evaluate.models.loading import load_model
 
 LEVEL = 100 / 255  # a grey that 8 bits hold
 
@@ -42,11 +42,11 @@ class Brightness(torch.nn.Module):
 def of(module, given=None, training=False):
     model = PyTorchModel(module.eval(), bounds=(0, 1), device="cpu")
     module.train(training)
-    return doubts.of_model(model, *(given or images()))
+    return diagnostics.of_model(model, *(given or images()))
 
 
 def codes(found):
-    return [doubt.code for doubt in found]
+    return [diagnostic.code for diagnostic in found]
 
 
 def test_a_healthy_model_is_not_doubted():
@@ -55,7 +55,7 @@ def test_a_healthy_model_is_not_doubted():
 
 def test_neither_is_the_embedded_one():
     data = load_data(DataConfig(), 50)
-    assert doubts.of_model(load_model(ModelConfig())[0], data.images, data.labels) == []
+    assert diagnostics.of_model(load_model(ModelConfig())[0], data.images, data.labels) == []
 
 
 class Wrapped(Brightness):
@@ -68,10 +68,10 @@ class Wrapped(Brightness):
 
 
 def test_probabilities_are_seen_and_logits_or_their_logarithms_are_not():
-    (doubt,) = of(Wrapped(lambda logits: logits.softmax(1)))
-    assert doubt.code == "probabilities"
-    assert "all 40 rows" in doubt.seen
-    assert "drop the softmax" in doubt.remedy
+    (diagnostic,) = of(Wrapped(lambda logits: logits.softmax(1)))
+    assert diagnostic.code == "probabilities"
+    assert "all 40 rows" in diagnostic.seen
+    assert "drop the softmax" in diagnostic.remedy
     assert of(Wrapped(lambda logits: logits.log_softmax(1))) == []
 
 
@@ -83,12 +83,12 @@ def test_zero_gradients_are_counted_over_what_can_be_attacked():
 
     given, labels = images()
     labels[:4] = 1 - labels[:4]  # four that it gets wrong
-    (doubt,) = of(Rounded(), (given, labels))
-    assert doubt.code == "gradients"
-    assert "zero at 36 of 36" in doubt.seen
+    (diagnostic,) = of(Rounded(), (given, labels))
+    assert diagnostic.code == "gradients"
+    assert "zero at 36 of 36" in diagnostic.seen
 
 
-def test_a_few_zero_gradients_are_no_reason_to_doubt():
+def test_a_few_zero_gradients_are_no_reason_to_diagnostic():
     class OneRounded(Brightness):
         def mean(self, x):
             weight = torch.ones(len(x))
@@ -105,9 +105,9 @@ def test_gradients_that_are_not_finite_are_seen():
             dark = (0 * x).square().sqrt().flatten(1).mean(1)  # 0, with the derivative inf * 0
             return super().mean(x) + dark
 
-    (doubt,) = of(Root())
-    assert doubt.code == "gradients"
-    assert "not finite at 40 of 40" in doubt.seen
+    (diagnostic,) = of(Root())
+    assert diagnostic.code == "gradients"
+    assert "not finite at 40 of 40" in diagnostic.seen
 
 
 def test_a_model_that_has_no_gradients_is_not_doubted_for_that():
@@ -115,10 +115,10 @@ def test_a_model_that_has_no_gradients_is_not_doubted_for_that():
 
 
 def test_overflow_in_half_precision_is_seen():
-    (doubt,) = of(Wrapped(lambda logits: (logits * 1e7).half()))
-    assert doubt.code == "overflow"
-    assert "40 of 40" in doubt.seen
-    assert "float16" in doubt.seen
+    (diagnostic,) = of(Wrapped(lambda logits: (logits * 1e7).half()))
+    assert diagnostic.code == "overflow"
+    assert "40 of 40" in diagnostic.seen
+    assert "float16" in diagnostic.seen
 
 
 def test_half_precision_without_overflow_is_healthy():
@@ -156,8 +156,8 @@ def test_models_of_other_frameworks_are_asked_too(backend):
         mean = x[:, 0, 0, 0]
         return stack([LEVEL - mean, mean - LEVEL], 1)
 
-    assert doubts.of_model(wrap(model, bounds=(0, 1)), *images()) == []
-    found = doubts.of_model(wrap(lambda x: softmax(model(x)), bounds=(0, 1)), *images())
+    assert diagnostics.of_model(wrap(model, bounds=(0, 1)), *images()) == []
+    found = diagnostics.of_model(wrap(lambda x: softmax(model(x)), bounds=(0, 1)), *images())
     assert codes(found) == ["probabilities"]
 
 
@@ -214,8 +214,8 @@ def run(tmp_path, model, attacks, data="grey"):
     )
     results = evaluate(evaluation)
     stored = (results.folder / "warnings.json").read_text(encoding="utf-8")
-    found = doubts.of_results(results)
-    assert doubts.from_json(stored) == found
+    found = diagnostics.of_results(results)
+    assert diagnostics.from_json(stored) == found
     return found
 
 
@@ -231,10 +231,10 @@ def test_results_that_make_sense_are_not_doubted(tmp_path):
 def test_robust_accuracy_that_rises_with_epsilon_is_told_once_in_console_and_folder(tmp_path):
     attacks = {"fgsm": AttackConfig("LinfFastGradientAttack", [0.01, 0.05, 0.3])}
     with pytest.warns(EvaluationWarning) as said:
-        (doubt,) = run(tmp_path, "band", attacks, data="dark")
-    assert doubt.code == "rising"
-    assert "from 0.000 at Linf 0.05 to 1.000 at 0.3 (40 samples)" in doubt.seen
-    assert [str(warning.message) for warning in said] == [str(doubt)]
+        (diagnostic,) = run(tmp_path, "band", attacks, data="dark")
+    assert diagnostic.code == "rising"
+    assert "from 0.000 at Linf 0.05 to 1.000 at 0.3 (40 samples)" in diagnostic.seen
+    assert [str(warning.message) for warning in said] == [str(diagnostic)]
 
 
 def test_a_stronger_attack_that_does_worse_than_a_weaker_one_is_seen(tmp_path):
@@ -243,10 +243,10 @@ def test_a_stronger_attack_that_does_worse_than_a_weaker_one_is_seen(tmp_path):
         "pgd": AttackConfig("LinfPGD", [0.3], params={"steps": 5}),
     }
     with pytest.warns(EvaluationWarning):
-        (doubt,) = run(tmp_path, "masked", attacks)
-    assert doubt.code == "weaker"
-    assert doubt.seen.startswith("pgd (iterative) leaves robust accuracy 1.000 at Linf 0.3")
-    assert "noise (random)" in doubt.seen
+        (diagnostic,) = run(tmp_path, "masked", attacks)
+    assert diagnostic.code == "weaker"
+    assert diagnostic.seen.startswith("pgd (iterative) leaves robust accuracy 1.000 at Linf 0.3")
+    assert "noise (random)" in diagnostic.seen
 
 
 def test_an_attack_far_behind_another_in_spite_of_more_gradients_is_seen(tmp_path):
@@ -257,9 +257,9 @@ def test_an_attack_far_behind_another_in_spite_of_more_gradients_is_seen(tmp_pat
         "quick": AttackConfig("LinfPGD", [0.02], params={"steps": 4}),
     }
     with pytest.warns(EvaluationWarning):
-        (doubt,) = run(tmp_path, "brightness", attacks)
-    assert doubt.code == "behind"
-    assert doubt.seen.startswith("slow leaves robust accuracy 1.000")
+        (diagnostic,) = run(tmp_path, "brightness", attacks)
+    assert diagnostic.code == "behind"
+    assert diagnostic.seen.startswith("slow leaves robust accuracy 1.000")
 
 
 def test_an_epsilon_that_reaches_everything_is_seen_and_what_is_robust_there_doubted(tmp_path):
@@ -315,9 +315,9 @@ def close():
 def test_adversarials_that_do_not_survive_8_bits_are_counted(tmp_path):
     attacks = {"fgsm": AttackConfig("LinfFastGradientAttack", [0.001])}
     with pytest.warns(EvaluationWarning):
-        (doubt,) = run(tmp_path, "off_by_little", attacks, data="close")
-    assert doubt.code == "rounding"
-    assert doubt.seen.startswith("20 of 40 adversarials are none any more after rounding")
+        (diagnostic,) = run(tmp_path, "off_by_little", attacks, data="close")
+    assert diagnostic.code == "rounding"
+    assert diagnostic.seen.startswith("20 of 40 adversarials are none any more after rounding")
 
 
 def off_by_little():
@@ -343,7 +343,7 @@ def one_sided():
     return OneSided().eval()
 
 
-def test_small_blocks_of_sorted_data_hide_no_class_from_doubts(tmp_path):
+def test_small_batches_of_sorted_data_hide_no_class_from_diagnostics(tmp_path):
     evaluation = Evaluation(
         model=ModelConfig(_target_=f"{__name__}.one_sided"),
         data=DataConfig(_target_=f"{__name__}.sorted_by_class"),
@@ -365,7 +365,7 @@ def test_what_the_model_loader_warns_of_is_stored_too(tmp_path):
     with pytest.warns(EvaluationWarning, match="training mode"):
         evaluate(evaluation)
     stored = json.loads((tmp_path / "run" / "warnings.json").read_text(encoding="utf-8"))
-    assert [("training mode" in doubt["seen"]) for doubt in stored] == [True]
+    assert [("training mode" in diagnostic["seen"]) for diagnostic in stored] == [True]
 
 
 def test_names_of_attacks_tell_their_kind():
@@ -379,4 +379,4 @@ def test_names_of_attacks_tell_their_kind():
         "ClipAwareFGM": "one-gradient",
         "BoundaryAttack": None,
     }
-    assert {name: doubts.kind_of(name) for name in kinds} == kinds
+    assert {name: diagnostics.kind_of(name) for name in kinds} == kinds

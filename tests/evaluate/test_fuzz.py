@@ -19,10 +19,10 @@ from foolbox_carescale.evaluate import (
     evaluate,
     load_evaluation,
 )
-from foolbox_carescale.evaluate.config import AttackConfig, DataConfig, ModelConfig
+from foolbox_carescale.evaluate.config.types import AttackConfig, DataConfig, ModelConfig
 from foolbox_carescale.evaluate.report.aggregate import aggregate
 from foolbox_carescale.evaluate.report.page import page
-from foolbox_carescale.evaluate.store import RunFolder
+from foolbox_carescale.evaluate.store.folder import RunFolder
 from foolbox_carescale.training.config import OptimizerConfig, Training, load_training
 from tests.evaluate.tiny import rows, tiny
 
@@ -195,7 +195,7 @@ FOREIGN = (b"", b"not what you think\n", b'[1, {"a": null}]', b"PAR1", b"\x93NUM
         st.tuples(st.just("flip"), st.floats(0, 1, exclude_max=True), st.integers(0, 7)),
         st.sampled_from(FOREIGN).map(lambda content: ("replace", content)),
         st.just(("of another run",)),
-        st.just(("of another unit",)),
+        st.just(("of another task",)),
         st.just(("remove",)),
     ),
 )
@@ -232,7 +232,7 @@ def apply(victim: Any, other: Any, kind: str, *how: Any) -> None:
         content = bytearray(how[0])
     elif kind == "of another run" and other.exists():
         content = bytearray(other.read_bytes())
-    elif kind == "of another unit":
+    elif kind == "of another task":
         content = bytearray(max(victim.parent.glob(f"*{victim.suffix}")).read_bytes())
     elif kind == "remove":
         victim.unlink()

@@ -16,9 +16,9 @@ from foolbox_carescale.evaluate import (
     ModelConfig,
     UserError,
 )
-from foolbox_carescale.evaluate.digits import digits
-from foolbox_carescale.evaluate.inputs import resolve
-from foolbox_carescale.evaluate.models import EMBEDDED_WEIGHTS, load_model, resolve_model
+from foolbox_carescale.evaluate.data.digits import digits
+from foolbox_carescale.evaluate.models.loading import EMBEDDED_WEIGHTS, load_model, resolve_model
+from foolbox_carescale.evaluate.runner.resolve import resolve
 
 
 class Mean(torch.nn.Module):

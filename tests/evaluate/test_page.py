@@ -90,9 +90,9 @@ def test_the_page_shows_the_numbers_of_the_results(visit, real):
     page = visit(real / "one" / "report.html")
     shown = page.get_by_role("tabpanel").locator("section", has_text="Robust accuracy").nth(1)
     text = shown.inner_text()
-    for cell in Results.load(real / "one").summary():
-        if cell.p == 2:
-            assert f"{cell.robust_accuracy:.3f}" in text
+    for setting in Results.load(real / "one").summary():
+        if setting.p == 2:
+            assert f"{setting.robust_accuracy:.3f}" in text
 
 
 def test_a_click_on_a_column_sorts_the_table_and_another_turns_it_round(visit, real):
@@ -100,19 +100,19 @@ def test_a_click_on_a_column_sorts_the_table_and_another_turns_it_round(visit, r
     table = page.get_by_role("tabpanel").locator("table").first
 
     def column():
-        cells = table.locator("tbody tr td:nth-child(3)").all_inner_texts()
-        return [cell.split("\n")[0] for cell in cells]
+        settings = table.locator("tbody tr td:nth-child(3)").all_inner_texts()
+        return [setting.split("\n")[0] for setting in settings]
 
     head = table.locator("thead th:nth-child(3) button")
     head.click()
     assert table.locator("thead th:nth-child(3)").get_attribute("aria-sort") == "ascending"
     rising = column()
-    numbers = [float(cell) for cell in rising if cell]
+    numbers = [float(setting) for setting in rising if setting]
     assert len(numbers) == 3
     assert numbers == sorted(numbers)
     assert rising[-1] == ""  # what was not measured comes last, either way
     head.click()
-    assert [float(cell) for cell in column() if cell] == sorted(numbers, reverse=True)
+    assert [float(setting) for setting in column() if setting] == sorted(numbers, reverse=True)
     assert column()[-1] == ""
 
 
@@ -217,7 +217,7 @@ def test_what_users_wrote_is_text_and_never_markup(visit, tmp_path):
     assert page.locator("img, b b").count() == 0
     assert evil in page.locator("h3").first.inner_text()
     assert evil in page.locator("pre").inner_text()
-    assert page.locator(".doubt").inner_text() == f"{evil} — <b>so</b>."
+    assert page.locator(".diagnostic").inner_text() == f"{evil} — <b>so</b>."
 
 
 def test_twenty_attacks_a_thousand_classes_and_many_rows_make_a_page_that_opens(visit, tmp_path):

@@ -4,21 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from foolbox_carescale.evaluate import (
-    AttackConfig,
-    DataConfig,
-    ModelConfig,
-    UserError,
-    evaluate,
-)
-from foolbox_carescale.evaluate.config import ExecutorConfig
-from foolbox_carescale.evaluate.store import RunFolder
+from foolbox_carescale.evaluate import AttackConfig, DataConfig, ModelConfig, UserError, evaluate
+from foolbox_carescale.evaluate.config.types import ExecutorConfig
+from foolbox_carescale.evaluate.store.folder import RunFolder
 from tests.evaluate.tiny import Brightness, rows, tiny
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from foolbox_carescale.evaluate.executors.ray import AHEAD  # noqa: E402
+from foolbox_carescale.evaluate.runner.executors.ray import AHEAD  # noqa: E402
 
 MEMORY = 100 * 2**20  # of each node's object store: the least that Ray takes is 75 MiB
 
@@ -78,15 +72,15 @@ def test_two_workers_complete_a_run_bit_identically_to_this_process(cluster, tmp
         on_progress=lambda p: ahead.append(len(taken) - (p.done - p.resumed)),
     )
     assert len(taken) == 9
-    assert max(ahead) <= 2 * AHEAD  # no unit waits in a queue that grows
+    assert max(ahead) <= 2 * AHEAD  # no task waits in a queue that grows
     assert rows(tmp_path / "ray") == rows(tmp_path / "local")
     for kept in (tmp_path / "local" / "adversarials").iterdir():
         assert kept.read_bytes() == (tmp_path / "ray" / "adversarials" / kept.name).read_bytes()
 
 
-def test_a_unit_that_always_kills_its_worker_is_one_error(cluster, tmp_path):
+def test_a_task_that_always_kills_its_worker_is_one_error(cluster, tmp_path):
     model = ModelConfig(_target_=f"{__name__}.dying", params={"mark": None})
-    with pytest.raises(UserError, match=r"unit 0000-noise-0\.2-0000\d lost its worker 1 times"):
+    with pytest.raises(UserError, match=r"task 0000-noise-0\.2-0000\d lost its worker 1 times"):
         evaluate(tiny(tmp_path / "run", model=model, executor=on(cluster, retries=0, workers=1)))
 
 
@@ -117,7 +111,7 @@ def test_a_worker_and_a_node_that_are_lost_in_mid_run_lose_no_result(cluster, tm
 
 
 def dying(mark):
-    """A model whose process ends in its first units: once, if it can leave a mark."""
+    """A model whose process ends in its first tasks: once, if it can leave a mark."""
 
     class Dying(Brightness):
         answers = 0

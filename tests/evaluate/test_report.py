@@ -37,19 +37,19 @@ def results(tmp_path_factory):
 
 
 def test_the_summary_is_that_of_the_rows(results):
-    cells = {(cell.attack, cell.epsilon): cell for cell in results.summary()}
+    settings = {(setting.attack, setting.epsilon): setting for setting in results.summary()}
     rows = [
         row
         for row in results.table.to_pylist()
         if (row["attack"], row["epsilon"]) == ("foolbox_noise", 8.0)
     ]
-    cell = cells["foolbox_noise", 8.0]
+    setting = settings["foolbox_noise", 8.0]
     ratios = [row["norm"] / 8 for row in rows if row["attacked"]]
-    assert cell.samples == 20
-    assert cell.robust_accuracy == np.mean([row["robust"] for row in rows])
-    assert cell.norm_mean == pytest.approx(np.mean(ratios))
-    assert cell.norm_min == min(ratios)
-    assert cell.loss == pytest.approx(np.mean([row["loss"] for row in rows]))
+    assert setting.samples == 20
+    assert setting.robust_accuracy == np.mean([row["robust"] for row in rows])
+    assert setting.norm_mean == pytest.approx(np.mean(ratios))
+    assert setting.norm_min == min(ratios)
+    assert setting.loss == pytest.approx(np.mean([row["loss"] for row in rows]))
     assert [c.p for c in results.summary()] == [2, 2, np.inf, np.inf, np.inf]
 
 
@@ -58,11 +58,11 @@ def test_the_table_shows_clean_and_robust_accuracy_and_norms(results):
     print_report(results, Console(file=stream, width=100))
     text = stream.getvalue()
     assert f"clean accuracy {results.clean_accuracy:.3f}" in text
-    for cell in results.summary():
-        assert cell.attack in text
-        assert f"{cell.epsilon:g}" in text
-        assert f"{cell.robust_accuracy:.3f}" in text
-        assert f"{cell.norm_mean:.3f}, {cell.norm_min:.3f}" in text
+    for setting in results.summary():
+        assert setting.attack in text
+        assert f"{setting.epsilon:g}" in text
+        assert f"{setting.robust_accuracy:.3f}" in text
+        assert f"{setting.norm_mean:.3f}, {setting.norm_min:.3f}" in text
 
 
 def test_the_report_is_made_from_the_folder_alone(results, tmp_path):
@@ -98,14 +98,14 @@ def test_tables_hold_what_the_summary_says(results, tmp_path):
     with (tmp_path / "summary.csv").open(encoding="utf-8") as file:
         rows = {(row["attack"], float(row["epsilon"])): row for row in csv.DictReader(file)}
     markdown = (tmp_path / "summary.md").read_text(encoding="utf-8")
-    for cell in results.summary():
-        row = rows[cell.attack, cell.epsilon]
+    for setting in results.summary():
+        row = rows[setting.attack, setting.epsilon]
         low, high = float(row["robust_accuracy_low"]), float(row["robust_accuracy_high"])
-        assert float(row["robust_accuracy"]) == cell.robust_accuracy
-        assert low <= cell.robust_accuracy <= high
-        assert float(row["norm_over_epsilon_mean"]) == pytest.approx(cell.norm_mean)
+        assert float(row["robust_accuracy"]) == setting.robust_accuracy
+        assert low <= setting.robust_accuracy <= high
+        assert float(row["norm_over_epsilon_mean"]) == pytest.approx(setting.norm_mean)
         assert float(row["loss_mean"]) >= 0
-        assert f"{cell.robust_accuracy:.3f} ({low:.3f}–{high:.3f})" in markdown  # noqa: RUF001
+        assert f"{setting.robust_accuracy:.3f} ({low:.3f}–{high:.3f})" in markdown  # noqa: RUF001
 
 
 def test_the_worst_case_counts_every_attack_at_this_epsilon_and_below(results):

@@ -21,8 +21,8 @@ from foolbox_carescale.evaluate import (
     evaluate,
     load_evaluation,
 )
-from foolbox_carescale.evaluate.sealed import digest
-from foolbox_carescale.evaluate.store import RunFolder
+from foolbox_carescale.evaluate.store.checksums import digest
+from foolbox_carescale.evaluate.store.folder import RunFolder
 from tests.evaluate import tiny as tiny_module
 from tests.evaluate.tiny import ATTACKS, computed, rows, tiny
 
@@ -36,11 +36,11 @@ def reference(tmp_path_factory):
     return rows(folder)
 
 
-def started(folder, units=10, **changes):
-    """A run that was interrupted after some units."""
+def started(folder, tasks=10, **changes):
+    """A run that was interrupted after some tasks."""
 
     def stop(progress):
-        if progress.done == units:
+        if progress.done == tasks:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -90,7 +90,7 @@ def test_progress_counts_what_was_there_before(tmp_path):
     assert [p.done for p in seen] == list(range(10, UNITS + 1))
     assert {p.resumed for p in seen} == {10}
     last = seen[-1]
-    assert (last.cell.label, last.cell_done, last.cell_total) == ("pgd", 12, 12)
+    assert (last.setting.label, last.setting_done, last.setting_total) == ("pgd", 12, 12)
     robust = [r["robust"] for r in rows(tmp_path / "run") if r["attack"] == "pgd"]
     assert last.robust_accuracy == np.mean(robust)
 
@@ -138,7 +138,7 @@ def test_other_images_under_the_same_name_are_refused(tmp_path):
     image = tmp_path / "images" / "class" / "1.png"
     Image.new("RGB", (4, 4), "white").save(image)
     changes = {"data": DataConfig("folder", root=str(tmp_path / "images")), "samples": 1}
-    folder = started(tmp_path / "run", units=1, **changes)
+    folder = started(tmp_path / "run", tasks=1, **changes)
     Image.new("RGB", (4, 4), "grey").save(image)
     with pytest.raises(UserError, match="data: the images or labels are not those"):
         evaluate(tiny(folder, **changes))
@@ -161,7 +161,7 @@ def test_an_untrained_network_is_the_same_one_when_a_run_is_continued(tmp_path):
         "samples": 4,
         "batch_size": 2,
     }
-    folder = started(tmp_path / "run", units=1, **changes)
+    folder = started(tmp_path / "run", tasks=1, **changes)
     evaluate(tiny(folder, **changes))
     evaluate(tiny(tmp_path / "other", **changes))
     assert rows(folder) == rows(tmp_path / "other")
@@ -193,11 +193,11 @@ def emptied(path):
     path.write_bytes(b"")
 
 
-def of_another_unit(path):
+def of_another_task(path):
     path.write_bytes(next(p for p in path.parent.iterdir() if p != path).read_bytes())
 
 
-@pytest.mark.parametrize("damage", [truncated, flipped, emptied, of_another_unit])
+@pytest.mark.parametrize("damage", [truncated, flipped, emptied, of_another_task])
 @pytest.mark.parametrize("complete", [True, False])
 def test_a_damaged_part_is_set_aside_and_computed_again(tmp_path, reference, damage, complete):
     folder = tmp_path / "run"
@@ -232,7 +232,7 @@ def test_a_part_of_another_run_is_set_aside(tmp_path, reference):
         evaluate(tiny(folder))
     reasons = " ".join(str(warning.message) for warning in said)
     assert "it is no part of this run" in reasons
-    assert "it belongs to another run or unit" in reasons
+    assert "it belongs to another run or task" in reasons
     assert rows(folder) == reference
 
 
@@ -253,7 +253,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path):
 def test_nothing_is_lost_or_doubled_when_a_run_is_killed_again_and_again(tmp_path, reference):
     stored = in_process("kill_at_random_moments", tmp_path, 20)
     assert len(stored) == 20
-    assert any(0 < units < UNITS for units in stored)
+    assert any(0 < tasks < UNITS for tasks in stored)
     folders = [path for path in tmp_path.iterdir() if path.name.startswith("killed")]
     assert folders
     for folder in folders:
@@ -268,10 +268,10 @@ def test_a_run_survives_a_kill_between_any_two_steps_of_storing(tmp_path, refere
     assert not (tmp_path / "steps" / "damaged").exists()
 
 
-def test_processes_and_shards_share_a_folder_and_compute_each_unit_once(tmp_path, reference):
-    ends, units = in_process("several_at_once", tmp_path)
+def test_processes_and_shards_share_a_folder_and_compute_each_task_once(tmp_path, reference):
+    ends, tasks = in_process("several_at_once", tmp_path)
     assert ends == [0, 0, 0, 0]
-    assert sum(units) == UNITS
+    assert sum(tasks) == UNITS
     assert rows(tmp_path / "shared") == reference
 
 
@@ -281,7 +281,7 @@ def test_what_another_process_chose_while_this_one_started_holds(tmp_path, refer
 
     def late(self, record):
         monkeypatch.setattr(RunFolder, "start", start)
-        started(folder, units=5, attacks=backwards)
+        started(folder, tasks=5, attacks=backwards)
         return start(self, record)
 
     monkeypatch.setattr(RunFolder, "start", late)
@@ -290,7 +290,7 @@ def test_what_another_process_chose_while_this_one_started_holds(tmp_path, refer
     found = rows(folder)
     expected = [dict(row) for row in reference]
     for row in (*found, *expected):
-        del row["cell"]
+        del row["setting"]
     order = operator.itemgetter("attack", "epsilon", "sample")
     assert sorted(found, key=order) == sorted(expected, key=order)
 
@@ -320,7 +320,7 @@ def test_shards_need_a_folder_that_they_share():
         Evaluation(shard="0/2").validate()
 
 
-def test_memory_does_not_grow_with_the_number_of_units(tmp_path):
+def test_memory_does_not_grow_with_the_number_of_tasks(tmp_path):
     # CPython's free lists and PyTorch's caches fill up to some bound in the first hundreds.
     used, first, last = {}, 250, 750
 

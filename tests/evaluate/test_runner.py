@@ -18,10 +18,10 @@ from foolbox_carescale.evaluate import (
     evaluate,
     load_evaluation,
 )
-from foolbox_carescale.evaluate.data import load_data
-from foolbox_carescale.evaluate.models import load_model
-from foolbox_carescale.evaluate.store import SCHEMA
-from foolbox_carescale.evaluate.worker import cross_entropy, perturbation_norms
+from foolbox_carescale.evaluate.data.sources import load_data
+from foolbox_carescale.evaluate.models.loading import load_model
+from foolbox_carescale.evaluate.runner.worker import cross_entropy, perturbation_norms
+from foolbox_carescale.evaluate.store.folder import SCHEMA
 
 ATTACKS = {
     "noise": AttackConfig("L2AdditiveGaussianNoiseAttack", [2.0, 8.0]),
@@ -39,7 +39,7 @@ def results(tmp_path_factory):
     return evaluate(small(tmp_path_factory.mktemp("runs") / "run", samples=40, batch_size=16))
 
 
-def rows(results, *, without=("seconds", "cell")):
+def rows(results, *, without=("seconds", "setting")):
     table = results.table.drop_columns(list(without))
     keys = [("attack", "ascending"), ("epsilon", "ascending"), ("sample", "ascending")]
     return table.sort_by(keys).to_pylist()
@@ -72,7 +72,7 @@ def grey():
     return images, np.array([0, 1, 0, 0])  # the last label is wrong
 
 
-def test_there_is_a_row_per_cell_and_sample(results):
+def test_there_is_a_row_per_setting_and_sample(results):
     assert results.table.schema.equals(SCHEMA)
     assert results.table.num_rows == 3 * 40
     assert {row["attack"] for row in rows(results)} == {"noise", "pgd"}
@@ -87,7 +87,7 @@ def test_rows_agree_with_foolbox_itself(results):
     assert results.clean_accuracy == right.mean()
     assert [r["attacked"] for r in rows(results) if r["attack"] == "pgd"] == right.tolist()
 
-    attacked = [r for r in rows(results) if r["attack"] == "pgd" and r["block"] == 0]
+    attacked = [r for r in rows(results) if r["attack"] == "pgd" and r["batch"] == 0]
     torch.manual_seed(attacked[0]["seed"])
     chosen = np.flatnonzero(right[:16])
     _, clipped, success = fb.attacks.LinfPGD(steps=5)(
@@ -105,7 +105,7 @@ def test_what_the_model_gets_wrong_is_not_attacked_and_not_robust(tmp_path):
         model=ModelConfig(_target_=f"{__name__}.brightness"),
         data=DataConfig(_target_=f"{__name__}.grey"),
         attacks={"fgm": AttackConfig("LinfFastGradientAttack", [0.1])},
-        batch_size=3,  # so that the last block has nothing to attack
+        batch_size=3,  # so that the last batch has nothing to attack
     )
     table = rows(evaluate(evaluation))
     assert [r["attacked"] for r in table] == [True, True, True, False]
@@ -165,13 +165,13 @@ def test_a_jax_model_runs_is_reproducible_and_its_version_is_recorded(tmp_path):
     assert f", jax {jax.__version__}" in first
 
 
-def test_progress_is_told_before_the_first_unit_and_after_each(tmp_path):
+def test_progress_is_told_before_the_first_task_and_after_each(tmp_path):
     seen = []
     evaluate(small(tmp_path / "run"), on_progress=seen.append)
     assert [p.done for p in seen] == list(range(3 * 3 + 1))
     assert {p.total for p in seen} == {9}
-    assert seen[0].cell is None
-    assert seen[-1].cell.label == "pgd"
+    assert seen[0].setting is None
+    assert seen[-1].setting.label == "pgd"
 
 
 def test_what_was_computed_before_an_error_stays(tmp_path):

@@ -7,11 +7,11 @@ from jsonschema import Draft202012Validator
 
 import foolbox_carescale
 from foolbox_carescale.evaluate import Evaluation, UserError
-from foolbox_carescale.evaluate.config import CONFIG_GROUPS
-from foolbox_carescale.evaluate.schema import json_schema
+from foolbox_carescale.evaluate.config.schema import json_schema
+from foolbox_carescale.evaluate.config.types import CONFIG_GROUPS
 
 PACKAGE = Path(foolbox_carescale.__file__).parent
-GROUP_FILES = sorted((PACKAGE / "evaluate" / "conf").glob("*/*.yaml"))
+GROUP_FILES = sorted((PACKAGE / "evaluate" / "config" / "conf").glob("*/*.yaml"))
 RUN_FILES = sorted((PACKAGE.parent / "experiments").glob("*.yaml"))
 
 

@@ -12,8 +12,13 @@ from safetensors.numpy import load_file
 
 from foolbox_carescale.evaluate import EvaluationWarning, Results, evaluate
 from foolbox_carescale.evaluate.errors import StorageError
-from foolbox_carescale.evaluate.sealed import DamagedError, create_atomically, seal, unseal
-from foolbox_carescale.evaluate.store import SCHEMA, RunFolder
+from foolbox_carescale.evaluate.store.checksums import (
+    IntegrityError,
+    create_atomically,
+    read_verified,
+    write_checksummed_bytes,
+)
+from foolbox_carescale.evaluate.store.folder import SCHEMA, RunFolder
 from tests.evaluate.tiny import data, rows, tiny
 
 
@@ -34,22 +39,22 @@ def test_every_flipped_bit_is_found(sealed):
     for place in range(len(sealed)):
         flipped = bytearray(sealed)
         flipped[place] ^= 1 << generator.integers(8)
-        with pytest.raises(DamagedError):
-            unseal(bytes(flipped))
+        with pytest.raises(IntegrityError):
+            read_verified(bytes(flipped))
 
 
 def test_every_truncation_is_found(sealed):
     for length in range(0, len(sealed), 5):
-        with pytest.raises(DamagedError):
-            unseal(sealed[:length])
+        with pytest.raises(IntegrityError):
+            read_verified(sealed[:length])
 
 
 def test_what_was_sealed_is_read_back(sealed):
-    table, notes = unseal(sealed)
-    again, more = unseal(seal(table, {"key": "value"}))
+    table, notes = read_verified(sealed)
+    again, more = read_verified(write_checksummed_bytes(table, {"key": "value"}))
     assert again.equals(table)
     assert table.schema.equals(SCHEMA)
-    assert notes["carescale.unit"].startswith("0004-pgd")
+    assert notes["carescale.task"].startswith("0004-pgd")
     assert more["key"] == "value"
 
 
@@ -70,7 +75,7 @@ def test_adversarials_are_those_of_the_rows(folder):
     for row in table:
         (name,) = [
             path
-            for path in (folder / "adversarials").glob(f"*-{row['attack']}-*-{row['block']:05d}.*")
+            for path in (folder / "adversarials").glob(f"*-{row['attack']}-*-{row['batch']:05d}.*")
             if f"-{row['epsilon']!r}-" in path.name or "-all-" in path.name
         ]
         kept = load_file(name)
@@ -89,7 +94,7 @@ def test_adversarials_are_only_kept_when_asked_for(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own with room for a few units."""
+    """A file system of its own with room for a few tasks."""
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(tmp_path)],
         capture_output=True,

@@ -86,8 +86,8 @@ def test_tensorboard_holds_a_curve_per_attack_and_the_config(results, tmp_path):
     events = EventAccumulator(str(file)).Reload()
     curve = events.Scalars("robust_accuracy/pgd")
     assert [(event.step, event.value) for event in curve] == [
-        (round(cell.epsilon * 1e6), pytest.approx(cell.robust_accuracy))
-        for cell in results.summary()
+        (round(setting.epsilon * 1e6), pytest.approx(setting.robust_accuracy))
+        for setting in results.summary()
     ]
     assert events.Scalars("clean_accuracy")[0].value == pytest.approx(results.clean_accuracy)
     (text,) = events.Tensors("config/text_summary")

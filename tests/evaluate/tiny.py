@@ -1,4 +1,4 @@
-"""Runs of many units that each cost a few milliseconds, and processes that carry them out."""
+"""Runs of many tasks that each cost a few milliseconds, and processes that carry them out."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def data(seed=0):
 
 
 def tiny(output, **changes):
-    """A run of 12 x 3 units, the last attack's with two epsilons each."""
+    """A run of 12 x 3 tasks, the last attack's with two epsilons each."""
     settings = {
         "model": ModelConfig(_target_=f"{HERE}.model"),
         "data": DataConfig(_target_=f"{HERE}.data"),
@@ -70,14 +70,14 @@ def tiny(output, **changes):
 def rows(folder, *, without=("seconds",)):
     """All that is stored but the time it took, in a fixed order."""
     table = Results.load(folder).table.drop_columns(list(without))
-    return table.sort_by([("cell", "ascending"), ("sample", "ascending")]).to_pylist()
+    return table.sort_by([("setting", "ascending"), ("sample", "ascending")]).to_pylist()
 
 
 def computed(output, **changes):
-    """Run it, and count the units that this process computed."""
+    """Run it, and count the tasks that this process computed."""
     seen = []
-    evaluate(tiny(output, **changes), on_progress=lambda progress: seen.append(progress.cell))
-    return sum(cell is not None for cell in seen)
+    evaluate(tiny(output, **changes), on_progress=lambda progress: seen.append(progress.setting))
+    return sum(setting is not None for setting in seen)
 
 
 def fork(function, *arguments, **changes):
@@ -146,13 +146,13 @@ def several_at_once(root):
     """Processes that share a folder: two without and two with shards."""
 
     def one(number, **changes):
-        units = computed(root / "shared", **changes)
-        (root / f"units{number}").write_text(str(units), encoding="utf-8")
+        tasks = computed(root / "shared", **changes)
+        (root / f"tasks{number}").write_text(str(tasks), encoding="utf-8")
 
     shards = [None, None, "0/2", "1/2"]
     running = [fork(one, i, shard=shard) for i, shard in enumerate(shards)]
     ends = [wait(process) for process in running]
-    return ends, [int((root / f"units{i}").read_text(encoding="utf-8")) for i in range(4)]
+    return ends, [int((root / f"tasks{i}").read_text(encoding="utf-8")) for i in range(4)]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from foolbox_carescale.evaluate.digits import digits
+from foolbox_carescale.evaluate.data.digits import digits
 from foolbox_carescale.training import ExactNoise, NoiseGenerator
 
 

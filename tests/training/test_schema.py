@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 import foolbox_carescale
 from foolbox_carescale.cli import main
-from foolbox_carescale.evaluate.schema import EVALUATE, json_schema
+from foolbox_carescale.evaluate.config.schema import EVALUATE, json_schema
 from foolbox_carescale.training.config import CONFIG_GROUPS, Training, load_training
 from foolbox_carescale.training.schema import TRAIN
 

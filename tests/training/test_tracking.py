@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from foolbox_carescale.evaluate import EvaluationWarning
-from foolbox_carescale.evaluate.config import TrackingConfig
+from foolbox_carescale.evaluate.config.types import TrackingConfig
 from foolbox_carescale.training.loop import Loop
 from foolbox_carescale.training.trainer import train
 from tests.training import tiny

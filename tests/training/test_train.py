@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from foolbox_carescale.cli import main
 from foolbox_carescale.evaluate import UserError
-from foolbox_carescale.evaluate.config import DataConfig, ModelConfig, TrackingConfig
-from foolbox_carescale.evaluate.models import load_model
+from foolbox_carescale.evaluate.config.types import DataConfig, ModelConfig, TrackingConfig
+from foolbox_carescale.evaluate.models.loading import load_model
 from foolbox_carescale.training.checkpoints import load_checkpoint
 from foolbox_carescale.training.config import (
     OptimizerConfig,
@@ -311,7 +311,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path, 
 def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):
     holder = (
         "import sys; from pathlib import Path;"
-        "from foolbox_carescale.evaluate.store import RunFolder;"
+        "from foolbox_carescale.evaluate.store.folder import RunFolder;"
         f"store = RunFolder(Path({str(tmp_path)!r})); store.claim(0);"
         "print('held', flush=True); sys.stdin.read()"
     )

@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import torch
 
-from foolbox_carescale.evaluate.config import DataConfig, ModelConfig
+from foolbox_carescale.evaluate.config.types import DataConfig, ModelConfig
 from foolbox_carescale.training.config import OptimizerConfig, RecipeConfig, Training
 
 SIDE, CLASSES = 8, 2

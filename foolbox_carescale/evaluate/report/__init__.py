@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from foolbox_carescale.evaluate.errors import UserError
-from foolbox_carescale.evaluate.report import figures, pictures, tables
-from foolbox_carescale.evaluate.report.aggregate import Run, aggregate
-from foolbox_carescale.evaluate.report.console import print_comparison, print_report
-from foolbox_carescale.evaluate.report.page import page
-from foolbox_carescale.evaluate.results import Results
+from ..errors import UserError
+from ..store.results import Results
+from . import figures, pictures, tables
+from .aggregate import Run, aggregate
+from .console import print_comparison, print_report
+from .page import page
 
 SMALL = 64
-"""Pixels per side up to which images are drawn as blocks of equal colour."""
+"""Pixels per side up to which images are drawn as batches of equal colour."""
 
 __all__ = ["print_comparison", "print_report", "write_report"]
 

@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import yaml
 
-from foolbox_carescale.evaluate import doubts
-from foolbox_carescale.evaluate.config import norm_name
-from foolbox_carescale.evaluate.errors import UserError
-from foolbox_carescale.evaluate.plain import flat
-from foolbox_carescale.evaluate.results import Results, by_cell
-from foolbox_carescale.evaluate.statistics import difference, wilson
+from .. import diagnostics
+from ..config.types import norm_name
+from ..errors import UserError
+from ..serialization import flat
+from ..statistics import difference, wilson
+from ..store.results import Results, by_setting
 
 QUANTITIES = ("norm_over_epsilon", "loss", "forward_passes", "backward_passes")
 """Columns whose distributions are shown, over the attacked samples."""
@@ -108,7 +108,7 @@ class Run:
         worst: By p, robust to every attack at this epsilon or a smaller one.
         config: The YAML text.
         versions: Of the packages that made it, as one line.
-        doubts: Reasons not to trust its numbers.
+        diagnostics: Reasons not to trust its numbers.
         inputs: By sample, what identifies its image and label.
     """
 
@@ -121,7 +121,7 @@ class Run:
     worst: list[Series]
     config: str
     versions: str
-    doubts: list[doubts.Doubt]
+    diagnostics: list[diagnostics.Diagnostic]
     inputs: dict[int, tuple[str, int]]
 
     @property
@@ -132,7 +132,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Difference:
-    """Robust accuracy of a run minus that of the first run, for the same cell.
+    """Robust accuracy of a run minus that of the first run, for the same setting.
 
     Attributes:
         samples: That the difference is over: those that both runs have, if they have the same.
@@ -172,7 +172,7 @@ def aggregate(results: Sequence[Results]) -> list[Run]:
 
 
 def differences(runs: Sequence[Run]) -> list[Difference]:
-    """Every run against the first, cell by cell, for the cells that both have."""
+    """Every run against the first, setting by setting, for the settings that both have."""
     base, found = runs[0], []
     for run in runs[1:]:
         shared = [s for s in run.inputs if base.inputs.get(s) == run.inputs[s]]
@@ -249,14 +249,14 @@ def _run(name: str, results: Results) -> Run:
         worst=_worst(series),
         config=config,
         versions=config.partition("\n")[0].removeprefix("# ") if config.startswith("# ") else "",
-        doubts=_doubts(results, said),
+        diagnostics=_diagnostics(results, said),
         inputs=inputs,
     )
 
 
-def _doubts(results: Results, said: str) -> list[doubts.Doubt]:
+def _diagnostics(results: Results, said: str) -> list[diagnostics.Diagnostic]:
     try:
-        return doubts.from_json(said) if said else []
+        return diagnostics.from_json(said) if said else []
     except (ValueError, TypeError):
         path = results.folder / "warnings.json"
         raise UserError(f"{path}: is damaged; remove it to report the run without it") from None
@@ -284,8 +284,8 @@ def _read_rows(
     inputs: dict[int, tuple[str, int]] = {}
     right: dict[int, bool] = {}
     about: dict[str, str] = {}
-    for cell in by_cell(rows):
-        about = {key: cell[key][0].as_py() for key in fixed}
+    for setting in by_setting(rows):
+        about = {key: setting[key][0].as_py() for key in fixed}
         own = made.setdefault(
             about["attack"],
             Series(
@@ -297,33 +297,35 @@ def _read_rows(
                 [],
             ),
         )
-        own.points.append(_point(cell, float(about["epsilon"]), classes))
-        if len(own.points) == 1:  # the other cells hold the same samples, or fewer
-            samples = cell["sample"].to_pylist()
-            known = zip(cell["input_hash"].to_pylist(), cell["label"].to_pylist(), strict=True)
+        own.points.append(_point(setting, float(about["epsilon"]), classes))
+        if len(own.points) == 1:  # the other settings hold the same samples, or fewer
+            samples = setting["sample"].to_pylist()
+            known = zip(
+                setting["input_hash"].to_pylist(), setting["label"].to_pylist(), strict=True
+            )
             inputs |= dict(zip(samples, known, strict=True))
-            right |= dict(zip(samples, cell["attacked"].to_pylist(), strict=True))
+            right |= dict(zip(samples, setting["attacked"].to_pylist(), strict=True))
     for one in made.values():
         one.points.sort(key=lambda point: point.epsilon)
     series = sorted(made.values(), key=lambda one: one.p)
     return series, inputs, (sum(right.values()), len(right)), about
 
 
-def _point(cell: pa.Table, epsilon: float, classes: int) -> Point:
-    attacked, robust = cell["attacked"].to_numpy(), cell["robust"].to_numpy()
-    label = cell["label"].to_numpy()
-    numbers = {q: cell[q].cast("double").to_numpy()[attacked] for q in QUANTITIES}
-    success = cell["success"].cast("double").to_numpy() == 1
-    kept = cell["quantised_success"].cast("double").to_numpy()[success]
+def _point(setting: pa.Table, epsilon: float, classes: int) -> Point:
+    attacked, robust = setting["attacked"].to_numpy(), setting["robust"].to_numpy()
+    label = setting["label"].to_numpy()
+    numbers = {q: setting[q].cast("double").to_numpy()[attacked] for q in QUANTITIES}
+    success = setting["success"].cast("double").to_numpy() == 1
+    kept = setting["quantised_success"].cast("double").to_numpy()[success]
     kept = kept[~np.isnan(kept)]
     counts = [np.bincount(label, weights, classes) for weights in (None, robust)]
     return Point(
         epsilon=epsilon,
-        samples=cell["sample"].to_numpy(),
+        samples=setting["sample"].to_numpy(),
         robust=robust,
         attacked=int(attacked.sum()),
         values={q: v[np.isfinite(v)] for q, v in numbers.items()},
-        seconds=float(np.nansum(cell["seconds"].to_numpy())),
+        seconds=float(np.nansum(setting["seconds"].to_numpy())),
         survived=float(kept.mean()) if len(kept) else None,
         classes=np.stack(counts).astype(int),
     )
@@ -336,17 +338,17 @@ def _worst(series: list[Series]) -> list[Series]:
         own = [one for one in series if one.p == p]
         if len(own) < 2:
             continue
-        cells = sorted((point for one in own for point in one.points), key=lambda c: c.epsilon)
-        samples = cells[0].samples
-        for cell in cells:  # of a run that was stopped, cells may hold different samples
-            samples = np.intersect1d(samples, cell.samples, assume_unique=True)
+        settings = sorted((point for one in own for point in one.points), key=lambda c: c.epsilon)
+        samples = settings[0].samples
+        for setting in settings:  # of a run that was stopped, settings may hold different samples
+            samples = np.intersect1d(samples, setting.samples, assume_unique=True)
         if not len(samples):
             continue
         robust = np.ones(len(samples), bool)
         points: dict[float, Point] = {}
-        for cell in cells:
-            robust = robust & cell.robust[np.searchsorted(cell.samples, samples)]
-            points[cell.epsilon] = Point(cell.epsilon, samples, robust, cell.attacked)
+        for setting in settings:
+            robust = robust & setting.robust[np.searchsorted(setting.samples, samples)]
+            points[setting.epsilon] = Point(setting.epsilon, samples, robust, setting.attacked)
         name = json.dumps([one.attack for one in own])
         found.append(Series(WORST_CASE, "", name, "", p, list(points.values())))
     return found

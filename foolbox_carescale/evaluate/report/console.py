@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from foolbox_carescale.evaluate.config import norm_name
-from foolbox_carescale.evaluate.errors import UserError
-from foolbox_carescale.evaluate.report.aggregate import aggregate, config_differences, differences
-from foolbox_carescale.evaluate.results import CellSummary, Results
+from ..config.types import norm_name
+from ..errors import UserError
+from ..store.results import Results, SettingSummary
+from .aggregate import aggregate, config_differences, differences
 
 
 def print_report(results: Results, console: Console) -> None:
@@ -26,7 +26,7 @@ def print_report(results: Results, console: Console) -> None:
         f" clean accuracy [bold]{results.clean_accuracy:.3f}[/]",
         highlight=False,
     )
-    for p, epsilons, attacks in _blocks(summary):
+    for p, epsilons, attacks in _batches(summary):
         table = Table(
             title=f"{norm_name(p)}: robust accuracy, and below it norm / epsilon: mean, min",
             title_justify="left",
@@ -35,10 +35,13 @@ def print_report(results: Results, console: Console) -> None:
         table.add_column("attack \\ epsilon", no_wrap=True)
         for epsilon in epsilons:
             table.add_column(f"{epsilon:g}", justify="right", no_wrap=True)
-        for cells in attacks:
+        for settings in attacks:
             table.add_row(
-                f"{cells[0].attack}\n[dim]{sum(cell.seconds for cell in cells):.1f} s[/]",
-                *(f"{cell.robust_accuracy:.3f}\n[dim]{_norms(cell)}[/]" for cell in cells),
+                f"{settings[0].attack}\n[dim]{sum(setting.seconds for setting in settings):.1f} s[/]",
+                *(
+                    f"{setting.robust_accuracy:.3f}\n[dim]{_norms(setting)}[/]"
+                    for setting in settings
+                ),
             )
         console.print(table)
 
@@ -85,23 +88,25 @@ def print_comparison(results: Sequence[Results], console: Console) -> None:
     )
 
 
-def _norms(cell: CellSummary) -> str:
-    if math.isnan(cell.norm_mean):
+def _norms(setting: SettingSummary) -> str:
+    if math.isnan(setting.norm_mean):
         return "not attacked"
-    return f"{cell.norm_mean:.3f}, {cell.norm_min:.3f}"
+    return f"{setting.norm_mean:.3f}, {setting.norm_min:.3f}"
 
 
-def _blocks(
-    summary: list[CellSummary],
-) -> Iterator[tuple[float, tuple[float, ...], list[list[CellSummary]]]]:
-    """Attacks that share a table: norm, epsilons, and each attack's cells."""
-    by_attack = [list(cells) for _, cells in groupby(summary, key=lambda cell: cell.attack)]
+def _batches(
+    summary: list[SettingSummary],
+) -> Iterator[tuple[float, tuple[float, ...], list[list[SettingSummary]]]]:
+    """Attacks that share a table: norm, epsilons, and each attack's settings."""
+    by_attack = [
+        list(settings) for _, settings in groupby(summary, key=lambda setting: setting.attack)
+    ]
 
-    def key(cells: list[CellSummary]) -> tuple[float, tuple[float, ...]]:
-        return cells[0].p, tuple(cell.epsilon for cell in cells)
+    def key(settings: list[SettingSummary]) -> tuple[float, tuple[float, ...]]:
+        return settings[0].p, tuple(setting.epsilon for setting in settings)
 
-    blocks: dict[tuple[float, tuple[float, ...]], list[list[CellSummary]]] = {}
-    for cells in by_attack:
-        blocks.setdefault(key(cells), []).append(cells)
-    for (p, epsilons), attacks in blocks.items():
+    batches: dict[tuple[float, tuple[float, ...]], list[list[SettingSummary]]] = {}
+    for settings in by_attack:
+        batches.setdefault(key(settings), []).append(settings)
+    for (p, epsilons), attacks in batches.items():
         yield p, epsilons, attacks

@@ -16,10 +16,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from PIL import Image
 
-from foolbox_carescale.evaluate.config import norm_name
-from foolbox_carescale.evaluate.report import palette
-from foolbox_carescale.evaluate.report.aggregate import Run, Series, title
-from foolbox_carescale.evaluate.report.palette import MARKERS, Look
+from ..config.types import norm_name
+from . import palette
+from .aggregate import Run, Series, title
+from .palette import MARKERS, Look
 
 _DPI = 300  # what journals ask of a PNG
 _TICK_GAP = 0.14  # of the axis; what a label such as 0.0125 takes
@@ -181,7 +181,7 @@ def save(figure: Figure, path: Path, *, few_colors: bool = False) -> list[Path]:
     Args:
         figure: What to write.
         path: Without the ending.
-        few_colors: Keep 256 colours: noise on large blocks of pixels does not compress, and
+        few_colors: Keep 256 colours: noise on large batches of pixels does not compress, and
             needs no more.
     """
     written = [path.with_suffix(".png"), path.with_suffix(".svg")]

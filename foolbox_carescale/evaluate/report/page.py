@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from foolbox_carescale.evaluate.report import palette
-from foolbox_carescale.evaluate.report.aggregate import (
+from ..statistics import wilson
+from . import palette
+from .aggregate import (
     BINS,
     MANY_CLASSES,
     QUANTITIES,
@@ -26,8 +27,7 @@ from foolbox_carescale.evaluate.report.aggregate import (
     norms,
     title,
 )
-from foolbox_carescale.evaluate.report.pictures import browser
-from foolbox_carescale.evaluate.statistics import wilson
+from .pictures import browser
 
 DIGITS = 4
 """Significant digits of numbers on the page; the tables beside it have all."""
@@ -76,8 +76,9 @@ def _about(run: Run) -> dict[str, Any]:
         "clean": {"k": right, "n": total, "low": _short(low), "high": _short(high)},
         "config": run.config,
         "versions": run.versions,
-        "doubts": [
-            {"code": doubt.code, "seen": doubt.seen, "remedy": doubt.remedy} for doubt in run.doubts
+        "diagnostics": [
+            {"code": diagnostic.code, "seen": diagnostic.seen, "remedy": diagnostic.remedy}
+            for diagnostic in run.diagnostics
         ],
     }
 

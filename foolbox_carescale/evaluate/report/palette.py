@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from foolbox_carescale.evaluate.report.aggregate import Run, Series
+from .aggregate import Run, Series
 
 LIGHT = {
     "ours": ("#0b5394", "#12888f", "#6b4fa0", "#4a90d9", "#2e7d4f"),

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from foolbox_carescale.evaluate.config import norm_name
-from foolbox_carescale.evaluate.report.aggregate import Run
-from foolbox_carescale.evaluate.store import RunFolder
+from ..config.types import norm_name
+from ..store.folder import RunFolder
+from .aggregate import Run
 
 BUDGET = 2_000_000
 """Characters that all pictures of a page may take, so that it opens at once."""

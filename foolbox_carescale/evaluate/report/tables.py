@@ -8,15 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from foolbox_carescale.evaluate.config import norm_name
-from foolbox_carescale.evaluate.report.aggregate import (
-    QUANTITIES,
-    Difference,
-    Run,
-    differences,
-    norms,
-)
-from foolbox_carescale.evaluate.statistics import wilson
+from ..config.types import norm_name
+from ..statistics import wilson
+from .aggregate import QUANTITIES, Difference, Run, differences, norms
 
 
 def summary_csv(runs: Sequence[Run]) -> str:
@@ -55,7 +49,7 @@ def summary_csv(runs: Sequence[Run]) -> str:
 
 
 def differences_csv(runs: Sequence[Run]) -> str:
-    """One row per cell that a run shares with the first."""
+    """One row per setting that a run shares with the first."""
     rows = [{**vars(one), "beyond_chance": one.beyond_chance} for one in differences(runs)]
     return _csv(rows, [*(field.name for field in fields(Difference)), "beyond_chance"])
 
@@ -70,19 +64,19 @@ def summary_markdown(runs: Sequence[Run]) -> str:
             f"- **{_escape(run.name)}**: {_escape(run.model)} on {_escape(run.data)},"
             f" {total} samples, clean accuracy {run.clean_accuracy:.3f} ({low:.3f} to {high:.3f})"
         )
-        parts += [f"  - warning: {_escape(str(doubt))}" for doubt in run.doubts]
+        parts += [f"  - warning: {_escape(str(diagnostic))}" for diagnostic in run.diagnostics]
     for p, name in norms(runs):
-        cells = {
+        settings = {
             (number, series.attack): {point.epsilon: point for point in series.points}
             for number, run in enumerate(runs)
             for series in (*run.series, *run.worst)
             if series.p == p
         }
-        epsilons = sorted({epsilon for points in cells.values() for epsilon in points})
+        epsilons = sorted({epsilon for points in settings.values() for epsilon in points})
         parts.append(f"\n## {name}: robust accuracy (95% interval)\n")
         head = ["run"] * (len(runs) > 1) + ["attack", *(f"{e:g}" for e in epsilons)]
         body = []
-        for (number, attack), points in cells.items():
+        for (number, attack), points in settings.items():
             named = [_escape(runs[number].name)] * (len(runs) > 1) + [_escape(attack)]
             shown = []
             for epsilon in epsilons:
@@ -130,7 +124,7 @@ def _table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text that Markdown shows as it is, in one cell of a table."""
+    """Text that Markdown shows as it is, in one setting of a table."""
     for character in "\\|*_<>`[]":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.split())

@@ -1,0 +1,171 @@
+"""The gradient attacks by name: settings of ``ClipAwareGradientAttack``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import eagerpy as ep
+from foolbox.devutils import atleast_kd
+
+from . import directions as parts
+from .base import norm_variant, variant
+from .pgd import ClipAwareGradientAttack
+from .state import Ascent, Sparsity
+from .steps import step
+
+ClipAwareFGM = variant(
+    ClipAwareGradientAttack,
+    "ClipAwareFGM",
+    """Fast gradient method: one gradient, and the exact maximiser of the linearised loss.
+
+    argmax <grad, s> over ||s||_p <= epsilon with x + s inside the bounds: FGSM for p = inf.
+    Coordinates whose gradient is zero do not move; where epsilon is more than the others
+    can take, the perturbation is as large as they allow.
+
+    Args:
+        p: Order of the norm, in [1, inf].
+        loss: As for ``ClipAwareGradientAttack``.
+
+    Source: Goodfellow et al. 2015, arXiv 1412.6572; the maximiser is ``steepest_step``.
+    """,
+    fixed={
+        "steps": 1, "restarts": 1, "rel_stepsize": 1.0, "abs_stepsize": None,
+        "schedule": "constant", "momentum": 0.0, "direction": "gradient",
+        "random_start": False, "constraint": "ball", "keep": "last", "sparsity": 1.0, "targets": 1,
+        "wide_start": False,
+    },
+)  # fmt: skip
+
+ClipAwareBIM = variant(
+    ClipAwareGradientAttack,
+    "ClipAwareBIM",
+    """Basic iterative method: ``ClipAwarePGD`` from the input itself, without random start.
+
+    The arguments are those of ``ClipAwareGradientAttack``.
+
+    Source: Kurakin et al. 2017, arXiv 1607.02533.
+    """,
+    fixed={"random_start": False, "restarts": 1},
+    defaults={"steps": 10},
+)
+
+ClipAwarePGD = variant(
+    ClipAwareGradientAttack,
+    "ClipAwarePGD",
+    """Projected gradient descent whose every iterate is exactly epsilon away after the clip.
+
+    By default the step falls from 2 epsilon by a cosine, with momentum, and the iterate
+    with the highest loss is returned; ``schedule="constant"`` is the classical attack.
+    The arguments are those of ``ClipAwareGradientAttack``.
+
+    Source: Madry et al. 2018, arXiv 1706.06083, on the operator of Rauber & Bethge 2020,
+    arXiv 2007.07677.
+    """,
+)
+
+ClipAwareMomentumPGD = variant(
+    ClipAwareGradientAttack,
+    "ClipAwareMomentumPGD",
+    """``ClipAwarePGD`` along accumulated gradients, each of L1 norm 1 (MI-FGSM).
+
+    The arguments are those of ``ClipAwareGradientAttack``.
+
+    Source: Dong et al. 2018, arXiv 1710.06081.
+    """,
+    fixed={"direction": "momentum"},
+)
+
+ClipAwareAdamPGD = variant(
+    ClipAwareGradientAttack,
+    "ClipAwareAdamPGD",
+    """``ClipAwarePGD`` along Adam's direction: first over root of second moment.
+
+    The arguments are those of ``ClipAwareGradientAttack``.
+
+    Source: Kingma & Ba 2015, arXiv 1412.6980.
+    """,
+    fixed={"direction": "adam"},
+)
+
+ClipAwareAPGD = variant(
+    ClipAwareGradientAttack,
+    "ClipAwareAPGD",
+    """Auto-PGD on exact steps and projections: each sample halves its step where it stalls.
+
+    The arguments are those of ``ClipAwareGradientAttack``.
+
+    Source: Croce & Hein 2020, arXiv 2003.01690; for p = 1 with their adaptive sparsity of
+    2021, arXiv 2103.01208, as ``sparsity="adaptive"``.
+    """,
+    fixed={"schedule": "halving"},
+    defaults={"steps": 100},
+)
+
+
+class _FrankWolfe(ClipAwareGradientAttack):
+    def _step(
+        self, t: int, x: ep.Tensor, ahead: ep.Tensor, size: Any, sparsity: Sparsity, ascent: Ascent
+    ) -> ep.Tensor:
+        x0, epsilon = ascent.x0, ascent.epsilon
+        vertex = step(x0, ahead, epsilon, p=self.p, bounds=ascent.model.bounds)
+        part: Any
+        if isinstance(epsilon, float):
+            part = size / (epsilon or 1.0)
+        else:
+            part = size / ep.where(epsilon > 0, epsilon, ep.ones_like(epsilon))
+        if not isinstance(part, float):
+            part = atleast_kd(part, x.ndim).astype(x.dtype)
+        moved: ep.Tensor = x + part * (vertex - x)
+        return moved
+
+    def _schedule(self) -> parts.Schedule:
+        if self.rel_stepsize is None and self.schedule == "cosine":
+            return parts.Cosine(1.0, parts.FINAL_STEP, self.steps)
+        return super()._schedule()
+
+
+ClipAwareFrankWolfe = variant(
+    _FrankWolfe,
+    "ClipAwareFrankWolfe",
+    """Frank-Wolfe: move a part of the way to the maximiser of the linearised loss around the input.
+
+    x + gamma (v - x) with v = argmax <grad, v> over ball and box, which is ``steepest_step``
+    from the input; gamma falls from 1 by a cosine, ``rel_stepsize`` being the first one. With
+    ``constraint="ball"`` it needs no projection: the iterates are convex combinations. The
+    arguments are those of ``ClipAwareGradientAttack``.
+
+    Source: Chen et al. 2020, arXiv 1811.10828.
+    """,
+    fixed={"abs_stepsize": None, "sparsity": 1.0, "wide_start": False},
+    defaults={"momentum": 0.0, "direction": "gradient"},
+)
+
+L1ClipAwareFGM = norm_variant(ClipAwareFGM, 1)
+L2ClipAwareFGM = norm_variant(ClipAwareFGM, 2)
+LinfClipAwareFGM = norm_variant(ClipAwareFGM, math.inf)
+LpClipAwareFGM = norm_variant(ClipAwareFGM, None)
+L1ClipAwareBIM = norm_variant(ClipAwareBIM, 1)
+L2ClipAwareBIM = norm_variant(ClipAwareBIM, 2)
+LinfClipAwareBIM = norm_variant(ClipAwareBIM, math.inf)
+LpClipAwareBIM = norm_variant(ClipAwareBIM, None)
+L1ClipAwarePGD = norm_variant(ClipAwarePGD, 1)
+L2ClipAwarePGD = norm_variant(ClipAwarePGD, 2)
+LinfClipAwarePGD = norm_variant(ClipAwarePGD, math.inf)
+LpClipAwarePGD = norm_variant(ClipAwarePGD, None)
+L1ClipAwareMomentumPGD = norm_variant(ClipAwareMomentumPGD, 1)
+L2ClipAwareMomentumPGD = norm_variant(ClipAwareMomentumPGD, 2)
+LinfClipAwareMomentumPGD = norm_variant(ClipAwareMomentumPGD, math.inf)
+LpClipAwareMomentumPGD = norm_variant(ClipAwareMomentumPGD, None)
+L1ClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, 1)
+L2ClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, 2)
+LinfClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, math.inf)
+LpClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, None)
+L1ClipAwareAPGD = norm_variant(ClipAwareAPGD, 1)
+L2ClipAwareAPGD = norm_variant(ClipAwareAPGD, 2)
+LinfClipAwareAPGD = norm_variant(ClipAwareAPGD, math.inf)
+LpClipAwareAPGD = norm_variant(ClipAwareAPGD, None)
+L1ClipAwareFrankWolfe = norm_variant(ClipAwareFrankWolfe, 1)
+L2ClipAwareFrankWolfe = norm_variant(ClipAwareFrankWolfe, 2)
+LinfClipAwareFrankWolfe = norm_variant(ClipAwareFrankWolfe, math.inf)
+LpClipAwareFrankWolfe = norm_variant(ClipAwareFrankWolfe, None)

@@ -1,0 +1,307 @@
+"""Gradient attacks at exactly epsilon: start x direction x step x constraint in one loop.
+
+Both the step and the result of each step go through the operator. The step is the exact
+maximiser of the linearised loss inside the box, so no budget goes into coordinates that
+cannot move; the result is clipped and exactly epsilon away. The attacks in ``variants``
+are settings of ``ClipAwareGradientAttack``.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import eagerpy as ep
+import numpy as np
+from foolbox.attacks.base import raise_if_kwargs
+from foolbox.devutils import atleast_kd
+from foolbox.models import Model
+
+from ..core import backends
+from ..core.norms import sample
+from ..operators.api import perturb
+from . import directions as parts
+from . import losses
+from .base import ClipAwareAttack, checked_arguments, lp_distance
+from .state import Ascent, Iterate, Sparsity, Top
+from .steps import constrain, sparse_step, step
+
+Schedule = Literal["cosine", "constant", "halving"]
+Direction = Literal["gradient", "momentum", "adam", "conjugate"]
+Constraint = Literal["sphere", "ball"]
+Keep = Literal["best", "last"]
+
+# Radius in units of epsilon, and part of the steps, of each ball of a wide start.
+WIDE = ((2.0, 0.25), (1.5, 0.25))
+LEAST_WIDE_STEPS = 20
+STEP_AFTER_WIDE = 1.0  # relative to epsilon; 2 would leave what was found
+
+
+class ClipAwareGradientAttack(ClipAwareAttack):
+    """The loop that all gradient attacks are settings of.
+
+    Args:
+        p: Order of the norm, in [1, inf].
+        steps: Number of gradients per restart. With ``keep="best"`` the last iterate costs
+            one more forward pass.
+        loss: "ce", "margin", "dlr", "dlr_or_margin", a function (logits, classes) -> (N,); or
+            "dlr_targeted", which aims at the ``targets`` most likely other classes in turn.
+        restarts: How often to start anew; the best iterate of all is returned.
+        rel_stepsize: First step relative to epsilon; by default 2, and 2.5 / steps (Madry et
+            al. 2018, arXiv 1706.06083) for the constant schedule.
+        abs_stepsize: First step in the units of the inputs; takes precedence.
+        schedule: "cosine" falls from the first step to 0.005 epsilon; "constant" stays;
+            "halving" halves and returns to the best iterate where a sample stalls (Croce &
+            Hein 2020, arXiv 2003.01690).
+        momentum: Weight of the previous displacement, in [0, 1): the next iterate is
+            x + (1 - m) (z - x) + m (x - previous), z being the plain step's result.
+        direction: What the step follows: the "gradient", or gradients accumulated by
+            "momentum", "adam", or "conjugate" (see ``parts``). By default momentum for p = 1
+            and p = inf, whose steps keep only signs, and the gradient for other p.
+        random_start: Start from noise of size epsilon instead of the input itself.
+        constraint: "sphere" keeps every iterate at exactly epsilon, "ball" at most there.
+        keep: "best" returns, per input, the adversarial iterate with the highest loss (any
+            iterate with the highest loss where none is adversarial); "last" the last one.
+        sparsity: For p = 1 the part of the coordinates that one step moves, those with the
+            largest gradient. "auto" finds it out per sample, by a forward pass for each of
+            seven: a network on ImageNet yields to many small moves, a small one to a few
+            large ones. "adaptive" takes it from the best iterate as the run goes on (Croce &
+            Hein 2021, arXiv 2103.01208). Not used for p > 1.
+        targets: Of "dlr_targeted": how many other classes to aim at, the most likely ones first;
+            fewer where the model has fewer.
+        wide_start: Take the first half of the steps on balls of 2 and 1.5 epsilon, and start
+            from their end, projected, as AutoAttack does for L1. Only then iterates are
+            reported, and one can be returned. By default for p = 1, from 20 steps on; never with
+            fewer than 3.
+    """
+
+    least_p = 1.0
+
+    def __init__(
+        self,
+        *,
+        p: float = 2.0,
+        steps: int = 40,
+        loss: str | losses.Loss = "ce",
+        restarts: int = 1,
+        rel_stepsize: float | None = None,
+        abs_stepsize: float | None = None,
+        schedule: Schedule = "cosine",
+        momentum: float = 0.25,
+        direction: Direction | None = None,
+        random_start: bool = True,
+        constraint: Constraint = "sphere",
+        keep: Keep = "best",
+        sparsity: float | Literal["auto", "adaptive"] = "auto",
+        targets: int = 9,
+        wide_start: bool | None = None,
+    ) -> None:
+        super().__init__(p=p)
+        for name, count in (("steps", steps), ("restarts", restarts), ("targets", targets)):
+            if not (isinstance(count, int) and count >= 1):
+                raise ValueError(f"{name}: expected an integer >= 1, got {count!r}")
+        for name, size in (("rel_stepsize", rel_stepsize), ("abs_stepsize", abs_stepsize)):
+            if size is not None and not 0 < size < math.inf:
+                raise ValueError(f"{name}: expected a finite number > 0, got {size!r}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum: expected a number in [0, 1), got {momentum!r}")
+        if sparsity not in ("auto", "adaptive") and not (
+            isinstance(sparsity, (int, float)) and 0 < sparsity <= 1
+        ):
+            raise ValueError(
+                f"sparsity: expected a number in (0, 1], 'auto' or 'adaptive', got {sparsity!r}"
+            )
+        for name, value, known in (
+            ("schedule", schedule, ("cosine", "constant", "halving")),
+            ("direction", direction, ("gradient", "momentum", "adam", "conjugate")),
+            ("constraint", constraint, ("sphere", "ball")),
+            ("keep", keep, ("best", "last")),
+        ):
+            if value not in known and not (name == "direction" and value is None):
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+        if not callable(loss) and loss not in losses.NAMES:
+            raise ValueError(
+                f"loss: expected one of {', '.join(losses.NAMES)} or a function, got {loss!r}"
+            )
+        if restarts > 1 and keep == "last":
+            raise ValueError(f"restarts: {restarts} with keep='last' is wasted; use keep='best'")
+        self.steps = steps
+        self.loss = loss
+        self.restarts = restarts
+        self.rel_stepsize = rel_stepsize
+        self.abs_stepsize = abs_stepsize
+        self.schedule = schedule
+        self.momentum = momentum
+        self.direction = direction
+        self.random_start = random_start
+        self.constraint = constraint
+        self.keep = keep
+        self.sparsity = sparsity
+        self.targets = targets
+        self.wide_start = wide_start
+
+    def run(
+        self,
+        model: Model,
+        inputs: Any,
+        criterion: Any,
+        *,
+        epsilon: Any,
+        on_step: Callable[[Iterate], None] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The loop.
+
+        Args:
+            model: A Foolbox model with gradients.
+            inputs: Points inside the model's bounds, shape (N, ...).
+            criterion: Labels, Misclassification or TargetedMisclassification.
+            epsilon: A number, or a tensor of shape (N,).
+            on_step: Called with every ``Iterate``; pass it when calling the attack.
+            **kwargs: None; a TypeError names what is left.
+
+        Returns:
+            The adversarials, type of the inputs.
+        """
+        raise_if_kwargs(kwargs)
+        x0, criterion, epsilon, restore = checked_arguments(model, inputs, criterion, epsilon)
+        goals = losses.goals_of(criterion, self.loss, self.targets, lambda: model(x0))
+        ascent = Ascent(model, x0, criterion, epsilon)
+        for restart, goal in enumerate(goals * self.restarts):
+            attack, start = self._approach(ascent, goal, restart)
+            last = attack._ascend(ascent, goal, restart, on_step, start)
+        return restore(last if self.keep == "last" else ascent.best.x)
+
+    def _approach(
+        self, ascent: Ascent, goal: losses.Goal, restart: int
+    ) -> tuple[ClipAwareGradientAttack, ep.Tensor | None]:
+        """The first steps on larger balls: the attack that is left, and where it starts."""
+        wide = self.wide_start
+        if wide is None:
+            wide = self.p == 1 and self.steps >= LEAST_WIDE_STEPS
+        stages = [(factor, round(part * self.steps)) for factor, part in WIDE]
+        if not wide or not all(steps for _, steps in stages):  # too few to share out
+            return self, None
+        start, rest = None, copy.copy(self)
+        for factor, steps in stages:
+            stage = copy.copy(self)
+            stage.keep, stage.steps = "last", steps
+            larger = Ascent(ascent.model, ascent.x0, ascent.criterion, ascent.epsilon * factor)
+            larger.move = ascent.move
+            start = stage._ascend(larger, goal, restart, None, start)
+            ascent.gradients += larger.gradients
+            ascent.move = larger.move
+            rest.steps -= stage.steps
+        if self.rel_stepsize is None and self.schedule != "constant":
+            rest.rel_stepsize = STEP_AFTER_WIDE
+        return rest, start
+
+    def _ascend(
+        self,
+        ascent: Ascent,
+        goal: losses.Goal,
+        restart: int,
+        on_step: Callable[[Iterate], None] | None,
+        start: ep.Tensor | None = None,
+    ) -> ep.Tensor:
+        model, x0, epsilon = ascent.model, ascent.x0, ascent.epsilon
+        unit = epsilon if self.abs_stepsize is None else 1.0
+        schedule, direction = self._schedule(), self._direction()
+        sparsity = Sparsity(self.sparsity, self.steps, ascent)
+        x, size, away = x0, epsilon, self.random_start or start is not None
+        if start is not None:
+            x = self._constrain(start, ascent, start - x0)
+        elif self.random_start:
+            x = perturb(x0, sample(x0, "gaussian"), epsilon, p=self.p, bounds=model.bounds)
+        previous = x
+        top = Top()
+        for t in range(self.steps + 1):
+            final = t == self.steps
+            if final and self.keep == "last" and on_step is None:
+                break
+            loss, is_adversarial, gradient = ascent.evaluate(x, goal, gradient=not final)
+            if t > 0 or away:
+                if self.keep == "best":
+                    ascent.best.offer(x, loss, is_adversarial)
+                if on_step is not None:
+                    norm = lp_distance(x0, x, self.p).raw
+                    found, spent = is_adversarial.raw, ascent.gradients
+                    on_step(Iterate(t, restart, x.raw, norm, loss.raw, found, size, spent))
+            if final:
+                break
+
+            if schedule.observes or sparsity.adaptive:  # others never go back
+                top.offer(x, loss, gradient)
+            back = schedule.observe(t, loss.numpy()) if schedule.observes else None
+            if back is not None and back.any():
+                where = atleast_kd(backends.from_numpy(x0, back), x0.ndim)
+                x, gradient = ep.where(where, top.x, x), ep.where(where, top.gradient, gradient)
+                previous = ep.where(where, x, previous)
+                direction.forget(where)
+            sparsity.observe(t, top.x, x0)
+
+            size = _times(schedule.size(t), unit, x0)
+            ahead = direction(gradient)
+            if t == 0 and self._is_sparse:
+                sparsity.probe(x, ahead, goal)
+            new = self._step(t, x, ahead, size, sparsity, ascent)
+            new = self._constrain(new, ascent, ahead)
+            if self.momentum and t > 0:
+                new = self._constrain(new, ascent, ahead, (self.momentum, x, previous))
+            previous, x = x, new
+        return x
+
+    @property
+    def _is_sparse(self) -> bool:
+        return self.p == 1 and self.steps > 1
+
+    def _schedule(self) -> parts.Schedule:
+        if self.schedule == "constant":
+            return parts.Constant(self.abs_stepsize or self.rel_stepsize or 2.5 / self.steps)
+        first = self.abs_stepsize or self.rel_stepsize or 2.0
+        if self.schedule == "halving":
+            return parts.Halving(first, self.steps)
+        last = parts.FINAL_STEP * (1.0 if self.abs_stepsize is None else first)
+        return parts.Cosine(first, last, self.steps)
+
+    def _direction(self) -> parts.Direction:
+        kinds: dict[str, type[parts.Direction]] = {
+            "gradient": parts.Gradient,
+            "momentum": parts.Momentum,
+            "adam": parts.Adam,
+            "conjugate": parts.Conjugate,
+        }
+        default = "gradient" if 1 < self.p < math.inf else "momentum"
+        return kinds[self.direction or default]()
+
+    def _step(
+        self, t: int, x: ep.Tensor, ahead: ep.Tensor, size: Any, sparsity: Sparsity, ascent: Ascent
+    ) -> ep.Tensor:
+        bounds = ascent.model.bounds
+        if self._is_sparse:
+            return sparse_step(x, ahead, size, sparsity.counts(t, x), bounds=bounds)
+        return step(x, ahead, size, p=self.p, bounds=bounds)
+
+    def _constrain(
+        self, z: ep.Tensor, ascent: Ascent, ahead: ep.Tensor, momentum: Any = None
+    ) -> ep.Tensor:
+        return constrain(
+            z,
+            ascent.x0,
+            ascent.epsilon,
+            p=self.p,
+            bounds=ascent.model.bounds,
+            sphere=self.constraint == "sphere",
+            ahead=ahead,
+            momentum=momentum,
+        )
+
+
+def _times(size: Any, unit: Any, like: ep.Tensor) -> Any:
+    """Step sizes, a number or one per sample, in units that are a number or one per sample."""
+    if isinstance(size, np.ndarray):
+        wide = backends.dtype_name(like) == "float64"
+        size = backends.from_numpy(like, size.astype("float64" if wide else "float32"))
+    return size * unit

@@ -1,0 +1,183 @@
+"""What an attack does between two gradients, for tensors that nobody differentiates.
+
+The way back onto ball or sphere is ``project`` and ``perturb``; here an engine does it in one go,
+with the momentum that comes before, in memory that the attack owns.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import eagerpy as ep
+import numpy as np
+from foolbox.devutils import atleast_kd, flatten
+
+from .. import engines
+from ..core import backends
+from ..core.norms import lp_norm
+from ..core.problem import all_finite
+from ..operators.api import perturb, project, steepest_step
+from ..operators.validation import checked_eps, prepare
+
+Array = np.ndarray[Any, Any]
+
+# A perturbation may miss epsilon by this part of it: the rounding of x + perturbation in float32.
+NORM_ROUNDING = 1e-5
+
+LEAST_SIZE = 1e-12  # of a gradient that is scaled to L1 norm 1
+
+
+def finite(gradient: ep.Tensor) -> ep.Tensor:
+    """The gradient with 0 in the place of what is not finite: nothing moves there."""
+    if all_finite(gradient):
+        return gradient
+    return ep.where(gradient.abs() < math.inf, gradient, ep.zeros_like(gradient))
+
+
+def accumulate(total: ep.Tensor | None, decay: float, gradient: ep.Tensor) -> ep.Tensor:
+    """Gradients of L1 norm 1, summed: ``decay * total + g / ||g||_1``.
+
+    Args:
+        total: What this function returned before, whose memory may be written to; None at first.
+        decay: Weight of the total.
+        gradient: Shape (N, ...); counts as 0 where it is not finite.
+
+    Returns:
+        The new total, shape of the gradient.
+    """
+    found = engines.accumulate(total, decay, gradient, LEAST_SIZE)
+    if found is not None:
+        return found
+    gradient = finite(gradient)
+    size = flatten(gradient).abs().sum(axis=-1)
+    unit: ep.Tensor = gradient / atleast_kd(ep.maximum(size, LEAST_SIZE), gradient.ndim)
+    return unit if total is None else decay * total + unit
+
+
+def step(x: ep.Tensor, gradient: ep.Tensor, size: Any, *, p: float, bounds: Any) -> ep.Tensor:
+    """``steepest_step`` along a gradient that counts as 0 where it is not finite.
+
+    Args:
+        x: Points inside the bounds, shape (N, ...).
+        gradient: Shape of x.
+        size: A number, or a tensor of shape (N,).
+        p: Order of the norm, in [1, inf].
+        bounds: Lower and upper bound.
+
+    Returns:
+        The new points.
+    """
+    problem = prepare(x, gradient, size, p, bounds, names=("x", "grad"))
+    if problem.empty:
+        return x
+    # an engine sees what is not finite on its way, and then does nothing
+    found = engines.steepest(problem)
+    if found is not None:
+        result: ep.Tensor = problem.restore(found)
+        return result
+    return steepest_step(x, finite(gradient), size, p=p, bounds=bounds)
+
+
+def sparse_step(
+    x: ep.Tensor, gradient: ep.Tensor, size: Any, counts: Array, *, bounds: Any
+) -> ep.Tensor:
+    """A step of L1 norm ``size``, evenly along the signs of the largest gradients that can move.
+
+    Args:
+        x: Points inside the bounds, shape (N, ...).
+        gradient: Shape of x.
+        size: A number, or a tensor of shape (N,).
+        counts: How many coordinates to move, at least 1, shape (N,); ties may add some.
+        bounds: Lower and upper bound.
+
+    Returns:
+        The new points.
+    """
+    problem = prepare(x, gradient, size, 1, bounds, names=("x", "grad"))
+    if problem.empty:
+        return x
+    found = engines.steepest(problem, counts)
+    if found is not None:
+        result: ep.Tensor = problem.restore(found)
+        return result
+    signs = _largest_signs(x, finite(gradient), counts, bounds)
+    return perturb(x, signs, size, p=1, bounds=bounds)
+
+
+def constrain(
+    z: ep.Tensor,
+    x0: ep.Tensor,
+    eps: Any,
+    *,
+    p: float,
+    bounds: Any,
+    sphere: bool,
+    ahead: ep.Tensor,
+    momentum: tuple[float, ep.Tensor, ep.Tensor] | None = None,
+) -> ep.Tensor:
+    """The projection of z onto ball and box; with ``sphere`` moved on to where its norm is eps.
+
+    A perturbation for which there is no more room (p = 1, sparse) takes what is missing from the
+    coordinates that have not moved yet, along the largest of ``ahead``.
+
+    Args:
+        z: Points, shape (N, ...), owned by the caller: their memory may be written to.
+        x0: Centres, shape of z.
+        eps: A number, or a tensor of shape (N,).
+        p: Order of the norm.
+        bounds: Lower and upper bound.
+        sphere: Whether the norm is to be eps, or at most that.
+        ahead: The direction of ascent, shape of z.
+        momentum: (m, now, before): in the place of z, now + (1 - m) (z - now) + m (now - before).
+
+    Returns:
+        The new points.
+    """
+    problem = prepare(x0, z, eps, p, bounds, names=("x0", "x"))
+    if problem.empty:
+        return z
+    if momentum is not None:
+        m, now, before = momentum
+        now, before = (backends.at_least_float32(t) for t in (now, before))
+        momentum = (m, now, before)
+    found = engines.constrain(problem, sphere=sphere, momentum=momentum, overwrite=True)
+    if found is not None:
+        points: ep.Tensor = problem.restore(found[0])
+        if p == 1 and sphere and (found[2] > NORM_ROUNDING * _numbers(problem.eps)).any():
+            return _completed(points, x0, eps, ahead, bounds)
+        return points
+    if momentum is not None:
+        z = now + (1 - m) * (z - now) + m * (now - before)
+    if sphere and p == 2:
+        return perturb(x0, z - x0, eps, p=2, bounds=bounds)  # shrinks and grows
+    z = project(z, x0, eps, p=p, bounds=bounds)
+    if sphere:
+        z = perturb(x0, z - x0, eps, p=p, bounds=bounds)
+    return _completed(z, x0, eps, ahead, bounds) if sphere and p == 1 else z
+
+
+def _numbers(eps: float | ep.Tensor) -> Any:
+    return eps if isinstance(eps, float) else backends.to_numpy(eps)[:, 0].astype(float)
+
+
+def _largest_signs(x: ep.Tensor, gradient: ep.Tensor, counts: Array, bounds: Any) -> ep.Tensor:
+    """Signs of the largest gradients among the coordinates that can move, 0 elsewhere."""
+    lower, upper = bounds
+    stuck = ep.where(gradient > 0, x >= upper, x <= lower)
+    gain = flatten(ep.where(stuck, ep.zeros_like(gradient), gradient.abs()))
+    index = backends.from_numpy(x, (gain.shape[-1] - counts).astype(np.int64)[:, None])
+    smallest = gain.sort(axis=-1).take_along_axis(index, axis=-1)
+    # among them what has no gain, where few have one: it is 0, or without room
+    chosen = (gain >= smallest).reshape(gradient.shape)
+    return ep.where(chosen, gradient.sign(), ep.zeros_like(gradient))
+
+
+def _completed(x: ep.Tensor, x0: ep.Tensor, eps: Any, ahead: ep.Tensor, bounds: Any) -> ep.Tensor:
+    """Spend what is missing to eps (p = 1) on coordinates that did not move yet."""
+    size = lp_norm(flatten(backends.at_least_float32(x) - backends.at_least_float32(x0)), 1)
+    missing = ep.maximum(checked_eps(eps, size) - size, ep.zeros_like(size))
+    if (missing <= NORM_ROUNDING * size).all():
+        return x
+    unmoved = ep.where(x == x0, finite(ahead), ep.zeros_like(ahead))
+    return steepest_step(x, unmoved, missing.reshape((-1,)), p=1, bounds=bounds)

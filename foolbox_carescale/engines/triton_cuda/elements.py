@@ -1,0 +1,145 @@
+"""What a program of Triton's computes with: blocks of a row, numbers of a type, powers."""
+
+# Triton infers the types of what it compiles.
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .. import newton as passes
+from .. import pow as exponents
+
+LARGEST_EPS = tl.constexpr(passes.LARGEST_EPS)
+
+
+@triton.jit
+def load_block(
+    x, v, lower, upper, first, n, LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr,
+    BLOCK: tl.constexpr
+):  # fmt: skip
+    """x, v and the bounds of one block; x on its bounds and v = 0 beyond the end."""
+    at = first + tl.arange(0, BLOCK)
+    there = at < n
+    direction = tl.load(v + at, mask=there, other=0.0).to(TYPE)
+    if LOWER is None:
+        low = tl.load(lower + at, mask=there, other=0.0).to(TYPE)
+    else:
+        low = tl.full((BLOCK,), LOWER, TYPE)
+    if UPPER is None:
+        high = tl.load(upper + at, mask=there, other=0.0).to(TYPE)
+    else:
+        high = tl.full((BLOCK,), UPPER, TYPE)
+    point = tl.load(x + at, mask=there, other=0.0).to(TYPE)
+    return tl.where(there, point, low), direction, low, high
+
+
+@triton.jit
+def sizes_of(point, direction, low, high, inverse):
+    """|v| and min(room / eps, 1), which is 0 where v is."""
+    room = tl.where(direction > 0, high - point, point - low)
+    room = tl.where(direction != 0, tl.maximum(room, 0.0), 0.0)
+    return tl.abs(direction), tl.minimum(room * inverse, 1.0)
+
+
+@triton.jit
+def constant(value: tl.constexpr, TYPE: tl.constexpr):
+    """A number that has not been rounded to float32 on its way."""
+    return tl.full((), value, TYPE)
+
+
+@triton.jit
+def inverse_of(eps, TYPE: tl.constexpr):
+    """1 / eps in the dtype that computes."""
+    usable = eps >= smallest_normal(TYPE)
+    if TYPE == tl.float32:  # noqa: SIM300
+        eps = tl.minimum(eps, constant(LARGEST_EPS, tl.float64))
+    return (1.0 / tl.where(usable, eps, 1.0)).to(TYPE)
+
+
+@triton.jit
+def smallest_normal(TYPE: tl.constexpr):
+    """The smallest normal number."""
+    if TYPE == tl.float32:  # noqa: SIM300
+        return constant(2.0**-126, tl.float64)
+    return constant(2.0**-1022, tl.float64)
+
+
+@triton.jit
+def largest_number(TYPE: tl.constexpr):
+    """The largest finite number."""
+    if TYPE == tl.float32:  # noqa: SIM300
+        return constant((2.0 - 2.0**-23) * 2.0**127, tl.float64)
+    return constant((2.0 - 2.0**-52) * 2.0**1023, tl.float64)
+
+
+@triton.jit
+def last_digit(TYPE: tl.constexpr):
+    """The distance from 1 to the next number."""
+    if TYPE == tl.float32:  # noqa: SIM300
+        return constant(2.0**-23, tl.float64)
+    return constant(2.0**-52, tl.float64)
+
+
+@triton.jit
+def rounded(h, TYPE: tl.constexpr):
+    """A scalar in float64 as TYPE holds it."""
+    return h.to(TYPE).to(tl.float64)
+
+
+# Powers.
+
+_ROOT_HALF_BITS = tl.constexpr(exponents.ROOT_HALF_BITS)
+_MANTISSA_BITS = tl.constexpr(exponents.MANTISSA_BITS)
+_EXPONENT_BIAS = tl.constexpr(exponents.EXPONENT_BIAS)
+_LEAST_EXPONENT = tl.constexpr(exponents.LEAST_EXPONENT)
+_SMALLEST_NORMAL = tl.constexpr(exponents.SMALLEST_NORMAL)
+_LOG2_E = tl.constexpr(exponents.LOG2_E)
+# Triton takes globals one by one
+L0, L1, L2, L3, L4, L5, L6, L7, L8 = (tl.constexpr(c) for c in exponents.LOG)
+E0, E1, E2, E3, E4, E5, E6, E7 = (tl.constexpr(c) for c in exponents.EXP2)
+
+
+@triton.jit
+def power(c, P: tl.constexpr, HIGH: tl.constexpr, TYPE: tl.constexpr):
+    """c^P for 0 <= c <= 1."""
+    if P == 1.0:
+        q = c
+    elif P == 2.0:
+        q = c * c
+    elif P == 3.0:
+        q = c * c * c
+    elif P == 1.5:
+        q = c * tl.sqrt(c)
+    elif P == 0.5:
+        q = tl.sqrt(c)
+    elif TYPE == tl.float32:  # noqa: SIM300
+        q = _power32(c, P, HIGH)
+    else:
+        positive = c > 0
+        q = tl.exp2(constant(P, tl.float64) * tl.log2(tl.where(positive, c, 1.0)))
+        q = tl.where(positive, q, 0.0)
+    return q
+
+
+@triton.jit
+def _power32(c, P: tl.constexpr, HIGH: tl.constexpr):
+    """See `exponents`; the hardware's own exp2 and log2 are good to 1e-6 here at most."""
+    bits = c.to(tl.int32, bitcast=True)
+    exponent = (bits - _ROOT_HALF_BITS) >> _MANTISSA_BITS
+    e = exponent.to(tl.float32)
+    f = (bits - (exponent << _MANTISSA_BITS)).to(tl.float32, bitcast=True) - 1.0
+    log = ((((((L8 * f + L7) * f + L6) * f + L5) * f + L4) * f + L3) * f + L2) * f + L1
+    log = log * f + L0
+    log = f + f * f * (f * log - 0.5)
+    exact = e * HIGH
+    small = log * (P * _LOG2_E) + e * (P - HIGH)
+    y = exact + small
+    integer = tl.floor(tl.maximum(y, _LEAST_EXPONENT) + 0.5)
+    fraction = (exact - integer) + small
+    power = (((E7 * fraction + E6) * fraction + E5) * fraction + E4) * fraction + E3
+    power = ((power * fraction + E2) * fraction + E1) * fraction + E0
+    scale = (integer.to(tl.int32) + _EXPONENT_BIAS) << _MANTISSA_BITS
+    normal = (c >= _SMALLEST_NORMAL) & (y >= _LEAST_EXPONENT)
+    return tl.where(normal, power * scale.to(tl.float32, bitcast=True), 0.0)

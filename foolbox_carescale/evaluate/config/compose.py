@@ -1,0 +1,342 @@
+"""From YAML files, config groups and dotted overrides to an Evaluation, through Hydra."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ..errors import UserError, nearest
+from ..serialization import escaped
+from .types import (
+    CONFIG_GROUPS,
+    DEFAULT_CHOICES,
+    Evaluation,
+    default_epsilons,
+    field_names,
+    gather_arguments,
+)
+
+_RUN = "carescale_run"
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a command's configs are made of.
+
+    Attributes:
+        command: Its name.
+        config: The dataclass of a run.
+        groups: Hydra's config groups, and the classes of their files.
+        choices: The file of each group that is taken where nobody chooses.
+        folders: Where the files of the groups lie.
+    """
+
+    command: str
+    config: type
+    groups: Mapping[str, type | None]
+    choices: Mapping[str, str | None]
+    folders: tuple[Path, ...]
+
+
+CONFIGS = Path(__file__).with_name("conf")
+
+EVALUATION = Kind("evaluate", Evaluation, CONFIG_GROUPS, DEFAULT_CHOICES, (CONFIGS,))
+
+
+def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Evaluation:
+    """The run that a YAML file, config groups and overrides describe.
+
+    What the file and the groups leave out is the embedded default's. ``attacks`` and
+    ``epsilons`` are the exception: a file that has them replaces them as a whole. In
+    ``attacks.<label>``, and in ``model`` and ``data`` beside ``_target_``, keys that the config
+    does not know are keyword arguments of what is named there.
+
+    Args:
+        path: A YAML file, which may have a Hydra defaults list; None for the default run.
+        overrides: Hydra's override grammar. ``data=folder`` chooses a file of a config group:
+            one in a folder ``data`` beside ``path``, or one of those that ship with the package.
+            ``model.name=resnet18`` and ``attacks.mine.steps=20`` set a value, ``~attacks.mine``
+            removes one, ``~attacks`` all of those so far.
+
+    Raises:
+        UserError: The file or an override cannot be used; the message says which and why.
+    """
+    composed = compose_tree(EVALUATION, path, overrides)
+    evaluation = typed(
+        EVALUATION, gather_arguments(composed), Evaluation(attacks={}, epsilons={}), path
+    )
+    assert isinstance(evaluation, Evaluation)
+    evaluation.validate()
+    return evaluation
+
+
+def compose_tree(kind: Kind, path: str | Path | None, overrides: Sequence[str]) -> Tree:
+    """What a YAML file, config groups and overrides say, before types are checked.
+
+    Args:
+        kind: Of the config.
+        path: As in ``load_evaluation``.
+        overrides: As there.
+
+    Raises:
+        UserError: The file or an override cannot be used.
+    """
+    content = _read(Path(path), kind) if path is not None else {}
+    beside = None if path is None else Path(path).resolve().parent
+    parsed = [parse_override(override, kind) for override in overrides]
+    for override in parsed:
+        if override.is_sweep_override():
+            raise UserError(f"{override.input_line}: holds several values; add --multirun to sweep")
+    choices = [str(o.input_line) for o in parsed if _is_choice(o, kind)]
+    values = [_force(o) for o in parsed if not _is_choice(o, kind)]
+
+    defaults = list(content.pop("defaults", None) or [])
+    for choice in parsed:
+        if _is_choice(choice, kind):
+            # the command line has the last word, also over what the file says itself
+            content.pop({"attack": "attacks"}.get(choice.key_or_group, choice.key_or_group), None)
+            _check_option(choice.key_or_group, choice.value(), beside, kind)
+    named = [entry for entry in defaults if isinstance(entry, dict)]
+    for entry in named:
+        for group, option in entry.items():
+            if group in kind.groups:
+                _check_option(group, option, beside, kind)
+    groups = {group for entry in named for group in entry}
+    # what a file names itself has nothing of what stands there: no arguments of another optimiser
+    named_here = {group for group in kind.groups if "name" in content.get(group, {})}
+    standing: list[Any] = [
+        {group: None if group in named_here else option}
+        for group, option in kind.choices.items()
+        if group not in groups
+    ]
+    defaults = standing + defaults + ([] if "_self_" in defaults else ["_self_"])
+    where = (
+        initialize(config_path=None, version_base="1.3")
+        if beside is None
+        else initialize_config_dir(str(beside), version_base="1.3")
+    )
+    try:
+        with where:
+            if "attack" in kind.groups:
+                said = _compose(defaults, content, choices, kind)
+                if "epsilons" not in said:
+                    content["epsilons"] = default_epsilons()
+                if "attacks" not in said:
+                    defaults[defaults.index({"attack": None})] = {"attack": "default"}
+            composed = _compose(defaults, content, choices + values, kind)
+    except yaml.YAMLError as error:
+        raise _not_yaml(
+            getattr(getattr(error, "problem_mark", None), "name", path), error
+        ) from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(error, path)) from error
+    _check_mappings(composed, kind)
+    return composed
+
+
+def typed(kind: Kind, tree: Tree, standing: Any, path: str | Path | None) -> Any:
+    """The dataclasses, with every key and type checked by OmegaConf.
+
+    Args:
+        kind: Of the config.
+        tree: As ``compose_tree`` returns it.
+        standing: An instance of the kind's class, for what the tree leaves out.
+        path: The file that an error names.
+
+    Raises:
+        UserError: A key is unknown, or a value of another type.
+    """
+    try:
+        # interpolations were resolved when the tree was composed, and what came of them is text
+        given = escaped(with_floats(tree, kind.config))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(standing), given))
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error, path)) from error
+
+
+def parse_override(override: str, kind: Kind = EVALUATION) -> Override:
+    """An override in Hydra's grammar, of a key that a run has.
+
+    Raises:
+        UserError: It does not parse, or there is no such key.
+    """
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        raise UserError(
+            f"the override {override!r} does not parse; write key=value, and lists as [1,2]"
+        ) from error
+    first = parsed.key_or_group.partition(".")[0]
+    known = {*field_names(kind.config), *kind.groups}
+    if first not in known:
+        raise UserError(f"{first}: there is no such key; {nearest(first, known)}")
+    if re.match(r"epsilons\..*\.", parsed.key_or_group):
+        # the norm may hold a dot of its own, L1.5, at which Hydra would split
+        raise UserError(f"{parsed.key_or_group}: write this norm into a YAML file instead")
+    return parsed
+
+
+def options(group: str, beside: Path | None = None, kind: Kind = EVALUATION) -> list[str]:
+    """The names that a config group can take: files of the package, and beside a file."""
+    roots = [*kind.folders, *([] if beside is None else [beside])]
+    folders = [root / group for root in roots]
+    return sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+
+
+def _read(path: Path, kind: Kind) -> Tree:
+    try:
+        loaded = OmegaConf.load(path)
+    except FileNotFoundError:
+        beside = {other.stem: str(other) for other in path.parent.glob("*.y*ml")}
+        close = difflib.get_close_matches(path.stem, beside, n=1)
+        hint = f"; did you mean {beside[close[0]]!r}?" if close else ""
+        raise UserError(f"{path}: there is no such file{hint}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise _not_yaml(path, error) from error
+    except OmegaConfBaseException as error:  # a key that is no text, such as null
+        raise UserError(_explain(error, path)) from error
+    content: Any = OmegaConf.to_container(loaded)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a list; give a mapping, such as 'seed: 0'")
+    known = field_names(kind.config)
+    for key in content:
+        if key != "defaults" and key not in known:
+            group = (
+                f"choose a file of the group {key} in the defaults list or on the command line"
+                if key in kind.groups
+                else nearest(str(key), known)
+            )
+            raise UserError(f"{path}: there is no key {key!r}; {group}")
+    if not isinstance(content.get("defaults") or [], list):
+        raise UserError(f"{path}: defaults is not a list; write [{{data: folder}}, _self_]")
+    said = {k: v for k, v in content.items() if v is not None or not _is_node(k, kind)}
+    _check_mappings(said, kind)
+    return said
+
+
+def _check_mappings(content: Tree, kind: Kind) -> None:
+    for key, value in content.items():
+        if _is_node(key, kind) and not isinstance(value, dict):
+            raise UserError(
+                f"{key}: {value!r} is not a mapping; see carescale {kind.command} --help"
+            )
+    for label, attack in content.get("attacks", {}).items():
+        if not isinstance(attack, dict):
+            raise UserError(
+                f"attacks.{label}: {attack!r} is not a mapping; write attacks.{label}.name=..."
+            )
+
+
+def _not_yaml(path: object, error: Exception) -> UserError:
+    mark = getattr(error, "problem_mark", None)
+    at = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return UserError(f"{path}: is not valid YAML{at}: {getattr(error, 'problem', None) or error}")
+
+
+def _is_node(key: str, kind: Kind) -> bool:
+    return key in ("attacks", "epsilons") or kind.groups.get(key) is not None
+
+
+def _is_choice(override: Override, kind: Kind) -> bool:
+    return override.key_or_group in kind.groups and not override.is_delete()
+
+
+def _check_option(group: str, option: Any, beside: Path | None, kind: Kind) -> None:
+    valid = options(group, beside, kind)
+    if option in valid:
+        return
+    if isinstance(option, str) and "/" not in option:
+        own = {"model": "model.name", "data": "data.name"}.get(group)
+        more = f" (anything else by name: {own}={option})" if own else ""
+        raise UserError(f"{group}: there is no {option!r}; {nearest(option, valid)}{more}")
+    raise UserError(f"{group}: {option!r} is not the name of a config; {nearest('', valid)}")
+
+
+def _force(override: Override) -> str:
+    """The override with leave to add a key: what keys there are is checked once, afterwards."""
+    line = str(override.input_line)
+    return line if override.is_delete() else f"++{line.lstrip('+')}"
+
+
+def _compose(defaults: list[Any], content: Tree, overrides: list[str], kind: Kind) -> Tree:
+    hydra = {"searchpath": [f"file://{folder}" for folder in kind.folders]}
+    ConfigStore.instance().store(_RUN, {"defaults": defaults, "hydra": hydra, **content})
+    composed = OmegaConf.to_container(compose(_RUN, overrides=overrides), resolve=True)
+    assert isinstance(composed, dict)
+    return typing.cast(Tree, composed)
+
+
+def with_floats(value: Any, hint: Any) -> Any:
+    """Whole numbers in lists of floats as floats, which OmegaConf insists on."""
+    inner = typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        hints = typing.get_type_hints(hint)
+        return {k: with_floats(v, hints.get(k, Any)) for k, v in value.items()}
+    if isinstance(value, dict) and typing.get_origin(hint) is dict:
+        return {k: with_floats(v, inner[1]) for k, v in value.items()}
+    if isinstance(value, list) and list[float] in (hint, *inner):
+        return [float(item) if type(item) is int else item for item in value]
+    return value
+
+
+def _explain(error: BaseException, path: str | Path | None) -> str:
+    """One line from Hydra's and OmegaConf's chain of errors: key, offence, remedy."""
+    chain = [error]
+    # under a debugger, OmegaConf's errors may be their own causes
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+        chain.append(cause)
+    found = next((e for e in chain if isinstance(e, OmegaConfBaseException)), None)
+    if found is None:  # a delete, or a file of the defaults list, that is not there
+        first = str(error).split("\n")[0].replace(f"In '{_RUN}': ", "")
+        if match := re.match(r"Could not delete from config. '(.+)' does not exist", first):
+            return f"{match[1]}: is not there to be removed"
+        return f"{path or 'configuration'}: {first}"
+    problem = str(found).split("\n")[0]
+    key = str(found.full_key or path or "configuration")
+    parent = found.object_type
+    if problem.startswith("Key ") and dataclasses.is_dataclass(parent):
+        known = field_names(parent if isinstance(parent, type) else type(parent))
+        hint = nearest(key.rpartition(".")[2], known)
+        if "_target_" in known:
+            hint += " (arguments of what is named go below params)"
+        return f"{key}: there is no such key; {hint}"
+    for pattern, replacement in _PLAINER:
+        if match := re.match(pattern, problem):
+            return f"{key}: {match.expand(replacement).replace('KEY', key)}"
+    return f"{key}: {problem}"
+
+
+_PLAINER = (
+    (r"Value (.+) of type '.*' could not be converted to (\w+)", r"\1 is not of type \2"),
+    (
+        r"Value (.+) \(\w+\) is incompatible with type hint 'typing\.List.*",
+        r"\1 is not a list; write [\1]",
+    ),
+    (r"Value (.+) \(\w+\) is incompatible with type hint '(.+)'", r"\1 is not a \2"),
+    (r"Invalid value assigned: \w+ is not a ListConfig.*", "is not a list; write KEY=[...]"),
+    (r"Incompatible value '(.*)' for field of type '(\w+)'", r"\1 is not a \2"),
+    (
+        r"(?:Merge error|Invalid type assigned): .* is not a subclass of \w+\. value: (.*)",
+        r"'\1' is not a mapping; write KEY.name=\1",
+    ),
+)
+"""OmegaConf's messages in this project's words."""

@@ -1,0 +1,67 @@
+"""Several runs that differ in their overrides, each in a folder of its own below one."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UserError
+from .compose import load_evaluation, parse_override
+from .types import Evaluation
+
+LONGEST_NAME = 100
+"""Characters of a folder's name; file systems take 255, and paths have several."""
+
+
+def load_sweep(path: str | Path | None, overrides: Sequence[str]) -> list[Evaluation]:
+    """The runs of a sweep: every combination of the values that its overrides hold.
+
+    The run with ``model=resnet18 seed=0`` goes into ``output/model=resnet18,seed=0``, so that a
+    sweep which is started again, also with more values, computes only what is missing. Without
+    ``output`` it goes below ``runs``, into a folder named for the time.
+
+    Args:
+        path: As in ``load_evaluation``.
+        overrides: As there; ``seed=0,1``, ``seed=range(3)`` and ``model=choice(resnet18,swin_t)``
+            hold several values, in Hydra's grammar. The last one varies fastest.
+
+    Raises:
+        UserError: As in ``load_evaluation``, of any of the runs.
+    """
+    new = Path("runs") / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S_sweep")
+    values = [_values(override) for override in overrides]
+    runs = []
+    for choice in itertools.product(*values):
+        evaluation = load_evaluation(path, choice)
+        swept = [c for c, of in zip(choice, values, strict=True) if len(of) > 1]
+        folder = Path(evaluation.output or new) / _folder_name(swept)
+        runs.append(dataclasses.replace(evaluation, output=str(folder)))
+    if len({run.output for run in runs}) < len(runs):
+        raise UserError("the sweep holds a run twice; give each value once")
+    return runs
+
+
+def _values(override: str) -> list[str]:
+    parsed = parse_override(override)
+    if not parsed.is_sweep_override():
+        return [override]
+    if not parsed.is_discrete_sweep():
+        raise UserError(f"{override}: an interval has no end of values; list some, as 0,1")
+    if parsed.key_or_group == "output":
+        raise UserError(f"{override}: give one folder, below which the runs go")
+    return [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
+
+
+def _folder_name(swept: Sequence[str]) -> str:
+    """What tells a run from the others, as far as file systems allow."""
+    full = ",".join(swept) or "run"
+    name = re.sub(r"[^\w.,=+-]", "_", full)
+    if name == full and len(name) <= LONGEST_NAME:
+        return name
+    digest = hashlib.blake2b(full.encode(), digest_size=4).hexdigest()
+    return f"{name[: LONGEST_NAME - len(digest) - 1]}-{digest}"

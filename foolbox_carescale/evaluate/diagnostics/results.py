@@ -1,0 +1,271 @@
+"""Doubts about the results of a run, from its stored rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config.types import norm_name
+from ..statistics import chance_of_more
+from ..store.results import Results, by_setting
+from .diagnostic import FEW, Array, Diagnostic
+
+SINGLE = 5
+"""Fewer samples than that are single images, whatever their share."""
+
+CHANCE = 0.01
+"""A difference between two attacks on the same samples is doubted only where a fair coin would
+give it, or a greater one, less often than this."""
+
+MARGIN, EFFORT = 0.1, 2.0
+"""An attack is far behind another if it leaves this much more robust accuracy, though it took
+this many times its gradients."""
+
+STRENGTH = (
+    ("random", r"Noise|SaltAndPepper|Blur|Contrast|Inversion"),
+    (
+        "iterative",
+        r"PGD|BIM|Iterative|ProjectedGradient|SparseL1Descent|MIFGSM|FrankWolfe"
+        r"|CarliniWagner|DDN|FMN|AutoAttack",
+    ),
+    ("one-gradient", r"FGM|FGSM|FastGradient"),
+)
+"""Kinds of attacks, told by their names; the first pattern that is found counts."""
+
+ORDER = {"random": 0, "one-gradient": 1, "iterative": 2}
+"""A kind should do no worse than any kind of a lower number."""
+
+
+def of_results(results: Results) -> list[Diagnostic]:
+    """Doubts about the results of a run, complete or not."""
+    settings = list(_settings(results))
+    return [
+        *_not_finite(settings),
+        *_outside(settings),
+        *_beyond_reach(settings),
+        *_robust_beyond_reach(settings),
+        *_rising(settings),
+        *_weaker_than_expected(settings),
+        *_far_behind(settings),
+        *_lost_by_rounding(settings),
+    ]
+
+
+def kind_of(attack: str) -> str | None:
+    """``random``, ``one-gradient`` or ``iterative``; None for attacks of no such kind."""
+    return next((kind for kind, pattern in STRENGTH if re.search(pattern, attack)), None)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    attack: str
+    kind: str | None
+    p: float
+    epsilon: float
+    samples: Array  # ascending
+    robust: Array
+    attacked: Array
+    columns: dict[str, Array]
+
+    @property
+    def name(self) -> str:
+        return f"{self.attack}, {norm_name(self.p)} {self.epsilon:g}"
+
+
+def _settings(results: Results) -> Iterator[_Setting]:
+    measured = (
+        *("in_bounds", "reachable_norm", "backward_passes", "success", "quantised_success"),
+        *("clean_loss", "loss"),
+    )
+    fixed = ("attack", "attack_name", "p", "epsilon")
+    rows = results.select(*fixed, "robust", "attacked", *measured)
+    for setting in by_setting(rows):
+        attack, name, p, epsilon = (setting[key][0].as_py() for key in fixed)
+        yield _Setting(
+            attack=attack,
+            kind=kind_of(name),
+            p=p,
+            epsilon=epsilon,
+            samples=setting["sample"].to_numpy(),
+            robust=setting["robust"].to_numpy(),
+            attacked=setting["attacked"].to_numpy(),
+            columns={key: setting[key].cast("double").to_numpy() for key in measured},  # NaN: null
+        )
+
+
+def _not_finite(settings: list[_Setting]) -> Iterator[Diagnostic]:
+    """Clean images whose logits are not finite are told before the first attack."""
+    found, overflowed, total = [], 0, 0
+    for setting in settings:
+        clean, loss = setting.columns["clean_loss"], setting.columns["loss"]
+        if n := int((np.isfinite(clean) & ~np.isfinite(loss)).sum()):
+            found.append(setting.name)
+            overflowed, total = overflowed + n, total + int(setting.attacked.sum())
+    if found:
+        yield Diagnostic(
+            "overflow",
+            f"the logits of {overflowed} of {total} perturbed images are not finite"
+            f" ({_listed(found)}), so that it is chance which of them count as adversarials",
+            "compute in bfloat16 or float32, or scale the logits down; look for 0/0 and log(0)",
+        )
+
+
+def _outside(settings: list[_Setting]) -> Iterator[Diagnostic]:
+    found = [
+        (setting, n)
+        for setting in settings
+        if (n := int((setting.columns["in_bounds"] == 0).sum()))
+    ]
+    if found:
+        total = sum(int(setting.attacked.sum()) for setting, _ in found)
+        yield Diagnostic(
+            "bounds",
+            f"{sum(n for _, n in found)} of {total} images that an attack returned were outside"
+            f" the bounds ({_listed(setting.name for setting, _ in found)}); they were clipped before"
+            " they were judged",
+            "use an attack that keeps to the model's bounds",
+        )
+
+
+def _beyond_reach(settings: list[_Setting]) -> Iterator[Diagnostic]:
+    found = []
+    for setting in settings:
+        beyond = setting.epsilon > setting.columns["reachable_norm"] * (1 + 1e-6)
+        n = int((beyond & setting.attacked).sum())
+        if n:
+            found.append((setting, n))
+    if found:
+        total = sum(int(setting.attacked.sum()) for setting, _ in found)
+        yield Diagnostic(
+            "reach",
+            f"epsilon is above the norm that the bounds let an image reach for"
+            f" {sum(n for _, n in found)} of {total} perturbations"
+            f" ({_listed(setting.name for setting, _ in found)})",
+            "leave these epsilons out: the perturbation there is smaller than its label says",
+        )
+
+
+def _robust_beyond_reach(settings: list[_Setting]) -> Iterator[Diagnostic]:
+    """Every image of the box is within such an epsilon, that of another class too."""
+    for p, epsilon in sorted({(setting.p, setting.epsilon) for setting in settings}):
+        same = [c for c in settings if (c.p, c.epsilon) == (p, epsilon) and c.kind != "random"]
+        left: set[int] | None = None
+        for setting in same:
+            reached = epsilon >= setting.columns["reachable_norm"]
+            robust = set(setting.samples[reached & setting.robust].tolist())
+            left = robust if left is None else left & robust
+        if left:
+            yield Diagnostic(
+                "reaches_everything",
+                f"{len(left)} of {len(same[0].samples)} samples are still robust at"
+                f" {norm_name(p)} {epsilon:g}, where every image of the box can be reached,"
+                " one of another class too",
+                "do not trust the smaller epsilons either: look for masked gradients, and try"
+                " more steps, another loss or an attack without gradients",
+            )
+
+
+def _rising(settings: list[_Setting]) -> Iterator[Diagnostic]:
+    for attack in dict.fromkeys(setting.attack for setting in settings):
+        own = sorted((c for c in settings if c.attack == attack), key=lambda c: c.epsilon)
+        for number, setting in enumerate(own[1:], start=1):
+            lowest = min(own[:number], key=lambda c: float(c.robust.mean()))
+            more = _significantly_more(setting, lowest)
+            if more is not None:
+                yield Diagnostic(
+                    "rising",
+                    f"robust accuracy under {attack} rises from {more[1]:.3f} at"
+                    f" {norm_name(setting.p)} {lowest.epsilon:g} to {more[0]:.3f} at"
+                    f" {setting.epsilon:g} ({more[2]} samples)",
+                    "a larger ball holds the smaller one, so the attack fails at the larger: give"
+                    " it more steps or a smaller step, or report the best over smaller epsilons",
+                )
+                break
+
+
+def _weaker_than_expected(settings: list[_Setting]) -> Iterator[Diagnostic]:
+    said = set()
+    for strong, weak in _pairs(settings):
+        if strong.kind is None or weak.kind is None or ORDER[strong.kind] <= ORDER[weak.kind]:
+            continue
+        more = _significantly_more(strong, weak)
+        if more is not None and (strong.attack, weak.attack) not in said:
+            said.add((strong.attack, weak.attack))
+            yield Diagnostic(
+                "weaker",
+                f"{strong.attack} ({strong.kind}) leaves robust accuracy {more[0]:.3f} at"
+                f" {norm_name(strong.p)} {strong.epsilon:g}, where {weak.attack} ({weak.kind})"
+                f" leaves {more[1]:.3f} ({more[2]} samples)",
+                "this is how masked gradients look: check the gradients, the steps and the step"
+                " size, and report the worst case of all attacks",
+            )
+
+
+def _far_behind(settings: list[_Setting]) -> Iterator[Diagnostic]:
+    worst: dict[str, tuple[float, str]] = {}
+    for slow, quick in _pairs(settings):
+        efforts = [setting.columns["backward_passes"] for setting in (slow, quick)]
+        if any(np.isnan(effort).all() for effort in efforts):
+            continue
+        gradients, fewer = (float(np.nanmean(effort)) for effort in efforts)
+        more = _significantly_more(slow, quick)
+        if more is None or more[0] - more[1] < MARGIN:
+            continue
+        if fewer >= 1 and gradients >= EFFORT * fewer:
+            behind = more[0] - more[1]
+            text = (
+                f"{slow.attack} leaves robust accuracy {more[0]:.3f} at {norm_name(slow.p)}"
+                f" {slow.epsilon:g} after {gradients:.0f} gradients per sample, where"
+                f" {quick.attack} leaves {more[1]:.3f} after {fewer:.0f} ({more[2]} samples)"
+            )
+            if behind > worst.get(slow.attack, (0.0, ""))[0]:
+                worst[slow.attack] = behind, text
+    for _, text in worst.values():
+        yield Diagnostic("behind", text, "check its settings before its numbers are quoted")
+
+
+def _lost_by_rounding(settings: list[_Setting]) -> Iterator[Diagnostic]:
+    found, lost, total = [], 0, 0
+    for setting in settings:
+        success, kept = setting.columns["success"], setting.columns["quantised_success"]
+        of = (success == 1) & ~np.isnan(kept)
+        gone = of & (kept == 0)
+        if gone.sum() >= SINGLE and gone.sum() > FEW * of.sum():
+            found.append(setting.name)
+            lost, total = lost + int(gone.sum()), total + int(of.sum())
+    if found:
+        yield Diagnostic(
+            "rounding",
+            f"{lost} of {total} adversarials are none any more after rounding to 8 bits"
+            f" ({_listed(found)})",
+            "store them as floats, and do not quote these epsilons for image files",
+        )
+
+
+def _pairs(settings: list[_Setting]) -> Iterator[tuple[_Setting, _Setting]]:
+    """Ordered pairs of different attacks at the same p and epsilon."""
+    groups: dict[tuple[float, float], list[_Setting]] = {}
+    for setting in settings:
+        groups.setdefault((setting.p, setting.epsilon), []).append(setting)
+    for group in groups.values():
+        yield from ((a, b) for a in group for b in group if a.attack != b.attack)
+
+
+def _significantly_more(one: _Setting, other: _Setting) -> tuple[float, float, int] | None:
+    """Both robust accuracies on the shared samples, if the first is higher beyond chance."""
+    _, i, j = np.intersect1d(one.samples, other.samples, assume_unique=True, return_indices=True)
+    if not len(i):
+        return None
+    a, b = one.robust[i], other.robust[j]
+    if chance_of_more(int((a & ~b).sum()), int((b & ~a).sum())) > CHANCE:
+        return None
+    return float(a.mean()), float(b.mean()), len(i)
+
+
+def _listed(names: Iterable[str], few: int = 3) -> str:
+    names = list(names)
+    rest = f" and {len(names) - few} more" if len(names) > few else ""
+    return "; ".join(names[:few]) + rest

@@ -1,0 +1,1 @@
+"""Models by name or import path, their weights and preprocessing."""

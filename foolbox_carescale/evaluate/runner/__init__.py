@@ -1,0 +1,1 @@
+"""Tasks, and what runs them: one process, shards or a cluster."""

@@ -1,0 +1,245 @@
+"""Computes tasks on a Ray cluster: workers that load the model once, and may be lost at any time.
+
+What is in flight is bounded: no task is taken before a worker has room for it. Workers give
+their parts back to this process, which stores them: the nodes need not see the run folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...config.types import Evaluation
+from ...data.sources import Data
+from ...errors import EvaluationWarning, UserError
+from ...store.folder import TaskResult
+from ..identity import check_same_model
+from ..tasks import Task, Tasks, make_settings
+from ..worker import ModelProbe, Worker, make_worker
+
+try:
+    import ray
+    from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+except ImportError as error:
+    raise UserError(
+        "executor: ray is not installed; run: pip install 'foolbox-carescale[evaluate,ray]'"
+    ) from error
+
+AHEAD = 2
+"""Tasks that a worker holds: one that it computes, and one so that it need not wait."""
+
+PATIENCE = 60.0
+"""Seconds without any worker after which a warning says what the cluster lacks."""
+
+
+class RayExecutor:
+    """A worker per free slot of the cluster; tasks of workers that die go to others."""
+
+    def __init__(self, evaluation: Evaluation, data: Data, tasks: Tasks) -> None:
+        self._evaluation, self._data, self._tasks = evaluation, data, tasks
+        self._settings = evaluation.executor
+        self._connected = False
+        self._starting: dict[Any, Any] = {}  # what tells that a worker is ready, and the worker
+        self._workers: list[_Remote] = []
+        self._introduction: ModelProbe | None = None
+        self._lost = 0  # workers in a row that died before they were ready
+
+    def start(self) -> ModelProbe:
+        """Connect to the cluster, send it the data, and wait for the first worker."""
+        if not ray.is_initialized():
+            self._connect()
+        self._shared = ray.put(self._data)
+        for _ in range(self._settings.workers or self._slots()):
+            self._hire()
+        while self._introduction is None:
+            self._wait({})
+        return self._introduction
+
+    def run(self, tasks: Iterator[Task]) -> Iterator[tuple[Task, TaskResult]]:
+        """Compute tasks as workers get free."""
+        again: deque[Task] = deque()
+        tries: dict[int, int] = {}
+        running: dict[Any, tuple[_Remote, Task]] = {}
+        while True:
+            for worker in sorted(self._workers, key=lambda worker: len(worker.tasks)):
+                while len(worker.tasks) < AHEAD:
+                    task = again.popleft() if again else next(tasks, None)
+                    if task is None:
+                        break
+                    running[worker.actor.run.remote(task.number)] = worker, task
+                    worker.tasks.append(task)
+            if not running and not again:
+                return
+            done = self._wait(running)
+            if done is None:
+                continue
+            worker, task = running.pop(done)
+            try:
+                part: TaskResult = ray.get(done)
+            except RayTaskError as error:
+                raise error.cause from error
+            except ObjectLostError:  # computed, but its node was lost before the part was fetched
+                worker.tasks.remove(task)
+                again.append(task)
+            except RayActorError as error:
+                if worker in self._workers:
+                    self._workers.remove(worker)
+                    with contextlib.suppress(Exception):
+                        ray.kill(worker.actor)
+                    self._hire()
+                    # those that it had not begun are not to blame
+                    blamed = worker.tasks[0].number
+                    tries[blamed] = tries.get(blamed, 0) + 1
+                    if tries[blamed] > self._settings.retries:
+                        raise UserError(
+                            f"executor: task {worker.tasks[0].name} lost its worker"
+                            f" {tries[blamed]} times, most likely for lack of memory (Ray says:"
+                            f" {_first_line(error)}); give it more with executor.cpus or less"
+                            " batch_size, or raise executor.retries"
+                        ) from error
+                again.append(task)
+            else:
+                worker.tasks.remove(task)
+                tries.pop(task.number, None)
+                yield task, part
+
+    def stop(self) -> None:
+        """End the workers, and the cluster if it was started here."""
+        actors = [*self._starting.values(), *(worker.actor for worker in self._workers)]
+        # else they went with the connection, and Ray would make a new one only to kill them
+        for actor in actors if ray.is_initialized() else ():
+            with contextlib.suppress(Exception):
+                ray.kill(actor)
+        self._starting, self._workers = {}, []
+        if self._connected:
+            self._connected = False
+            ray.shutdown()
+
+    def _connect(self) -> None:
+        address = self._settings.address
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address is None:
+            options["include_dashboard"] = False
+        if self._settings.runtime_env:
+            options["runtime_env"] = self._settings.runtime_env
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            ray.init(address or "local", **options)
+        except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+            raise UserError(
+                f"executor.address: Ray cannot be reached at {address or 'this machine'}"
+                f" ({_first_line(error)}); start it with: ray start --head"
+            ) from error
+        self._connected = True
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's own would exit with code 15
+
+    def _slots(self) -> int:
+        """How many workers the nodes have room for."""
+        needed = {"CPU": self._settings.cpus, "GPU": self._settings.gpus}
+        slots = 0
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        for node in nodes:
+            if node["Alive"]:
+                has = [int(node["Resources"].get(k, 0) / n) for k, n in needed.items() if n > 0]
+                slots += min(has, default=1)
+        if slots == 0:
+            raise UserError(
+                f"executor: no node of the cluster has {_listed(needed)}; ask for less with"
+                " executor.cpus and executor.gpus, or give executor.workers and let it grow"
+            )
+        return slots
+
+    def _hire(self) -> None:
+        made: Any = ray.remote(_Actor)
+        actor = made.options(
+            num_cpus=self._settings.cpus,
+            num_gpus=self._settings.gpus,
+            scheduling_strategy="SPREAD",
+        ).remote()
+        self._starting[actor.start.remote(self._evaluation, self._shared)] = actor
+
+    def _wait(self, running: dict[Any, Any]) -> Any | None:
+        """The next task that is done; None where something else has happened."""
+        began, warned = time.monotonic(), False
+        while True:
+            # tasks first: where several are ready, a worker that gets free comes before a new one
+            ready, _ = ray.wait([*running, *self._starting], num_returns=1, timeout=PATIENCE / 4)
+            if ready:
+                break
+            if not self._workers and not warned and time.monotonic() - began > PATIENCE:
+                warned = True
+                needed = {"CPU": self._settings.cpus, "GPU": self._settings.gpus}
+                warnings.warn(
+                    f"no worker has started for {PATIENCE:.0f} s: the cluster has nowhere"
+                    f" {_listed(needed)} free; the run goes on when it has",
+                    EvaluationWarning,
+                    stacklevel=2,
+                )
+        if ready[0] in running:
+            return ready[0]
+        actor = self._starting.pop(ready[0])
+        try:
+            probe: ModelProbe = ray.get(ready[0])
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayActorError as error:  # it, or its node, was lost
+            self._lost += 1
+            if self._lost > self._settings.retries + len(self._starting):
+                raise UserError(
+                    f"executor: workers die while they start, {self._lost} in a row (Ray says:"
+                    f" {_first_line(error)}); is there memory for executor.workers models?"
+                ) from error
+            self._hire()
+            return None
+        self._lost = 0
+        if self._introduction is None:
+            self._introduction = probe
+        check_same_model(
+            self._introduction.clean_losses, probe.clean_losses, "of the first Ray worker"
+        )
+        self._workers.append(_Remote(actor))
+        return None
+
+
+@dataclass(eq=False)
+class _Remote:
+    """A worker that is ready, and the tasks that it holds, the one it computes first."""
+
+    actor: Any
+    tasks: list[Task] = field(default_factory=list)
+
+
+class _Actor:
+    """What lives in a Ray worker's process. ``start`` is apart, so that its errors are told."""
+
+    def start(self, evaluation: Evaluation, data: Data) -> ModelProbe:
+        import torch
+
+        torch.set_num_threads(evaluation.threads or 1)
+        settings = make_settings(evaluation)
+        self._tasks = Tasks(settings, len(data), evaluation.batch_size, evaluation.seed)
+        self._worker: Worker
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EvaluationWarning)  # they are in the probe
+            self._worker, probe = make_worker(evaluation, data, self._tasks)
+        return probe
+
+    def run(self, number: int) -> TaskResult:
+        return self._worker.run(self._tasks[number])
+
+
+def _listed(resources: dict[str, float]) -> str:
+    return " and ".join(f"{amount:g} {name}" for name, amount in resources.items() if amount)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

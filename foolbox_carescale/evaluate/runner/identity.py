@@ -1,0 +1,219 @@
+"""Whether the run that a folder holds is the run that is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import platform
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config.types import Evaluation
+from ..data.sources import Data
+from ..errors import EvaluationWarning, UserError
+from ..serialization import flat, plain
+
+PACKAGES = ("foolbox-carescale", "foolbox", "eagerpy", "numpy", "torch", "torchvision")
+
+FRAMEWORKS = ("jax", "tensorflow")
+"""Those that a model of the user's own may be written in; PyTorch is always there."""
+
+ELSEWHERE = ("executor", "tracking", "shard", "output")
+"""Keys that say where a run is computed and told, and change none of its rows.
+
+The device and the number of threads are not among them: both change the last bits.
+"""
+
+ROUNDING = 0.05
+"""Difference of cross-entropies, relative to 1 + the larger, up to which two models are the same:
+other devices and versions round differently, other weights differ by more in some sample."""
+
+_SHOWN = 4
+
+
+def record_of(
+    asked: Evaluation, resolved: Evaluation, data: Data, tasks: int, clean_losses: Sequence[float]
+) -> dict[str, Any]:
+    """What identifies a run, for ``RunFolder.start``.
+
+    Args:
+        asked: The run as it was asked for, and
+        resolved: without anything left to choose.
+        data: Its samples.
+        tasks: How many it has.
+        clean_losses: Cross-entropies of the first batch.
+    """
+    identity = {"config": _identity(resolved), "inputs": inputs_digest(data)}
+    return {
+        "format": 1,
+        "fingerprint": hashlib.blake2b(_text(identity).encode(), digest_size=16).hexdigest(),
+        "asked": _identity(asked),
+        "resolved": identity["config"],
+        "samples": len(data),
+        "tasks": tasks,
+        "inputs": identity["inputs"],
+        "clean_losses": list(clean_losses),
+        "versions": versions(),
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def adopt(evaluation: Evaluation, record: Mapping[str, Any], folder: Path) -> Evaluation:
+    """The run that is asked for, with the choices that the run in the folder has made.
+
+    A key fits if it is what was asked for then, or what came of it: a run is continued by the
+    command that started it, and by the folder's own config. What was left to choose stays as
+    it was chosen, so that a machine with another number of cores can help.
+
+    Raises:
+        UserError: The folder holds another run; the message names the keys that differ.
+    """
+    asked, now = flat(record["asked"]), flat(json.loads(_text(_identity(evaluation))))
+    resolved = flat(record["resolved"])
+    missing = object()
+    different = [
+        key
+        for key in dict.fromkeys([*asked, *now])
+        if now.get(key, missing) not in (asked.get(key, missing), resolved.get(key, missing))
+    ]
+    if different:
+        _refuse([_described(key, asked, now) for key in different], folder)
+    order = [label for label in record["resolved"]["attacks"] if label in evaluation.attacks]
+    evaluation = dataclasses.replace(
+        evaluation, attacks={label: evaluation.attacks[label] for label in order}
+    )
+    if evaluation.threads is None:
+        evaluation = dataclasses.replace(evaluation, threads=record["resolved"]["threads"])
+    if evaluation.device == "auto":
+        evaluation = dataclasses.replace(evaluation, device=record["resolved"]["device"])
+    _warn_of_versions(record["versions"], folder)
+    return evaluation
+
+
+def agree(adopted: Evaluation, resolved: Evaluation) -> bool:
+    """Whether a run made the choices that the folder has, which another process started."""
+    return (
+        adopted.threads == resolved.threads
+        and adopted.device.partition(":")[0] == resolved.device.partition(":")[0]
+        and list(adopted.attacks) == list(resolved.attacks)
+    )
+
+
+def check_same(record: Mapping[str, Any], resolved: Evaluation, data: Data, folder: Path) -> None:
+    """Raise a UserError where the same config has come to mean another run."""
+    if len(data) != record["samples"] or inputs_digest(data) != record["inputs"]:
+        raise UserError(
+            f"data: the images or labels are not those that the run in {folder} was started with;"
+            " choose another folder with output=..."
+        )
+    check_config(record["resolved"], json.loads(_text(_identity(resolved))), folder)
+
+
+def check_config(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Raise a UserError that names the keys in which the configs of two runs differ.
+
+    Args:
+        then: Of the run that the folder holds, in plain types, and
+        now: of the one that is asked for.
+        folder: Of the run.
+    """
+    before, after = flat(then), flat(now)
+    missing = object()
+    different = [
+        key
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key, missing) != after.get(key, missing)
+    ]
+    if different:
+        _refuse([_described(key, before, after) for key in different], folder)
+
+
+def check_same_model(then: Sequence[float], now: Sequence[float], where: str) -> None:
+    """Raise a UserError where the clean losses of two models differ by more than rounding.
+
+    Args:
+        then: Cross-entropies of some samples, and
+        now: those of the same samples by a model that should be the same.
+        where: Whose the first are.
+    """
+    before, after = np.asarray(then), np.asarray(now)
+    with np.errstate(invalid="ignore"):
+        off = np.abs(before - after) > ROUNDING * (1 + np.maximum(before, after))
+    if off.any():
+        i = int(np.flatnonzero(off)[0])
+        raise UserError(
+            f"model: it is not the model {where}: the cross-entropy of sample {i} without an"
+            f" attack is {after[i]:.4g} here and {before[i]:.4g} there; the weights or the code"
+            " have changed, or the model answers differently each time; load or seed its"
+            " weights, or choose another folder with output=..."
+        )
+
+
+def inputs_digest(data: Data) -> str:
+    """BLAKE2b, 16 bytes in hexadecimal, of the samples' places, labels and first images."""
+    first = 100  # all labels and places, but not all pixels: that would take a minute of a data set
+    hashed = hashlib.blake2b(digest_size=16)
+    for array in (data.index, data.labels, data.images[:first]):
+        hashed.update(np.ascontiguousarray(array).tobytes())
+    return hashed.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, and of the packages that make the results."""
+    found = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    loaded = {name: sys.modules[name] for name in FRAMEWORKS if name in sys.modules}
+    return found | {name: str(module.__version__) for name, module in loaded.items()}
+
+
+def _identity(evaluation: Evaluation) -> dict[str, Any]:
+    content: dict[str, Any] = plain(evaluation)
+    for key in ELSEWHERE:
+        content.pop(key, None)
+    content["device"] = content["device"].partition(":")[0]  # which of several GPUs is no matter
+    content["epsilons"] = {norm: sorted(values) for norm, values in content["epsilons"].items()}
+    for attack in content["attacks"].values():
+        attack["epsilons"] = attack["epsilons"] and sorted(attack["epsilons"])
+    return content
+
+
+def _described(key: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    shown = key.replace(".params.", ".")
+    if key not in now:
+        return f"{shown} is {then[key]!r} there and not given here"
+    if key not in then:
+        return f"{shown} is {now[key]!r} here and not given there"
+    return f"{shown} is {then[key]!r} there and {now[key]!r} here"
+
+
+def _refuse(differences: list[str], folder: Path) -> None:
+    more = f"; {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+    raise UserError(
+        f"output: {folder} holds a run with another config: "
+        + "; ".join(differences[:_SHOWN])
+        + more
+        + f"; choose another folder, or continue that run with {folder / 'config.yaml'}"
+    )
+
+
+def _warn_of_versions(then: Mapping[str, str], folder: Path) -> None:
+    now = versions()
+    changed = [f"{n} {then[n]}, now {now[n]}" for n in now if then.get(n, now[n]) != now[n]]
+    if changed:
+        warnings.warn(
+            f"{folder} was started with other versions ({'; '.join(changed)}), so its rows may"
+            " not be those of one run; start anew in another folder if that matters",
+            EvaluationWarning,
+            stacklevel=3,
+        )
+
+
+def _text(content: Any) -> str:
+    return json.dumps(content, default=repr)

@@ -1,0 +1,52 @@
+"""What a run works on: its config without anything left to choose, and its data."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+from ..config.types import DataConfig, Evaluation, ModelConfig
+from ..data.sources import Data, open_source
+from ..errors import EvaluationWarning
+from ..models.loading import named_weights, resolve_model
+
+
+def resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
+    """The run with ``auto`` and None replaced by what they stand for, and its data.
+
+    What is returned is all that another process needs: there ``load_model(run.model)`` and
+    ``load_data(run.data, run.samples)`` give the same model and the same data.
+
+    Raises:
+        UserError: The data cannot be had, or the weights do not exist.
+    """
+    source = open_source(evaluation.data)
+    model = resolve_model(evaluation.model, data=source.name, num_classes=source.num_classes)
+    view = view_of(evaluation.data, model)
+    data = source.read(view, evaluation.samples)
+    weights = named_weights(model)
+    if model._target_ is None and weights is None and model.num_classes is None:
+        model = dataclasses.replace(model, num_classes=data.num_classes)
+    classes = data.num_classes if weights is None else len(weights.meta["categories"])
+    if classes != data.num_classes:
+        warnings.warn(
+            f"the weights of {model.name} know {classes} classes, but {data.name} has"
+            f" {data.num_classes}; its label k must mean the model's class k",
+            EvaluationWarning,
+            stacklevel=2,
+        )
+    return dataclasses.replace(evaluation, model=model, data=view), data
+
+
+def view_of(data: DataConfig, model: ModelConfig) -> DataConfig:
+    """Size and interpolation of torchvision's weights, where the config leaves them open."""
+    weights = named_weights(model)
+    if weights is None or data.size is not None:
+        return data
+    preset = weights.transforms()
+    return dataclasses.replace(
+        data,
+        size=preset.crop_size[0],
+        resize=data.resize or preset.resize_size[0],
+        interpolation=data.interpolation or preset.interpolation.value,
+    )

@@ -1,0 +1,263 @@
+"""Runs an evaluation: every task that its folder lacks, stored as it is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from .. import diagnostics
+from ..config.types import Evaluation, shard_of
+from ..data.sources import Data
+from ..models.loading import find_device
+from ..store.checksums import IntegrityError
+from ..store.folder import RunFolder
+from ..store.results import Results
+from ..tracking import check_tracking, track
+from . import identity
+from .executors import Executor, make_executor
+from .resolve import resolve
+from .tasks import AttackSetting, Task, Tasks, make_settings
+
+SMALL = 64
+"""Pixels per side up to which a single thread of PyTorch is used."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, after each task.
+
+    Attributes:
+        setting: The setting that the last task belongs to; None before the first. Of a task with
+            several epsilons it is that of the largest.
+        done, total: Tasks, those of an earlier start included; of this shard, if it is one.
+        setting_done, setting_total: Samples of the setting.
+        robust_accuracy: Of the setting so far.
+        resumed: Tasks that were there before.
+        folder: The run folder.
+    """
+
+    setting: AttackSetting | None
+    done: int
+    total: int
+    setting_done: int = 0
+    setting_total: int = 0
+    robust_accuracy: float = math.nan
+    resumed: int = 0
+    folder: Path = Path()
+
+
+def evaluate(
+    evaluation: Evaluation, *, on_progress: Callable[[Progress], None] | None = None
+) -> Results:
+    """Measure a model's robust accuracy, and the true size of each perturbation.
+
+    Samples that the model gets wrong without an attack are not attacked and count as not
+    robust. Everything is judged on what an attack returns, clipped to its epsilon (by
+    Foolbox) and to the box [0, 1].
+
+    A folder that holds a part of the same run is completed, by however many processes; a
+    complete one is only read.
+
+    Args:
+        evaluation: What to run; ``Evaluation()`` is the embedded default.
+        on_progress: Called before the first task and after each.
+
+    Returns:
+        The results; they are in the run folder too, from which ``Results.load`` reads them.
+
+    Raises:
+        UserError: Something in the evaluation cannot be used, or the folder holds another run.
+            Tasks that were computed before stay in the run folder.
+        StorageError: The folder cannot be written; the same holds.
+    """
+    evaluation.validate()
+    check_tracking(evaluation.tracking)
+    results = _evaluate(evaluation, on_progress)
+    track(results, evaluation)
+    return results
+
+
+def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | None) -> Results:
+    make_settings(evaluation)  # what is wrong with an attack is said before data are read
+    folder = None
+    if evaluation.output is not None:
+        folder = RunFolder(Path(evaluation.output).expanduser())
+    record = folder.record() if folder is not None else None
+    if folder is not None and record is not None:
+        evaluation = identity.adopt(evaluation, record, folder.path)
+        ledger = _open(folder, evaluation, record["samples"])
+        if ledger.complete:
+            (on_progress or _ignore)(ledger.progress(None))
+            folder.close()
+            return Results.load(folder.path)
+
+    with diagnostics.heard() as doubted:
+        resolved, data = _resolve(evaluation)
+    tasks = Tasks(make_settings(resolved), len(data), resolved.batch_size, resolved.seed)
+    executor = make_executor(resolved, data, tasks)
+    try:
+        probe = executor.start()
+        diagnostics.announce(probe.diagnostics)
+        doubted += probe.diagnostics
+        if folder is None or record is None:
+            losses = probe.clean_losses
+            made = identity.record_of(evaluation, resolved, data, len(tasks), losses)
+            folder = folder or RunFolder.new()
+            if not folder.start(made):
+                record = folder.record()
+                assert record is not None
+                if not identity.agree(identity.adopt(evaluation, record, folder.path), resolved):
+                    executor.stop()
+                    return _evaluate(evaluation, on_progress)
+            ledger = _open(folder, resolved, len(data))
+        if record is not None:
+            identity.check_same(record, resolved, data, folder.path)
+            where = f"that the run in {folder.path} was started with"
+            identity.check_same_model(record["clean_losses"], probe.clean_losses, where)
+        folder.write_config(_header() + resolved.to_yaml())
+        folder.write_warnings(diagnostics.to_json(doubted))
+        _compute(executor, ledger, on_progress or _ignore)
+    finally:
+        executor.stop()
+        if folder is not None:
+            folder.close()
+    results = Results.load(folder.path)
+    about_results = diagnostics.of_results(results)
+    diagnostics.announce(about_results)
+    folder.write_warnings(diagnostics.to_json([*doubted, *about_results]))
+    return results
+
+
+class _Ledger:
+    """Which tasks of a shard are done, and the robust accuracy of each setting so far.
+
+    It grows by a byte per task, not with what they hold.
+    """
+
+    def __init__(self, folder: RunFolder, tasks: Tasks, shard: str | None) -> None:
+        first, step = shard_of(shard)
+        self.folder, self.tasks = folder, tasks
+        self._numbers = range(first, len(tasks), step)
+        self._done, self._how_many = bytearray(len(tasks)), 0
+        self._counted = np.zeros((len(tasks.settings), 2), np.int64)  # robust samples, samples
+        self._resumed = 0
+        for name in folder.stored():
+            if tasks.named(name) is None:
+                folder.quarantine(name, "it is no part of this run")
+        for number in self._numbers:
+            self.look(number)
+        self._resumed = self._how_many
+
+    @property
+    def complete(self) -> bool:
+        return self._how_many == len(self._numbers)
+
+    def missing(self) -> Iterator[int]:
+        """Numbers of the tasks that are not done, as things stand when each is asked for."""
+        return (number for number in self._numbers if not self._done[number])
+
+    def look(self, number: int) -> bool:
+        """Whether a task is done, by this process or another; a damaged one is set aside."""
+        name = self.tasks[number].name
+        if not self._done[number] and self.folder.has(name):
+            try:
+                rows = self.folder.read(name)
+            except IntegrityError as error:
+                # not while another process may be writing it anew
+                if self.folder.claim(number):
+                    self.folder.quarantine(name, str(error))
+                    self.folder.release(number)
+            else:
+                if rows is not None:
+                    self.add(number, rows)
+        return bool(self._done[number])
+
+    def add(self, number: int, rows: pa.Table) -> None:
+        """Count a task that is done."""
+        self._done[number], self._how_many = 1, self._how_many + 1
+        robust = rows["robust"].to_numpy()
+        settings = rows["setting"].to_numpy()
+        np.add.at(self._counted, settings, np.stack([robust, np.ones_like(robust)], axis=1))
+
+    def progress(self, task: Task | None) -> Progress:
+        """How far the run is after a task."""
+        done, total = self._how_many, len(self._numbers)
+        if task is None:
+            return Progress(None, done, total, resumed=self._resumed, folder=self.folder.path)
+        robust, samples = self._counted[task.setting.number].tolist()
+        return Progress(
+            task.setting,
+            done,
+            total,
+            setting_done=samples,
+            setting_total=self.tasks.samples,
+            robust_accuracy=robust / samples,
+            resumed=self._resumed,
+            folder=self.folder.path,
+        )
+
+
+def _open(folder: RunFolder, evaluation: Evaluation, samples: int) -> _Ledger:
+    folder.open()
+    tasks = Tasks(make_settings(evaluation), samples, evaluation.batch_size, evaluation.seed)
+    return _Ledger(folder, tasks, evaluation.shard)
+
+
+def _compute(executor: Executor, ledger: _Ledger, report: Callable[[Progress], None]) -> None:
+    """Compute what is missing; what other processes have claimed is left to them."""
+    folder = ledger.folder
+
+    def free() -> Iterator[Task]:
+        for number in ledger.missing():
+            if folder.claim(number):
+                if ledger.look(number):  # another process was faster
+                    folder.release(number)
+                else:
+                    yield ledger.tasks[number]
+
+    report(ledger.progress(None))
+    while not ledger.complete:
+        for task, part in executor.run(free()):
+            folder.write(part)
+            folder.release(task.number)
+            ledger.add(task.number, part.rows)
+            report(ledger.progress(task))
+        left = next(ledger.missing(), None)
+        if left is not None:  # another process computes it, or dies and leaves it
+            folder.claim(left, wait=True)
+            ledger.look(left)
+            folder.release(left)
+
+
+def _resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
+    """The run without anything left to choose, in any process of it, and its data."""
+    resolved, data = resolve(evaluation)
+    settings = resolved.executor
+    device, threads = resolved.device, resolved.threads
+    if settings.name == "ray":
+        device = ("cuda" if settings.gpus else "cpu") if device == "auto" else device
+        available = max(1, int(settings.cpus))
+    else:
+        device = str(find_device(device))
+        available = torch.get_num_threads()
+    if threads is None:
+        # measured on two cores with the embedded model, a second thread costs up to 50 times
+        # the time where another process wants that core
+        threads = 1 if max(data.images.shape[2:], default=1) <= SMALL else available
+    return dataclasses.replace(resolved, device=device, threads=threads), data
+
+
+def _header() -> str:
+    """The versions that make a run, as a comment."""
+    return "# " + ", ".join(" ".join(item) for item in identity.versions().items()) + "\n"
+
+
+def _ignore(progress: Progress) -> None:
+    pass

@@ -1,0 +1,271 @@
+"""What a run computes: settings, tasks of them, and the seed of each task."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+from foolbox.attacks.base import MinimizationAttack, Repeated
+
+from ... import get_attack
+from ..config.types import AttackConfig, Evaluation, field_names, norm_name
+from ..errors import UserError, nearest
+from ..models.loading import find_target
+
+
+@dataclass(frozen=True)
+class AttackSetting:
+    """One attack, with its parameters, at one epsilon of one norm.
+
+    Attributes:
+        number: Its place in the run.
+        label: The attack's label in the run.
+        config: The attack.
+        attack: The Foolbox attack itself.
+        source: Who wrote it: ``ours``, or ``foolbox``, which also stands for the user's own.
+        p: Order of the attack's norm.
+        epsilon: Size of the perturbation in that norm.
+        minimises: Whether the attack looks for the smallest perturbation, whatever epsilon.
+    """
+
+    number: int
+    label: str
+    config: AttackConfig
+    attack: Any
+    source: Literal["ours", "foolbox"]
+    p: float
+    epsilon: float
+    minimises: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """The smallest piece of work, independent of all others: one attack on a batch of samples.
+
+    Attributes:
+        number: Its place in the run.
+        settings: What to run: one setting, or all of a minimisation attack, whose one result is
+            judged at every epsilon.
+        batch: Number of the batch.
+        samples: Positions of its samples in the run's data.
+        seed: Of everything random in it; derived from the run's seed, the setting and the
+            batch alone, so that neither order nor company changes a result.
+        pictured: The setting whose images are stored as examples, if any.
+    """
+
+    number: int
+    settings: tuple[AttackSetting, ...]
+    batch: int
+    samples: npt.NDArray[np.int64]
+    seed: int
+    pictured: AttackSetting | None = None
+
+    @property
+    def setting(self) -> AttackSetting:
+        """The one with the largest epsilon."""
+        return self.settings[-1]
+
+    @property
+    def name(self) -> str:
+        """Unique in the run; fit for a file name."""
+        first = self.settings[0]
+        epsilon = "all" if first.minimises else repr(first.epsilon)
+        return f"{first.number:04d}-{first.label}-{epsilon}-{self.batch:05d}"
+
+
+class Tasks(Sequence[Task]):
+    """Every setting on every batch of ``batch_size`` consecutive samples, made when asked for."""
+
+    def __init__(
+        self, settings: Sequence[AttackSetting], samples: int, batch_size: int, seed: int
+    ) -> None:
+        self.settings = list(settings)
+        self.samples = samples
+        self.batches = -(-samples // batch_size)
+        self._batch_size, self._seed = batch_size, seed
+        self._groups = [
+            group
+            for _, same in groupby(self.settings, key=lambda setting: setting.label)
+            for group in _groups(list(same))
+        ]
+        by_label = groupby(self.settings, key=lambda setting: setting.label)
+        middle = [same[len(same) // 2] for same in (list(same) for _, same in by_label)]
+        self._pictured = {setting.number: setting for setting in middle}
+
+    def __len__(self) -> int:
+        return len(self._groups) * self.batches
+
+    @overload
+    def __getitem__(self, number: int) -> Task: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Task]: ...
+    def __getitem__(self, number: int | slice) -> Task | list[Task]:
+        if isinstance(number, slice):
+            return [self[i] for i in range(len(self))[number]]
+        number = range(len(self))[number]
+        settings, batch = self._groups[number // self.batches], number % self.batches
+        pictured = (
+            [self._pictured.get(setting.number) for setting in settings] if batch == 0 else []
+        )
+        return Task(
+            number,
+            settings,
+            batch,
+            self.positions(batch),
+            task_seed(self._seed, settings[0], batch),
+            next((setting for setting in pictured if setting is not None), None),
+        )
+
+    def positions(self, batch: int) -> npt.NDArray[np.int64]:
+        """Positions of a batch's samples in the run's data."""
+        start = batch * self._batch_size
+        return np.arange(start, min(start + self._batch_size, self.samples))
+
+    def named(self, name: str) -> Task | None:
+        """The task of a name; None where there is none."""
+        match = re.fullmatch(r"(\d{4,})-.+-(\d{5,})", name)
+        if match is None:
+            return None
+        firsts = [settings[0].number for settings in self._groups]
+        if int(match[1]) not in firsts or int(match[2]) >= self.batches:
+            return None
+        task = self[firsts.index(int(match[1])) * self.batches + int(match[2])]
+        return task if task.name == name else None
+
+
+def make_settings(evaluation: Evaluation) -> list[AttackSetting]:
+    """The settings of a run, in the order of its attacks and epsilons.
+
+    Raises:
+        UserError: An attack cannot be made, or there is no epsilon for its norm.
+    """
+    settings: list[AttackSetting] = []
+    for label, config in evaluation.attacks.items():
+        attack, source = make_attack(label, config)
+        p = float(attack.distance.p)
+        norm = norm_name(p)
+        epsilons = config.epsilons or evaluation.epsilons.get(norm)
+        if epsilons is None:
+            raise UserError(
+                f"epsilons.{norm}: is missing, but attack {label!r} ({config.name}) needs it;"
+                f" give epsilons.{norm}=[...] or attacks.{label}.epsilons=[...]"
+            )
+        single = attack.attack if isinstance(attack, Repeated) else attack
+        minimises = isinstance(single, MinimizationAttack)
+        for epsilon in sorted(epsilons):
+            settings.append(
+                AttackSetting(len(settings), label, config, attack, source, p, epsilon, minimises)
+            )
+    return settings
+
+
+def task_seed(seed: int, setting: AttackSetting, batch: int) -> int:
+    """A seed of 63 bits from a hash of all that identifies a task."""
+    identity = [
+        seed,
+        setting.label,
+        setting.config.name,
+        setting.config.repeat,
+        setting.config.params,
+    ]
+    epsilon = None if setting.minimises else setting.epsilon
+    text = json.dumps([*identity, epsilon, batch], sort_keys=True, default=repr)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def make_attack(label: str, config: AttackConfig) -> tuple[Any, Literal["ours", "foolbox"]]:
+    """The attack that a config describes, and who wrote it.
+
+    Raises:
+        UserError: There is no such attack or argument, or the attack refuses a value.
+    """
+    constructor: Any
+    if config._target_ is not None:
+        constructor = find_target(f"attacks.{label}", config._target_)
+    else:
+        try:
+            constructor = get_attack(config.name)
+        except ValueError as error:
+            raise UserError(f"attacks.{label}.name: {error}") from error
+    params = dict(config.params)
+    if isinstance(params.get("distance"), str):
+        params["distance"] = _distance(label, params["distance"])
+    _check_arguments(label, config.name, constructor, params)
+    try:
+        attack: Any = constructor(**params)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"attacks.{label}: {config.name} refuses {params}: {error}") from error
+    try:
+        attack.distance.p  # noqa: B018
+    except (AttributeError, ValueError) as error:
+        raise UserError(
+            f"attacks.{label}: {config.name} has no Lp norm of its own;"
+            f" give one, e.g. attacks.{label}.distance=L2, or take another attack"
+        ) from error
+    source: Literal["ours", "foolbox"] = (
+        "ours" if constructor.__module__.startswith("foolbox_carescale.") else "foolbox"
+    )
+    return (attack.repeat(config.repeat) if config.repeat > 1 else attack), source
+
+
+def _groups(settings: list[AttackSetting]) -> list[tuple[AttackSetting, ...]]:
+    """An attack's settings, as far as one call of the attack serves them."""
+    return [tuple(settings)] if settings[0].minimises else [(setting,) for setting in settings]
+
+
+def _distance(label: str, name: str) -> Any:
+    from foolbox import distances
+
+    known = {"L0": distances.l0, "L1": distances.l1, "L2": distances.l2, "Linf": distances.linf}
+    if name not in known:
+        raise UserError(f"attacks.{label}.distance: {name!r} is no norm; {nearest(name, known)}")
+    return known[name]
+
+
+def _check_arguments(label: str, name: str, constructor: Any, params: dict[str, Any]) -> None:
+    accepted = inspect.signature(constructor).parameters
+    hints = typing.get_type_hints(constructor.__init__)
+    if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        for key in params:
+            if key not in accepted:
+                valid = nearest(key, [*accepted, *field_names(AttackConfig)])
+                raise UserError(f"attacks.{label}.{key}: {name} takes no {key!r}; {valid}")
+    for key, parameter in accepted.items():
+        variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if not variadic and parameter.default is parameter.empty and key not in params:
+            raise UserError(
+                f"attacks.{label}.{key}: is missing, and {name} needs it;"
+                f" give attacks.{label}.{key}=..."
+            )
+    for key, value in params.items():
+        if key in hints and not _fits(value, hints[key]):
+            expected = inspect.formatannotation(hints[key])
+            raise UserError(
+                f"attacks.{label}.{key}: {value!r} is {type(value).__name__},"
+                f" but {name} expects {expected}"
+            )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value may be of a type; types that YAML cannot hold are left to the attack."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is Literal:
+        return value in typing.get_args(hint)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str, type(None)):
+        return isinstance(value, hint)
+    return True

@@ -1,0 +1,349 @@
+"""Computes tasks: what an attack does to a batch of samples, and what that takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import eagerpy as ep
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ...attacks.counting import CountingModel
+from .. import diagnostics
+from ..config.types import Evaluation
+from ..data.sources import Data
+from ..errors import UserError
+from ..models.loading import load_model
+from ..store.folder import SCHEMA, TaskResult
+from .tasks import AttackSetting, Task, Tasks
+
+EXAMPLES = 4
+"""Samples whose images are stored, from the first batch, at the middle epsilon of each attack."""
+
+LOOKED_AT = 32
+"""Samples, at least, that the model is asked for diagnostics about, however small a batch is: a fault
+at a fifth of the samples is at two of 32 or more in 99 of 100 draws, which is above 5%."""
+
+_AT_ONCE = 2**20
+"""Pixels whose norms are taken together: what stays in a processor's cache."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ModelProbe:
+    """What a worker tells before its first task.
+
+    Attributes:
+        clean_losses: Cross-entropies of the first batch, by which two workers see whether they
+            have the same model.
+        diagnostics: About the model.
+    """
+
+    clean_losses: list[float]
+    diagnostics: list[diagnostics.Diagnostic]
+
+
+@dataclass(frozen=True)
+class _CleanBatch:
+    """A batch of samples without an attack."""
+
+    predictions: Array
+    losses: Array
+    hashes: list[str]
+    reachable: dict[float, Array] = field(default_factory=dict)
+
+
+class Worker:
+    """A model and its data: runs tasks, in any order, on any machine, with the same results."""
+
+    def __init__(
+        self, model: Any, name: str, data: Data, tasks: Tasks, *, keep: bool = False
+    ) -> None:
+        """Take what the tasks need.
+
+        Args:
+            model: A Foolbox model.
+            name: Of the model.
+            data: All samples of the run.
+            tasks: All tasks of the run.
+            keep: Whether parts hold the adversarials.
+        """
+        self._model, self._name, self._data, self._tasks = model, name, data, tasks
+        self._keep = keep
+        self._batches: dict[int, _CleanBatch] = {}
+
+    def probe_model(self) -> ModelProbe:
+        """Classify the first batch, and look for diagnostics about the model at samples of all batches.
+
+        Raises:
+            UserError: The model has too few classes for the data.
+        """
+        losses = self._batch(0).losses.tolist()
+        batch, samples = len(losses), len(self._data)
+        # spread out: of sorted data the first ones are of one class
+        some = np.linspace(0, samples - 1, min(samples, max(batch, LOOKED_AT))).astype(int)
+        images, labels = self._data.images[some], self._data.labels[some]
+        return ModelProbe(
+            losses, diagnostics.of_model(self._model, images, labels, batch_size=batch)
+        )
+
+    def run(self, task: Task) -> TaskResult:
+        """Attack a task's samples, and measure what comes out."""
+        batch, labels = self._batch(task.batch), self._data.labels[task.samples]
+        attacked = batch.predictions == labels
+        chosen = task.samples[attacked]
+        images = self._data.images[chosen]
+
+        counted = CountingModel(self._model)
+        seed_everything(task.seed)
+        started = time.perf_counter()
+        returned = (
+            self._attack(counted, task.settings, images, self._data.labels[chosen])
+            if len(chosen)
+            else [images for _ in task.settings]
+        )
+        seconds = time.perf_counter() - started
+        cost = {
+            "forward_passes": counted.forwards / max(len(chosen), 1),
+            "backward_passes": counted.backwards / max(len(chosen), 1),
+            "seconds": seconds / max(len(chosen), 1) / len(task.settings),
+        }
+
+        tables, examples = [], None
+        kept: dict[str, Array] = {"sample": self._data.index[chosen]}
+        for setting, moved in zip(task.settings, returned, strict=True):
+            perturbed = np.clip(moved, 0, 1)
+            logits = self._logits(perturbed)
+            measured = {
+                **self._judged(perturbed, logits, self._data.labels[chosen]),
+                **_sizes(images, perturbed, setting),
+                "in_bounds": np.all(_per_sample((moved >= 0) & (moved <= 1)), axis=1),
+                **{name: np.full(len(chosen), value) for name, value in cost.items()},
+            }
+            tables.append(self._rows(task, setting, batch, attacked, measured))
+            kept[f"epsilon={setting.epsilon!r}"] = perturbed.astype(np.float32)
+            if setting is task.pictured and len(chosen):
+                examples = self._examples(setting, chosen, perturbed, logits)
+        rows = pa.concat_tables(tables).combine_chunks()
+        return TaskResult(task.name, rows, examples, kept if self._keep else None)
+
+    def _batch(self, number: int) -> _CleanBatch:
+        if number not in self._batches:
+            positions = self._tasks.positions(number)
+            images, labels = self._data.images[positions], self._data.labels[positions]
+            logits = self._logits(images)
+            classes = logits.shape[1] if logits.ndim == 2 else 0
+            if self._data.labels.max() >= classes:
+                raise UserError(
+                    f"model: {self._name} gives logits of shape {logits.shape[1:]}, but"
+                    f" {self._data.name} has labels up to {self._data.labels.max()};"
+                    " set model.num_classes, or take other data"
+                )
+            self._batches[number] = _CleanBatch(
+                logits.argmax(1), cross_entropy(logits, labels), [input_hash(i) for i in images]
+            )
+        return self._batches[number]
+
+    def _attack(
+        self,
+        model: CountingModel,
+        settings: tuple[AttackSetting, ...],
+        images: Array,
+        labels: Array,
+    ) -> list[Array]:
+        """What the attack returns, clipped to each epsilon by Foolbox, as it comes otherwise."""
+        attack, inputs, targets = settings[0].attack, self._native(images), self._native(labels)
+        if settings[0].minimises:
+            # without an epsilon, so that no list of epsilons ends the search early
+            (smallest,), _, _ = attack(model, inputs, targets, epsilons=[None])
+            clipped = [
+                attack.distance.clip_perturbation(inputs, smallest, setting.epsilon)
+                for setting in settings
+            ]
+        else:
+            _, clipped, _ = attack(model, inputs, targets, epsilons=[c.epsilon for c in settings])
+        return [ep.astensor(perturbed).numpy() for perturbed in clipped]
+
+    def _judged(self, perturbed: Array, logits: Array, labels: Array) -> dict[str, Array]:
+        quantised = self._logits(quantise(perturbed))
+        return {
+            "adversarial_prediction": logits.argmax(1),
+            "success": logits.argmax(1) != labels,
+            "quantised_success": quantised.argmax(1) != labels,
+            "loss": cross_entropy(logits, labels),
+        }
+
+    def _rows(
+        self,
+        task: Task,
+        setting: AttackSetting,
+        batch: _CleanBatch,
+        attacked: Array,
+        measured: dict[str, Array],
+    ) -> pa.Table:
+        if setting.p not in batch.reachable:
+            batch.reachable[setting.p] = reachable_norms(self._data.images[task.samples], setting.p)
+        robust, losses = attacked.copy(), batch.losses.copy()
+        robust[attacked] = ~measured["success"]
+        losses[attacked] = measured.pop("loss")
+        same = {
+            "model": self._name,
+            "data": self._data.name,
+            "setting": setting.number,
+            "attack": setting.label,
+            "attack_name": setting.config.name,
+            "attack_params": json.dumps(setting.config.params, sort_keys=True, default=repr),
+            "attack_repeat": setting.config.repeat,
+            "source": setting.source,
+            "p": setting.p,
+            "epsilon": setting.epsilon,
+            "batch": task.batch,
+            "seed": task.seed,
+        }
+        return pa.table(
+            {
+                **{name: [value] * len(attacked) for name, value in same.items()},
+                **{name: _where(attacked, values) for name, values in measured.items()},
+                "sample": self._data.index[task.samples],
+                "input_hash": batch.hashes,
+                "label": self._data.labels[task.samples],
+                "clean_prediction": batch.predictions,
+                "attacked": attacked,
+                "robust": robust,
+                "reachable_norm": batch.reachable[setting.p],
+                "clean_loss": batch.losses,
+                "loss": losses,
+            },
+            schema=SCHEMA,
+        )
+
+    def _examples(
+        self, setting: AttackSetting, chosen: Array, perturbed: Array, logits: Array
+    ) -> dict[str, Array]:
+        return {
+            "attack": np.array(setting.label),
+            "source": np.array(setting.source),
+            "p": np.array(setting.p),
+            "epsilon": np.array(setting.epsilon),
+            "label": self._data.labels[chosen[:EXAMPLES]],
+            "prediction": logits[:EXAMPLES].argmax(1),
+            "clean": self._data.images[chosen[:EXAMPLES]],
+            "perturbed": perturbed[:EXAMPLES],
+        }
+
+    def _logits(self, images: Array) -> Array:
+        if len(images) == 0:
+            return np.zeros((0, 1))
+        logits: Array = ep.astensor(self._model(self._native(images))).numpy()
+        return logits.astype(np.float64)
+
+    def _native(self, array: Array) -> Any:
+        """The array as a tensor of the model's framework, on its device."""
+        return ep.from_numpy(self._model.dummy, np.ascontiguousarray(array)).raw
+
+
+def make_worker(evaluation: Evaluation, data: Data, tasks: Tasks) -> tuple[Worker, ModelProbe]:
+    """The worker of a resolved run.
+
+    Raises:
+        UserError: The model cannot be had, or cannot classify the data.
+    """
+    seed_everything(evaluation.seed)  # an untrained network is the same in every process
+    with diagnostics.heard() as heard:
+        model, config = load_model(evaluation.model, device=evaluation.device)
+    name = config._target_ or config.name
+    worker = Worker(model, name, data, tasks, keep=evaluation.save == "adversarials")
+    try:
+        probe = worker.probe_model()
+    except (RuntimeError, AssertionError) as error:
+        if config._target_ is not None:
+            raise  # an error in the user's own model, who needs the traceback
+        shape = "x".join(map(str, data.images.shape[1:]))
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"model.name: {name} cannot classify images of shape {shape} ({reason});"
+            " try data.size=224"
+        ) from error
+    return worker, ModelProbe(probe.clean_losses, [*heard, *probe.diagnostics])
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """-log softmax(logits)[label], shape (N,), in float64; NaN or inf of logits that overflowed."""
+    with np.errstate(invalid="ignore"):  # inf - inf: diagnostics tell of it, in words
+        shifted = logits - logits.max(axis=1, keepdims=True) if len(logits) else logits
+    log_sum = np.log(np.exp(shifted).sum(axis=1))
+    losses: Array = log_sum - shifted[np.arange(len(labels)), labels]
+    return losses
+
+
+def perturbation_norms(clean: Array, perturbed: Array, *orders: float) -> Array:
+    """||perturbed - clean||_p per order p and sample, shape (len(orders), N), in float64."""
+    norms = np.empty((len(orders), len(clean)))
+    step = max(1, _AT_ONCE // max(clean[0].size, 1)) if len(clean) else 1
+    for start in range(0, len(clean), step):
+        rows = slice(start, start + step)
+        difference = perturbed[rows].astype(np.float64) - clean[rows].astype(np.float64)
+        for row, p in enumerate(orders):
+            norms[row, rows] = np.linalg.norm(_per_sample(difference), ord=p, axis=1)
+    return norms
+
+
+def reachable_norms(images: Array, p: float) -> Array:
+    """The largest ||z - image||_p over z in [0, 1]^n, per sample, shape (N,), in float64."""
+    farthest_corners = (images < 0.5).astype(np.float32)
+    norms: Array = perturbation_norms(images, farthest_corners, p)[0]
+    return norms
+
+
+def quantise(images: Array) -> Array:
+    """The images as 8-bit files hold them: rounded to the nearest multiple of 1/255."""
+    rounded: Array = (np.rint(images * 255) / 255).astype(np.float32)
+    return rounded
+
+
+def input_hash(image: Array) -> str:
+    """BLAKE2b, 16 bytes in hexadecimal, of an image's float32 pixels in C order."""
+    pixels = np.ascontiguousarray(image, dtype="<f4")
+    return hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator that an attack may draw from, of frameworks in use only."""
+    short = seed % 2**32  # all that NumPy's and TensorFlow's global generators take
+    random.seed(seed)
+    np.random.seed(short)  # noqa: NPY002 - Foolbox draws from the global generator
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(seed)
+    if (tensorflow := sys.modules.get("tensorflow")) is not None:
+        tensorflow.random.set_seed(short)
+    if (jax := sys.modules.get("jax")) is not None:
+        from eagerpy.tensor.jax import JAXTensor
+
+        JAXTensor.key = jax.random.PRNGKey(short)
+
+
+def _sizes(clean: Array, perturbed: Array, setting: AttackSetting) -> dict[str, Array]:
+    orders = {"norm": setting.p, "norm_l1": 1.0, "norm_l2": 2.0, "norm_linf": np.inf}
+    distinct = list(dict.fromkeys(orders.values()))
+    norms = dict(zip(distinct, perturbation_norms(clean, perturbed, *distinct), strict=True))
+    sizes = {name: norms[p] for name, p in orders.items()}
+    return {**sizes, "norm_over_epsilon": sizes["norm"] / setting.epsilon}
+
+
+def _where(attacked: Array, values: Array) -> pa.Array:
+    """Values where attacked, null elsewhere."""
+    column = np.zeros(len(attacked), values.dtype)
+    column[attacked] = values
+    return pa.array(column, mask=~attacked)
+
+
+def _per_sample(array: Array) -> Array:
+    return array.reshape(len(array), int(np.prod(array.shape[1:])))

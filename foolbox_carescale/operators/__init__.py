@@ -1,0 +1,1 @@
+"""The operators: clipping-aware rescaling, and the moves built on it."""

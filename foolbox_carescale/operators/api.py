@@ -1,0 +1,375 @@
+"""The operator: how far to go along a direction so that the clipped step has a given norm.
+
+Source: Rauber & Bethge 2020, "Fast Differentiable Clipping-Aware Normalization
+and Rescaling", arXiv 2007.07677, here for any p-norm.
+
+Notation: x in the box [a, b]^n, direction v = delta, and the room
+
+    room_i = b_i - x_i if v_i > 0,  x_i - a_i if v_i < 0,  0 if v_i = 0.
+
+The clipped perturbation clip(x + eta v, a, b) - x has the magnitudes
+min(eta |v_i|, room_i).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import sys
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import eagerpy as ep
+
+from .. import engines
+from ..core import backends, norms
+from ..core.formulas import clip, moved, room_of
+from ..core.problem import Problem
+from ..engines.eager import bracket
+from . import autodiff
+from .validation import prepare
+
+T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _one_node(operator: Callable[P, R]) -> Callable[P, R]:
+    """Keep the compilers out: one node for torch.compile, no rewriting by TensorFlow."""
+
+    @functools.wraps(operator)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        if "torch" in sys.modules and sys.modules["torch"].compiler.is_compiling():
+            from .torch_compile import call
+
+            result: R = call(operator.__name__, *args, **kwargs)
+            return result
+        if "tensorflow" in sys.modules and not sys.modules["tensorflow"].executing_eagerly():
+            # nothing here branches on tensors: AutoGraph need not rewrite it
+            plain: Callable[P, R] = _unconverted(operator)
+            return plain(*args, **kwargs)
+        return operator(*args, **kwargs)
+
+    return wrapper
+
+
+@functools.cache
+def _unconverted(function: Callable[P, R]) -> Callable[P, R]:
+    plain: Callable[P, R] = sys.modules["tensorflow"].autograph.experimental.do_not_convert(
+        function
+    )
+    return plain
+
+
+@_one_node
+def clipping_aware_rescaling(
+    x: T, delta: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)
+) -> T:
+    """The eta that makes the clipped perturbation eps long: ``||clip(x + eta delta) - x|| = eps``.
+
+    Solves sum_i min(eta |delta_i|, room_i)^p = eps^p, exactly, one eta per sample.
+    Differentiable in x, delta and eps, to any order (implicit function theorem).
+
+    Args:
+        x: Points inside the bounds, shape (N, ...): NumPy, PyTorch, TensorFlow, JAX or EagerPy.
+        delta: Directions, shape of x.
+        eps: Wanted norm, in the units of x: a number, or a tensor of shape (N,).
+        p: Order of the norm, in (0, inf].
+        bounds: Lower and upper bound, numbers or tensors that broadcast to x.
+
+    Returns:
+        eta, shape (N, 1, ..., 1), tensor type, dtype and device of x. Where eps is more than
+        ``reachable_norm``, the smallest eta that reaches the far corner of the box; 0 for an
+        all-zero direction and for eps 0. Cut to the largest finite number of the dtype.
+
+    Raises:
+        ValueError: shapes differ, x outside the bounds by more than rounding, lower >= upper,
+            eps negative or not finite, p outside (0, inf], NaN in x or delta (where values
+            can be read, that is, not while tracing).
+
+    Source: Rauber & Bethge 2020, arXiv 2007.07677.
+    """
+    problem = prepare(x, delta, eps, p, bounds)
+    result: T = problem.restore_eta(_eta(problem))
+    return result
+
+
+@_one_node
+def perturb(
+    x: T,
+    delta: T,
+    eps: Any,
+    *,
+    p: float = 2.0,
+    bounds: Any = (0.0, 1.0),
+    in_place: bool = False,
+) -> T:
+    """Move x along delta until the clipped perturbation has norm eps: ``clip(x + eta delta)``.
+
+    eta is ``clipping_aware_rescaling(x, delta, eps)``. Differentiable like it.
+
+    Args:
+        x: Points inside the bounds, shape (N, ...).
+        delta: Directions, shape of x.
+        eps: Wanted norm, in the units of x: a number, or a tensor of shape (N,).
+        p: Order of the norm, in (0, inf].
+        bounds: Lower and upper bound, numbers or tensors that broadcast to x.
+        in_place: Write the result over x and return x. For NumPy arrays and PyTorch tensors
+            that are contiguous, in float32 or float64, and not differentiated.
+
+    Returns:
+        The perturbed points, type of x: inside the bounds, exactly eps from x in the p-norm
+        (``reachable_norm`` where eps is more than that).
+
+    Raises:
+        ValueError: as ``clipping_aware_rescaling``, and in_place where x cannot be written.
+
+    Source: Rauber & Bethge 2020, arXiv 2007.07677.
+    """
+    problem = prepare(x, delta, eps, p, bounds)
+    if in_place:
+        _overwrite(problem, x)
+        return x
+    result: T = _perturbed(problem)
+    return result
+
+
+@_one_node
+def reachable_norm(x: T, delta: T, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) -> T:
+    """The largest p-norm that moving x along delta can have inside the bounds.
+
+    R = || room ||_p over the coordinates with delta != 0, where room is the
+    distance from x to the bound that delta points at.
+
+    Args:
+        x: Points inside the bounds, shape (N, ...).
+        delta: Directions, shape of x; only their signs matter.
+        p: Order of the norm, in (0, inf].
+        bounds: Lower and upper bound, numbers or tensors that broadcast to x.
+
+    Returns:
+        R, shape (N,), in the units of x; tensor type of x.
+
+    Raises:
+        ValueError: p outside (0, inf], x outside the bounds, shapes that differ, NaN.
+    """
+    problem = prepare(x, delta, 0.0, p, bounds)
+    if problem.empty:
+        return problem.restore_norm(_zeros(problem))  # type: ignore[no-any-return]
+    problem.reject_bad_values()
+    result: T = problem.restore_norm(norms.lp_norm(room_of(problem), problem.p))
+    return result
+
+
+@_one_node
+def project(x: T, x0: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) -> T:
+    """The nearest point to x (Euclidean) in ball and box: argmin ||z - x||_2, ||z - x0||_p <= eps.
+
+    Exact for p = 1 (soft threshold, then clip), p = 2 (``clip(x0 + eta (x - x0))`` with
+    ``eta = min(1, clipping_aware_rescaling)``) and p = inf (two clips). For any other p the
+    radial rescaling of p = 2 stands in: it lies in ball and box, on the sphere when it has
+    to move, but it is not the nearest point. Differentiable in x, x0 and eps.
+
+    Args:
+        x: Points to project, shape (N, ...); may lie anywhere.
+        x0: Centres of the balls, inside the bounds, shape of x.
+        eps: Radius, in the units of x: a number, or a tensor of shape (N,).
+        p: Order of the norm, in (0, inf].
+        bounds: Lower and upper bound, numbers or tensors that broadcast to x.
+
+    Returns:
+        The projected points, type of x.
+
+    Raises:
+        ValueError: as ``clipping_aware_rescaling``, with x0 in the place of its x.
+    """
+    problem = prepare(x0, x, eps, p, bounds, names=("x0", "x"))
+    if problem.empty:
+        return x
+    if not autodiff.needed(problem) and (found := engines.constrain(problem)) is not None:
+        return problem.restore(found[0])  # type: ignore[no-any-return]
+    center, target = problem.x, problem.delta
+    if problem.p == math.inf:
+        problem.reject_bad_values()
+        eps_ = problem.eps_tensor(center)
+        inner = clip(target, center - eps_, center + eps_)
+        return problem.restore(clip(inner, problem.lower, problem.upper))  # type: ignore[no-any-return]
+    problem = _along(problem, target - center)
+    if problem.p == 1:
+        problem.reject_bad_values()
+        return problem.restore(_project_l1(problem, target))  # type: ignore[no-any-return]
+    eta = _eta(problem)
+    inside = eta >= 1.0
+    radial = moved(problem, ep.minimum(eta, ep.ones_like(eta)))
+    # x0 + (x - x0) is not x to the last digit
+    result = ep.where(inside, clip(target, problem.lower, problem.upper), radial)
+    return problem.restore(result)  # type: ignore[no-any-return]
+
+
+@_one_node
+def steepest_step(x: T, grad: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) -> T:
+    """The point x + s with s = argmax <grad, s> over ||s||_p <= eps and x + s inside the bounds.
+
+    Exact for every p: for 1 < p < inf the clipping-aware rescaling of
+    sign(g) |g|^(1/(p-1)), for p = inf of sign(g), and for p = 1 the coordinates are filled
+    up in the order of |g| until the budget is spent (equal |g| share what is left).
+    Coordinates with zero gradient do not move.
+
+    Args:
+        x: Points inside the bounds, shape (N, ...).
+        grad: Gradients to follow upwards, shape of x; their scale does not matter.
+        eps: Length of the step, in the units of x: a number, or a tensor of shape (N,).
+        p: Order of the norm, in [1, inf].
+        bounds: Lower and upper bound, numbers or tensors that broadcast to x.
+
+    Returns:
+        x + s, type of x; s has norm eps, or ``reachable_norm(x, grad)`` where that is less.
+
+    Raises:
+        ValueError: p < 1, and as ``clipping_aware_rescaling``.
+
+    Source: KKT conditions of the problem above; for the whole space it is the dual-norm
+    step of the fast gradient method (Goodfellow et al. 2015, arXiv 1412.6572).
+    """
+    problem = prepare(x, grad, eps, p, bounds, names=("x", "grad"), least_p=1.0)
+    if problem.empty:
+        return x
+    if not autodiff.needed(problem) and (found := engines.steepest(problem)) is not None:
+        return problem.restore(found)  # type: ignore[no-any-return]
+    if problem.p == 1:
+        problem.reject_bad_values()
+        return problem.restore(_fill_up(problem))  # type: ignore[no-any-return]
+    problem.reject_bad_directions()
+    if problem.p < engines.WIDE_BELOW:
+        problem = problem.widened()
+    gradient = problem.delta
+    if problem.p not in (2.0, math.inf):
+        # what has no room moves neither way: it is not to set the scale of the powers
+        gradient = ep.where(backends.detach(room_of(problem)) > 0, gradient, 0.0)
+    direction = norms.dual_direction(gradient, problem.p)
+    return _perturbed(_along(problem, direction))  # type: ignore[no-any-return]
+
+
+def l2_clipping_aware_rescaling(x: T, delta: T, eps: Any, a: float = 0.0, b: float = 1.0) -> T:
+    """Drop-in for the function of the same name in the official code and in Foolbox.
+
+    ``clipping_aware_rescaling(x, delta, eps, p=2, bounds=(a, b))``.
+
+    Args:
+        x: Points inside [a, b], shape (N, ...).
+        delta: Directions, shape of x.
+        eps: Wanted L2 norm, in the units of x.
+        a: Lower bound.
+        b: Upper bound.
+
+    Returns:
+        eta, shape (N, 1, ..., 1).
+
+    Raises:
+        ValueError: as ``clipping_aware_rescaling``.
+
+    Source: Rauber & Bethge 2020, arXiv 2007.07677, and their code.
+    """
+    return clipping_aware_rescaling(x, delta, eps, p=2.0, bounds=(a, b))
+
+
+def _perturbed(problem: Problem) -> Any:
+    if problem.empty:
+        return problem.restore(problem.x)
+    return problem.restore(autodiff.perturb(problem))
+
+
+def _overwrite(problem: Problem, x: Any) -> None:
+    """Write the perturbed points over the caller's x, which the flat x must be a view of."""
+    kind = backends.framework(problem.x)
+    reason = None
+    if kind not in ("numpy", "torch") or not problem.concrete:
+        reason = f"a {kind} tensor cannot be written"
+    elif autodiff.needed(problem):
+        reason = "it is differentiated"
+    elif problem.dtype_name not in ("float32", "float64"):
+        reason = f"its dtype is {problem.dtype_name}"
+    else:
+        raw = ep.astensor(x).raw
+        flags = raw.flags if kind == "numpy" else None
+        contiguous = raw.is_contiguous() if flags is None else flags.c_contiguous
+        if not contiguous or (flags is not None and not flags.writeable):
+            reason = "it is not contiguous, or read-only"
+    if reason is not None:
+        raise ValueError(f"in_place: x cannot be overwritten: {reason}; use the returned tensor")
+    if problem.empty:
+        return
+    points, _ = engines.perturb(problem, in_place=True)
+    if points is not problem.x:
+        problem.x.raw[...] = points.raw
+
+
+def _eta(problem: Problem) -> ep.Tensor:
+    return _zeros(problem) if problem.empty else autodiff.solve(problem)
+
+
+def _along(problem: Problem, direction: ep.Tensor) -> Problem:
+    return dataclasses.replace(problem, shaped_delta=direction)
+
+
+def _project_l1(problem: Problem, target: ep.Tensor) -> ep.Tensor:
+    """``sign(v) clip(|v| - t, 0, room)`` with the t >= 0 for which it sums to eps, or t = 0."""
+    v, room = problem.delta.abs(), room_of(problem)
+    wide_v, wide_room = backends.widen(backends.detach(v)), backends.widen(backends.detach(room))
+    eps = problem.eps_tensor(wide_v)
+
+    def size(t: ep.Tensor) -> ep.Tensor:
+        return norms.accumulate(ep.minimum(ep.maximum(wide_v - t, t * 0), wide_room))
+
+    # the sum falls piecewise linearly in t, with kinks where a coordinate leaves its bound
+    # and where it arrives at 0
+    ends = _along(problem, target)
+    if (found := engines.constrain(ends)) is not None:
+        middle = backends.from_numpy(v, found[1][:, None].astype(backends.dtype_name(v)))
+    else:
+        kinks = ep.concatenate([wide_v, ep.maximum(wide_v - wide_room, wide_v * 0)], axis=-1)
+        below, above = bracket(kinks, lambda t: size(t) <= backends.detach(eps))
+        middle = ((below + above) / 2).astype(v.dtype)
+
+    inside = size(backends.detach(eps) * 0) <= backends.detach(eps)
+    active = ep.logical_and(v > middle, v - room < middle)
+    full = v - room >= middle
+    count = norms.accumulate(ep.where(active, ep.ones_like(v), 0.0))
+    excess = norms.accumulate(
+        backends.widen(ep.where(active, v, 0.0) + ep.where(full, room, 0.0))
+    ) - problem.eps_tensor(wide_v)
+    t = excess.astype(v.dtype) / norms.positive_or_one(count)
+    # where eps is exactly the room of those that stay on their bounds, any t up to the next fits
+    t = ep.where(count > 0, t, middle)
+    shrunk = ep.minimum(ep.maximum(v - t, ep.zeros_like(v)), room)
+    outside = problem.x + problem.delta.sign() * shrunk
+    # inside the ball the target itself: the derivative of sign(v) |v| is 0 at v = 0, not 1
+    return clip(ep.where(inside, target, outside), problem.lower, problem.upper)
+
+
+def _fill_up(problem: Problem) -> ep.Tensor:
+    """Coordinates in the order of their gradient take all their room, until eps is spent."""
+    gain, room = problem.delta.abs(), room_of(problem)
+    wide = backends.widen(backends.detach(room))
+    eps = problem.eps_tensor(wide)
+    rank = backends.detach(gain)
+
+    # `bracket` wants a test that turns true upwards: the smallest gain g such that the
+    # coordinates with more gain than g fit into the budget
+    def fits(g: ep.Tensor) -> ep.Tensor:
+        return norms.accumulate(ep.where(rank > g, wide, 0.0)) <= backends.detach(eps)
+
+    _, last = bracket(rank, fits)
+    filled = rank > last
+    sharing = ep.logical_and(rank >= last, rank <= last)
+    left = eps - norms.accumulate(backends.widen(ep.where(filled, room, 0.0)))
+    shared = norms.accumulate(backends.widen(ep.where(sharing, room, 0.0)))
+    part = left / norms.positive_or_one(shared)
+    part = ep.minimum(ep.maximum(part, part * 0), ep.ones_like(part)).astype(room.dtype)
+    step = ep.where(filled, room, ep.where(sharing, part * room, 0.0))
+    return clip(problem.x + problem.delta.sign() * step, problem.lower, problem.upper)
+
+
+def _zeros(problem: Problem) -> ep.Tensor:
+    return ep.zeros(problem.x, (problem.shape[0], 1))

@@ -1,0 +1,78 @@
+"""torch.compile: each public operator is one node of Dynamo's graph, and the root one of the code.
+
+Dynamo cannot look into EagerPy's tensors. As a node in its graph an operator is traced one level
+below, by AOTAutograd, where EagerPy is ordinary Python. There the root, which has no derivative of
+its own, is a node once more: at run time it is found by the engine that serves the tensors, and
+the compiler has only the closed form to compile.
+Imported while torch compiles, never before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import eagerpy as ep
+import torch
+
+from .. import engines
+from ..core.problem import Problem
+from . import api as rescale
+
+
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
+def call(name: str, *args: Any, **kwargs: Any) -> Any:
+    """The operator of this name, unseen by Dynamo."""
+    return getattr(rescale, name).__wrapped__(*args, **kwargs)
+
+
+def solve(problem: Problem) -> ep.Tensor:
+    """``engines.solve`` as a node."""
+    x = problem.x
+    eps = problem.eps_tensor(x).raw.detach()
+    lower, upper = (None if isinstance(b, float) else b.raw for b in (problem.lower, problem.upper))
+    low, high = (b if isinstance(b, float) else 0.0 for b in (problem.lower, problem.upper))
+    eta: ep.Tensor = ep.astensor(
+        _solve(
+            x.raw.detach(), problem.delta.raw.detach(), eps, lower, upper, problem.p, low, high,
+            problem.tolerance, problem.dtype_name,
+        )
+    )  # fmt: skip
+    return eta
+
+
+@torch.library.custom_op("foolbox_carescale::solve", mutates_args=())
+def _solve(
+    x: torch.Tensor,
+    delta: torch.Tensor,
+    eps: torch.Tensor,
+    lower: torch.Tensor | None,
+    upper: torch.Tensor | None,
+    p: float,
+    low: float,
+    high: float,
+    tolerance: float,
+    dtype_name: str,
+) -> torch.Tensor:
+    points = ep.astensor(x)
+    problem = Problem(
+        shaped_x=points,
+        shaped_delta=ep.astensor(delta),
+        eps=ep.astensor(eps),
+        p=p,
+        lower=low if lower is None else ep.astensor(lower),
+        upper=high if upper is None else ep.astensor(upper),
+        tolerance=tolerance,
+        concrete=True,
+        shape=tuple(x.shape),
+        dtype=points.dtype,
+        dtype_name=dtype_name,
+        unwrap=lambda t: t.raw,
+        names=("x", "delta"),
+    )
+    root: torch.Tensor = engines.solve(problem).raw
+    return root
+
+
+@_solve.register_fake
+def _(x: torch.Tensor, *_: object) -> torch.Tensor:
+    return x.new_empty((x.shape[0], 1))

@@ -1,0 +1,240 @@
+"""Arguments of the operators, checked and brought to one dtype."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+import eagerpy as ep
+import numpy as np
+
+from ..core import backends
+from ..core.problem import Problem, flat, values_of
+
+# x may leave the bounds by this many units in the last place of the largest bound: what
+# decoding, resizing and undoing a normalisation leave behind. Such x counts as on the bound.
+ROUNDING_ULPS = 8
+
+_HALF = {"float16", "bfloat16"}
+_EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
+
+
+def prepare(
+    x: Any,
+    delta: Any,
+    eps: Any,
+    p: Any,
+    bounds: Any,
+    *,
+    names: tuple[str, str] = ("x", "delta"),
+    least_p: float = 0.0,
+) -> Problem:
+    """Check everything that shows without reading x and delta, and bring them to one form.
+
+    Args:
+        x: Points inside the bounds.
+        delta: The second tensor.
+        eps: Length.
+        p: Order of the norm.
+        bounds: Pair of numbers or tensors.
+        names: What the operator calls x and delta, for its errors.
+        least_p: The smallest order that the operator takes.
+
+    Returns:
+        The problem, flat.
+
+    Raises:
+        ValueError: it names the argument, the value and the remedy.
+    """
+    order = checked_order(p, least_p)
+    unwrap = _wrapped if isinstance(x, ep.Tensor) else _raw
+    x_name, name = names
+    x_, delta_ = backends.as_eagerpy(x, x_name), backends.as_eagerpy(delta, name)
+    kind = backends.framework(x_)
+    if backends.framework(delta_) != kind:
+        raise ValueError(
+            f"{name}: expected a {kind} tensor like {x_name}, got {backends.framework(delta_)}; "
+            "convert one of them"
+        )
+    shape = tuple(x_.shape)
+    if len(shape) == 0:
+        raise ValueError(f"{x_name}: expected a batch of shape (N, ...), got a scalar")
+    if kind == "tensorflow" and None in shape[1:]:
+        raise ValueError(
+            f"{x_name}: only the batch size may be unknown in a graph, got the shape {shape}; "
+            "fix the others with tf.ensure_shape"
+        )
+    if not _same_shape(shape, tuple(delta_.shape)):
+        raise ValueError(
+            f"{name}: expected the shape of {x_name}, {shape}, got {tuple(delta_.shape)}; "
+            "broadcast it yourself, so that every sample has its own"
+        )
+    if kind == "torch" and delta_.raw.device != x_.raw.device:
+        raise ValueError(
+            f"{name}: expected a tensor on the device of {x_name}, {x_.raw.device}, got one on "
+            f"{delta_.raw.device}; move it with {name}.to({x_name}.device)"
+        )
+    dtype, dtype_name = x_.dtype, backends.dtype_name(x_)
+    if dtype_name not in _EPS:
+        raise ValueError(
+            f"{x_name}: expected a floating dtype, got {dtype_name}; scale images to floats"
+        )
+    if dtype_name in _HALF:
+        x_ = x_.float32()
+    if delta_.dtype != x_.dtype:
+        delta_ = delta_.astype(x_.dtype)
+
+    n = math.prod(shape[1:])
+    lower, upper = _checked_bounds(bounds, x_, n)
+    eps_ = checked_eps(eps, x_)
+    parts = [x_, delta_, *(t for t in (eps_, lower, upper) if isinstance(t, ep.Tensor))]
+    concrete = not backends.is_traced(*parts)
+    return Problem(
+        shaped_x=x_,
+        shaped_delta=delta_,
+        eps=eps_,
+        p=order,
+        lower=lower,
+        upper=upper,
+        tolerance=ROUNDING_ULPS * _EPS[dtype_name] * _largest_bound(lower, upper),
+        concrete=concrete,
+        shape=shape,
+        dtype=dtype,
+        dtype_name=dtype_name,
+        unwrap=unwrap,
+        names=names,
+    )
+
+
+def checked_order(p: Any, least: float = 0.0) -> float:
+    """P as a float in (0, inf], or in [least, inf]."""
+    try:
+        order = float(p)
+    except (TypeError, ValueError):
+        raise ValueError(f"p: expected a number in (0, inf], got {p!r}") from None
+    if not order > 0:
+        raise ValueError(f"p: expected a number in (0, inf], got {p!r}")
+    if order < least:
+        raise ValueError(
+            f"p: expected a number in [{least:g}, inf], got {p!r}: for smaller p the ball is "
+            "not convex and the steepest step has no closed form; use perturb with a direction"
+        )
+    return order
+
+
+def checked_eps(eps: Any, x: ep.Tensor, name: str = "eps") -> float | ep.Tensor:
+    """Eps as a float, or as a tensor of shape (N, 1) in the dtype of x; name is the caller's."""
+    if isinstance(eps, numbers.Real) and not isinstance(eps, bool):
+        value = float(eps)
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name}: expected a finite number >= 0, got {eps!r}")
+        return value
+    if isinstance(eps, (list, tuple)):
+        try:
+            eps = np.asarray(eps, dtype=float)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name}: expected numbers, one per sample, got {eps!r}") from None
+    tensor = _like(eps, x, name)
+    if tensor.ndim == 0:
+        tensor = tensor.reshape((1,))
+    if tensor.ndim != 1 or (tensor.shape[0] not in (1, x.shape[0]) and x.shape[0] is not None):
+        raise ValueError(
+            f"{name}: expected a number or a tensor of shape ({x.shape[0]},), one per sample, "
+            f"got shape {tuple(tensor.shape)}"
+        )
+    if not backends.is_traced(tensor):
+        values = backends.to_numpy(backends.detach(tensor))
+        bad = ~((values >= 0) & (values < math.inf))
+        if bad.any():
+            raise ValueError(
+                f"{name}: expected finite numbers >= 0, got {float(values[bad][0])!r} for sample "
+                f"{int(np.argmax(bad))}"
+            )
+    return tensor.reshape((-1, 1))
+
+
+def _wrapped(t: ep.Tensor) -> Any:
+    return t
+
+
+def _raw(t: ep.Tensor) -> Any:
+    return t.raw
+
+
+def _same_shape(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+    if a == b:
+        return True
+    # None: a dimension that TensorFlow learns only when the graph runs
+    return len(a) == len(b) and all(
+        i == j or i is None or j is None for i, j in zip(a, b, strict=True)
+    )
+
+
+def _like(value: Any, x: ep.Tensor, name: str) -> ep.Tensor:
+    """A tensor of the framework, device and dtype of x."""
+    if isinstance(value, np.ndarray) and backends.framework(x) != "numpy":
+        value = ep.from_numpy(x, value.astype(backends.dtype_name(x)))
+    tensor = backends.as_eagerpy(value, name)
+    if backends.framework(tensor) != backends.framework(x):
+        raise ValueError(
+            f"{name}: expected a {backends.framework(x)} or NumPy tensor, got "
+            f"{backends.framework(tensor)}"
+        )
+    return tensor if tensor.dtype == x.dtype else tensor.astype(x.dtype)
+
+
+def _checked_bounds(
+    bounds: Any, x: ep.Tensor, n: int
+) -> tuple[float | ep.Tensor, float | ep.Tensor]:
+    try:
+        lower, upper = bounds
+    except (TypeError, ValueError):
+        raise ValueError(f"bounds: expected a pair (lower, upper), got {bounds!r}") from None
+    if isinstance(lower, numbers.Real) and isinstance(upper, numbers.Real):
+        lower, upper = float(lower), float(upper)
+        if not -math.inf < lower < upper < math.inf:
+            raise ValueError(f"bounds: expected finite lower < upper, got ({lower!r}, {upper!r})")
+        return lower, upper
+    lower_, upper_ = _bound(lower, x, n, "lower"), _bound(upper, x, n, "upper")
+    if _readable(lower_) and _readable(upper_):
+        low, high = (np.asarray(values_of(b)) for b in (lower_, upper_))
+        ordered = np.isfinite(low) & np.isfinite(high) & (low < high)
+        if not ordered.all():
+            low, high = np.broadcast_arrays(low, high)
+            at = np.unravel_index(int(np.argmin(ordered)), ordered.shape)
+            raise ValueError(
+                f"bounds: expected finite lower < upper everywhere, got ({low[at]!r}, {high[at]!r})"
+            )
+    return lower_, upper_
+
+
+def _bound(bound: Any, x: ep.Tensor, n: int, which: str) -> float | ep.Tensor:
+    if isinstance(bound, numbers.Real):
+        return float(bound)
+    tensor = backends.detach(_like(bound, x, f"bounds ({which})"))
+    try:
+        template = ep.zeros_like(x)
+        if tensor.ndim < x.ndim or tensor.shape[0] == 1:
+            template = template[:1]
+        spread = template + tensor
+        if not _same_shape(tuple(spread.shape), tuple(template.shape)):
+            raise ValueError("it has more dimensions than x")
+        return flat(spread, n)
+    except Exception as error:  # each framework raises its own for shapes that do not broadcast
+        raise ValueError(
+            f"bounds: the {which} bound of shape {tuple(tensor.shape)} does not broadcast to x "
+            f"of shape {tuple(x.shape)}; per channel of images it is (1, C, 1, 1)"
+        ) from error
+
+
+def _readable(bound: float | ep.Tensor) -> bool:
+    return isinstance(bound, float) or not backends.is_traced(bound)
+
+
+def _largest_bound(lower: float | ep.Tensor, upper: float | ep.Tensor) -> float:
+    if isinstance(lower, float) and isinstance(upper, float):
+        return max(abs(lower), abs(upper))
+    if not (_readable(lower) and _readable(upper)):
+        return 1.0  # only concrete values are ever compared with the tolerance
+    return max(float(np.abs(values_of(b)).max(initial=0.0)) for b in (lower, upper))
