@@ -33,19 +33,19 @@ SENSITIVE = re.compile(
 
 # (file, call): why it may
 ALLOWED = {
-    ("doctor.py", "importlib.import_module"): "a name that stands in the source",
+    ("cli/doctor.py", "importlib.import_module"): "a name that stands in the source",
     ("evaluate/__init__.py", "importlib.import_module"): "a name of its own table",
     ("training/__init__.py", "importlib.import_module"): "a name of its own table",
-    ("evaluate/models.py", "importlib.import_module"): "_target_, which is asked for",
-    ("evaluate/weights.py", "torch.load"): "weights_only",
-    ("evaluate/models.py", "torch.hub.get_dir"): "the name of a folder",
+    ("evaluate/models/loading.py", "importlib.import_module"): "_target_, which is asked for",
+    ("evaluate/models/weights.py", "torch.load"): "weights_only",
+    ("evaluate/models/loading.py", "torch.hub.get_dir"): "the name of a folder",
     (
-        "evaluate/models.py",
+        "evaluate/models/loading.py",
         "*.get_state_dict",
     ): "weights by name, which are asked for; weights_only",
-    ("evaluate/store.py", "numpy.load"): "allow_pickle=False",
-    ("evaluate/compose.py", "omegaconf.OmegaConf.load"): "its loader is a SafeLoader",
-    ("evaluate/config.py", "yaml.safe_load"): "safe",
+    ("evaluate/store/folder.py", "numpy.load"): "allow_pickle=False",
+    ("evaluate/config/compose.py", "omegaconf.OmegaConf.load"): "its loader is a SafeLoader",
+    ("evaluate/config/types.py", "yaml.safe_load"): "safe",
     ("evaluate/report/aggregate.py", "yaml.safe_load"): "safe",
     ("evaluate/tracking.py", "yaml.safe_load"): "safe",
 }
