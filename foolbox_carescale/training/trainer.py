@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 ELSEWHERE = ("tracking", "output", "checkpoint_every")
 """Keys that change no weight."""
 
-_RECORD, _CHECKPOINT, _HISTORY = "train.json", "checkpoint.safetensors", "history.csv"
+_RECORD, _CHECKPOINT, _HISTORY = "train.json", "checkpoint.pt", "history.csv"
 _WEIGHTS, _UNFINISHED = "weights.safetensors", ".unfinished"
 
 # Fabric tells at length how many processes there are, once per process. Not in a function: this

@@ -12,7 +12,7 @@ def processes():
             "foolbox_carescale.training.trainer",
             "lightning_fabric",
             "torch._dynamo",
-            "tests.training.tiny",
+            "tests.training.factories",
         ]
     )
     return context

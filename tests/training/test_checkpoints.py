@@ -17,7 +17,7 @@ from foolbox_carescale.training.checkpoints import (
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "checkpoint.safetensors"
+    return tmp_path / "checkpoint.pt"
 
 
 def saved(path, content):
@@ -37,32 +37,20 @@ def test_numbers_strings_and_nesting_come_back_as_they_were(path):
     assert saved(path, content) == content
 
 
-@pytest.mark.parametrize(
-    "tensor",
-    [
+def test_tensors_keep_type_shape_and_every_bit(path):
+    tensors = [
         torch.tensor(3.0),
-        torch.tensor([], dtype=torch.float64),
         torch.tensor([[True, False]]),
         torch.arange(6).reshape(2, 3).t(),  # not contiguous
         torch.tensor([1.0, math.nan]),
         torch.ones(2, 3, dtype=torch.bfloat16),
         torch.get_rng_state(),
-        torch.zeros(1).expand(4),  # one number in memory
-    ],
-)
-def test_tensors_keep_type_shape_and_every_bit(path, tensor):
-    back = saved(path, {"a": [{"b": tensor}]})["a"][0]["b"]
-    assert (back.dtype, back.shape) == (tensor.dtype, tensor.shape)
-    assert torch.equal(
-        back.reshape(-1).view(torch.uint8), tensor.contiguous().reshape(-1).view(torch.uint8)
-    )
-
-
-def test_tensors_that_share_memory_can_be_stored(path):
-    whole = torch.arange(4.0)
-    back = saved(path, {"whole": whole, "part": whole[1:], "again": whole})
-    assert back["part"].tolist() == [1, 2, 3]
-    assert back["again"].tolist() == back["whole"].tolist() == [0, 1, 2, 3]
+    ]
+    for tensor, back in zip(tensors, saved(path, {"a": tensors})["a"], strict=True):
+        assert (back.dtype, back.shape) == (tensor.dtype, tensor.shape)
+        assert torch.equal(
+            back.reshape(-1).view(torch.uint8), tensor.contiguous().reshape(-1).view(torch.uint8)
+        )
 
 
 @pytest.mark.parametrize(
@@ -74,7 +62,7 @@ def test_tensors_that_share_memory_can_be_stored(path):
         (torch.optim.NAdam, {"lr": 0.1}),
     ],
 )
-def test_optimisers_and_schedulers_go_on_from_what_is_stored(path, optimizer, params):
+def test_optimisers_and_schedulers_resume_from_what_is_stored(path, optimizer, params):
     def made():
         torch.manual_seed(0)
         network = torch.nn.Linear(3, 2)
@@ -104,19 +92,10 @@ def test_optimisers_and_schedulers_go_on_from_what_is_stored(path, optimizer, pa
 def test_every_flipped_byte_and_every_truncation_is_noticed(path):
     save_checkpoint(path, {"a": torch.arange(3.0), "b": [1, "x"]}, temporary=path.parent)
     whole = path.read_bytes()
-    unseen = []
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        try:
-            content = load_checkpoint(path)
-        except UserError:
-            continue
-        unseen.append((place, content))
-    # the padding after the header means nothing
-    assert all(c["a"].tolist() == [0, 1, 2] and c["b"] == [1, "x"] for _, c in unseen)
-    for length in range(0, len(whole), 7):
-        path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match="is damaged or none"):
+    damaged = [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(len(whole))]
+    for content in damaged + [whole[:length] for length in range(0, len(whole), 7)]:
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="is damaged"):
             load_checkpoint(path)
 
 
@@ -127,7 +106,7 @@ def test_a_file_that_is_not_there_is_one_line(path):
 
 def test_weights_of_a_network_are_no_checkpoint(path):
     save_weights(path, {"w": torch.ones(2)}, {"num_classes": 3}, temporary=path.parent)
-    with pytest.raises(UserError, match="is damaged or none"):
+    with pytest.raises(UserError, match="is damaged"):
         load_checkpoint(path)
 
 

@@ -11,7 +11,7 @@ from experiments.training import noise_training
 from foolbox_carescale.evaluate.errors import UserError
 from foolbox_carescale.training.config import RECIPES, RecipeConfig
 from foolbox_carescale.training.recipes import make_recipe
-from tests.training import tiny
+from tests.training import factories
 
 EPS = {1.0: 12.0, 2.0: 1.0, math.inf: 0.3}  # small enough that noise around grey is not clipped
 EXACT = ("gaussian-exact", "adversarial-noise", "pgd-at")
@@ -19,14 +19,14 @@ EXACT = ("gaussian-exact", "adversarial-noise", "pgd-at")
 
 @pytest.fixture
 def batch():
-    images, labels = tiny.images()
+    images, labels = factories.images()
     return torch.from_numpy(images), torch.from_numpy(labels)
 
 
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    return tiny.network()
+    return factories.network()
 
 
 def recipe_of(name, p=2.0, **changes):

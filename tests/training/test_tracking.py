@@ -9,7 +9,7 @@ from foolbox_carescale.evaluate import EvaluationWarning
 from foolbox_carescale.evaluate.config.types import TrackingConfig
 from foolbox_carescale.training.loop import Loop
 from foolbox_carescale.training.trainer import train
-from tests.training import tiny
+from tests.training import factories
 
 NAMES = {"lr", "loss", "accuracy", "perturbed_loss", "perturbed_accuracy"}
 
@@ -74,7 +74,7 @@ def test_each_epoch_is_told_before_the_next_one_ends(tracker, tmp_path, monkeypa
         original(self)
 
     monkeypatch.setattr(Loop, "_measure", measured)
-    trained = train(tiny.training(tmp_path / "run", tracking=tracker.config))
+    trained = train(factories.training(tmp_path / "run", tracking=tracker.config))
     assert seen == [[], [1], [1, 2]]
     assert tracker.runs() == ["FINISHED"]
     for name in NAMES:
@@ -89,13 +89,13 @@ def test_a_killed_training_goes_on_in_the_same_run_and_tells_no_step_twice(
 ):
     changes = {"tracking": tracker.config, "epochs": 20}
     child = processes.Process(
-        target=tiny.run_until_killed, args=(5, tmp_path / "run"), kwargs=changes
+        target=factories.run_until_killed, args=(5, tmp_path / "run"), kwargs=changes
     )
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
     before = tracker.told()
-    trained = train(tiny.training(tmp_path / "run", **changes))
+    trained = train(factories.training(tmp_path / "run", **changes))
     assert [step for step, _ in before] == [1, 2, 3, 4, 5]
     assert tracker.runs() == ["FINISHED"]
     for name in NAMES:
@@ -103,14 +103,14 @@ def test_a_killed_training_goes_on_in_the_same_run_and_tells_no_step_twice(
     losses = [epoch.loss for epoch in trained.epochs]
     assert [value for _, value in tracker.told()] == pytest.approx(losses, rel=1e-6)
     assert tracker.told()[: len(before)] == before
-    train(tiny.training(tmp_path / "run", **changes))  # nothing left to do, nor to tell
+    train(factories.training(tmp_path / "run", **changes))  # nothing left to do, nor to tell
     assert len(tracker.told()) == 20
     assert tracker.runs() == ["FINISHED"]
 
 
 def test_a_torn_event_is_told_again(tmp_path):
     tracker = TensorBoard(tmp_path / "events")
-    training = tiny.training(tmp_path / "run", tracking=tracker.config)
+    training = factories.training(tmp_path / "run", tracking=tracker.config)
     train(training)
     (file,) = (tmp_path / "events").glob("*/events.*")
     file.write_bytes(file.read_bytes()[:-10])  # the last event, of a process that was killed
@@ -123,7 +123,7 @@ def test_a_torn_event_is_told_again(tmp_path):
 def test_mlflow_is_told_how_a_training_ended(tmp_path, monkeypatch, mlflow_store):
     monkeypatch.chdir(tmp_path)
     tracker = Mlflow(tmp_path, mlflow_store)
-    training = tiny.training(tmp_path / "run", tracking=tracker.config)
+    training = factories.training(tmp_path / "run", tracking=tracker.config)
     original = Loop._measure
 
     def interrupted(self):
@@ -150,18 +150,18 @@ def test_another_training_in_a_folder_that_was_emptied_is_another_run(
     monkeypatch.chdir(tmp_path)
     tracker = Mlflow(tmp_path, mlflow_store)
     for seed in (0, 1):
-        train(tiny.training(tmp_path / "run", epochs=1, seed=seed, tracking=tracker.config))
+        train(factories.training(tmp_path / "run", epochs=1, seed=seed, tracking=tracker.config))
         (tmp_path / "run").rename(tmp_path / f"run{seed}")
     assert tracker.runs() == ["FINISHED", "FINISHED"]
 
 
 def test_events_of_another_training_are_not_mixed_with_new_ones(tmp_path):
     tracker = TensorBoard(tmp_path / "events")
-    train(tiny.training(tmp_path / "run", epochs=1, tracking=tracker.config))
+    train(factories.training(tmp_path / "run", epochs=1, tracking=tracker.config))
     before = tracker.told()
     (tmp_path / "run").rename(tmp_path / "old")
     with pytest.warns(EvaluationWarning, match=r"events.run holds another run; set output or"):
-        train(tiny.training(tmp_path / "run", epochs=1, seed=1, tracking=tracker.config))
+        train(factories.training(tmp_path / "run", epochs=1, seed=1, tracking=tracker.config))
     assert tracker.told() == before
 
 
@@ -169,7 +169,7 @@ def test_a_tracker_that_fails_stops_no_training(tmp_path):
     pytest.importorskip("mlflow")
     nowhere = TrackingConfig("mlflow", uri="nonsense://nowhere")
     with pytest.warns(EvaluationWarning) as caught:
-        trained = train(tiny.training(tmp_path, tracking=nowhere))
+        trained = train(factories.training(tmp_path, tracking=nowhere))
     assert len(trained.epochs) == 3
     during, after = (str(warning.message) for warning in caught)
     assert "nothing is lost: all is reported when the run has ended" in during

@@ -22,7 +22,7 @@ from foolbox_carescale.training.config import (
 )
 from foolbox_carescale.training.loop import Loop, shifted
 from foolbox_carescale.training.trainer import _fabric, train
-from tests.training import tiny
+from tests.training import factories
 
 
 class KilledError(Exception):
@@ -52,25 +52,25 @@ def stopped_at(step, monkeypatch, training):
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_killed_again_and_again_it_ends_with_the_same_weights_bit_for_bit(processes, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(tiny.training(whole, "adversarial-noise", patience=2))
+    train(factories.training(whole, "adversarial-noise", patience=2))
     seen = set()
     for kill in (1, 3, 2, 5):  # checkpoints that appear before the next kill
         child = processes.Process(
-            target=tiny.run, args=(killed, "adversarial-noise"), kwargs={"patience": 2}
+            target=factories.run, args=(killed, "adversarial-noise"), kwargs={"patience": 2}
         )
         child.start()
-        await_checkpoints(killed / "checkpoint.safetensors", child, kill)
+        await_checkpoints(killed / "checkpoint.pt", child, kill)
         child.kill()
         child.join()
         assert child.exitcode == -9
-        content = load_checkpoint(killed / "checkpoint.safetensors")
+        content = load_checkpoint(killed / "checkpoint.pt")
         seen.add((content["epoch"], content["position"]))
     assert len(seen) == 4
     assert any(position for _, position in seen)  # also in the middle of an epoch
-    train(tiny.training(killed, "adversarial-noise", patience=2))
+    train(factories.training(killed, "adversarial-noise", patience=2))
     assert bytes_of(killed) == bytes_of(whole)
     assert not list((killed / ".unfinished").iterdir())
-    assert not (killed / "checkpoint.safetensors").exists()
+    assert not (killed / "checkpoint.pt").exists()
 
 
 def await_checkpoints(path, child, count):
@@ -97,21 +97,21 @@ def await_checkpoints(path, child, count):
     ],
 )
 def test_every_recipe_goes_on_from_the_middle_of_an_epoch(recipe, changes, tmp_path, monkeypatch):
-    whole = tiny.training(tmp_path / "whole", recipe, epochs=2, **changes)
+    whole = factories.training(tmp_path / "whole", recipe, epochs=2, **changes)
     train(whole)
     # the checkpoint of every fourth step only, so that some steps are lost and taken again
     broken = dataclasses.replace(whole, output=str(tmp_path / "broken"), checkpoint_every=4)
     stopped_at(5, monkeypatch, broken)
-    assert load_checkpoint(tmp_path / "broken" / "checkpoint.safetensors")["position"] == 4
+    assert load_checkpoint(tmp_path / "broken" / "checkpoint.pt")["position"] == 4
     train(broken)
     assert bytes_of(tmp_path / "broken") == bytes_of(tmp_path / "whole")
 
 
 def test_training_learns_and_another_seed_gives_other_weights(tmp_path):
-    first = train(tiny.training(tmp_path / "a", epochs=8))
+    first = train(factories.training(tmp_path / "a", epochs=8))
     assert first.epochs[-1].loss < 0.5 * first.epochs[0].loss
     assert first.about["accuracy"] == 1.0
-    train(tiny.training(tmp_path / "b", epochs=8, seed=1))
+    train(factories.training(tmp_path / "b", epochs=8, seed=1))
     assert bytes_of(tmp_path / "a") != bytes_of(tmp_path / "b")
 
 
@@ -120,15 +120,15 @@ def test_two_processes_average_their_gradients_to_those_of_the_whole_batch_also_
     processes, tmp_path
 ):
     changes = {"norm": False, "shift": 0}
-    one = train(tiny.training(tmp_path / "one", **changes))
+    one = train(factories.training(tmp_path / "one", **changes))
     child = processes.Process(
-        target=tiny.run, args=(tmp_path / "two",), kwargs={"processes": 2, **changes}
+        target=factories.run, args=(tmp_path / "two",), kwargs={"processes": 2, **changes}
     )
     child.start()
-    await_checkpoints(tmp_path / "two" / "checkpoint.safetensors", child, 4)
+    await_checkpoints(tmp_path / "two" / "checkpoint.pt", child, 4)
     child.kill()
     child.join()
-    two = train(tiny.training(tmp_path / "two", processes=2, **changes))
+    two = train(factories.training(tmp_path / "two", processes=2, **changes))
     weights = load_file(two.weights)
     for name, expected in load_file(one.weights).items():
         torch.testing.assert_close(weights[name], expected, rtol=1e-4, atol=1e-6)
@@ -139,10 +139,10 @@ def test_two_processes_average_their_gradients_to_those_of_the_whole_batch_also_
 
 def test_two_processes_share_each_batch_and_keep_the_same_weights_also_when_resumed(tmp_path):
     config = dataclasses.replace(
-        tiny.training(tmp_path, "adversarial-noise", epochs=2), processes=2, threads=1
+        factories.training(tmp_path, "adversarial-noise", epochs=2), processes=2, threads=1
     )
-    pixels, labels = (torch.from_numpy(values) for values in tiny.images())
-    launched = _fabric(config).launch(tiny.in_each_process, config, pixels, labels)
+    pixels, labels = (torch.from_numpy(values) for values in factories.images())
+    launched = _fabric(config).launch(factories.in_each_process, config, pixels, labels)
     batches, weights, resumed = launched
     assert batches.shape == (2, 6 * 3)  # half of each of six batches
     assert len(np.unique(batches)) == 36
@@ -160,7 +160,7 @@ def test_early_stop_keeps_the_weights_of_the_best_epoch(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Loop, "_measure", remembered)
     changes = {"optimizer": OptimizerConfig("SGD", 2.0), "schedule": ScheduleConfig("ConstantLR")}
-    trained = train(tiny.training(tmp_path, patience=2, epochs=50, **changes))
+    trained = train(factories.training(tmp_path, patience=2, epochs=50, **changes))
     losses = [epoch.perturbed_loss for epoch in trained.epochs]
     best = losses.index(min(losses)) + 1
     assert len(losses) == best + 2 < 50
@@ -184,16 +184,16 @@ def test_the_weights_are_what_evaluate_reads(tmp_path, monkeypatch, capsys):
 
 
 def test_progress_is_shown_on_a_terminal_only(tmp_path, capsys):
-    train(tiny.training(tmp_path / "quiet", epochs=1))
+    train(factories.training(tmp_path / "quiet", epochs=1))
     assert capsys.readouterr() == ("", "")
-    train(tiny.training(tmp_path / "shown", epochs=1), progress=True)
+    train(factories.training(tmp_path / "shown", epochs=1), progress=True)
     assert capsys.readouterr().out != ""
 
 
 def test_tensorboard_gets_every_epoch(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    trained = train(tiny.training(tmp_path, epochs=2, tracking=TrackingConfig("tensorboard")))
+    trained = train(factories.training(tmp_path, epochs=2, tracking=TrackingConfig("tensorboard")))
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     told = [(event.step, event.value) for event in events.Scalars("loss")]
@@ -203,46 +203,46 @@ def test_tensorboard_gets_every_epoch(tmp_path):
 
 def test_a_checkpoint_of_another_training_or_model_is_one_line(tmp_path, monkeypatch):
     mine, other = tmp_path / "mine", tmp_path / "other"
-    stopped_at(2, monkeypatch, tiny.training(mine))
-    stopped_at(2, monkeypatch, tiny.training(other, recipe="gaussian-exact"))
-    checkpoint = mine / "checkpoint.safetensors"
+    stopped_at(2, monkeypatch, factories.training(mine))
+    stopped_at(2, monkeypatch, factories.training(other, recipe="gaussian-exact"))
+    checkpoint = mine / "checkpoint.pt"
     own = checkpoint.read_bytes()
-    checkpoint.write_bytes((other / "checkpoint.safetensors").read_bytes())
+    checkpoint.write_bytes((other / "checkpoint.pt").read_bytes())
     with pytest.raises(UserError, match="belongs to another training"):
-        train(tiny.training(mine))
+        train(factories.training(mine))
     checkpoint.write_bytes(own)
     # the same config, but the code that it names has changed
-    monkeypatch.setattr(tiny, "network", lambda norm: tiny_wider())
+    monkeypatch.setattr(factories, "network", lambda norm: tiny_wider())
     with pytest.raises(UserError, match=r"belongs to another model .*size mismatch"):
-        train(tiny.training(mine))
+        train(factories.training(mine))
 
 
-def tiny_wider(network=tiny.network):
+def tiny_wider(network=factories.network):
     return network(width=5)
 
 
 def test_a_damaged_checkpoint_is_one_line(tmp_path, monkeypatch):
-    stopped_at(2, monkeypatch, tiny.training(tmp_path))
-    checkpoint = tmp_path / "checkpoint.safetensors"
+    stopped_at(2, monkeypatch, factories.training(tmp_path))
+    checkpoint = tmp_path / "checkpoint.pt"
     content = bytearray(checkpoint.read_bytes())
     content[-5] ^= 1
     checkpoint.write_bytes(content)
-    with pytest.raises(UserError, match=r"checkpoint\.safetensors is damaged; remove it"):
-        train(tiny.training(tmp_path))
+    with pytest.raises(UserError, match=r"checkpoint\.pt is damaged; remove it"):
+        train(factories.training(tmp_path))
 
 
 def test_other_data_under_the_same_name_are_refused(tmp_path, monkeypatch):
-    stopped_at(2, monkeypatch, tiny.training(tmp_path))
-    pixels, labels = tiny.images()
-    monkeypatch.setattr(tiny, "images", lambda: (1 - pixels, labels))
+    stopped_at(2, monkeypatch, factories.training(tmp_path))
+    pixels, labels = factories.images()
+    monkeypatch.setattr(factories, "images", lambda: (1 - pixels, labels))
     with pytest.raises(UserError, match="data: the images or labels are not those"):
-        train(tiny.training(tmp_path))
+        train(factories.training(tmp_path))
 
 
 def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
     wild = OptimizerConfig("SGD", 1e30)
     with pytest.raises(UserError, match=r"not a number in epoch \d; lower optimizer\.lr"):
-        train(tiny.training(tmp_path, optimizer=wild, schedule=ScheduleConfig("ConstantLR")))
+        train(factories.training(tmp_path, optimizer=wild, schedule=ScheduleConfig("ConstantLR")))
     assert not (tmp_path / "weights.safetensors").exists()
 
 
@@ -276,7 +276,7 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
 )
 def test_wrong_use_is_one_line(tmp_path, changes, line):
     with pytest.raises(UserError) as caught:
-        train(tiny.training(tmp_path / "out", **changes))
+        train(factories.training(tmp_path / "out", **changes))
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -304,7 +304,7 @@ def test_wrong_use_of_the_command_is_one_line(tmp_path, monkeypatch, capsys):
 def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path, name, line):
     (tmp_path / name).write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=line):
-        train(tiny.training(tmp_path))
+        train(factories.training(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -320,7 +320,7 @@ def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):
     ) as process:
         assert process.stdout.readline() == "held\n"
         with pytest.raises(UserError, match="another process trains"):
-            train(tiny.training(tmp_path))
+            train(factories.training(tmp_path))
         process.stdin.close()
 
 

@@ -164,7 +164,7 @@ def test_several_runs_are_compared_on_the_console_and_on_one_page(config, tmp_pa
 
 
 def test_a_warning_is_said_once_and_is_in_the_report(config, tmp_path, capsys):
-    change = ["model._target_=tests.test_cli.probabilities", "output=out"]
+    change = ["model._target_=tests.cli.test_cli.probabilities", "output=out"]
     assert main(["evaluate", config, *change]) == 0
     told = capsys.readouterr().err
     assert told.startswith("carescale: warning: the model's outputs look like probabilities")
@@ -210,7 +210,7 @@ def test_the_doctor_answers(capsys):
         (["evaluate", "run.yaml", "attacks.ours.name=L2PDG"], "L2PGD"),
         (["evaluate", "run.yaml", "attacks.ours.stps=3"], "did you mean 'steps'"),
         (["evaluate", "run.yaml", "model.name=resnet81"], "did you mean 'resnet18'"),
-        (["evaluate", "run.yaml", "data._target_=tests.test_cli.dark"], "outside the bounds"),
+        (["evaluate", "run.yaml", "data._target_=tests.cli.test_cli.dark"], "outside the bounds"),
         (["evaluate", "run.yaml", "output=out", "--shard", "2/2"], "shard: 2/2 is not one of 2"),
         (["evaluate", "run.yaml", "--shard", "0/2"], "output: is missing"),
         (["evaluate", "run.yaml", "device=gpu"], "device: 'gpu' cannot be used"),

@@ -34,9 +34,9 @@ def network(norm=True, width=4):
 def training(output, recipe="clean", *, norm=True, **changes):
     defaults = {
         "model": ModelConfig(
-            weights=None, _target_="tests.training.tiny.network", params={"norm": norm}
+            weights=None, _target_="tests.training.factories.network", params={"norm": norm}
         ),
-        "data": DataConfig(_target_="tests.training.tiny.images"),
+        "data": DataConfig(_target_="tests.training.factories.images"),
         "recipe": RecipeConfig(recipe, eps=1.0, steps=2) if isinstance(recipe, str) else recipe,
         "optimizer": OptimizerConfig("SGD", 0.05, {"momentum": 0.9}),
         "epochs": 3,
