@@ -124,8 +124,8 @@ def _outside(settings: list[_Setting]) -> Iterator[Diagnostic]:
         yield Diagnostic(
             "bounds",
             f"{sum(n for _, n in found)} of {total} images that an attack returned were outside"
-            f" the bounds ({_listed(setting.name for setting, _ in found)}); they were clipped before"
-            " they were judged",
+            f" the bounds ({_listed(setting.name for setting, _ in found)}); they were clipped"
+            " before they were judged",
             "use an attack that keeps to the model's bounds",
         )
 

@@ -37,7 +37,7 @@ def print_report(results: Results, console: Console) -> None:
             table.add_column(f"{epsilon:g}", justify="right", no_wrap=True)
         for settings in attacks:
             table.add_row(
-                f"{settings[0].attack}\n[dim]{sum(setting.seconds for setting in settings):.1f} s[/]",
+                f"{settings[0].attack}\n[dim]{sum(s.seconds for s in settings):.1f} s[/]",
                 *(
                     f"{setting.robust_accuracy:.3f}\n[dim]{_norms(setting)}[/]"
                     for setting in settings

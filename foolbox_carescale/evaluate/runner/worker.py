@@ -28,8 +28,8 @@ EXAMPLES = 4
 """Samples whose images are stored, from the first batch, at the middle epsilon of each attack."""
 
 LOOKED_AT = 32
-"""Samples, at least, that the model is asked for diagnostics about, however small a batch is: a fault
-at a fifth of the samples is at two of 32 or more in 99 of 100 draws, which is above 5%."""
+"""Samples, at least, that the model is asked for diagnostics about, however small a batch is: a
+fault at a fifth of the samples is at two of 32 or more in 99 of 100 draws, which is above 5%."""
 
 _AT_ONCE = 2**20
 """Pixels whose norms are taken together: what stays in a processor's cache."""
@@ -81,7 +81,7 @@ class Worker:
         self._batches: dict[int, _CleanBatch] = {}
 
     def probe_model(self) -> ModelProbe:
-        """Classify the first batch, and look for diagnostics about the model at samples of all batches.
+        """Classify the first batch, and diagnose the model at samples of all batches.
 
         Raises:
             UserError: The model has too few classes for the data.
