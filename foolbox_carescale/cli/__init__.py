@@ -27,9 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         143 after SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = parse(given)
-    parsed.given = given
     try:
+        parsed = parse(given)
+        parsed.given = given
         with _warnings_in_one_line():
             command: Callable[[argparse.Namespace], int] = parsed.command
             return command(parsed)

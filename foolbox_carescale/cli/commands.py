@@ -43,7 +43,7 @@ _PLAIN_WIDTH = 110
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Attack a model, and store, print and draw what it withstands."""
-    _require_extra()
+    require_extra()
     from ..evaluate import load_evaluation, load_sweep
 
     path, overrides = _split(arguments.config)
@@ -122,7 +122,7 @@ def _summarise(runs: Sequence[Results], console: Console) -> None:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train a model on clean, noisy or attacked images."""
-    _require_extra({**_EXTRA, "lightning_fabric": "lightning-fabric"}, "train")
+    require_extra({**_EXTRA, "lightning_fabric": "lightning-fabric"}, "train")
     from ..training.config import load_training
 
     training = load_training(*_split(arguments.config))
@@ -152,7 +152,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     """Write the page, tables and figures of runs."""
-    _require_extra()
+    require_extra()
     from ..evaluate import Results, print_report, write_report
 
     runs = [Results.load(run) for run in arguments.runs]
@@ -166,12 +166,24 @@ def report(arguments: argparse.Namespace) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Print what runs differ in."""
-    _require_extra()
+    require_extra()
     from ..evaluate import Results, print_comparison
 
     runs = [Results.load(run) for run in (arguments.base, *arguments.runs)]
     print_comparison(runs, _console())
     return 0
+
+
+def require_extra(modules: Mapping[str, str] = _EXTRA, extra: str = "evaluate") -> None:
+    """Raise a UserError that names the modules of an extra that are missing."""
+    missing = [
+        package for name, package in modules.items() if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise UserError(
+            f"this command needs {', '.join(missing)};"
+            f" run: pip install 'foolbox-carescale[{extra}]'"
+        )
 
 
 def _named(written: Sequence[Path]) -> str:
@@ -240,17 +252,6 @@ def _split(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
                 f"{argument!r} is neither an override (key=value) nor the first argument (a file)"
             )
     return path, overrides
-
-
-def _require_extra(modules: Mapping[str, str] = _EXTRA, extra: str = "evaluate") -> None:
-    missing = [
-        package for name, package in modules.items() if importlib.util.find_spec(name) is None
-    ]
-    if missing:
-        raise UserError(
-            f"this command needs {', '.join(missing)};"
-            f" run: pip install 'foolbox-carescale[{extra}]'"
-        )
 
 
 def _console(*, silent: bool = False) -> Console:

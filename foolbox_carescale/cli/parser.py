@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import foolbox_carescale
 
@@ -55,6 +55,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--version", action="version", version=f"carescale {foolbox_carescale.__version__}"
+    )
+    parser.add_argument(
+        "--print-completion",
+        action=_PrintCompletion,
+        choices=("bash", "zsh", "tcsh"),
+        help="print a script that completes commands and options in this shell",
     )
     subparsers = parser.add_subparsers(required=True, metavar="command")
     evaluate = subparsers.add_parser(
@@ -138,6 +144,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name in listed:
         getattr(parsed, name).extend(rest)
     return parsed
+
+
+class _PrintCompletion(argparse.Action):
+    """Prints what shtab makes of the parser; positional arguments complete to files."""
+
+    def __call__(self, parser: Any, _: Any, shell: Any, option: str | None = None) -> None:
+        commands.require_extra({"shtab": "shtab"})
+        import shtab
+
+        (subparsers,) = parser._subparsers._group_actions
+        for command in subparsers.choices.values():
+            for action in command._actions:
+                if action.dest in ("config", "base", "runs"):
+                    action.complete = shtab.FILE
+        print(shtab.complete(parser, shell))
+        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):
