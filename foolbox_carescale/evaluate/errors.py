@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable
+
+LOGGER = logging.getLogger("carescale")
+"""Gets every EvaluationWarning, and when a setting or an epoch starts and ends; prints nothing."""
+LOGGER.addHandler(logging.NullHandler())
 
 
 class UserError(ValueError):

@@ -19,7 +19,7 @@ import torch
 
 from ..evaluate.config.types import TrackingConfig
 from ..evaluate.data.sources import Data, open_source
-from ..evaluate.errors import StorageError, UserError
+from ..evaluate.errors import LOGGER, StorageError, UserError
 from ..evaluate.models.loading import find_device, resolve_model
 from ..evaluate.runner.identity import check_config, inputs_digest, versions
 from ..evaluate.runner.resolve import view_of
@@ -257,6 +257,8 @@ def _work(
             following(tracking, folder) as tell,
         ):
             tell(_metrics(loop.history))
+            log = LOGGER.info if fabric.is_global_zero else LOGGER.debug
+            log("training in %s: %d of %d epochs done", folder, loop.epoch, training.epochs)
             for step in loop.steps():
                 show(loop)
                 if step % training.checkpoint_every == 0 or loop.between_epochs:
@@ -265,6 +267,7 @@ def _work(
                         _write_history(folder, loop.history)
                         save_checkpoint(checkpoint, content, temporary=folder / _UNFINISHED)
                 if loop.between_epochs:
+                    log("%s", loop.history[-1])
                     tell(_metrics(loop.history))
         if fabric.is_global_zero:
             save_weights(

@@ -15,6 +15,7 @@ import torch
 from .. import diagnostics
 from ..config.types import Evaluation, shard_of
 from ..data.sources import Data
+from ..errors import LOGGER
 from ..models.loading import find_device
 from ..store.checksums import IntegrityError
 from ..store.folder import RunFolder
@@ -213,6 +214,7 @@ def _open(folder: RunFolder, evaluation: Evaluation, samples: int) -> _Ledger:
 def _compute(executor: Executor, ledger: _Ledger, report: Callable[[Progress], None]) -> None:
     """Compute what is missing; what other processes have claimed is left to them."""
     folder = ledger.folder
+    started: set[int] = set()
 
     def free() -> Iterator[Task]:
         for number in ledger.missing():
@@ -220,7 +222,11 @@ def _compute(executor: Executor, ledger: _Ledger, report: Callable[[Progress], N
                 if ledger.look(number):  # another process was faster
                     folder.release(number)
                 else:
-                    yield ledger.tasks[number]
+                    task = ledger.tasks[number]
+                    if task.setting.number not in started:
+                        started.add(task.setting.number)
+                        LOGGER.info("%s, epsilon %g: started", *_named(task.setting))
+                    yield task
 
     report(ledger.progress(None))
     while not ledger.complete:
@@ -228,12 +234,20 @@ def _compute(executor: Executor, ledger: _Ledger, report: Callable[[Progress], N
             folder.write(part)
             folder.release(task.number)
             ledger.add(task.number, part.rows)
-            report(ledger.progress(task))
+            state = ledger.progress(task)
+            if state.setting_done == state.setting_total:
+                robust = state.robust_accuracy
+                LOGGER.info("%s, epsilon %g: robust accuracy %.3f", *_named(task.setting), robust)
+            report(state)
         left = next(ledger.missing(), None)
         if left is not None:  # another process computes it, or dies and leaves it
             folder.claim(left, wait=True)
             ledger.look(left)
             folder.release(left)
+
+
+def _named(setting: AttackSetting) -> tuple[str, float]:
+    return setting.label, setting.epsilon
 
 
 def _resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
