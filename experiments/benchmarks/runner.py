@@ -4,9 +4,9 @@
 
 Each run is a process of its own. Time: of a run's seconds, those in the attack, in the model's
 answers to clean, perturbed and rounded images, in the setup (reading data, loading the model and
-asking it for diagnostics), and all others: the runner's own (seeds, norms, hashes, rows, files,
-fsync, reading back, diagnostics about the results). Memory: the process's greatest resident set, in
-runs of one sample per task.
+diagnosing it), and all others: the runner's own (seeds, norms, hashes, rows, files, fsync, reading
+back, diagnostics of the results). Memory: the process's greatest resident set, in runs of one
+sample per task.
 """
 
 from __future__ import annotations

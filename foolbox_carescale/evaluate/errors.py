@@ -27,7 +27,20 @@ class StorageError(UserError):
 
 
 class EvaluationWarning(UserWarning):
-    """Something that makes the numbers of a run less trustworthy."""
+    """Something that makes the numbers of a run less trustworthy.
+
+    Attributes:
+        message: What was found.
+        remedy: What to do about it; may be empty.
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message, remedy)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.remedy}" if self.remedy else self.message
 
 
 def nearest(name: str, valid: Iterable[str], *, shown: int = 3) -> str:

@@ -173,8 +173,8 @@ def _leave(tracker: _Mlflow | _TensorBoard, status: str) -> None:
 
 def _warn(config: TrackingConfig, error: Exception, then: str) -> None:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    told = f"tracking: {config.name} failed ({reason}); {then}"
-    warnings.warn(told, EvaluationWarning, stacklevel=4)
+    found = EvaluationWarning(f"tracking: {config.name} failed ({reason})", then)
+    warnings.warn(found, stacklevel=4)
 
 
 class _Mlflow:

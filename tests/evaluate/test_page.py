@@ -211,7 +211,7 @@ def test_what_users_wrote_is_text_and_never_markup(visit, tmp_path):
         tmp_path / "run",
         model=evil,
         config=f"model: {evil}\n",
-        warnings=[{"code": "x", "seen": evil, "remedy": "<b>so</b>"}],
+        warnings=[{"code": "x", "message": evil, "remedy": "<b>so</b>"}],
     )
     page = visit(write_report(results)[0])
     assert page.locator("img, b b").count() == 0

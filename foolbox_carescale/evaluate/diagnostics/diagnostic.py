@@ -1,4 +1,4 @@
-"""A diagnostic: how it is said, collected and stored."""
+"""A diagnostic, and how it is emitted, captured and stored."""
 
 from __future__ import annotations
 
@@ -26,52 +26,56 @@ class Diagnostic:
 
     Attributes:
         code: Which check found it, such as ``gradients``.
-        seen: What was seen, and for how many.
+        message: What was found, and for how many.
         remedy: What to do.
     """
 
     code: str
-    seen: str
+    message: str
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.seen}; {self.remedy}" if self.remedy else self.seen
+        return str(self.as_warning())
+
+    def as_warning(self) -> EvaluationWarning:
+        """Return the warning that carries the message and the remedy."""
+        return EvaluationWarning(self.message, self.remedy)
 
 
-def announce(diagnostics: Iterable[Diagnostic]) -> None:
-    """Say each diagnostic once, as an EvaluationWarning."""
-    for message in dict.fromkeys(map(str, diagnostics)):
-        warnings.warn(message, EvaluationWarning, stacklevel=2)
+def emit(diagnostics: Iterable[Diagnostic]) -> None:
+    """Warn of each diagnostic once."""
+    for diagnostic in {str(diagnostic): diagnostic for diagnostic in diagnostics}.values():
+        warnings.warn(diagnostic.as_warning(), stacklevel=2)
 
 
 @contextmanager
-def heard() -> Iterator[list[Diagnostic]]:
-    """Collect the EvaluationWarnings of a batch of code, and pass them on when it ends."""
-    said: list[Diagnostic] = []
+def capture_warnings() -> Iterator[list[Diagnostic]]:
+    """Collect the EvaluationWarnings of a with statement, and pass them on when it ends."""
+    captured: list[Diagnostic] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", EvaluationWarning)
-        yield said
+        yield captured
     for warning in caught:
-        if issubclass(warning.category, EvaluationWarning):
-            seen, _, remedy = str(warning.message).partition("; ")
-            said.append(Diagnostic("model", seen, remedy))
+        if isinstance(warning.message, EvaluationWarning):
+            found = warning.message
+            captured.append(Diagnostic("model", found.message, found.remedy))
         warnings.warn_explicit(
             warning.message, warning.category, warning.filename, warning.lineno, source=None
         )
 
 
 def to_json(diagnostics: Iterable[Diagnostic]) -> str:
-    """Doubts as JSON: a list of objects with code, seen and remedy."""
+    """Return the JSON list of the diagnostics, with code, message and remedy."""
     unique = dict.fromkeys(diagnostics)
     listed = [dataclasses.asdict(diagnostic) for diagnostic in unique]
     return json.dumps(listed, indent=2, ensure_ascii=False) + "\n"
 
 
 def from_json(text: str) -> list[Diagnostic]:
-    """What ``to_json`` wrote."""
+    """Return the diagnostics that ``to_json`` wrote."""
     return [Diagnostic(**fields) for fields in json.loads(text)]
 
 
 def share(flags: Array) -> str:
-    """How many of how many."""
+    """Return 'k of n' for k flags of n that are set."""
     return f"{int(flags.sum())} of {len(flags)}"

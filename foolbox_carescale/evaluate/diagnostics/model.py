@@ -1,4 +1,4 @@
-"""Doubts about a model, from a few passes over some samples."""
+"""Diagnostics of a model, from a few passes over some samples."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ batch size, and rounding with them. 1e-3 for all other dtypes."""
 def of_model(
     model: Any, images: Array, labels: Array, *, batch_size: int | None = None
 ) -> list[Diagnostic]:
-    """Doubts about a model, from its answers to some images and its gradients there.
+    """Return the diagnostics of a model, from its logits and gradients at some images.
 
     Args:
         model: A Foolbox model.
         images: Shape (N, ...), inside the model's bounds.
         labels: Shape (N,).
-        batch_size: Of images that are asked for together, as the attacks will; None takes N.
+        batch_size: Images per forward pass, as in the attacks; None takes N.
     """
     size = batch_size or max(len(images), 1)
     diagnostics = [*_training_mode(model)]
@@ -64,7 +64,7 @@ def _training_mode(model: Any) -> Iterator[Diagnostic]:
 
 
 def _answers(model: Any, images: Array, size: int) -> tuple[Array, str]:
-    """Logits in float64, and the name of the dtype that they came in."""
+    """Return the logits in float64, and the name of the dtype that they came in."""
     answers, dtype = [], ""
     for batch in _batches(images, size):
         logits = ep.astensor(model(_native(model, batch).raw))
@@ -118,7 +118,7 @@ def _two_answers(
     alone = differ(first[:some], _answers(model, images[:some], size)[0])
     if alone.any():
         yield Diagnostic(
-            "company",
+            "batch_dependence",
             f"the model's answer to an image depends on the other images in the batch:"
             f" {share(alone)} images",
             "use stored statistics in its normalisation layers (evaluation mode)",

@@ -1,4 +1,4 @@
-"""Doubts about the results of a run, from its stored rows."""
+"""Diagnostics of the results of a run, from its stored rows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ORDER = {"random": 0, "one-gradient": 1, "iterative": 2}
 
 
 def of_results(results: Results) -> list[Diagnostic]:
-    """Doubts about the results of a run, complete or not."""
+    """Return the diagnostics of a run's results, complete or not."""
     settings = list(_settings(results))
     return [
         *_not_finite(settings),
@@ -108,7 +108,7 @@ def _not_finite(settings: list[_Setting]) -> Iterator[Diagnostic]:
         yield Diagnostic(
             "overflow",
             f"the logits of {overflowed} of {total} perturbed images are not finite"
-            f" ({_listed(found)}), so that it is chance which of them count as adversarials",
+            f" ({_listed(found)}), so that it is chance which of them are adversarial",
             "compute in bfloat16 or float32, or scale the logits down; look for 0/0 and log(0)",
         )
 
@@ -140,11 +140,11 @@ def _beyond_reach(settings: list[_Setting]) -> Iterator[Diagnostic]:
     if found:
         total = sum(int(setting.attacked.sum()) for setting, _ in found)
         yield Diagnostic(
-            "reach",
+            "unreachable_epsilon",
             f"epsilon is above the norm that the bounds let an image reach for"
             f" {sum(n for _, n in found)} of {total} perturbations"
             f" ({_listed(setting.name for setting, _ in found)})",
-            "leave these epsilons out: the perturbation there is smaller than its label says",
+            "leave these epsilons out: the measured norm there is below epsilon",
         )
 
 
@@ -176,7 +176,7 @@ def _rising(settings: list[_Setting]) -> Iterator[Diagnostic]:
             more = _significantly_more(setting, lowest)
             if more is not None:
                 yield Diagnostic(
-                    "rising",
+                    "non_monotonic",
                     f"robust accuracy under {attack} rises from {more[1]:.3f} at"
                     f" {norm_name(setting.p)} {lowest.epsilon:g} to {more[0]:.3f} at"
                     f" {setting.epsilon:g} ({more[2]} samples)",
@@ -195,12 +195,12 @@ def _weaker_than_expected(settings: list[_Setting]) -> Iterator[Diagnostic]:
         if more is not None and (strong.attack, weak.attack) not in said:
             said.add((strong.attack, weak.attack))
             yield Diagnostic(
-                "weaker",
+                "weaker_than_simpler",
                 f"{strong.attack} ({strong.kind}) leaves robust accuracy {more[0]:.3f} at"
                 f" {norm_name(strong.p)} {strong.epsilon:g}, where {weak.attack} ({weak.kind})"
                 f" leaves {more[1]:.3f} ({more[2]} samples)",
                 "this is how masked gradients look: check the gradients, the steps and the step"
-                " size, and report the worst case of all attacks",
+                " size, and report the worst case over attacks",
             )
 
 
@@ -224,7 +224,7 @@ def _far_behind(settings: list[_Setting]) -> Iterator[Diagnostic]:
             if behind > worst.get(slow.attack, (0.0, ""))[0]:
                 worst[slow.attack] = behind, text
     for _, text in worst.values():
-        yield Diagnostic("behind", text, "check its settings before its numbers are quoted")
+        yield Diagnostic("underperforms", text, "check its settings before its numbers are quoted")
 
 
 def _lost_by_rounding(settings: list[_Setting]) -> Iterator[Diagnostic]:
@@ -239,8 +239,8 @@ def _lost_by_rounding(settings: list[_Setting]) -> Iterator[Diagnostic]:
     if found:
         yield Diagnostic(
             "rounding",
-            f"{lost} of {total} adversarials are none any more after rounding to 8 bits"
-            f" ({_listed(found)})",
+            f"{lost} of {total} adversarial examples are no longer adversarial after 8-bit"
+            f" quantisation ({_listed(found)})",
             "store them as floats, and do not quote these epsilons for image files",
         )
 

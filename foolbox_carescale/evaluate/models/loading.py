@@ -167,8 +167,7 @@ def _set_to_eval(module: torch.nn.Module) -> None:
     if any(part.training for part in module.modules()):
         module.eval()
         warnings.warn(
-            "the model was in training mode and is set to evaluation mode",
-            EvaluationWarning,
+            EvaluationWarning("the model was in training mode and is set to evaluation mode"),
             stacklevel=4,
         )
 
@@ -279,9 +278,11 @@ def _choose_weights(config: ModelConfig, data: str, num_classes: int) -> ModelCo
         if num_classes == IMAGENET_CLASSES:
             return dataclasses.replace(config, weights="DEFAULT")
         warnings.warn(
-            f"{config.name} has no weights for {data}, so it is untrained and its numbers mean"
-            " nothing; give model.weights (a file, or the name of torchvision's weights)",
-            EvaluationWarning,
+            EvaluationWarning(
+                f"{config.name} has no weights for {data}, so it is untrained and its numbers mean"
+                " nothing",
+                "give model.weights (a file, or the name of torchvision's weights)",
+            ),
             stacklevel=3,
         )
         return dataclasses.replace(config, weights=None)

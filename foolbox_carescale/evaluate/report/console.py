@@ -36,8 +36,9 @@ def print_report(results: Results, console: Console) -> None:
         for epsilon in epsilons:
             table.add_column(f"{epsilon:g}", justify="right", no_wrap=True)
         for settings in attacks:
+            seconds = sum(setting.seconds for setting in settings)
             table.add_row(
-                f"{settings[0].attack}\n[dim]{sum(s.seconds for s in settings):.1f} s[/]",
+                f"{settings[0].attack}\n[dim]{seconds:.1f} s[/]",
                 *(
                     f"{setting.robust_accuracy:.3f}\n[dim]{_norms(setting)}[/]"
                     for setting in settings

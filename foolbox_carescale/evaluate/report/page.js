@@ -325,7 +325,7 @@
       tiles.push(tile(fixed(p.k / p.n), `robust at ${norm.name} ${short(p.e)}, ${worst.worst ? "all attacks" : worst.attack}`, `95%: ${fixed(p.low)} to ${fixed(p.high)}`));
     }
     return html("section", { class: "card" }, html("h3", {}, `${run.model} on ${run.data}`), html("p", { class: "soft" }, run.name), html("div", { class: "tiles" }, tiles),
-      run.diagnostics.length ? run.diagnostics.map((d) => html("div", { class: "diagnostic" }, html("b", {}, d.seen), d.remedy ? ` — ${d.remedy}.` : "")) : html("p", { class: "fine" }, "✓ no warning"));
+      run.diagnostics.length ? run.diagnostics.map((d) => html("div", { class: "diagnostic" }, html("b", {}, d.message), d.remedy ? ` — ${d.remedy}.` : "")) : html("p", { class: "fine" }, "✓ no warning"));
   }), html("p", { class: "note" }, "Each norm at the largest epsilon that at least half of the samples withstand, or at its smallest; all epsilons are below."));
   const pictures = () => {
     const runs = data.pictures.runs.filter((run) => run.samples.length);

@@ -77,7 +77,7 @@ def _about(run: Run) -> dict[str, Any]:
         "config": run.config,
         "versions": run.versions,
         "diagnostics": [
-            {"code": diagnostic.code, "seen": diagnostic.seen, "remedy": diagnostic.remedy}
+            {"code": diagnostic.code, "message": diagnostic.message, "remedy": diagnostic.remedy}
             for diagnostic in run.diagnostics
         ],
     }

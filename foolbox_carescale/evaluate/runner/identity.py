@@ -208,9 +208,11 @@ def _warn_of_versions(then: Mapping[str, str], folder: Path) -> None:
     changed = [f"{n} {then[n]}, now {now[n]}" for n in now if then.get(n, now[n]) != now[n]]
     if changed:
         warnings.warn(
-            f"{folder} was started with other versions ({'; '.join(changed)}), so its rows may"
-            " not be those of one run; start anew in another folder if that matters",
-            EvaluationWarning,
+            EvaluationWarning(
+                f"{folder} was started with other versions ({'; '.join(changed)}), so its rows"
+                " may not be those of one run",
+                "start again in another folder if that matters",
+            ),
             stacklevel=3,
         )
 

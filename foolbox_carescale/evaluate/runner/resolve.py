@@ -30,9 +30,11 @@ def resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
     classes = data.num_classes if weights is None else len(weights.meta["categories"])
     if classes != data.num_classes:
         warnings.warn(
-            f"the weights of {model.name} know {classes} classes, but {data.name} has"
-            f" {data.num_classes}; its label k must mean the model's class k",
-            EvaluationWarning,
+            EvaluationWarning(
+                f"the weights of {model.name} know {classes} classes, but {data.name} has"
+                f" {data.num_classes}",
+                "its label k must mean the model's class k",
+            ),
             stacklevel=2,
         )
     return dataclasses.replace(evaluation, model=model, data=view), data

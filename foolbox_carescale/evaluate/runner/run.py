@@ -99,14 +99,14 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
             folder.close()
             return Results.load(folder.path)
 
-    with diagnostics.heard() as doubted:
+    with diagnostics.capture_warnings() as captured:
         resolved, data = _resolve(evaluation)
     tasks = Tasks(make_settings(resolved), len(data), resolved.batch_size, resolved.seed)
     executor = make_executor(resolved, data, tasks)
     try:
         probe = executor.start()
-        diagnostics.announce(probe.diagnostics)
-        doubted += probe.diagnostics
+        diagnostics.emit(probe.diagnostics)
+        captured += probe.diagnostics
         if folder is None or record is None:
             losses = probe.clean_losses
             made = identity.record_of(evaluation, resolved, data, len(tasks), losses)
@@ -123,7 +123,7 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
             where = f"that the run in {folder.path} was started with"
             identity.check_same_model(record["clean_losses"], probe.clean_losses, where)
         folder.write_config(_header() + resolved.to_yaml())
-        folder.write_warnings(diagnostics.to_json(doubted))
+        folder.write_warnings(diagnostics.to_json(captured))
         _compute(executor, ledger, on_progress or _ignore)
     finally:
         executor.stop()
@@ -131,8 +131,8 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
             folder.close()
     results = Results.load(folder.path)
     about_results = diagnostics.of_results(results)
-    diagnostics.announce(about_results)
-    folder.write_warnings(diagnostics.to_json([*doubted, *about_results]))
+    diagnostics.emit(about_results)
+    folder.write_warnings(diagnostics.to_json([*captured, *about_results]))
     return results
 
 

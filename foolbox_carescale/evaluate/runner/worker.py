@@ -28,8 +28,8 @@ EXAMPLES = 4
 """Samples whose images are stored, from the first batch, at the middle epsilon of each attack."""
 
 LOOKED_AT = 32
-"""Samples, at least, that the model is asked for diagnostics about, however small a batch is: a
-fault at a fifth of the samples is at two of 32 or more in 99 of 100 draws, which is above 5%."""
+"""Samples, at least, that the model is diagnosed at, however small a batch is: a fault at a fifth
+of the samples is at two of 32 or more in 99 of 100 draws, which is above 5%."""
 
 _AT_ONCE = 2**20
 """Pixels whose norms are taken together: what stays in a processor's cache."""
@@ -257,7 +257,7 @@ def make_worker(evaluation: Evaluation, data: Data, tasks: Tasks) -> tuple[Worke
         UserError: The model cannot be had, or cannot classify the data.
     """
     seed_everything(evaluation.seed)  # an untrained network is the same in every process
-    with diagnostics.heard() as heard:
+    with diagnostics.capture_warnings() as captured:
         model, config = load_model(evaluation.model, device=evaluation.device)
     name = config._target_ or config.name
     worker = Worker(model, name, data, tasks, keep=evaluation.save == "adversarials")
@@ -272,7 +272,7 @@ def make_worker(evaluation: Evaluation, data: Data, tasks: Tasks) -> tuple[Worke
             f"model.name: {name} cannot classify images of shape {shape} ({reason});"
             " try data.size=224"
         ) from error
-    return worker, ModelProbe(probe.clean_losses, [*heard, *probe.diagnostics])
+    return worker, ModelProbe(probe.clean_losses, [*captured, *probe.diagnostics])
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:

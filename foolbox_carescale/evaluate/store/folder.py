@@ -254,9 +254,10 @@ class RunFolder:
             with contextlib.suppress(FileNotFoundError):  # another process was faster
                 place.rename(target)
                 warnings.warn(
-                    f"{place} cannot be trusted ({reason}) and was moved to {target}; what it"
-                    " held is computed again",
-                    EvaluationWarning,
+                    EvaluationWarning(
+                        f"{place} cannot be trusted ({reason}) and was moved to {target}",
+                        "what it held is computed again",
+                    ),
                     stacklevel=2,
                 )
 
@@ -327,9 +328,11 @@ class RunFolder:
                 yield rows
         if damaged:
             warnings.warn(
-                f"{damaged} of {found} files in {self.path / 'results'} are damaged and left out;"
-                f" carescale evaluate with output={self.path} computes them again",
-                EvaluationWarning,
+                EvaluationWarning(
+                    f"{damaged} of {found} files in {self.path / 'results'} are damaged and left"
+                    " out",
+                    f"carescale evaluate with output={self.path} computes them again",
+                ),
                 stacklevel=2,
             )
         if found == damaged:
@@ -360,9 +363,11 @@ class RunFolder:
                 examples.append(dict(arrays))
         if damaged:
             warnings.warn(
-                f"{damaged} files in {self.path / 'examples'} are damaged, and their pictures left"
-                f" out; carescale evaluate with output={self.path} computes them again",
-                EvaluationWarning,
+                EvaluationWarning(
+                    f"{damaged} files in {self.path / 'examples'} are damaged, and their pictures"
+                    " left out",
+                    f"carescale evaluate with output={self.path} computes them again",
+                ),
                 stacklevel=2,
             )
         return examples

@@ -179,9 +179,11 @@ class RayExecutor:
                 warned = True
                 needed = {"CPU": self._settings.cpus, "GPU": self._settings.gpus}
                 warnings.warn(
-                    f"no worker has started for {PATIENCE:.0f} s: the cluster has nowhere"
-                    f" {_listed(needed)} free; the run goes on when it has",
-                    EvaluationWarning,
+                    EvaluationWarning(
+                        f"no worker has started for {PATIENCE:.0f} s: the cluster has nowhere"
+                        f" {_listed(needed)} free",
+                        "the run continues when it has",
+                    ),
                     stacklevel=2,
                 )
         if ready[0] in running:

@@ -12,9 +12,9 @@ from foolbox_carescale.evaluate import (
     Evaluation,
     EvaluationWarning,
     ModelConfig,
+    diagnostics,
     evaluate,
 )
-from foolbox_carescale.evaluate import diagnostics as diagnostics
 from foolbox_carescale.evaluate.data.sources import load_data
 from foolbox_carescale.evaluate.models.loading import load_model
 
@@ -70,7 +70,7 @@ class Wrapped(Brightness):
 def test_probabilities_are_seen_and_logits_or_their_logarithms_are_not():
     (diagnostic,) = of(Wrapped(lambda logits: logits.softmax(1)))
     assert diagnostic.code == "probabilities"
-    assert "all 40 rows" in diagnostic.seen
+    assert "all 40 rows" in diagnostic.message
     assert "drop the softmax" in diagnostic.remedy
     assert of(Wrapped(lambda logits: logits.log_softmax(1))) == []
 
@@ -85,7 +85,7 @@ def test_zero_gradients_are_counted_over_what_can_be_attacked():
     labels[:4] = 1 - labels[:4]  # four that it gets wrong
     (diagnostic,) = of(Rounded(), (given, labels))
     assert diagnostic.code == "gradients"
-    assert "zero at 36 of 36" in diagnostic.seen
+    assert "zero at 36 of 36" in diagnostic.message
 
 
 def test_a_few_zero_gradients_are_no_reason_to_diagnostic():
@@ -107,7 +107,7 @@ def test_gradients_that_are_not_finite_are_seen():
 
     (diagnostic,) = of(Root())
     assert diagnostic.code == "gradients"
-    assert "not finite at 40 of 40" in diagnostic.seen
+    assert "not finite at 40 of 40" in diagnostic.message
 
 
 def test_a_model_that_has_no_gradients_is_not_doubted_for_that():
@@ -117,8 +117,8 @@ def test_a_model_that_has_no_gradients_is_not_doubted_for_that():
 def test_overflow_in_half_precision_is_seen():
     (diagnostic,) = of(Wrapped(lambda logits: (logits * 1e7).half()))
     assert diagnostic.code == "overflow"
-    assert "40 of 40" in diagnostic.seen
-    assert "float16" in diagnostic.seen
+    assert "40 of 40" in diagnostic.message
+    assert "float16" in diagnostic.message
 
 
 def test_half_precision_without_overflow_is_healthy():
@@ -135,7 +135,7 @@ def test_a_model_that_answers_differently_twice_is_seen():
 def test_training_mode_is_seen_by_its_flag_and_by_what_it_does():
     torch.manual_seed(0)
     normalised = torch.nn.Sequential(torch.nn.BatchNorm2d(3), Brightness())
-    assert codes(of(normalised, training=True)) == ["training", "company"]
+    assert codes(of(normalised, training=True)) == ["training", "batch_dependence"]
     assert codes(of(torch.nn.Sequential(torch.nn.Dropout(), Brightness()), training=True)) == [
         "training",
         "nondeterministic",
@@ -232,8 +232,8 @@ def test_robust_accuracy_that_rises_with_epsilon_is_told_once_in_console_and_fol
     attacks = {"fgsm": AttackConfig("LinfFastGradientAttack", [0.01, 0.05, 0.3])}
     with pytest.warns(EvaluationWarning) as said:
         (diagnostic,) = run(tmp_path, "band", attacks, data="dark")
-    assert diagnostic.code == "rising"
-    assert "from 0.000 at Linf 0.05 to 1.000 at 0.3 (40 samples)" in diagnostic.seen
+    assert diagnostic.code == "non_monotonic"
+    assert "from 0.000 at Linf 0.05 to 1.000 at 0.3 (40 samples)" in diagnostic.message
     assert [str(warning.message) for warning in said] == [str(diagnostic)]
 
 
@@ -244,9 +244,9 @@ def test_a_stronger_attack_that_does_worse_than_a_weaker_one_is_seen(tmp_path):
     }
     with pytest.warns(EvaluationWarning):
         (diagnostic,) = run(tmp_path, "masked", attacks)
-    assert diagnostic.code == "weaker"
-    assert diagnostic.seen.startswith("pgd (iterative) leaves robust accuracy 1.000 at Linf 0.3")
-    assert "noise (random)" in diagnostic.seen
+    assert diagnostic.code == "weaker_than_simpler"
+    assert diagnostic.message.startswith("pgd (iterative) leaves robust accuracy 1.000 at Linf 0.3")
+    assert "noise (random)" in diagnostic.message
 
 
 def test_an_attack_far_behind_another_in_spite_of_more_gradients_is_seen(tmp_path):
@@ -258,8 +258,8 @@ def test_an_attack_far_behind_another_in_spite_of_more_gradients_is_seen(tmp_pat
     }
     with pytest.warns(EvaluationWarning):
         (diagnostic,) = run(tmp_path, "brightness", attacks)
-    assert diagnostic.code == "behind"
-    assert diagnostic.seen.startswith("slow leaves robust accuracy 1.000")
+    assert diagnostic.code == "underperforms"
+    assert diagnostic.message.startswith("slow leaves robust accuracy 1.000")
 
 
 def test_an_epsilon_that_reaches_everything_is_seen_and_what_is_robust_there_doubted(tmp_path):
@@ -268,9 +268,9 @@ def test_an_epsilon_that_reaches_everything_is_seen_and_what_is_robust_there_dou
     }
     with pytest.warns(EvaluationWarning):
         reach, robust = run(tmp_path, "masked", attacks)
-    assert (reach.code, robust.code) == ("reach", "reaches_everything")
-    assert "for 40 of 40 perturbations (pgd, L2 10)" in reach.seen
-    assert "40 of 40 samples are still robust at L2 10" in robust.seen
+    assert (reach.code, robust.code) == ("unreachable_epsilon", "reaches_everything")
+    assert "for 40 of 40 perturbations (pgd, L2 10)" in reach.message
+    assert "40 of 40 samples are still robust at L2 10" in robust.message
 
 
 def half():
@@ -305,7 +305,7 @@ def test_adversarials_outside_the_bounds_are_counted(tmp_path, monkeypatch):
     with pytest.warns(EvaluationWarning):
         found = run(tmp_path, "brightness", {"over": AttackConfig("Overshoot", [0.1])})
     assert codes(found) == ["bounds"]
-    assert found[0].seen.startswith("40 of 40 images that an attack returned were outside")
+    assert found[0].message.startswith("40 of 40 images that an attack returned were outside")
 
 
 def close():
@@ -317,7 +317,7 @@ def test_adversarials_that_do_not_survive_8_bits_are_counted(tmp_path):
     with pytest.warns(EvaluationWarning):
         (diagnostic,) = run(tmp_path, "off_by_little", attacks, data="close")
     assert diagnostic.code == "rounding"
-    assert diagnostic.seen.startswith("20 of 40 adversarials are none any more after rounding")
+    assert diagnostic.message.startswith("20 of 40 adversarial examples are no longer adversarial")
 
 
 def off_by_little():
@@ -365,7 +365,7 @@ def test_what_the_model_loader_warns_of_is_stored_too(tmp_path):
     with pytest.warns(EvaluationWarning, match="training mode"):
         evaluate(evaluation)
     stored = json.loads((tmp_path / "run" / "warnings.json").read_text(encoding="utf-8"))
-    assert [("training mode" in diagnostic["seen"]) for diagnostic in stored] == [True]
+    assert [("training mode" in diagnostic["message"]) for diagnostic in stored] == [True]
 
 
 def test_names_of_attacks_tell_their_kind():
