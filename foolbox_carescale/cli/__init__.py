@@ -46,13 +46,13 @@ def _warnings_in_one_line() -> Iterator[None]:
     """Show this package's warnings to its users as they are: without a place in the code."""
     with warnings.catch_warnings():
         shown = warnings.showwarning
-        said: set[str] = set()
+        printed: set[str] = set()
 
         def show(message: Any, category: Any, *rest: Any) -> None:
             if issubclass(category, EvaluationWarning):
-                if str(message) in said:
+                if str(message) in printed:
                     return
-                said.add(str(message))
+                printed.add(str(message))
                 print(f"carescale: warning: {message}", file=sys.stderr)
             else:
                 shown(message, category, *rest)

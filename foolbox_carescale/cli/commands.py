@@ -1,4 +1,4 @@
-"""What each command does: from parsed arguments to an exit code."""
+"""The commands: each takes parsed arguments and returns an exit code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..evaluate import Progress, Results
 
 WRONG_INPUT, CANNOT_STORE, INTERRUPTED, TERMINATED = 2, 3, 130, 143
-"""Exit codes. After the last three the same command goes on where the run stopped."""
+"""Exit codes. After the last three the same command resumes the run."""
 
 _EXTRA = {
     "hydra": "hydra-core",
@@ -42,7 +42,7 @@ _PLAIN_WIDTH = 110
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    """Attack a model, and store, print and draw what it withstands."""
+    """Evaluate a model's robustness; store, print and draw the results."""
     require_extra()
     from ..evaluate import load_evaluation, load_sweep
 
@@ -57,7 +57,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     # two busy-waiting threads on a core that another process uses wait for each other's time
     # slices: 6 to 90 times slower; must be set before torch loads its OpenMP library
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # imports torch, which takes seconds: only after what is wrong with the config was said
+    # imports torch, which takes seconds: only after errors in the config were reported
     from ..evaluate import evaluate, print_report, write_report
     from ..evaluate.console import Terminated, terminable, to_json
 
@@ -70,7 +70,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
             with terminable(), _progress(last, silent=silent) as on_progress:
                 results = evaluate(evaluation, on_progress=on_progress)
         except KeyboardInterrupt as stopped:
-            _say_how_to_go_on(arguments, last)
+            _print_resume_command(arguments, last)
             return TERMINATED if isinstance(stopped, Terminated) else INTERRUPTED
         if arguments.multirun:
             console.print(f"\n{evaluation.output}", highlight=False, markup=False)
@@ -83,7 +83,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         else:
             console.print(
                 f"{results.folder}: shard {evaluation.shard} is done, others are not; when all"
-                f" are: carescale report {results.folder}",
+                f" are, run: carescale report {results.folder}",
                 highlight=False,
             )
         if arguments.json:
@@ -93,23 +93,23 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _say_how_to_go_on(arguments: argparse.Namespace, last: Sequence[Progress]) -> None:
-    from ..evaluate.console import command_to_go_on
+def _print_resume_command(arguments: argparse.Namespace, last: Sequence[Progress]) -> None:
+    from ..evaluate.console import resume_command
 
     if not last:
         print("carescale: interrupted before anything was computed", file=sys.stderr)
         return
     folder = last[-1].folder
-    command = command_to_go_on(arguments.given, folder.parent if arguments.multirun else folder)
+    command = resume_command(arguments.given, folder.parent if arguments.multirun else folder)
     print(
         f"carescale: interrupted; {last[-1].done} of {last[-1].total} tasks are in {folder};"
-        f" go on with: {command}",
+        f" resume with: {command}",
         file=sys.stderr,
     )
 
 
 def _summarise(runs: Sequence[Results], console: Console) -> None:
-    """What the runs of a sweep differ in, on the console and on one page beside them."""
+    """Print how the runs of a sweep differ, and write one report beside them."""
     from ..evaluate import print_comparison, write_report
 
     console.print(f"\n{len(runs)} runs", style="bold")
@@ -165,7 +165,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """Print what runs differ in."""
+    """Print how runs differ."""
     require_extra()
     from ..evaluate import Results, print_comparison
 
@@ -187,7 +187,7 @@ def require_extra(modules: Mapping[str, str] = _EXTRA, extra: str = "evaluate") 
 
 
 def _named(written: Sequence[Path]) -> str:
-    """Files of one folder, in one line."""
+    """Return the files of one folder in one line."""
     return f"{written[0].parent}: {', '.join(path.name for path in written)}"
 
 
@@ -223,14 +223,13 @@ def attacks(arguments: argparse.Namespace) -> int:
 
 
 def _source(attack: type[Any]) -> str:
-    """Whose code it is, where it stands, and the paper that its docstring names."""
-    own = attack.__module__.startswith("foolbox_carescale.")
-    whose = f"{'ours' if own else 'Foolbox'}, {attack.__module__}"
+    """Return an attack's module, and the paper that its docstring names."""
+    module = attack.__module__
     found = re.search(r"(?:Source:|References:)(.+?)(?:\n\n|$)", attack.__doc__ or "", re.DOTALL)
     if found is None:
-        return whose
+        return module
     named = " ".join(re.sub(r"\.\. \[#?\w+\]_?", "", found[1]).split())
-    return f"{whose}; {named}"
+    return f"{module}; {named}"
 
 
 def _described(parameter: inspect.Parameter) -> str:
@@ -239,7 +238,7 @@ def _described(parameter: inspect.Parameter) -> str:
 
 
 def _split(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """A file, if the first argument is one, and overrides."""
+    """Split arguments into a file, if the first one is that, and overrides."""
 
     def is_override(argument: str) -> bool:
         return "=" in argument or argument.startswith("~")
@@ -262,7 +261,7 @@ def _console(*, silent: bool = False) -> Console:
 
 @contextlib.contextmanager
 def _progress(last: list[Progress], *, silent: bool) -> Iterator[Callable[[Progress], None]]:
-    """Keep the last progress, and show it, where stdout is a terminal."""
+    """Keep the last progress, and show it where stdout is a terminal."""
     from ..evaluate.console import progress_bars
 
     shown = contextlib.nullcontext() if silent or not sys.stdout.isatty() else None

@@ -1,4 +1,4 @@
-"""What this installation has, and what it lacks: versions, devices, engines, threads, extras."""
+"""What ``carescale doctor`` prints: versions, devices, engines, threads and extras."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FOR_DEVELOPERS = ("test", "dev")
 
 
 def diagnose() -> Iterator[tuple[str, str]]:
-    """Pairs of a subject and what was found; imports every framework that is installed.
+    """Yield pairs of a subject and what was found; imports every framework that is installed.
 
     A framework that cannot be imported is a finding, not an error.
     """
@@ -68,7 +68,7 @@ def _version(name: str) -> str:
 
 
 def _frameworks() -> dict[str, tuple[str, Any] | str]:
-    """By framework its devices and a tensor on the first; why it does not work otherwise."""
+    """Return by framework its devices and a tensor on the first, or why it does not work."""
 
     def torch() -> tuple[str, Any]:
         import torch
@@ -89,7 +89,7 @@ def _frameworks() -> dict[str, tuple[str, Any] | str]:
         names = [device.name for device in tf.config.list_physical_devices()]
         return ", ".join(names), tf.zeros((1, 1))
 
-    # TensorFlow last: where it comes before Triton, which torch may import, it ends the process
+    # TensorFlow last: imported before Triton, which torch may import, it crashes the process
     ways: dict[str, Callable[[], tuple[str, Any]]] = {
         "torch": torch,
         "jax": jax,
@@ -125,8 +125,8 @@ def _cache() -> str:
     if os.access(there, os.W_OK):
         return f"{path}, writable"
     return (
-        f"{path}, not writable: every process compiles anew, for seconds;"
-        " set NUMBA_CACHE_DIR to a folder of yours"
+        f"{path}, not writable: every process compiles again, for seconds;"
+        " set NUMBA_CACHE_DIR to a writable folder"
     )
 
 

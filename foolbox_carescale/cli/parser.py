@@ -1,4 +1,4 @@
-"""What the command line takes, and what its ``--help`` says."""
+"""The arguments of the command line, and the text of its ``--help``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import commands
 _EVALUATE_HELP = """\
 examples:
   carescale evaluate
-      the embedded default: a small classifier of digits, Foolbox's attacks beside ours
+      the bundled default: a small classifier of digits, Foolbox's attacks beside clip-aware ones
   carescale evaluate experiments/quickstart.yaml model.name=resnet18 attacks.ours.steps=20
       a file, and overrides of what is in it
   carescale evaluate samples=20 '~attacks.foolbox_l1_pgd' output=runs/small
@@ -21,11 +21,11 @@ examples:
   carescale evaluate '~attacks' attacks.mine.name=L2DeepFoolAttack 'epsilons.L2=[0.5,1]'
       an attack of your choice instead of the default ones
   carescale evaluate model=resnet50 data=imagenet_samples attack=imagenet tracking=mlflow
-      config groups: files that ship with the package, or lie beside yours
+      config groups: files of the package, or files beside yours
   carescale evaluate --multirun attack=pgd,noise seed=0,1 output=runs/sweep
       every combination, each in its own folder, and one report of all
   carescale evaluate my.yaml output=runs/mine --shard 0/8
-      one of eight parts; all write into one folder, and running any again completes it
+      one of eight shards; all write into one folder, and running one again resumes it
   carescale evaluate my.yaml executor=ray executor.address=auto
       on a Ray cluster
   carescale evaluate --print-config
@@ -36,22 +36,22 @@ examples:
 _TRAIN_HELP = """\
 examples:
   carescale train
-      the embedded default: a small classifier of digits, in less than a minute
+      the bundled default: a small classifier of digits, in less than a minute
   carescale train recipe=gaussian-exact recipe.eps=8 patience=5
-      on noise of exactly epsilon, until the loss falls no more
+      on noise of exactly epsilon, until the loss no longer falls
   carescale train recipe=pgd-at recipe.p=inf recipe.eps=0.03 model=resnet18 data=cifar10
       config groups: model, data, recipe, optimizer, schedule, tracking
   carescale train output=runs/mine
-      goes on with the training in that folder, if it was interrupted
+      resumes the training in that folder, if it was interrupted
   carescale train --print-config
       all keys and their values, as a file to start from
 """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of ``carescale``; what it parses has the function to call as ``command``."""
+    """Return the parser of ``carescale``; ``command`` of what it parses is the function to call."""
     parser = _Parser(
-        prog="carescale", description="Measure adversarial robustness, at exactly epsilon."
+        prog="carescale", description="Evaluate adversarial robustness, at exactly epsilon."
     )
     parser.add_argument(
         "--version", action="version", version=f"carescale {foolbox_carescale.__version__}"
@@ -65,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="command")
     evaluate = subparsers.add_parser(
         "evaluate",
-        help="attack a model and store, print and draw what it withstands",
+        help="evaluate a model's robustness; store, print and draw the results",
         epilog=_EVALUATE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -76,7 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="run every combination of the values that overrides list, as in seed=0,1",
     )
     evaluate.add_argument(
-        "--shard", metavar="i/n", help="compute part i of n only, counted from 0, for job arrays"
+        "--shard", metavar="i/n", help="compute shard i of n only, counted from 0, for job arrays"
     )
     evaluate.add_argument(
         "--quiet", action="store_true", help="print nothing but warnings and errors"
@@ -101,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--output", help="the folder to write to; default: that of a single run, else report"
     )
     report.set_defaults(command=commands.report)
-    compare = subparsers.add_parser("compare", help="print what runs differ in, from their folders")
+    compare = subparsers.add_parser("compare", help="print how runs differ, from their folders")
     compare.add_argument("base", metavar="RUN", help="the run folder to compare with")
     compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     compare.set_defaults(command=commands.compare)
@@ -133,7 +133,7 @@ def _take_config(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """What the arguments say; overrides and runs may stand on both sides of an option."""
+    """Parse the arguments; overrides and runs may stand on both sides of an option."""
     parser = make_parser()
     parsed, rest = parser.parse_known_args(arguments)
     # argparse ends a list at the first option, and does not know what follows
@@ -147,7 +147,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 class _PrintCompletion(argparse.Action):
-    """Prints what shtab makes of the parser; positional arguments complete to files."""
+    """Print the completion script that shtab makes; positional arguments complete to files."""
 
     def __call__(self, parser: Any, _: Any, shell: Any, option: str | None = None) -> None:
         commands.require_extra({"shtab": "shtab"})
@@ -163,7 +163,7 @@ class _PrintCompletion(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
+    """Report an error in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(commands.WRONG_INPUT, f"carescale: error: {message}; see {self.prog} --help\n")

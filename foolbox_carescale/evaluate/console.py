@@ -1,4 +1,4 @@
-"""What a run shows while it goes on, and what it says to programs when it ends."""
+"""What a run shows while it lasts, and what it says to programs when it ends."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def to_json(results: Results, last: Progress, written: Sequence[Path]) -> str:
     return json.dumps(content)
 
 
-def command_to_go_on(arguments: Sequence[str], output: Path) -> str:
-    """The command that completes an interrupted run.
+def resume_command(arguments: Sequence[str], output: Path) -> str:
+    """Return the command that resumes an interrupted run.
 
     Args:
         arguments: Of the command that was interrupted.

@@ -25,7 +25,7 @@ def adversarial_step(
     eps: Any,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> torch.Tensor:
-    """What the model is to be trained on: argmax over ||z - x|| <= eps of its loss, as found.
+    """Return points to train on: argmax over ||z - x|| <= eps of the loss, as the attack finds it.
 
         z = adversarial_step(model, x, y, LinfClipAwarePGD(steps=5), eps=8 / 255)
         torch.nn.functional.cross_entropy(model(z), y).backward()
@@ -97,7 +97,7 @@ def _check_labels(y: Any, x: torch.Tensor) -> None:
 
 @contextlib.contextmanager
 def untouched(model: torch.nn.Module) -> Iterator[None]:
-    """The model in evaluation mode and without gradients of parameters, and back."""
+    """Put the model in evaluation mode, without gradients of parameters, and restore it."""
     modes = [(module, module.training) for module in model.modules()]
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:

@@ -1,4 +1,4 @@
-"""What a training is made of: dataclasses that are both the Python API and Hydra's schema."""
+"""The config of a training: dataclasses that are both the Python API and Hydra's schema."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 @dataclass
 class RecipeConfig:
-    """What the network is trained on.
+    """The recipe of a training.
 
     Attributes:
         name: ``clean``; ``gaussian-naive``, noise that is scaled to eps and then clipped, so it
@@ -68,7 +68,7 @@ class OptimizerConfig:
 
 @dataclass
 class ScheduleConfig:
-    """A scheduler of ``torch.optim.lr_scheduler``, which goes on after each batch.
+    """A scheduler of ``torch.optim.lr_scheduler``, which takes a step after each batch.
 
     Attributes:
         name: Of its class.
@@ -91,7 +91,7 @@ def _with_decay() -> OptimizerConfig:
 
 @dataclass
 class Training:
-    """A training. ``Training()`` is the embedded default; ``train`` runs it.
+    """A training. ``Training()`` is the bundled default; ``train`` runs it.
 
     Attributes:
         model: The network; ``weights`` are those to start from, and ``auto`` means none. Where
@@ -106,7 +106,7 @@ class Training:
         batch_size: Of all processes together; a last batch that is smaller is left out.
         shift: Each image is moved by up to this many pixels, and black moves in.
         flip: Mirror half of the images.
-        holdout: The part of the data that is not trained on but measured after each epoch.
+        holdout: The part of the data that is not trained on but evaluated after each epoch.
         patience: Stop after this many epochs in which the loss on the held-out images, perturbed
             by the recipe, did not fall, and keep the weights of the best epoch. None never stops
             and keeps the last ones.
@@ -193,7 +193,7 @@ class Training:
             raise UserError(f"recipe.generator_lr: {recipe.generator_lr:g} is not positive")
 
     def to_yaml(self) -> str:
-        """The training as YAML that ``load_training`` reads back, without ``output``."""
+        """Return the training as YAML that ``load_training`` reads back, without ``output``."""
         content = plain(self)
         del content["output"]
         return written(content)
@@ -220,7 +220,7 @@ DEFAULT_CHOICES = {
 
 
 def load_training(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Training:
-    """The training that a YAML file, config groups and overrides describe.
+    """Return the training that a YAML file, config groups and overrides describe.
 
     Args:
         path: A YAML file, which may have a Hydra defaults list; None for the default training. An

@@ -1,4 +1,4 @@
-"""Independent noise from a key: JAX's own distributions, and TensorFlow's stateless ones."""
+"""Independent noise from a key, by JAX's own distributions, and TensorFlow's stateless ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DISTRIBUTIONS = ("gaussian", "uniform", "laplace")
 
 
 def draw_jax(key: Any, like: Any, distribution: str) -> Any:
-    """Noise of the shape and dtype of ``like``; a ValueError where the key is none."""
+    """Return noise of the shape and dtype of ``like``; raise a ValueError for what is no key."""
     random = sys.modules["jax"].random
     try:
         whole = random.key_data(key).ndim == 1  # a mapped key has one axis, too
@@ -27,7 +27,7 @@ def draw_jax(key: Any, like: Any, distribution: str) -> Any:
 
 
 def draw_tensorflow(key: Any, like: Any, distribution: str) -> Any:
-    """The same; a key is a seed of shape (2,)."""
+    """Return the same in TensorFlow; a key is a seed of shape (2,)."""
     tf = sys.modules["tensorflow"]
     try:
         seed = tf.convert_to_tensor(key)

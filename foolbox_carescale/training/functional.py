@@ -35,7 +35,7 @@ Plan = tuple[Any, ...]
 
 
 def sample(key: Any, like: T, distribution: str = "gaussian") -> T:
-    """Independent noise of the shape and dtype of ``like``, from a key.
+    """Draw independent noise of the shape and dtype of ``like``, from a key.
 
     Args:
         key: A key of ``jax.random``, or a seed of shape (2,) in TensorFlow.
@@ -63,7 +63,7 @@ def noisy(
     bounds: Any = (0.0, 1.0),
     distribution: str = "gaussian",
 ) -> T:
-    """Random noise at exactly epsilon: ``||clip(x + eta noise) - x||_p = eps``.
+    """Return random noise at exactly epsilon: ``||clip(x + eta noise) - x||_p = eps``.
 
     The pure form of ``ExactNoise``.
 
@@ -82,7 +82,7 @@ def noisy(
 
 
 def universal(x: T, delta: Any, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) -> T:
-    """One direction for all inputs, at exactly epsilon from each; differentiable in delta.
+    """Move all inputs along one direction, at exactly epsilon from each; differentiable in delta.
 
     The pure form of ``UniversalPerturbation``.
 
@@ -111,7 +111,7 @@ def universal(x: T, delta: Any, eps: Any, *, p: float = 2.0, bounds: Any = (0.0,
 
 
 def generator(seed: int, channels: int, *, hidden: int = 20) -> Layers:
-    """Weights and biases of a noise generator of four 1 x 1 convolutions.
+    """Return weights and biases of a noise generator of four 1 x 1 convolutions.
 
     The pure form of ``NoiseGenerator``; it begins as the identity.
 
@@ -144,7 +144,7 @@ def generator(seed: int, channels: int, *, hidden: int = 20) -> Layers:
 
 
 def generated(layers: Layers, noise: T) -> T:
-    """What a noise generator makes of noise: a direction for ``perturb``.
+    """Turn noise into a direction for ``perturb`` with a noise generator.
 
     Args:
         layers: As ``generator`` returns them.
@@ -182,13 +182,13 @@ def adversarial(
     keep: Literal["best", "last"] = "best",
     key: Any = None,
 ) -> T:
-    """Points of high loss at exactly epsilon from x: gradient ascent on sphere and box.
+    """Return points of high loss at exactly epsilon from x: gradient ascent on sphere and box.
 
     As ``ClipAwarePGD``: each step is the exact maximiser of the linearised loss inside the box
     (``steepest_step``), for p = 1 and p = inf along accumulated gradients; its result goes back
     onto the sphere, moves on with momentum, and onto the sphere again. The step falls from
     ``rel_stepsize * eps`` by a cosine. What is left out: sparse steps and larger balls for p = 1,
-    restarts, and whether a point is misclassified, which a loss does not tell. It
+    restarts, and whether a point is misclassified, which a loss does not show. It
     compiles to one loop, ``lax.fori_loop`` or ``tf.while_loop``.
 
     Args:
@@ -206,7 +206,7 @@ def adversarial(
         key: For a random start, as for ``sample``; None starts from x.
 
     Returns:
-        The points, constant for every differentiation.
+        The points, without a gradient.
 
     Raises:
         ValueError: p < 1, steps < 1, momentum, rel_stepsize or keep that cannot be, one loss for
@@ -284,7 +284,7 @@ def _filled(z: Any, x: Any, eps: Any, ahead: Any, bounds: Any) -> Any:
 
 
 def _better(z: Any, values: Any, best: Any, highest: Any, offered: Any) -> tuple[Any, Any]:
-    """Per sample the one with the higher loss; z counts where it is offered."""
+    """Return per sample the point with the higher loss; z counts where it is offered."""
     values, highest = ep.astensor(_per_sample(values, z)), ep.astensor(highest)
     values = values.astype(highest.dtype)
     # NaN never wins
@@ -298,7 +298,7 @@ def _better(z: Any, values: Any, best: Any, highest: Any, offered: Any) -> tuple
 
 
 def _per_sample(values: Any, z: Any) -> Any:
-    """A loss for each sample."""
+    """Return a loss for each sample."""
     shape = values.shape
     if len(shape) == 0 or (None not in (shape[0], z.shape[0]) and shape[0] != z.shape[0]):
         raise ValueError(
@@ -309,7 +309,7 @@ def _per_sample(values: Any, z: Any) -> Any:
 
 
 def _summed(t: ep.Tensor) -> ep.Tensor:
-    """Over all axes but the first, whose length a graph of TensorFlow may not know."""
+    """Sum over all axes but the first, whose length a graph of TensorFlow may not know."""
     return t.sum(axis=tuple(range(1, t.ndim))) if t.ndim > 1 else t
 
 

@@ -62,7 +62,7 @@ class NormalizedPerturbation(torch.nn.Module):
         return self.lower, self.upper
 
     def forward(self, x: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
-        """The perturbed points.
+        """Return the perturbed points.
 
         Args:
             x: Points inside the bounds, shape (N, ...).
@@ -92,7 +92,7 @@ class NormalizedPerturbation(torch.nn.Module):
         return perturb(x, delta, self.eps, p=self.p, bounds=self.bounds)
 
     def extra_repr(self) -> str:
-        """What ``repr`` shows."""
+        """Return what ``repr`` shows."""
         if self.log_eps is None:
             return f"eps={self._eps:g}, p={self.p:g}"
         return f"eps={self.log_eps.detach().exp().item():g}, learned, p={self.p:g}"
@@ -137,7 +137,7 @@ class UniversalPerturbation(torch.nn.Module):
         self.delta = torch.nn.Parameter(start / start.norm())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The perturbed points.
+        """Return the perturbed points.
 
         Args:
             x: Points inside the bounds, shape (N, *shape).

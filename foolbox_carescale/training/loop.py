@@ -1,4 +1,4 @@
-"""The loop of a training: batches, steps, measurements, and what a checkpoint must hold of it."""
+"""The loop of a training: batches, steps, measurements, and its state in a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What was measured after an epoch.
+    """The measurements after an epoch.
 
     Attributes:
         epoch: 1, 2, ...
@@ -46,7 +46,7 @@ class Epoch:
 
 
 class Loop:
-    """Everything that changes during a training, in one process."""
+    """The state of a training in one process."""
 
     def __init__(
         self, fabric: Fabric, training: Training, images: torch.Tensor, labels: torch.Tensor
@@ -80,12 +80,12 @@ class Loop:
 
     @property
     def between_epochs(self) -> bool:
-        """Whether an epoch has just ended."""
+        """Return True when an epoch has just ended."""
         return self.position == 0
 
     @property
     def stopped(self) -> bool:
-        """Whether nothing is left to do, or gets better."""
+        """Return True when no epoch is left or patience is spent."""
         patience = self.training.patience
         if self.epoch >= self.training.epochs:
             return True
@@ -107,7 +107,7 @@ class Loop:
             yield self.epoch * self.per_epoch
 
     def content(self, run: str) -> dict[str, Any]:
-        """What a checkpoint holds; the same in every process."""
+        """Return what a checkpoint holds; the same in every process."""
         fabric = self.fabric
         self._share_buffers()
         random = {"cpu": torch.get_rng_state()}
@@ -129,7 +129,7 @@ class Loop:
         }
 
     def _gathered(self, value: torch.Tensor) -> torch.Tensor:
-        """The values of all processes, shape (processes, length)."""
+        """Return the values of all processes, shape (processes, length)."""
         # fabric.all_gather calls a function that PyTorch has deprecated
         own = value.to(self.fabric.device)
         parts = [torch.empty_like(own) for _ in range(self.fabric.world_size)]
@@ -139,7 +139,7 @@ class Loop:
         return torch.stack(parts)
 
     def restore(self, content: dict[str, Any], run: str, path: Path) -> None:
-        """Go on from a checkpoint.
+        """Resume from a checkpoint.
 
         Raises:
             UserError: It is of another training, or of another model.
@@ -176,14 +176,14 @@ class Loop:
             torch.cuda.set_rng_state(own["cuda"], self.fabric.device)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """State dict of the network without its normalisation, of the epoch that is kept."""
+        """Return the weights of the epoch that is kept, without the normalisation."""
         state: dict[str, torch.Tensor] = self.best or self.network.state_dict()
         if not isinstance(self.network, Normalized):
             return state
         return {name.removeprefix("model."): value for name, value in state.items()}
 
     def about(self) -> dict[str, Any]:
-        """What is noted beside the weights."""
+        """Return what is stored beside the weights."""
         config = self.model_config
         kept = self.history[self._best_epoch() - 1 if self.best else -1]
         return {
@@ -198,7 +198,7 @@ class Loop:
         }
 
     def _batches(self) -> list[torch.Tensor]:
-        """This process's part of each batch of the epoch."""
+        """Return this process's part of each batch of the epoch."""
         rank, world = self.fabric.global_rank, self.fabric.world_size
         generator = _generator(self.training.seed, self.epoch + 1)
         order = self.trained_on[torch.randperm(len(self.trained_on), generator=generator)]
@@ -276,13 +276,13 @@ class Loop:
                 torch.distributed.broadcast(buffer, 0)
 
     def _best_epoch(self) -> int:
-        """The first one with the lowest loss on held-out images; 0 before there is one."""
+        """Return the first epoch with the lowest loss on held-out images, or 0 before any."""
         losses = [epoch.perturbed_loss for epoch in self.history]
         return losses.index(min(losses)) + 1 if losses else 0
 
 
 def shifted(images: torch.Tensor, pixels: int) -> torch.Tensor:
-    """Each image moved by up to so many pixels, at random; black moves in."""
+    """Shift each image by up to so many pixels, at random; black moves in."""
     if pixels == 0:
         return images
     count, _, height, width = images.shape
@@ -296,7 +296,7 @@ def shifted(images: torch.Tensor, pixels: int) -> torch.Tensor:
 
 
 def _generator(*seed: int) -> torch.Generator:
-    """Random numbers of an own kind per training and epoch."""
+    """Return a generator seeded by training and epoch."""
     mixed = hashlib.blake2b(repr(seed).encode(), digest_size=7).digest()
     return torch.Generator().manual_seed(int.from_bytes(mixed, "little"))
 

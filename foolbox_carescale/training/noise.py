@@ -62,7 +62,7 @@ class ExactNoise(v2.Transform):  # type: ignore[misc]  # torchvision has no type
         self.p, _, self.bounds = checked_settings(p, largest, bounds)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """The noisy images; torchvision calls it."""
+        """Return the noisy images; torchvision calls it."""
         if isinstance(inpt, tv_tensors.TVTensor) and not isinstance(
             inpt, (tv_tensors.Image, tv_tensors.Video)
         ):
@@ -83,7 +83,7 @@ class ExactNoise(v2.Transform):  # type: ignore[misc]  # torchvision has no type
     _transform = transform  # its name before torchvision 0.21
 
     def _drawn(self, images: torch.Tensor) -> Any:
-        """Epsilon for each image."""
+        """Return epsilon for each image."""
         if isinstance(self.eps, tuple):
             low, high = self.eps
             return low + (high - low) * torch.rand(len(images)).to(images.device)
@@ -153,7 +153,7 @@ class NoiseGenerator(torch.nn.Module):
         self.layers = torch.nn.Sequential(*layers[:-1])
 
     def noise(self, like: torch.Tensor) -> torch.Tensor:
-        """The direction g(z) with fresh z: not yet of any particular length.
+        """Return the direction g(z) with fresh z, not yet of any particular length.
 
         Args:
             like: Images, shape (N, C, H, W).
@@ -172,7 +172,7 @@ class NoiseGenerator(torch.nn.Module):
         return direction
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Noisy images, each exactly eps away, differentiable in x and in the parameters.
+        """Return noisy images, each exactly eps away, differentiable in x and in the parameters.
 
         Args:
             x: Images inside the bounds, shape (N, C, H, W).

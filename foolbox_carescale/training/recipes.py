@@ -1,4 +1,4 @@
-"""What a network is trained on: clean images, noise, noise that learns, or an attack."""
+"""Training recipes: clean images, noise, noise that learns, or an attack."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Recipe:
-    """How a batch is perturbed before the network is trained on it; this one leaves it clean.
+    """Perturbs a batch before the network is trained on it; this one leaves it clean.
 
     Args:
         config: Which recipe, and its settings.
@@ -34,7 +34,7 @@ class Recipe:
 
     @property
     def eps(self) -> float:
-        """Norm of the perturbation."""
+        """Return the norm of the perturbation."""
         return self.config.eps or 0.0
 
     def prepare(self, fabric: Fabric) -> None:
@@ -43,7 +43,7 @@ class Recipe:
     def perturbed(
         self, network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
-        """Images to train on, inside [0, 1], without a graph.
+        """Return images to train on, inside [0, 1], without a graph.
 
         Args:
             network: Maps images to logits; left as it is.
@@ -61,11 +61,11 @@ class Recipe:
         """Keep what was learned, at the end of an epoch."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold of what is learned."""
+        """Return what a checkpoint must hold of what is learned."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The reverse."""
+        """Restore what ``state_dict`` returned."""
 
 
 class NaiveGaussian(Recipe):
@@ -74,7 +74,7 @@ class NaiveGaussian(Recipe):
     def perturbed(
         self, network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
-        """Noisy images, at most eps away."""
+        """Return noisy images, at most eps away."""
         noise = sample(ep.astensor(images), "gaussian")
         norms = lp_norm(noise.reshape((len(images), -1)), self.config.p).raw
         noisy: torch.Tensor = images + self.eps * noise.raw / norms.reshape(-1, 1, 1, 1)
@@ -91,7 +91,7 @@ class ExactGaussian(Recipe):
     def perturbed(
         self, network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
-        """Noisy images, exactly eps away."""
+        """Return noisy images, exactly eps away."""
         noisy: torch.Tensor = self._noise(images)
         return noisy
 
@@ -122,7 +122,7 @@ class AdversarialNoise(Recipe):
     def perturbed(
         self, network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
-        """Noisy images, exactly eps away."""
+        """Return noisy images, exactly eps away."""
         earlier = self._past[int(torch.randint(len(self._past), ()))]
         half = len(images) // 2
         with torch.no_grad():
@@ -132,7 +132,7 @@ class AdversarialNoise(Recipe):
     def learn(
         self, fabric: Fabric, network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor
     ) -> None:
-        """One step up the loss of the network, which is in evaluation mode meanwhile."""
+        """Take one step up the loss of the network, which is in evaluation mode meanwhile."""
         with untouched(network):
             noisy = self._learner(images)
             with fabric.autocast():
@@ -147,7 +147,7 @@ class AdversarialNoise(Recipe):
         self._past.append({name: value.clone() for name, value in state.items()})
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator, its optimiser, and earlier generators."""
+        """Return the generator, its optimiser, and the earlier generators for replay."""
         return {
             "past": self._past,
             "generator": self._generator.state_dict(),
@@ -155,7 +155,7 @@ class AdversarialNoise(Recipe):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The reverse."""
+        """Restore what ``state_dict`` returned."""
         self._generator.load_state_dict(state["generator"])
         self._optimizer.load_state_dict(state["optimizer"])
         device = next(self._generator.parameters()).device
@@ -175,7 +175,7 @@ class PGD(Recipe):
     def perturbed(
         self, network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
-        """Attacked images, exactly eps away."""
+        """Return attacked images, exactly eps away."""
         return adversarial_step(network, images, labels, self._attack, eps=self.eps)
 
 
@@ -189,7 +189,7 @@ _RECIPES: dict[str, type[Recipe]] = {
 
 
 def make_recipe(config: RecipeConfig, channels: int = 3) -> Recipe:
-    """The recipe that a config names.
+    """Return the recipe that a config names.
 
     Raises:
         UserError: There is none of that name.

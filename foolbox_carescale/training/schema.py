@@ -1,4 +1,4 @@
-"""What the JSON schema of ``carescale train`` is made from."""
+"""The source of the JSON schema of ``carescale train``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``carescale train``: a loop that can be killed at any time and goes on as if it had not been."""
+"""``carescale train``: a training that resumes, wherever it was killed, with the same weights."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from .loop import Epoch, Loop
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-ELSEWHERE = ("tracking", "output", "checkpoint_every")
+NON_IDENTITY_KEYS = ("tracking", "output", "checkpoint_every")
 """Keys that change no weight."""
 
 _RECORD, _CHECKPOINT, _HISTORY = "train.json", "checkpoint.pt", "history.csv"
 _WEIGHTS, _UNFINISHED = "weights.safetensors", ".unfinished"
 
-# Fabric tells at length how many processes there are, once per process. Not in a function: this
+# Fabric logs at length how many processes there are, once per process. Not in a function: this
 # must hold in spawned processes before it starts.
 for _name in ("distributed", "rank_zero"):
     logging.getLogger(f"lightning_fabric.utilities.{_name}").setLevel(logging.WARNING)
@@ -56,8 +56,8 @@ class Trained:
     Attributes:
         folder: Its run folder.
         weights: The safetensors file, which ``carescale evaluate model.weights=...`` reads.
-        epochs: What was measured after each.
-        about: What is noted beside the weights: architecture, accuracy, recipe, ...
+        epochs: The measurements after each.
+        about: What is stored beside the weights: architecture, accuracy, recipe, ...
     """
 
     folder: Path
@@ -67,19 +67,19 @@ class Trained:
 
 
 def train(training: Training, *, progress: bool = False) -> Trained:
-    """Train a network, or go on with a training from its last checkpoint.
+    """Train a network, or resume a training from its last checkpoint.
 
     On the CPU the weights are bit for bit those of a training that nobody interrupted. The
     processes of one machine are started by Lightning Fabric; those of ``torchrun`` are used.
 
     Args:
-        training: What to train; ``Training()`` is the embedded default.
+        training: What to train; ``Training()`` is the bundled default.
         progress: Show a bar.
 
     Raises:
         UserError: Something in the training cannot be used, or the folder holds another one.
         StorageError: The folder cannot be written.
-        KeyboardInterrupt: Ctrl-C; the message says how to go on.
+        KeyboardInterrupt: Ctrl-C; the message says how to resume.
     """
     training.validate()
     check_tracking(training.tracking)
@@ -96,7 +96,7 @@ def train(training: Training, *, progress: bool = False) -> Trained:
                 raise UserError(failed)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"the same command with output={folder} goes on from the last checkpoint"
+            f"the same command with output={folder} resumes from the last checkpoint"
         ) from None
     finally:
         store.close()
@@ -109,14 +109,14 @@ def train(training: Training, *, progress: bool = False) -> Trained:
 
 
 def _rank() -> int | None:
-    """Of this process among those that ``torchrun`` or the like has started; None for others."""
+    """Return the rank of a process that ``torchrun`` or the like has started, else None."""
     return (
         int(os.environ["RANK"]) if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= set(os.environ) else None
     )
 
 
 def _start(training: Training) -> tuple[Training, Data, str, RunFolder]:
-    """The training without anything left to choose, its data, what identifies it, its folder."""
+    """Return the training with all defaults resolved, its data, its identity and its folder."""
     folder = Path(training.output).expanduser() if training.output else None
     record = None if folder is None else _read_record(folder)
     if folder is not None and record is not None:
@@ -142,7 +142,7 @@ def _start(training: Training) -> tuple[Training, Data, str, RunFolder]:
 
 
 def _open(store: RunFolder, record: dict[str, Any] | None, config: str) -> None:
-    """Claim a folder for this process, and note in it what is trained where that is new."""
+    """Claim a folder for this process, and record in it what is trained if it is new."""
     unfinished = store.path / _UNFINISHED
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
@@ -180,7 +180,7 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
 
 def _identity(training: Training) -> dict[str, Any]:
     content: dict[str, Any] = plain(training)
-    for key in ELSEWHERE:
+    for key in NON_IDENTITY_KEYS:
         del content[key]
     content["device"] = content["device"].partition(":")[0]  # which of several GPUs is no matter
     return content
@@ -243,7 +243,7 @@ def _work(
     labels: torch.Tensor,
     progress: bool,
 ) -> str | None:
-    """What each process does; the message of a UserError, which another process can read."""
+    """Train in one process; return the message of a UserError, which can cross processes."""
     assert training.threads is not None
     torch.set_num_threads(training.threads)
     try:
@@ -254,9 +254,9 @@ def _work(
         tracking = training.tracking if fabric.is_global_zero else TrackingConfig()
         with (
             _bar(progress and fabric.is_global_zero) as show,
-            following(tracking, folder) as tell,
+            following(tracking, folder) as log_metrics,
         ):
-            tell(_metrics(loop.history))
+            log_metrics(_metrics(loop.history))
             log = LOGGER.info if fabric.is_global_zero else LOGGER.debug
             log("training in %s: %d of %d epochs done", folder, loop.epoch, training.epochs)
             for step in loop.steps():
@@ -268,7 +268,7 @@ def _work(
                         save_checkpoint(checkpoint, content, temporary=folder / _UNFINISHED)
                 if loop.between_epochs:
                     log("%s", loop.history[-1])
-                    tell(_metrics(loop.history))
+                    log_metrics(_metrics(loop.history))
         if fabric.is_global_zero:
             save_weights(
                 folder / _WEIGHTS, loop.weights(), loop.about(), temporary=folder / _UNFINISHED
@@ -298,7 +298,7 @@ def _read_history(folder: Path) -> tuple[Epoch, ...]:
 
 
 def _metrics(epochs: Sequence[Epoch]) -> Iterator[tuple[str, int, float]]:
-    """Name, step and value; a step is an epoch."""
+    """Yield name, step and value; a step is an epoch."""
     for epoch in epochs:
         for key, value in dataclasses.asdict(epoch).items():
             if key != "epoch":
@@ -307,7 +307,7 @@ def _metrics(epochs: Sequence[Epoch]) -> Iterator[tuple[str, int, float]]:
 
 @contextlib.contextmanager
 def _bar(shown: bool) -> Iterator[Callable[[Loop], None]]:
-    """A bar with the time left; nothing where it is not to be shown."""
+    """Show a bar with the time left, or nothing."""
     if not shown:
         yield lambda _: None
         return

@@ -74,7 +74,7 @@ def run_until_killed(epoch, *arguments, **changes):
 def in_each_process(fabric, config, pixels, labels):
     """What the processes of a training hold: a row for each, of batches and of weights.
 
-    The weights are those at its end, and those of a second training that goes on from what a
+    The weights are those at its end, and those of a second training that resumes from what a
     checkpoint after eight steps, two of them in the second epoch, would hold.
     """
     from foolbox_carescale.training.loop import Loop

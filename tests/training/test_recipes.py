@@ -102,7 +102,7 @@ def test_the_generator_learns_to_raise_the_loss(batch, network):
     assert loss() > 1.2 * before
 
 
-def test_a_generator_goes_on_from_its_state(batch, network):
+def test_a_generator_resumes_from_its_state(batch, network):
     fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
     first, second = recipe_of("adversarial-noise"), recipe_of("adversarial-noise")
     first.learn(fabric, network, *batch)

@@ -84,7 +84,7 @@ def test_each_epoch_is_told_before_the_next_one_ends(tracker, tmp_path, monkeypa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_a_killed_training_goes_on_in_the_same_run_and_tells_no_step_twice(
+def test_a_killed_training_resumes_in_the_same_run_and_logs_no_step_twice(
     tracker, tmp_path, processes
 ):
     changes = {"tracking": tracker.config, "epochs": 20}
@@ -133,7 +133,7 @@ def test_mlflow_is_told_how_a_training_ended(tmp_path, monkeypatch, mlflow_store
 
     with monkeypatch.context() as patched:
         patched.setattr(Loop, "_measure", interrupted)
-        with pytest.raises(KeyboardInterrupt, match="goes on from the last checkpoint"):
+        with pytest.raises(KeyboardInterrupt, match="resumes from the last checkpoint"):
             train(training)
     assert tracker.runs() == ["KILLED"]
     train(training)

@@ -96,7 +96,7 @@ def await_checkpoints(path, child, count):
         ("pgd-at", {}),
     ],
 )
-def test_every_recipe_goes_on_from_the_middle_of_an_epoch(recipe, changes, tmp_path, monkeypatch):
+def test_every_recipe_resumes_from_the_middle_of_an_epoch(recipe, changes, tmp_path, monkeypatch):
     whole = factories.training(tmp_path / "whole", recipe, epochs=2, **changes)
     train(whole)
     # the checkpoint of every fourth step only, so that some steps are lost and taken again
