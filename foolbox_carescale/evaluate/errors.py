@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import warnings
 from collections.abc import Iterable
 
 LOGGER = logging.getLogger("carescale")
@@ -41,6 +42,12 @@ class EvaluationWarning(UserWarning):
 
     def __str__(self) -> str:
         return f"{self.message}; {self.remedy}" if self.remedy else self.message
+
+
+def warn(warning: EvaluationWarning, *, stacklevel: int = 2) -> None:
+    """Warn as ``warnings.warn`` does, and log the warning, whatever the filters are."""
+    LOGGER.warning("%s", warning)
+    warnings.warn(warning, stacklevel=stacklevel + 1)
 
 
 def nearest(name: str, valid: Iterable[str], *, shown: int = 3) -> str:

@@ -10,7 +10,6 @@ import contextlib
 import importlib.util
 import json
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import yaml
 
 from .config.types import Evaluation, TrackingConfig
-from .errors import EvaluationWarning, UserError
+from .errors import EvaluationWarning, UserError, warn
 from .serialization import flat
 from .store.checksums import digest
 from .store.results import Results
@@ -174,7 +173,7 @@ def _leave(tracker: _Mlflow | _TensorBoard, status: str) -> None:
 def _warn(config: TrackingConfig, error: Exception, then: str) -> None:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     found = EvaluationWarning(f"tracking: {config.name} failed ({reason})", then)
-    warnings.warn(found, stacklevel=4)
+    warn(found, stacklevel=4)
 
 
 class _Mlflow:

@@ -1,7 +1,9 @@
 import logging
+import warnings
 
 from foolbox_carescale.evaluate import Evaluation, evaluate
 from foolbox_carescale.evaluate.config.types import AttackConfig
+from foolbox_carescale.evaluate.diagnostics import Diagnostic, emit
 from foolbox_carescale.training.trainer import train
 from tests.training import factories
 
@@ -32,3 +34,12 @@ def test_epochs_are_logged(tmp_path, caplog):
 def test_nothing_is_printed_where_logging_is_not_configured(tmp_path, capsys):
     train(factories.training(tmp_path, epochs=1))
     assert capsys.readouterr() == ("", "")
+
+
+def test_warnings_are_logged_also_where_filters_hide_them(caplog):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        emit([Diagnostic("gradients", "the gradient is zero", "set steps")])
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("carescale", logging.WARNING)
+    assert record.getMessage() == "the gradient is zero; set steps"

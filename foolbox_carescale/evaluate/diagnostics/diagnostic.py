@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from ..errors import EvaluationWarning
+from ..errors import EvaluationWarning, warn
 
 FEW = 0.05
 """Share of the samples up to which something may be an oddity of single images."""
@@ -45,7 +45,7 @@ class Diagnostic:
 def emit(diagnostics: Iterable[Diagnostic]) -> None:
     """Warn of each diagnostic once."""
     for diagnostic in {str(diagnostic): diagnostic for diagnostic in diagnostics}.values():
-        warnings.warn(diagnostic.as_warning(), stacklevel=2)
+        warn(diagnostic.as_warning(), stacklevel=2)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import importlib
 import inspect
 import os
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torchvision
 from foolbox.models import Model, PyTorchModel
 
 from ..config.types import ModelConfig
-from ..errors import EvaluationWarning, UserError, nearest
+from ..errors import EvaluationWarning, UserError, nearest, warn
 from .weights import read_notes, read_state
 
 EMBEDDED_WEIGHTS = Path(__file__).with_name("digits_shufflenet.safetensors")
@@ -166,7 +165,7 @@ def _foolbox_model(made: Any, config: ModelConfig) -> Any:
 def _set_to_eval(module: torch.nn.Module) -> None:
     if any(part.training for part in module.modules()):
         module.eval()
-        warnings.warn(
+        warn(
             EvaluationWarning("the model was in training mode and is set to evaluation mode"),
             stacklevel=4,
         )
@@ -277,7 +276,7 @@ def _choose_weights(config: ModelConfig, data: str, num_classes: int) -> ModelCo
             return dataclasses.replace(config, weights="embedded")
         if num_classes == IMAGENET_CLASSES:
             return dataclasses.replace(config, weights="DEFAULT")
-        warnings.warn(
+        warn(
             EvaluationWarning(
                 f"{config.name} has no weights for {data}, so it is untrained and its numbers mean"
                 " nothing",

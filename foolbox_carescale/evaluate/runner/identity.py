@@ -8,7 +8,6 @@ import hashlib
 import json
 import platform
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from ..config.types import Evaluation
 from ..data.sources import Data
-from ..errors import EvaluationWarning, UserError
+from ..errors import EvaluationWarning, UserError, warn
 from ..serialization import flat, plain
 
 PACKAGES = ("foolbox-carescale", "foolbox", "eagerpy", "numpy", "torch", "torchvision")
@@ -207,7 +206,7 @@ def _warn_of_versions(then: Mapping[str, str], folder: Path) -> None:
     now = versions()
     changed = [f"{n} {then[n]}, now {now[n]}" for n in now if then.get(n, now[n]) != now[n]]
     if changed:
-        warnings.warn(
+        warn(
             EvaluationWarning(
                 f"{folder} was started with other versions ({'; '.join(changed)}), so its rows"
                 " may not be those of one run",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 
 from ..config.types import DataConfig, Evaluation, ModelConfig
 from ..data.sources import Data, open_source
-from ..errors import EvaluationWarning
+from ..errors import EvaluationWarning, warn
 from ..models.loading import named_weights, resolve_model
 
 
@@ -29,7 +28,7 @@ def resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
         model = dataclasses.replace(model, num_classes=data.num_classes)
     classes = data.num_classes if weights is None else len(weights.meta["categories"])
     if classes != data.num_classes:
-        warnings.warn(
+        warn(
             EvaluationWarning(
                 f"the weights of {model.name} know {classes} classes, but {data.name} has"
                 f" {data.num_classes}",

@@ -11,7 +11,6 @@ import json
 import os
 import time
 import uuid
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ... import __version__
-from ..errors import EvaluationWarning, StorageError, UserError
+from ..errors import EvaluationWarning, StorageError, UserError, warn
 from .checksums import (
     IntegrityError,
     create_atomically,
@@ -253,7 +252,7 @@ class RunFolder:
             target = aside / f"{place.name}.{uuid.uuid4().hex[:8]}"
             with contextlib.suppress(FileNotFoundError):  # another process was faster
                 place.rename(target)
-                warnings.warn(
+                warn(
                     EvaluationWarning(
                         f"{place} cannot be trusted ({reason}) and was moved to {target}",
                         "what it held is computed again",
@@ -327,7 +326,7 @@ class RunFolder:
             else:
                 yield rows
         if damaged:
-            warnings.warn(
+            warn(
                 EvaluationWarning(
                     f"{damaged} of {found} files in {self.path / 'results'} are damaged and left"
                     " out",
@@ -362,7 +361,7 @@ class RunFolder:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 examples.append(dict(arrays))
         if damaged:
-            warnings.warn(
+            warn(
                 EvaluationWarning(
                     f"{damaged} files in {self.path / 'examples'} are damaged, and their pictures"
                     " left out",

@@ -19,7 +19,7 @@ from typing import Any
 
 from ...config.types import Evaluation
 from ...data.sources import Data
-from ...errors import EvaluationWarning, UserError
+from ...errors import EvaluationWarning, UserError, warn
 from ...store.folder import TaskResult
 from ..identity import check_same_model
 from ..tasks import Task, Tasks, make_settings
@@ -178,7 +178,7 @@ class RayExecutor:
             if not self._workers and not warned and time.monotonic() - began > PATIENCE:
                 warned = True
                 needed = {"CPU": self._settings.cpus, "GPU": self._settings.gpus}
-                warnings.warn(
+                warn(
                     EvaluationWarning(
                         f"no worker has started for {PATIENCE:.0f} s: the cluster has nowhere"
                         f" {_listed(needed)} free",
