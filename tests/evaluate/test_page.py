@@ -52,7 +52,7 @@ def visit(chromium):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """Two runs of the embedded model, three norms, and their reports: of one and of both."""
+    """Two runs of the bundled model, three norms, and their reports: of one and of both."""
     folder = tmp_path_factory.mktemp("runs")
     runs = []
     for name, steps in (("one", 2), ("two", 6)):

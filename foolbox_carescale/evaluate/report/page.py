@@ -29,6 +29,13 @@ from .aggregate import (
 )
 from .pictures import browser
 
+SCRIPTS = (
+    *("elements", "series", "charts", "tables"),
+    *("distributions", "results", "images", "main"),
+)
+"""Files in ``page/``, in the order in which they are joined. They are own code, since a charting
+library is some hundred times their size, and the page asks the network for nothing."""
+
 DIGITS = 4
 """Significant digits of numbers on the page; the tables beside it have all."""
 
@@ -40,18 +47,19 @@ PROFILE = 101
 
 
 def page(runs: Sequence[Run]) -> str:
-    """The HTML text. Labels, class names and configs are data in it, never markup."""
+    """Return the HTML text. Names of attacks, classes and configs are data in it, never markup."""
     files = resources.files(__package__)
 
     def text(name: str) -> str:
         return files.joinpath(name).read_text(encoding="utf-8")
 
+    script = "".join(text(f"page/{name}.js") for name in SCRIPTS)
     data = json.dumps(_content(runs), allow_nan=False, separators=(",", ":"))
     return Template(text("page.html.template")).substitute(
         colors=_colors(),
         style=text("page.css"),
         data=data.replace("<", "\\u003c"),  # nothing in a JSON text can end the script element
-        script=text("page.js"),
+        script=f'"use strict";\n{{\n{script}}}\n',
     )
 
 
@@ -126,8 +134,8 @@ def _at(chosen: list[tuple[int, Series]], epsilon: float) -> list[Point]:
     return [p for _, series in chosen for p in series.points if p.epsilon == epsilon]
 
 
-def _edges(values: list[npt.NDArray[Any]]) -> list[float] | None:
-    """Least and greatest of all, a little apart where they are the same; None without any."""
+def _edges(values: list[npt.NDArray[Any]]) -> tuple[float, float] | None:
+    """Return least and greatest of all, a little apart if they are the same; None without any."""
     values = [one for one in values if len(one)]
     if not values:
         return None
@@ -135,10 +143,12 @@ def _edges(values: list[npt.NDArray[Any]]) -> list[float] | None:
     if high - low < 1e-3 * max(abs(high), 1e-9):
         room = 0.05 * max(abs(high), 1e-9)
         low, high = low - room, high + room
-    return [_short(low, 7), _short(high, 7)]
+    return float(f"{low:.7g}"), float(f"{high:.7g}")
 
 
-def _point(point: Point, edges: dict[tuple[str, float], list[float] | None]) -> dict[str, Any]:
+def _point(
+    point: Point, edges: dict[tuple[str, float], tuple[float, float] | None]
+) -> dict[str, Any]:
     low, high = point.interval
     shown: dict[str, Any] = {
         "e": point.epsilon,
@@ -169,7 +179,7 @@ def _point(point: Point, edges: dict[tuple[str, float], list[float] | None]) -> 
 
 
 def _classes(table: npt.NDArray[Any]) -> dict[str, Any]:
-    """Samples and robust samples by class; of many classes their sorted profile and its ends."""
+    """Count samples and robust ones by class; of many classes, those at the profile's ends."""
     present = np.flatnonzero(table[0])
     total, robust = table[0][present], table[1][present]
     share = robust / total
@@ -206,9 +216,9 @@ def _difference(found: Difference) -> dict[str, Any]:
 
 
 def _colors() -> str:
-    """The palette as CSS variables."""
+    """Return the palette as CSS variables."""
 
-    def block(colors: Mapping[str, Sequence[str]]) -> str:
+    def variables(colors: Mapping[str, Sequence[str]]) -> str:
         return "".join(
             f"--{source}-{i}:{color};"
             for source, those in colors.items()
@@ -216,11 +226,11 @@ def _colors() -> str:
         )
 
     return (
-        f":root{{{block(palette.LIGHT)}}}"
-        f"@media screen and (prefers-color-scheme:dark){{:root{{{block(palette.DARK)}}}}}"
+        f":root{{{variables(palette.LIGHT)}}}"
+        f"@media screen and (prefers-color-scheme:dark){{:root{{{variables(palette.DARK)}}}}}"
     )
 
 
-def _short(value: float, digits: int = DIGITS) -> float:
-    """Rounded to significant digits; NaN cannot be written in JSON, and becomes 0."""
-    return float(f"{value:.{digits}g}") if math.isfinite(value) else 0.0
+def _short(value: float, digits: int = DIGITS) -> float | None:
+    """Return the value rounded to significant digits; None, JSON's null, if it is not finite."""
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None

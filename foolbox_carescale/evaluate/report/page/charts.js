@@ -1,0 +1,179 @@
+// Charts over epsilon, and their legend.
+const narrow = matchMedia("(max-width: 760px)").matches;
+const W = narrow ? 440 : 760;
+const LEFT = 52;
+const RIGHT = 14;
+const TOP = 14;
+const BOTTOM = 46;
+const scaleX = (epsilons, log) => {
+  const at = log ? Math.log : (value) => value;
+  const low = log ? at(epsilons[0]) : 0;
+  const high = at(epsilons[epsilons.length - 1]);
+  const room = log ? 0.04 * (high - low) || 0.5 : 0.02 * high;
+  return (e) => LEFT + ((at(e) - low + room) / (high - low + 2 * room)) * (W - LEFT - RIGHT);
+};
+const chart = (norm, log, H, ends, ticks, name, unit, draw) => {
+  const x = scaleX(norm.epsilons, log);
+  const y = (value) => TOP + (1 - (value - ends[0]) / (ends[1] - ends[0])) * (H - TOP - BOTTOM);
+  const picture = svg("svg", {
+    viewBox: `0 0 ${W} ${H}`,
+    role: "img",
+    "aria-label": `${name} by epsilon, ${norm.name}; the table below has the numbers`,
+  });
+  for (const tick of ticks)
+    picture.append(path("grid", `M${LEFT},${y(tick)}H${W - RIGHT}`), textAt(LEFT - 8, y(tick) + 4, short(tick), "end"));
+  const middle = (TOP + H - BOTTOM) / 2;
+  let last = -Infinity;
+  for (const epsilon of norm.epsilons) {
+    const place = x(epsilon);
+    const crowded = place - last < 40;
+    picture.append(path("axis", `M${place},${H - BOTTOM}v${crowded ? 3 : 5}`));
+    if (crowded) continue;
+    picture.append(textAt(place, H - BOTTOM + 19, short(epsilon)));
+    last = place;
+  }
+  picture.append(
+    path("axis", `M${LEFT},${H - BOTTOM}H${W - RIGHT}`),
+    textAt((LEFT + W - RIGHT) / 2, H - 6, `epsilon (${norm.name})`),
+    textAt(13, middle, unit, "middle", { transform: `rotate(-90 13 ${middle})` }),
+  );
+  const spots = [];
+  // halos lie below
+  const drawn = norm.series.map((one, number) => [one, number]).sort(([a], [b]) => b.worst - a.worst);
+  drawn.forEach(([one, number]) => {
+    const group = svg("g", { class: "series", "data-series": number });
+    draw(group, one, x, y, (point, place, text) => spots.push({ number, group, x: x(point.e), y: place, text }));
+    if (group.childNodes.length) picture.append(group);
+  });
+  const near = (event) => {
+    const box = picture.getBoundingClientRect();
+    const scale = W / box.width;
+    const mx = (event.clientX - box.left) * scale;
+    const my = (event.clientY - box.top) * scale;
+    let best = null;
+    let distance = 34;
+    for (const spot of spots) {
+      const d = Math.hypot(spot.x - mx, spot.y - my);
+      if (d <= distance && !spot.group.classList.contains("off")) [best, distance] = [spot, d];
+    }
+    if (best) showTip(event, best.text);
+    else hideTip();
+  };
+  picture.addEventListener("pointermove", near);
+  picture.addEventListener("pointerdown", near);
+  picture.addEventListener("pointerleave", hideTip);
+  return { picture, y };
+};
+const explain = (one, point) => {
+  const lines = [
+    label(one),
+    `epsilon ${short(point.e)}`,
+    `robust accuracy ${fixed(point.k / point.n)}, ` +
+      `95%: ${fixed(point.low)} to ${fixed(point.high)} (${point.k} of ${point.n})`,
+  ];
+  const ratio = point.norm_over_epsilon;
+  if (ratio) lines.push(`norm / epsilon: mean ${fixed(ratio.mean)}, min ${fixed(ratio.low)}, max ${fixed(ratio.high)}`);
+  if (point.loss) lines.push(`cross-entropy: mean ${short(point.loss.mean)}`);
+  if (point.backward_passes) lines.push(`gradient evaluations per sample: ${short(point.backward_passes.mean)}`);
+  if (one.name) lines.push(`${one.name} ${one.params}`);
+  return lines.join("\n");
+};
+const line = (points, x, height) =>
+  points.map((p, i) => `${i ? "L" : "M"}${x(p.e).toFixed(1)},${height(p).toFixed(1)}`).join("");
+const whisker = (one, x, low, high) => path("whisker", `M${x},${low}V${high}`, { style: `stroke:${color(one)}` });
+const curves = (norm, log) => {
+  const made = chart(
+    norm,
+    log,
+    narrow ? 340 : 400,
+    [-0.02, 1.02],
+    [0, 0.2, 0.4, 0.6, 0.8, 1],
+    "robust accuracy",
+    "robust accuracy",
+    (group, one, x, y, spot) => {
+      const up = line(one.points, x, (p) => y(p.high));
+      const down = line([...one.points].reverse(), x, (p) => y(p.low)).replace("M", "L");
+      if (!one.worst && one.points.length > 1)
+        group.append(path("band", `${up}${down}z`, { style: `fill:${color(one)}` }));
+      if (one.points.length === 1)
+        group.append(whisker(one, x(one.points[0].e), y(one.points[0].low), y(one.points[0].high)));
+      group.append(svg("path", { d: line(one.points, x, (p) => y(p.k / p.n)), ...stroke(one) }));
+      for (const point of one.points) {
+        if (!one.worst) group.append(dot(one, x(point.e), y(point.k / point.n)));
+        spot(point, y(point.k / point.n), explain(one, point));
+      }
+    },
+  );
+  data.runs.forEach((run, i) => {
+    const place = made.y(run.clean.k / run.clean.n);
+    made.picture.append(
+      path(
+        "clean",
+        `M${LEFT},${place}H${W - RIGHT}`,
+        {},
+        svg("title", {}, `clean accuracy of ${run.name}: ${fixed(run.clean.k / run.clean.n)}`),
+      ),
+    );
+    if (i === 0) made.picture.append(textAt(W - RIGHT - 4, place - 5, "clean accuracy", "end"));
+  });
+  return made.picture;
+};
+const normCurves = (norm, log) => {
+  const ratios = norm.series.flatMap((one) => one.points.map((p) => p.norm_over_epsilon).filter(Boolean));
+  const low = Math.min(0.9, ...ratios.map((r) => r.low));
+  const high = Math.max(1.02, ...ratios.map((r) => r.high));
+  const from = Math.floor(low * 10) / 10;
+  const step = (high - from) / 5 > 0.1 ? 0.2 : 0.1;
+  const ticks = [];
+  for (let tick = from; tick <= high + 1e-9; tick += step) ticks.push(Number(tick.toFixed(2)));
+  return chart(
+    norm,
+    log,
+    260,
+    [from - 0.005, high + 0.01],
+    ticks,
+    "measured norm / epsilon",
+    "norm / epsilon",
+    (group, one, x, y, spot) => {
+      const known = one.points.filter((p) => p.norm_over_epsilon);
+      if (!known.length) return;
+      for (const p of known)
+        group.append(whisker(one, x(p.e), y(p.norm_over_epsilon.low), y(p.norm_over_epsilon.high)));
+      group.append(svg("path", { d: line(known, x, (p) => y(p.norm_over_epsilon.mean)), ...stroke(one) }));
+      for (const p of known) {
+        group.append(dot(one, x(p.e), y(p.norm_over_epsilon.mean)));
+        spot(p, y(p.norm_over_epsilon.mean), explain(one, p));
+      }
+    },
+  ).picture;
+};
+const legend = (panel, norm) => {
+  const groups = (own = "") => panel.querySelectorAll(`g.series${own}`);
+  const buttons = norm.series.map((one, number) =>
+    button(
+      [swatch(one), html("span", {}, label(one))],
+      (event) => toggle(number, event.currentTarget.getAttribute("aria-pressed") !== "true"),
+      {
+        "aria-pressed": "true",
+        title: one.name ? `${one.name} ${one.params}` : null,
+        onpointerenter: () => groups().forEach((g) => g.classList.toggle("dim", g.dataset.series !== String(number))),
+        onpointerleave: () => groups().forEach((g) => g.classList.remove("dim")),
+      },
+    ),
+  );
+  const toggle = (number, on) => {
+    buttons[number].setAttribute("aria-pressed", String(on));
+    groups(`[data-series="${number}"]`).forEach((g) => g.classList.toggle("off", !on));
+  };
+  const all = (on) => button(on ? "show all" : "hide all", () => buttons.forEach((_, i) => toggle(i, on)));
+  const restore = () => buttons.forEach((b, i) => toggle(i, b.getAttribute("aria-pressed") === "true"));
+  return {
+    element: html(
+      "div",
+      {},
+      html("div", { class: "legend" }, buttons),
+      buttons.length > 6 ? html("div", { class: "bar" }, all(true), all(false)) : null,
+    ),
+    restore,
+  };
+};

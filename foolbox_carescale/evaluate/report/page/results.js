@@ -1,0 +1,121 @@
+// A panel per norm, behind tabs.
+const choice = (text, options, onchange, chosen) =>
+  html(
+    "label",
+    {},
+    text,
+    html(
+      "select",
+      { onchange: (e) => onchange(e.currentTarget.value) },
+      options.map(([value, name]) => html("option", { value, selected: value === chosen }, name)),
+    ),
+  );
+const panelOf = (norm, id) => {
+  const panel = html("div", { role: "tabpanel", id, "aria-label": norm.name });
+  const holes = {};
+  for (const name of ["curves", "norms", "histograms", "costs", "classes"]) holes[name] = html("div");
+  const key = legend(panel, norm);
+  let log = norm.epsilons.length > 1 && norm.epsilons.at(-1) / norm.epsilons[0] > 4;
+  let quantity = "loss";
+  const counts = norm.epsilons.map((e) =>
+    sum(norm.series.map((one) => (one.worst ? 0 : one.points.filter((p) => p.e === e).length))),
+  );
+  const most = norm.epsilons.filter((e, i) => counts[i] === Math.max(...counts));
+  let epsilon = most[Math.floor((most.length - 1) / 2)];
+  const drawCurves = () => {
+    holes.curves.replaceChildren(curves(norm, log));
+    holes.norms.replaceChildren(normCurves(norm, log));
+    key.restore();
+  };
+  const drawOne = () => {
+    holes.histograms.replaceChildren(histograms(norm, quantity, epsilon));
+    holes.costs.replaceChildren(costTable(norm, epsilon));
+    holes.classes.replaceChildren(classes(norm, epsilon));
+  };
+  const otherScale = () => (log ? "linear epsilon" : "logarithmic epsilon");
+  const scale = button(otherScale(), (e) => {
+    log = !log;
+    e.currentTarget.textContent = otherScale();
+    drawCurves();
+  });
+  const known = Object.entries(QUANTITIES).filter(([name]) => norm.edges[name].some(Boolean));
+  panel.append(
+    card(
+      html("div", { class: "bar" }, html("h3", {}, "Security curves"), norm.epsilons.length > 1 ? scale : null),
+      "Share of all samples that are correctly classified without and with the attack, with Wilson’s 95% interval. " +
+        "“worst case over attacks” counts a sample as robust only if it withstands every attack at this epsilon " +
+        "and below. Click a name to hide it.",
+      html("div", { class: "plot" }, holes.curves, key.element),
+    ),
+    card(
+      "Robust accuracy",
+      "By epsilon; below each number its 95% interval. Click a column to sort.",
+      accuracyTable(norm),
+    ),
+    differenceTable(norm) || "",
+    card(
+      "Measured norm / epsilon",
+      "What is left of epsilon after the clip: mean, and whiskers from the least to the greatest. " +
+        "Below 1 the curve above belongs to a smaller epsilon than its axis says.",
+      html("div", { class: "plot" }, holes.norms),
+      normTable(norm),
+    ),
+    card(
+      html(
+        "div",
+        { class: "bar" },
+        html("h3", {}, "Distributions over the attacked samples"),
+        choice(
+          "of",
+          known,
+          (value) => {
+            quantity = value;
+            drawOne();
+          },
+          quantity,
+        ),
+        choice(
+          "at epsilon",
+          norm.epsilons.map((e) => [String(e), short(e)]),
+          (value) => {
+            epsilon = norm.epsilons.find((e) => String(e) === value);
+            drawOne();
+          },
+          String(epsilon),
+        ),
+      ),
+      null,
+      holes.histograms,
+      html("p", {}),
+      holes.costs,
+    ),
+    card("Robust accuracy by class", "At the epsilon chosen above. Few samples per class say little.", holes.classes),
+  );
+  drawCurves();
+  drawOne();
+  return panel;
+};
+const results = () => {
+  const panels = data.norms.map((norm, i) => panelOf(norm, `norm-${i}`));
+  const tabs = data.norms.map((norm, i) =>
+    button(norm.name, () => select(i), {
+      role: "tab",
+      "aria-controls": `norm-${i}`,
+      onkeydown: (e) => {
+        const step = { ArrowRight: 1, ArrowLeft: -1 }[e.key];
+        if (!step) return;
+        const next = (i + step + tabs.length) % tabs.length;
+        select(next);
+        tabs[next].focus();
+      },
+    }),
+  );
+  const select = (chosen) =>
+    panels.forEach((panel, i) => {
+      panel.hidden = i !== chosen;
+      tabs[i].setAttribute("aria-selected", String(i === chosen));
+      tabs[i].tabIndex = i === chosen ? 0 : -1;
+    });
+  select(0);
+  return [html("h2", {}, "Results by norm"), html("div", { role: "tablist", "aria-label": "norm" }, tabs), ...panels];
+};

@@ -1,0 +1,127 @@
+// Tables that a click on a column sorts.
+// A row is a list of {node: text or element, value: to sort by, style, class}.
+const table = (heads, rows) => {
+  const made = rows.map((row) => ({
+    values: row.map((cell) => cell.value),
+    element: html(
+      "tr",
+      {},
+      row.map((cell) => html("td", { style: cell.style, class: cell.class }, cell.node)),
+    ),
+  }));
+  const body = html(
+    "tbody",
+    {},
+    made.map((row) => row.element),
+  );
+  const sort = (event, column) => {
+    const th = event.currentTarget.parentNode;
+    const sign = th.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+    for (const other of head.children) other.setAttribute("aria-sort", "none");
+    th.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+    const sorted = [...made].sort((s, t) => compare(s.values[column], t.values[column], sign));
+    body.append(...sorted.map((row) => row.element));
+  };
+  const head = html(
+    "tr",
+    {},
+    heads.map((text, column) => {
+      const left = rows[0] && rows[0][column].class === "left";
+      const attributes = { scope: "col", "aria-sort": "none", class: left ? "left" : null };
+      return html(
+        "th",
+        attributes,
+        button(text, (event) => sort(event, column)),
+      );
+    }),
+  );
+  return html("div", { class: "scroll" }, html("table", {}, html("thead", {}, head), body));
+};
+const compare = (a, b, sign) => {
+  if (a === null || b === null) return (a === null) - (b === null); // what was not measured comes last, either way
+  return sign * (typeof a === "string" ? a.localeCompare(b) : a - b);
+};
+const heat = (share) =>
+  `background-image:linear-gradient(color-mix(in srgb, var(--heat) ${Math.round(46 * share)}%, transparent) 0 0)`;
+const nameCell = (one) => ({ node: [swatch(one), label(one)], value: label(one) });
+const none = { node: "", value: null };
+const byEpsilon = (norm, cell, choose = () => true) => {
+  const rows = norm.series.filter(choose).map((one) => {
+    const at = new Map(one.points.map((p) => [p.e, p]));
+    return [nameCell(one), ...norm.epsilons.map((e) => (at.has(e) && cell(at.get(e))) || none)];
+  });
+  return table(["attack", ...norm.epsilons.map(short)], rows);
+};
+const accuracyTable = (norm) =>
+  byEpsilon(norm, (p) => ({
+    node: [fixed(p.k / p.n), html("small", {}, `${fixed(p.low, 2)}–${fixed(p.high, 2)}`)],
+    value: p.k / p.n,
+    style: heat(p.k / p.n),
+  }));
+const normTable = (norm) =>
+  byEpsilon(
+    norm,
+    (p) =>
+      p.norm_over_epsilon && {
+        node: [fixed(p.norm_over_epsilon.mean), html("small", {}, `min ${fixed(p.norm_over_epsilon.low)}`)],
+        value: p.norm_over_epsilon.mean,
+      },
+    (one) => !one.worst,
+  );
+const differenceTable = (norm) => {
+  const found = data.differences.filter((d) => d.norm === norm.name);
+  const names = [...new Map(found.map((d) => [`${d.attack} ${d.run}`, d])).values()];
+  const base = data.runs[0].name;
+  if (!found.length) return null;
+  const rows = names.map((name) => [
+    { node: `${name.attack} · ${name.run}`, value: `${name.attack} · ${name.run}` },
+    ...norm.epsilons.map((e) => {
+      const d = found.find((one) => one.attack === name.attack && one.run === name.run && one.e === e);
+      if (!d) return none;
+      const sense = d.value > 0 ? "up" : "down";
+      const number = html("span", { class: d.beyond ? sense : null }, (d.value > 0 ? "+" : "") + fixed(d.value));
+      return { node: [number, html("small", {}, `${fixed(d.low, 2)} to ${fixed(d.high, 2)}`)], value: d.value };
+    }),
+  ]);
+  const paired = found.every((d) => d.paired)
+    ? ` over the ${found[0].n} samples that both have, paired`
+    : ", not paired: the samples differ";
+  return card(
+    `Robust accuracy minus that of ${base}`,
+    `With Newcombe’s 95% interval${paired}. Coloured where the interval excludes 0; ` +
+      "of many settings, about one in twenty does so by chance.",
+    table(["attack", ...norm.epsilons.map(short)], rows),
+  );
+};
+const costTable = (norm, epsilon) => {
+  const optional = (spread) => (spread ? { node: short(spread.mean), value: spread.mean } : none);
+  const rows = norm.series
+    .filter((one) => !one.worst)
+    .flatMap((one) =>
+      one.points
+        .filter((p) => p.e === epsilon)
+        .map((p) => [
+          nameCell(one),
+          { node: String(p.attacked), value: p.attacked },
+          optional(p.loss),
+          optional(p.forward_passes),
+          optional(p.backward_passes),
+          { node: short(p.seconds), value: p.seconds },
+          p.survived === null ? none : { node: fixed(p.survived), value: p.survived },
+        ]),
+    );
+  const heads = [
+    "attack",
+    "attacked",
+    "mean loss",
+    "forward passes",
+    "backward passes",
+    "seconds",
+    "still adversarial after 8-bit quantisation",
+  ];
+  const known = heads.map((_, column) => rows.some((row) => row[column].value !== null));
+  return table(
+    heads.filter((_, column) => known[column]),
+    rows.map((row) => row.filter((_, column) => known[column])),
+  );
+};
