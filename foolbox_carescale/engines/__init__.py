@@ -59,10 +59,6 @@ def solve(problem: Problem) -> ep.Tensor:
             roots = roots.clamp(max=_LARGEST.get(problem.dtype_name, np.inf))
             found: ep.Tensor = ep.astensor(roots[:, None].to(problem.x.dtype))
             return found
-    if engine == "node":
-        from ..operators import torch_compile as compiled
-
-        return compiled.solve(problem)
     problem.reject_bad_values()
     return _xla(problem, engine) if engine in ("xla", "graph") else _generic(problem)
 
@@ -225,8 +221,6 @@ def _choose(t: ep.Tensor, *, traced: bool) -> tuple[str, str]:
         return "graph", "a TensorFlow tensor in a graph or not in main memory, compiled by XLA"
     if not traced and kind == "torch" and t.raw.device.type == "cuda" and _HAS_TRITON:
         return "cuda", "a torch tensor on a GPU, compiled by Triton"
-    if traced and kind == "torch" and backends.is_compiling(t):
-        return "node", "torch compiles: found at run time by the engine that serves the tensors"
     if traced:
         return "generic", "the values are traced and the sorted closed form traces everywhere"
     if not backends.on_cpu(t):

@@ -28,6 +28,7 @@ from ..core.formulas import clip, moved, room_of
 from ..core.problem import Problem
 from ..engines.eager import bracket
 from . import autodiff
+from .opaque import OPERATORS
 from .validation import prepare
 
 T = TypeVar("T")
@@ -35,8 +36,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _one_node(operator: Callable[P, R]) -> Callable[P, R]:
-    """Keep the compilers out: one node for torch.compile, no rewriting by TensorFlow."""
+def _opaque_to_compilers(operator: Callable[P, R]) -> Callable[P, R]:
+    """Return the operator as one node for torch.compile, and unconverted by TensorFlow."""
+    OPERATORS[operator.__name__] = operator
 
     @functools.wraps(operator)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -62,7 +64,7 @@ def _unconverted(function: Callable[P, R]) -> Callable[P, R]:
     return plain
 
 
-@_one_node
+@_opaque_to_compilers
 def clipping_aware_rescaling(
     x: T, delta: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)
 ) -> T:
@@ -95,7 +97,7 @@ def clipping_aware_rescaling(
     return result
 
 
-@_one_node
+@_opaque_to_compilers
 def perturb(
     x: T,
     delta: T,
@@ -135,7 +137,7 @@ def perturb(
     return result
 
 
-@_one_node
+@_opaque_to_compilers
 def reachable_norm(x: T, delta: T, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) -> T:
     """The largest p-norm that moving x along delta can have inside the bounds.
 
@@ -162,7 +164,7 @@ def reachable_norm(x: T, delta: T, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) 
     return result
 
 
-@_one_node
+@_opaque_to_compilers
 def project(x: T, x0: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) -> T:
     """The nearest point to x (Euclidean) in ball and box: argmin ||z - x||_2, ||z - x0||_p <= eps.
 
@@ -207,7 +209,7 @@ def project(x: T, x0: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) 
     return problem.restore(result)  # type: ignore[no-any-return]
 
 
-@_one_node
+@_opaque_to_compilers
 def steepest_step(x: T, grad: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) -> T:
     """The point x + s with s = argmax <grad, s> over ||s||_p <= eps and x + s inside the bounds.
 

@@ -28,7 +28,7 @@ def needed(problem: Problem) -> bool:
 
 def solve(problem: Problem) -> ep.Tensor:
     """Eta, shape (N, 1), differentiable in x, delta and eps to every order."""
-    return _differentiable(problem, _ETA) if needed(problem) else engines.solve(problem)
+    return _differentiable(problem, _ETA) if needed(problem) else _root(problem)
 
 
 def perturb(problem: Problem) -> ep.Tensor:
@@ -39,6 +39,15 @@ def perturb(problem: Problem) -> ep.Tensor:
     if kind == "tensorflow" or (kind == "torch" and problem.concrete):
         return _differentiable(problem, _POINTS)
     return moved(problem, solve(problem))  # one custom derivative, of eta, is enough to trace
+
+
+def _root(problem: Problem) -> ep.Tensor:
+    x = problem.shaped_x
+    if not problem.concrete and backends.framework(x) == "torch" and backends.is_compiling(x):
+        from . import torch_compile  # imports torch
+
+        return torch_compile.solve(problem)
+    return engines.solve(problem)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +66,7 @@ class _Operator:
 
 
 def _eta_twice(problem: Problem) -> tuple[ep.Tensor, ep.Tensor]:
-    eta = engines.solve(problem)
+    eta = _root(problem)
     return eta, eta
 
 
@@ -80,7 +89,7 @@ def _differentiable(problem: Problem, operator: _Operator) -> ep.Tensor:
     if kind == "jax":
         return _jax(problem)
     # torch.func and torch.compile: they follow the expression itself
-    return operator.formula(problem, backends.detach(engines.solve(problem)))
+    return operator.formula(problem, backends.detach(_root(problem)))
 
 
 def _variables(problem: Problem) -> list[ep.Tensor]:
@@ -182,7 +191,7 @@ def _jax(problem: Problem) -> ep.Tensor:
 
     @jax.custom_jvp  # type: ignore[untyped-decorator]
     def rescaling(bounds: Any, variables: Any) -> Any:
-        return engines.solve(problem_of(bounds, variables)).raw
+        return _root(problem_of(bounds, variables)).raw
 
     @rescaling.defjvp  # type: ignore[untyped-decorator]
     def derivative(primals: Any, tangents: Any) -> Any:

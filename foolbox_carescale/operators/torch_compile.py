@@ -16,13 +16,13 @@ import torch
 
 from .. import engines
 from ..core.problem import Problem
-from . import api as rescale
+from .opaque import OPERATORS
 
 
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def call(name: str, *args: Any, **kwargs: Any) -> Any:
-    """The operator of this name, unseen by Dynamo."""
-    return getattr(rescale, name).__wrapped__(*args, **kwargs)
+    """Return what the operator of this name does, unseen by Dynamo."""
+    return OPERATORS[name](*args, **kwargs)
 
 
 def solve(problem: Problem) -> ep.Tensor:
