@@ -45,7 +45,7 @@ def run(
                 "attack_name": "L2PGD",
                 "attack_params": "{}",
                 "attack_repeat": 1,
-                "source": ("ours", "foolbox")[attack % 2],
+                "library": ("foolbox_carescale", "foolbox")[attack % 2],
                 "p": p,
                 "epsilon": epsilon,
                 "batch": 0,
@@ -87,7 +87,7 @@ def _column(value, kind, samples):
 def _examples(attack, epsilon, p, images, labels):
     return {
         "attack": np.array(f"attack_{attack}"),
-        "source": np.array(("ours", "foolbox")[attack % 2]),
+        "library": np.array(("foolbox_carescale", "foolbox")[attack % 2]),
         "p": np.array(p),
         "epsilon": np.array(epsilon),
         "label": labels[: len(images)],

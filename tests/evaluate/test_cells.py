@@ -1,3 +1,4 @@
+import foolbox
 import pytest
 
 from foolbox_carescale.evaluate import AttackConfig, Evaluation, UserError
@@ -55,9 +56,15 @@ def test_an_attacks_own_epsilons_override_those_of_its_norm():
     ]
 
 
-def test_attacks_know_who_wrote_them():
-    assert make_attack("a", AttackConfig("L2PGD"))[1] == "foolbox"
-    assert make_attack("a", AttackConfig("L2ClipAwarePGD"))[1] == "ours"
+class OwnAttack(foolbox.attacks.L2PGD):
+    pass
+
+
+def test_the_library_of_an_attack_is_the_package_of_its_class():
+    own = AttackConfig("own", _target_=f"{__name__}.OwnAttack")
+    assert make_attack("a", own)[1] == __name__.partition(".")[0]
+    assert make_attack("a", AttackConfig("L2PGD", repeat=2))[1] == "foolbox"
+    assert make_attack("a", AttackConfig("L2ClipAwarePGD"))[1] == "foolbox_carescale"
 
 
 def test_attacks_of_any_distance_take_a_norm_by_name():

@@ -142,7 +142,7 @@ def test_ours_are_exactly_epsilon_and_inside_the_box(tmp_path):
     }
     table = [r for r in rows(evaluate(small(tmp_path / "run", attacks=attacks))) if r["attacked"]]
     assert np.allclose([r["norm_over_epsilon"] for r in table], 1, atol=1e-5)
-    assert all(r["in_bounds"] and r["source"] == "ours" for r in table)
+    assert all(r["in_bounds"] and r["library"] == "foolbox_carescale" for r in table)
 
 
 def test_repeats_are_foolboxs(tmp_path):

@@ -91,7 +91,7 @@ class Series:
     attack: str
     attack_name: str
     params: str
-    source: str
+    library: str
     p: float
     points: list[Point]
 
@@ -276,7 +276,7 @@ def _read_rows(
     results: Results,
 ) -> tuple[list[Series], dict[int, tuple[str, int]], tuple[int, int], dict[str, str]]:
     """The series, the inputs, right and all samples, and the names of model and data."""
-    fixed = ("model", "data", "attack", "attack_name", "attack_params", "source", "p", "epsilon")
+    fixed = ("model", "data", "attack", "attack_name", "attack_params", "library", "p", "epsilon")
     flags = ("robust", "attacked", "success", "quantised_success")
     rows = results.select(*fixed, *flags, *QUANTITIES, "seconds", "label", "input_hash")
     classes = int(np.max(rows["label"].to_numpy(), initial=-1)) + 1
@@ -292,7 +292,7 @@ def _read_rows(
                 about["attack"],
                 about["attack_name"],
                 about["attack_params"],
-                about["source"],
+                about["library"],
                 float(about["p"]),
                 [],
             ),

@@ -170,7 +170,7 @@ def grid(examples: list[Example], samples: int = 2) -> Figure:
                 xycoords="axes fraction",
                 ha="center",
                 fontsize=8,
-                color=palette.LIGHT[str(example["source"])][0],
+                color=palette.LIGHT[palette.palette_of(str(example["library"]))][0],
             )
     return figure
 

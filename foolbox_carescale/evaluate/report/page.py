@@ -119,8 +119,8 @@ def _norm(runs: Sequence[Run], p: float, name: str) -> dict[str, Any]:
                 "attack": series.attack,
                 "name": series.attack_name,
                 "params": series.params,
-                "source": series.source,
-                "worst": not series.source,
+                "palette": looks[number, series.attack].palette,
+                "worst": not series.library,
                 "hue": looks[number, series.attack].hue,
                 "marker": looks[number, series.attack].marker,
                 "points": [_point(point, edges) for point in series.points],
@@ -220,8 +220,8 @@ def _colors() -> str:
 
     def variables(colors: Mapping[str, Sequence[str]]) -> str:
         return "".join(
-            f"--{source}-{i}:{color};"
-            for source, those in colors.items()
+            f"--{name}-{i}:{color};"
+            for name, those in colors.items()
             for i, color in enumerate(those)
         )
 

@@ -85,7 +85,7 @@ def _run(name: str, examples: list[dict[str, Array]], samples: int, halved: int)
             by_image[key]["attacks"].append(
                 {
                     "attack": str(example["attack"]),
-                    "source": str(example["source"]),
+                    "library": str(example["library"]),
                     "norm": norm_name(float(example["p"])),
                     "epsilon": float(example["epsilon"]),
                     "prediction": int(example["prediction"][i]),

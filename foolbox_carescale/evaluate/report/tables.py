@@ -27,7 +27,7 @@ def summary_csv(runs: Sequence[Run]) -> str:
                     "attack": series.attack,
                     "attack_name": series.attack_name,
                     "attack_params": series.params,
-                    "source": series.source,
+                    "library": series.library,
                     "p": series.p,
                     "epsilon": point.epsilon,
                     "samples": len(point.robust),
@@ -42,7 +42,7 @@ def summary_csv(runs: Sequence[Run]) -> str:
                         f"{quantity}_{kind}": None if spread is None else getattr(spread, kind)
                         for kind in ("mean", "low", "high")
                     }
-                row["seconds"] = point.seconds if series.source else None
+                row["seconds"] = point.seconds if series.library else None
                 row["survived_8_bits"] = point.survived
                 rows.append(row)
     return _csv(rows, list(rows[0]))

@@ -32,7 +32,7 @@ class AttackSetting:
         label: The attack's label in the run.
         config: The attack.
         attack: The Foolbox attack itself.
-        source: Who wrote it: ``ours``, or ``foolbox``, which also stands for the user's own.
+        library: The package of the attack's class, such as ``foolbox`` or the user's own.
         p: Order of the attack's norm.
         epsilon: Size of the perturbation in that norm.
         minimises: Whether the attack looks for the smallest perturbation, whatever epsilon.
@@ -42,7 +42,7 @@ class AttackSetting:
     label: str
     config: AttackConfig
     attack: Any
-    source: Literal["ours", "foolbox"]
+    library: str
     p: float
     epsilon: float
     minimises: bool = False
@@ -151,7 +151,7 @@ def make_settings(evaluation: Evaluation) -> list[AttackSetting]:
     """
     settings: list[AttackSetting] = []
     for label, config in evaluation.attacks.items():
-        attack, source = make_attack(label, config)
+        attack, library = make_attack(label, config)
         p = float(attack.distance.p)
         norm = norm_name(p)
         epsilons = config.epsilons or evaluation.epsilons.get(norm)
@@ -164,7 +164,7 @@ def make_settings(evaluation: Evaluation) -> list[AttackSetting]:
         minimises = isinstance(single, MinimizationAttack)
         for epsilon in sorted(epsilons):
             settings.append(
-                AttackSetting(len(settings), label, config, attack, source, p, epsilon, minimises)
+                AttackSetting(len(settings), label, config, attack, library, p, epsilon, minimises)
             )
     return settings
 
@@ -183,8 +183,8 @@ def task_seed(seed: int, setting: AttackSetting, batch: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def make_attack(label: str, config: AttackConfig) -> tuple[Any, Literal["ours", "foolbox"]]:
-    """The attack that a config describes, and who wrote it.
+def make_attack(label: str, config: AttackConfig) -> tuple[Any, str]:
+    """Return the attack that a config describes, and the name of its package.
 
     Raises:
         UserError: There is no such attack or argument, or the attack refuses a value.
@@ -212,10 +212,8 @@ def make_attack(label: str, config: AttackConfig) -> tuple[Any, Literal["ours", 
             f"attacks.{label}: {config.name} has no Lp norm of its own;"
             f" give one, e.g. attacks.{label}.distance=L2, or take another attack"
         ) from error
-    source: Literal["ours", "foolbox"] = (
-        "ours" if constructor.__module__.startswith("foolbox_carescale.") else "foolbox"
-    )
-    return (attack.repeat(config.repeat) if config.repeat > 1 else attack), source
+    library = type(attack).__module__.partition(".")[0]
+    return (attack.repeat(config.repeat) if config.repeat > 1 else attack), library
 
 
 def _groups(settings: list[AttackSetting]) -> list[tuple[AttackSetting, ...]]:

@@ -202,7 +202,7 @@ class Worker:
             "attack_name": setting.config.name,
             "attack_params": json.dumps(setting.config.params, sort_keys=True, default=repr),
             "attack_repeat": setting.config.repeat,
-            "source": setting.source,
+            "library": setting.library,
             "p": setting.p,
             "epsilon": setting.epsilon,
             "batch": task.batch,
@@ -230,7 +230,7 @@ class Worker:
     ) -> dict[str, Array]:
         return {
             "attack": np.array(setting.label),
-            "source": np.array(setting.source),
+            "library": np.array(setting.library),
             "p": np.array(setting.p),
             "epsilon": np.array(setting.epsilon),
             "label": self._data.labels[chosen[:EXAMPLES]],

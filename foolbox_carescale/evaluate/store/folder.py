@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
         ("attack_name", pa.string()),
         ("attack_params", pa.string()),  # JSON
         ("attack_repeat", pa.int32()),
-        ("source", pa.string()),  # ours or foolbox
+        ("library", pa.string()),  # the package of the attack's class
         ("p", pa.float64()),
         ("epsilon", pa.float64()),
         ("batch", pa.int32()),

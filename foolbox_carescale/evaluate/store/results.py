@@ -32,7 +32,7 @@ class SettingSummary:
 
     attack: str
     attack_name: str
-    source: str
+    library: str
     p: float
     epsilon: float
     samples: int
@@ -138,7 +138,7 @@ class _Sums:
     """A summary that grows with the rows of its setting."""
 
     def __init__(self, rows: pa.Table) -> None:
-        names = ("attack", "attack_name", "source", "p", "epsilon")
+        names = ("attack", "attack_name", "library", "p", "epsilon")
         self._setting = {name: rows[name][0].as_py() for name in names}
         self._samples = self._robust = self._attacked = 0
         self._loss = self._ratio = self._seconds = 0.0

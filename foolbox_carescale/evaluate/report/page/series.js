@@ -1,6 +1,6 @@
 // How a series is drawn and named, and the tooltip that tells its numbers.
 const color = (one) => {
-  const own = one.worst ? "var(--ink)" : `var(--${one.source}-${one.hue})`;
+  const own = one.worst ? "var(--ink)" : `var(--${one.palette}-${one.hue})`;
   return one.run
     ? `color-mix(in oklab, ${own} ${one.run % 2 ? 58 : 78}%, ${one.run % 2 ? "var(--ink)" : "var(--card)"})`
     : own;
