@@ -29,9 +29,9 @@ from .draws import DISTRIBUTIONS, draw_jax, draw_tensorflow
 T = TypeVar("T")
 Layers = list[tuple[Any, Any]]
 State = tuple[Any, ...]
-"""Of an ascent: point, point before, accumulated gradients, best point, its loss."""
+"""The state of the loop: point, point before, accumulated gradients, best point, its loss."""
 Plan = tuple[Any, ...]
-"""Of a step: its size in epsilons, the weight of momentum, whether its point may be returned."""
+"""A step: its size in epsilons, the weight of momentum, whether its point may be returned."""
 
 
 def sample(key: Any, like: T, distribution: str = "gaussian") -> T:
@@ -217,24 +217,24 @@ def adversarial(
     arXiv 1710.06081.
     """
     kind = _framework(x, "x")
-    _check_ascent(steps, rel_stepsize, momentum, keep)
+    _check_arguments(steps, rel_stepsize, momentum, keep)
     perturb(x, x, eps, p=p, bounds=bounds)  # for its checks: in the loop it can read no values
     start = x if key is None else noisy(key, x, eps, p=p, bounds=bounds)
 
-    def on_sphere(z: Any, ahead: Any) -> Any:
+    def on_sphere(z: Any, direction: Any) -> Any:
         if p != 2:  # there the rescaling is the projection
             z = project(z, x, eps, p=p, bounds=bounds)
         z = perturb(x, z - x, eps, p=p, bounds=bounds)
-        return z if p != 1 else _filled(z, x, eps, ahead, bounds)
+        return z if p != 1 else _complete_l1(z, x, eps, direction, bounds)
 
     def move(state: State, values: Any, gradient: Any, plan: Plan) -> State:
         now, before, total, best, highest = state
         size, weight, offered = plan
-        best, highest = _better(now, values, best, highest, offered)
+        best, highest = _best_of(now, values, best, highest, offered)
         gradient = ep.astensor(gradient)
         gradient = ep.where(gradient.abs() < math.inf, gradient, ep.zeros_like(gradient))
         if p in (1, math.inf):
-            # the sum of parts.Momentum, which may look at values
+            # the sum of directions.Momentum, which may read values
             length = ep.maximum(_summed(gradient.abs()), 1e-12)
             unit = gradient / backends.reshape(length, (-1,) + (1,) * (gradient.ndim - 1))
             gradient = Momentum().decay * ep.astensor(total) + unit
@@ -253,15 +253,15 @@ def adversarial(
     ]
     zeros = ep.zeros_like(ep.astensor(start))
     lowest = _summed(backends.at_least_float32(zeros)) - math.inf
-    ascend = {"jax": _ascend_jax, "tensorflow": _ascend_tensorflow}[kind]
-    state = ascend(loss, (start, start, zeros.raw, start, lowest.raw), move, plans)
+    run = {"jax": _run_jax, "tensorflow": _run_tensorflow}[kind]
+    state = run(loss, (start, start, zeros.raw, start, lowest.raw), move, plans)
     last, _, _, best, highest = state
     if keep == "best":
-        last, _ = _better(last, loss(last), best, highest, True)
+        last, _ = _best_of(last, loss(last), best, highest, True)
     return backends.detach(ep.astensor(last)).raw  # type: ignore[no-any-return]
 
 
-def _check_ascent(steps: Any, rel_stepsize: float, momentum: float, keep: str) -> None:
+def _check_arguments(steps: Any, rel_stepsize: float, momentum: float, keep: str) -> None:
     if not (isinstance(steps, int) and steps >= 1):
         raise ValueError(f"steps: expected an integer >= 1, got {steps!r}")
     if not 0 < rel_stepsize < math.inf:
@@ -272,18 +272,18 @@ def _check_ascent(steps: Any, rel_stepsize: float, momentum: float, keep: str) -
         raise ValueError(f"keep: expected one of best, last, got {keep!r}")
 
 
-def _filled(z: Any, x: Any, eps: Any, ahead: Any, bounds: Any) -> Any:
+def _complete_l1(z: Any, x: Any, eps: Any, direction: Any, bounds: Any) -> Any:
     """Spend what is missing to eps (p = 1) on coordinates that did not move yet."""
-    z_, x_, ahead_ = ep.astensor(z), ep.astensor(x), ep.astensor(ahead)
+    z_, x_, direction_ = ep.astensor(z), ep.astensor(x), ep.astensor(direction)
     size = _summed((backends.at_least_float32(z_) - backends.at_least_float32(x_)).abs())
     whole = checked_eps(eps, size)
     whole = whole if isinstance(whole, float) else _summed(whole)
     missing = ep.maximum(whole - size, ep.zeros_like(size))
-    unmoved = ep.where(z_ == x_, ahead_, ep.zeros_like(ahead_))
+    unmoved = ep.where(z_ == x_, direction_, ep.zeros_like(direction_))
     return steepest_step(z, unmoved.raw, missing.raw, p=1, bounds=bounds)
 
 
-def _better(z: Any, values: Any, best: Any, highest: Any, offered: Any) -> tuple[Any, Any]:
+def _best_of(z: Any, values: Any, best: Any, highest: Any, offered: Any) -> tuple[Any, Any]:
     """Return per sample the point with the higher loss; z counts where it is offered."""
     values, highest = ep.astensor(_per_sample(values, z)), ep.astensor(highest)
     values = values.astype(highest.dtype)
@@ -323,18 +323,18 @@ def _framework(value: Any, name: str) -> str:
     return kind
 
 
-def _ascend_jax(loss: Any, state: State, move: Any, plans: list[Plan]) -> State:
+def _run_jax(loss: Any, state: State, move: Any, plans: list[Plan]) -> State:
     jax = sys.modules["jax"]
 
     def total(z: Any) -> tuple[Any, Any]:
         values = loss(z)
         return values.sum(), values
 
-    slope = jax.grad(total, has_aux=True)
+    grad_fn = jax.grad(total, has_aux=True)
     tables = [jax.numpy.asarray(column, state[0].dtype) for column in zip(*plans, strict=True)]
 
     def body(t: Any, state: State) -> State:
-        gradient, values = slope(state[0])
+        gradient, values = grad_fn(state[0])
         found: State = move(state, values, gradient, tuple(table[t] for table in tables))
         return found
 
@@ -342,7 +342,7 @@ def _ascend_jax(loss: Any, state: State, move: Any, plans: list[Plan]) -> State:
     return found
 
 
-def _ascend_tensorflow(loss: Any, state: State, move: Any, plans: list[Plan]) -> State:
+def _run_tensorflow(loss: Any, state: State, move: Any, plans: list[Plan]) -> State:
     tf = sys.modules["tensorflow"]
     tables = [tf.constant(column, state[0].dtype) for column in zip(*plans, strict=True)]
 

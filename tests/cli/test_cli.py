@@ -196,9 +196,8 @@ def test_the_doctor_answers(capsys):
     assert "extra evaluate" in told
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
+def test_wrong_input_is_one_line_and_exit_code_2(config, capsys):
+    for arguments, line in [
         (["evaluate", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
         (["evaluate", "run.yaml", "stray"], "'stray' is neither an override"),
         (["schema", "modle"], "there is no group 'modle'; did you mean 'model'"),
@@ -215,15 +214,13 @@ def test_the_doctor_answers(capsys):
         (["evaluate", "run.yaml", "--shard", "0/2"], "output: is missing"),
         (["evaluate", "run.yaml", "device=gpu"], "device: 'gpu' cannot be used"),
         (["report", "nowhere"], "holds no results of a run"),
-    ],
-)
-def test_wrong_input_is_one_line_and_exit_code_2(config, capsys, arguments, line):
-    assert main(arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("carescale: error: ")
-    assert line in captured.err
-    assert captured.err.count("\n") == 1
+    ]:
+        assert main(arguments) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("carescale: error: ")
+        assert line in captured.err
+        assert captured.err.count("\n") == 1
 
 
 def dark():
@@ -232,12 +229,12 @@ def dark():
     return np.full((2, 3, 32, 32), -2.1), np.array([0, 1])
 
 
-@pytest.mark.parametrize("arguments", [[], ["evaluat"], ["evaluate", "--quite"]])
-def test_a_wrong_command_is_one_line_and_exit_code_2(capsys, arguments):
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    assert stopped.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+def test_a_wrong_command_is_one_line_and_exit_code_2(capsys):
+    for arguments in [[], ["evaluat"], ["evaluate", "--quite"]]:
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_programming_error_keeps_its_traceback(config, monkeypatch):

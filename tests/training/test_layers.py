@@ -23,14 +23,14 @@ def norms(change, p):
     return torch.linalg.vector_norm(change.flatten(1), ord=p, dim=1)
 
 
-@pytest.mark.parametrize("p", ORDERS)
-def test_output_is_exactly_epsilon_from_input(p):
-    x, delta = problem()
-    eps = 0.3 * reachable_norm(x, delta, p=p).min().item()
-    z = NormalizedPerturbation(eps, p)(x, delta)
-    assert z.min() >= 0
-    assert z.max() <= 1
-    assert norms(z - x, p).numpy() == pytest.approx(np.full(4, eps), rel=1e-9)
+def test_output_is_exactly_epsilon_from_input():
+    for p in ORDERS:
+        x, delta = problem()
+        eps = 0.3 * reachable_norm(x, delta, p=p).min().item()
+        z = NormalizedPerturbation(eps, p)(x, delta)
+        assert z.min() >= 0
+        assert z.max() <= 1
+        assert norms(z - x, p).numpy() == pytest.approx(np.full(4, eps), rel=1e-9)
 
 
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0, math.inf])
@@ -95,9 +95,8 @@ def test_bounds_per_channel_move_with_the_module_and_hold():
     assert norms(z - normalized, 2).numpy() == pytest.approx(np.full(4, 4.0), rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_settings_that_cannot_be_are_refused_at_once():
+    for arguments, message in [
         ({"eps": -1.0}, r"eps: expected a finite number >= 0, got -1\.0"),
         ({"eps": math.nan}, "eps: expected a finite number >= 0, got nan"),
         ({"eps": torch.ones(2)}, "eps: expected one number"),
@@ -105,11 +104,9 @@ def test_bounds_per_channel_move_with_the_module_and_hold():
         ({"eps": 1.0, "p": 0}, r"p: expected a number in \(0, inf\], got 0"),
         ({"eps": 1.0, "bounds": (1, 0)}, "bounds: expected finite lower < upper"),
         ({"eps": 1.0, "bounds": 1}, r"bounds: expected a pair \(lower, upper\), got 1"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused_at_once(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        NormalizedPerturbation(**arguments)
+    ]:
+        with pytest.raises(ValueError, match=message):
+            NormalizedPerturbation(**arguments)
 
 
 def test_wrong_tensors_are_refused_by_name():
@@ -127,24 +124,24 @@ def test_wrong_tensors_are_refused_by_name():
         module(x, delta.numpy())
 
 
-@pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
-def test_universal_perturbation_is_exactly_epsilon_from_every_input_and_learns(p):
-    x, direction = problem(dtype=torch.float32)
-    weights = direction[0]
-    torch.manual_seed(0)
-    universal = UniversalPerturbation(x.shape[1:], eps=1.0 if p != math.inf else 0.1, p=p)
-    optimizer = torch.optim.SGD(universal.parameters(), lr=0.1, maximize=True)
-    gains = []
-    for _ in range(40):
-        optimizer.zero_grad()
-        z = universal(x)
-        gain = ((z - x) * weights).sum()
-        gain.backward()
-        gains.append(gain.item())
-        optimizer.step()
-    assert gains[-1] > gains[0] + 0.2 * abs(gains[0])
-    eps = universal.perturbation.eps
-    assert norms(z.detach() - x, p).numpy() == pytest.approx(np.full(4, eps), rel=1e-5)
+def test_universal_perturbation_is_exactly_epsilon_from_every_input_and_learns():
+    for p in [1.0, 2.0, math.inf]:
+        x, direction = problem(dtype=torch.float32)
+        weights = direction[0]
+        torch.manual_seed(0)
+        universal = UniversalPerturbation(x.shape[1:], eps=1.0 if p != math.inf else 0.1, p=p)
+        optimizer = torch.optim.SGD(universal.parameters(), lr=0.1, maximize=True)
+        gains = []
+        for _ in range(40):
+            optimizer.zero_grad()
+            z = universal(x)
+            gain = ((z - x) * weights).sum()
+            gain.backward()
+            gains.append(gain.item())
+            optimizer.step()
+        assert gains[-1] > gains[0] + 0.2 * abs(gains[0])
+        eps = universal.perturbation.eps
+        assert norms(z.detach() - x, p).numpy() == pytest.approx(np.full(4, eps), rel=1e-5)
 
 
 def test_universal_perturbation_of_another_shape_is_refused():

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
@@ -22,29 +21,28 @@ def complaints(text, of="train"):
     return [error.message for error in validator.iter_errors(yaml.safe_load(text))]
 
 
-@pytest.mark.parametrize("path", GROUP_FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_file_of_a_group_that_ships_is_valid(path):
-    assert complaints(path.read_text(encoding="utf-8"), path.parent.name) == []
+def test_every_file_of_a_group_that_ships_is_valid():
+    for path in GROUP_FILES:
+        assert complaints(path.read_text(encoding="utf-8"), path.parent.name) == []
 
 
-@pytest.mark.parametrize("overrides", [[], ["recipe=pgd-at", "recipe.p=inf", "optimizer=sgd"]])
-def test_resolved_configs_are_valid(overrides):
-    assert complaints(load_training(None, overrides).to_yaml()) == []
-    assert complaints(Training().to_yaml()) == []
+def test_resolved_configs_are_valid():
+    for overrides in [[], ["recipe=pgd-at", "recipe.p=inf", "optimizer=sgd"]]:
+        assert complaints(load_training(None, overrides).to_yaml()) == []
+        assert complaints(Training().to_yaml()) == []
 
 
-@pytest.mark.parametrize("of", ["train", *CONFIG_GROUPS])
-def test_schemas_are_schemas_and_every_key_is_described(of):
-    schema = json.loads(json.dumps(json_schema(of, (EVALUATE, TRAIN))))
-    Draft202012Validator.check_schema(schema)
-    for part in (schema, *schema["$defs"].values()):
-        for key, node in part["properties"].items():
-            assert node["description"], key
+def test_schemas_are_schemas_and_every_key_is_described():
+    for of in ["train", *CONFIG_GROUPS]:
+        schema = json.loads(json.dumps(json_schema(of, (EVALUATE, TRAIN))))
+        Draft202012Validator.check_schema(schema)
+        for part in (schema, *schema["$defs"].values()):
+            for key, node in part["properties"].items():
+                assert node["description"], key
 
 
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
+def test_a_bad_file_is_invalid():
+    for text, complaint in [
         ("recipy: {}", "'recipy' was unexpected"),
         ("epochs: many", "'many' is not of type 'integer'"),
         ("precision: half", "'half' is not one of"),
@@ -55,23 +53,18 @@ def test_schemas_are_schemas_and_every_key_is_described(of):
         ("optimizer: {lr: fast}", "'fast' is not of type 'number'"),
         ("tracking: {name: wandb}", "'wandb' is not one of"),
         ("attacks: {}", "'attacks' was unexpected"),
-    ],
-)
-def test_a_bad_file_is_invalid(text, complaint):
-    assert any(complaint in message for message in complaints(text))
+    ]:
+        assert any(complaint in message for message in complaints(text))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_arguments_beside_a_name_and_defaults_lists_are_valid():
+    for text in [
         "optimizer: {name: SGD, momentum: 0.9}",
         "schedule: {name: StepLR, step_size: 30}",
         "defaults: [{recipe: pgd-at}, base, _self_]",
         "model: {_target_: my.model, width: 3}",
-    ],
-)
-def test_arguments_beside_a_name_and_defaults_lists_are_valid(text):
-    assert complaints(text) == []
+    ]:
+        assert complaints(text) == []
 
 
 def test_the_command_prints_it(capsys):

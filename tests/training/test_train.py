@@ -246,39 +246,47 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
     assert not (tmp_path / "weights.safetensors").exists()
 
 
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        ({"recipe": RecipeConfig("pgd")}, "recipe.name: there is no 'pgd'; did you mean 'pgd-at'"),
-        ({"recipe": RecipeConfig("pgd-at")}, "recipe.eps: is missing"),
-        ({"recipe": RecipeConfig("pgd-at", -1.0)}, "recipe.eps: -1 is not a finite number"),
-        ({"recipe": RecipeConfig("pgd-at", 1.0, p=0.5)}, "recipe.p: 0.5 is not at least 1"),
-        ({"optimizer": OptimizerConfig("Adm")}, "optimizer.name: PyTorch has no 'Adm'"),
-        ({"optimizer": OptimizerConfig(params={"x": 1})}, "optimizer: PyTorch cannot make AdamW"),
-        ({"schedule": ScheduleConfig("OneCycle")}, "did you mean 'OneCycleLR'"),
-        ({"precision": "half"}, "precision: there is no 'half'"),
-        ({"precision": "float16"}, "float16 does not train on the CPU; take bfloat16"),
-        ({"batch_size": 7, "processes": 2}, "batch_size: 7 cannot be divided among 2"),
-        ({"batch_size": 300}, "too few for batches of 300"),
-        ({"data": DataConfig("foolbox/mnist")}, "images to evaluate with"),
-        ({"model": ModelConfig(weights="none.pt")}, "'none.pt' is no such file"),
-        ({"epochs": 0}, "epochs: 0 is not positive"),
-        ({"shift": -1}, "shift: -1 is negative"),
-        ({"holdout": 1.0}, "holdout: 1.0 is not a part, between 0 and 1"),
-        ({"model": ModelConfig(dtype="bfloat16")}, "is for evaluations; set precision instead"),
-        ({"optimizer": OptimizerConfig(lr=0.0)}, "optimizer.lr: 0 is not a positive number"),
-        ({"schedule": ScheduleConfig("ReduceLROnPlateau")}, "ReduceLROnPlateau goes by epochs"),
-        ({"recipe": RecipeConfig("pgd-at", 1.0, share=0.0)}, "recipe.share: 0 is not a part"),
-        ({"recipe": RecipeConfig("pgd-at", 1.0, steps=0)}, "recipe.steps: 0 is not positive"),
-        ({"recipe": RecipeConfig("adversarial-noise", 1.0, kernel_size=2)}, "2 is not odd"),
-        ({"recipe": RecipeConfig("adversarial-noise", 1.0, generator_lr=0)}, "0 is not positive"),
-    ],
-)
-def test_wrong_use_is_one_line(tmp_path, changes, line):
-    with pytest.raises(UserError) as caught:
-        train(factories.training(tmp_path / "out", **changes))
-    assert line in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_wrong_use_is_one_line(tmp_path):
+    for number, (changes, line) in enumerate(
+        [
+            (
+                {"recipe": RecipeConfig("pgd")},
+                "recipe.name: there is no 'pgd'; did you mean 'pgd-at'",
+            ),
+            ({"recipe": RecipeConfig("pgd-at")}, "recipe.eps: is missing"),
+            ({"recipe": RecipeConfig("pgd-at", -1.0)}, "recipe.eps: -1 is not a finite number"),
+            ({"recipe": RecipeConfig("pgd-at", 1.0, p=0.5)}, "recipe.p: 0.5 is not at least 1"),
+            ({"optimizer": OptimizerConfig("Adm")}, "optimizer.name: PyTorch has no 'Adm'"),
+            (
+                {"optimizer": OptimizerConfig(params={"x": 1})},
+                "optimizer: PyTorch cannot make AdamW",
+            ),
+            ({"schedule": ScheduleConfig("OneCycle")}, "did you mean 'OneCycleLR'"),
+            ({"precision": "half"}, "precision: there is no 'half'"),
+            ({"precision": "float16"}, "float16 does not train on the CPU; take bfloat16"),
+            ({"batch_size": 7, "processes": 2}, "batch_size: 7 cannot be divided among 2"),
+            ({"batch_size": 300}, "too few for batches of 300"),
+            ({"data": DataConfig("foolbox/mnist")}, "images to evaluate with"),
+            ({"model": ModelConfig(weights="none.pt")}, "'none.pt' is no such file"),
+            ({"epochs": 0}, "epochs: 0 is not positive"),
+            ({"shift": -1}, "shift: -1 is negative"),
+            ({"holdout": 1.0}, "holdout: 1.0 is not a part, between 0 and 1"),
+            ({"model": ModelConfig(dtype="bfloat16")}, "is for evaluations; set precision instead"),
+            ({"optimizer": OptimizerConfig(lr=0.0)}, "optimizer.lr: 0 is not a positive number"),
+            ({"schedule": ScheduleConfig("ReduceLROnPlateau")}, "ReduceLROnPlateau goes by epochs"),
+            ({"recipe": RecipeConfig("pgd-at", 1.0, share=0.0)}, "recipe.share: 0 is not a part"),
+            ({"recipe": RecipeConfig("pgd-at", 1.0, steps=0)}, "recipe.steps: 0 is not positive"),
+            ({"recipe": RecipeConfig("adversarial-noise", 1.0, kernel_size=2)}, "2 is not odd"),
+            (
+                {"recipe": RecipeConfig("adversarial-noise", 1.0, generator_lr=0)},
+                "0 is not positive",
+            ),
+        ]
+    ):
+        with pytest.raises(UserError) as caught:
+            train(factories.training(tmp_path / str(number), **changes))
+        assert line in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_wrong_use_of_the_command_is_one_line(tmp_path, monkeypatch, capsys):
