@@ -44,41 +44,41 @@ def terminable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress_bars(console: Console) -> Iterator[Callable[[Progress], None]]:
-    """Bars of the run and of the setting at work: how far, how fast, how long, how robust."""
+    """Show bars of the run and of the current setting: how far, how fast, how long, how robust."""
     bars = progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[said]}"),
+        progress.TextColumn("{task.fields[status]}"),
         console=console,
         transient=True,
     )
     with bars:
-        run = bars.add_task("preparing", total=None, said="")
-        setting = bars.add_task("", total=None, said="", visible=False)
+        run = bars.add_task("preparing", total=None, status="")
+        setting = bars.add_task("", total=None, status="", visible=False)
 
         def show(state: Progress) -> None:
             if state.setting is None:
-                # what was there before says nothing about the speed
+                # tasks that were there before say nothing about the speed
                 bars.reset(run, total=state.total, completed=state.done, description="tasks")
                 return
             bars.update(run, completed=state.done)
             task = bars.tasks[run]
-            bars.update(run, said=_speed(task.speed, task.time_remaining))
+            bars.update(run, status=_speed(task.speed, task.time_remaining))
             bars.update(
                 setting,
                 visible=True,
                 description=f"{state.setting.label}, epsilon {state.setting.epsilon:g}",
                 completed=state.setting_done,
                 total=state.setting_total,
-                said=f"robust {state.robust_accuracy:.3f}",
+                status=f"robust {state.robust_accuracy:.3f}",
             )
 
         yield show
 
 
 def to_json(results: Results, last: Progress, written: Sequence[Path]) -> str:
-    """A finished run as one line of JSON; what is not a number is null.
+    """Return a finished run as one line of JSON; a number that is not finite is null.
 
     Args:
         results: The run.
@@ -95,14 +95,14 @@ def to_json(results: Results, last: Progress, written: Sequence[Path]) -> str:
             "done": last.done,
             "computed": last.done - last.resumed,
         },
-        "clean_accuracy": results.clean_accuracy,
+        "clean_accuracy": _number(results.clean_accuracy),
         "settings": [
             {key: _number(value) for key, value in setting.items()} for setting in settings
         ],
         "warnings": json.loads(warned.read_text(encoding="utf-8")) if warned.exists() else [],
         "report": [str(path) for path in written],
     }
-    return json.dumps(content)
+    return json.dumps(content, allow_nan=False)
 
 
 def resume_command(arguments: Sequence[str], output: Path) -> str:

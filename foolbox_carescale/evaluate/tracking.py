@@ -1,6 +1,6 @@
-"""Reports a run to MLflow or TensorBoard: one that is stored, or one that is still going on.
+"""Report a run to MLflow or TensorBoard: one that is stored, or one in progress.
 
-What a tracker holds already is not told again. So a report may be repeated, and a run that was
+What a tracker holds already is not logged again. So a report may be repeated, and a run that was
 interrupted continues the same run of MLflow, or the same folder of TensorBoard.
 """
 
@@ -41,7 +41,7 @@ _MODULES = {
 
 
 def check_tracking(config: TrackingConfig) -> None:
-    """See that the tracker is installed, before anything is computed.
+    """Check that the tracker is installed, before anything is computed.
 
     Raises:
         UserError: It is not; the message says what to install.
@@ -58,7 +58,7 @@ def check_tracking(config: TrackingConfig) -> None:
 def track(results: Results, evaluation: Evaluation) -> None:
     """Report a run, once: parameters, metrics per epsilon, and the files of the run folder.
 
-    Nothing is reported before all parts of the run, of other shards too, are there. A failure
+    Nothing is reported before all tasks of the run, of other shards too, are done. A failure
     is an ``EvaluationWarning``: the results are in their folder, whatever happens here.
     Running the evaluation again reports what could not be reported.
     """
@@ -70,7 +70,7 @@ def track(results: Results, evaluation: Evaluation) -> None:
 
 
 def _page_and_metrics(results: Results, config: TrackingConfig) -> Iterator[tuple[str, int, float]]:
-    """The metrics; before the first of them the page is drawn, to be among MLflow's files."""
+    """Yield the metrics; before the first of them the page is drawn, to be among MLflow's files."""
     if config.name == "mlflow":
         from .report import write_report
 
@@ -104,12 +104,12 @@ def report(config: TrackingConfig, folder: Path, values: Values) -> None:
 
 @contextlib.contextmanager
 def following(config: TrackingConfig, folder: Path) -> Iterator[Callable[[Values], None]]:
-    """Report a run while it goes on; ``report`` completes it afterwards.
+    """Report a run in progress; ``report`` completes it afterwards.
 
     Yields:
-        To be called with all values so far, whenever there are new ones. After a failure, which
-        is an ``EvaluationWarning``, it does nothing more: a server that does not answer holds up
-        the run once.
+        A function to call with all values so far, whenever there are new ones. After a failure,
+        which is an ``EvaluationWarning``, it does nothing more: a server that does not answer
+        holds up the run once.
 
     Args:
         config: Where to.
@@ -143,7 +143,7 @@ def following(config: TrackingConfig, folder: Path) -> Iterator[Callable[[Values
 
 
 def metrics(results: Results) -> Iterator[tuple[str, int, float]]:
-    """Name, step and value of each metric; a step is an epsilon in millionths."""
+    """Yield name, step and value of each metric; a step is an epsilon in millionths."""
     yield "clean_accuracy", 0, results.clean_accuracy
     for setting in results.summary():
         step = round(setting.epsilon * PER_UNIT_OF_EPSILON)
@@ -154,7 +154,7 @@ def metrics(results: Results) -> Iterator[tuple[str, int, float]]:
 
 
 def parameters(folder: Path) -> dict[str, str]:
-    """The resolved config of a run by dotted keys, without how it is tracked."""
+    """Return the resolved config of a run by dotted keys, without how it is tracked."""
     content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     content.pop("tracking", None)
     return {key: str(leaf) for key, leaf in flat(content).items()}
@@ -165,7 +165,7 @@ def _open(config: TrackingConfig, path: Path) -> _Mlflow | _TensorBoard:
 
 
 def _leave(tracker: _Mlflow | _TensorBoard, status: str) -> None:
-    """Let go of a run that is not complete; to be told so is a courtesy, which may fail."""
+    """Close a run that is not complete; the tracker may fail to record that."""
     with contextlib.suppress(Exception):
         tracker.leave(status)
 
@@ -242,7 +242,7 @@ class _TensorBoard:
         self._told = self._held()
 
     def _held(self) -> set[tuple[str, int]]:
-        """Names and steps of what earlier processes have written."""
+        """Return names and steps of what earlier processes have written."""
         if not any(self._folder.glob("events.out.tfevents.*")):
             return set()
         from tensorboard.backend.event_processing import (  # type: ignore[import-untyped]

@@ -49,11 +49,11 @@ def codes(found):
     return [diagnostic.code for diagnostic in found]
 
 
-def test_a_healthy_model_is_not_doubted():
+def test_a_healthy_model_has_no_diagnostics():
     assert of(Brightness()) == []
 
 
-def test_neither_is_the_embedded_one():
+def test_the_bundled_model_has_no_diagnostics():
     data = load_data(DataConfig(), 50)
     assert diagnostics.of_model(load_model(ModelConfig())[0], data.images, data.labels) == []
 
@@ -67,7 +67,7 @@ class Wrapped(Brightness):
         return self.change(super().forward(x))
 
 
-def test_probabilities_are_seen_and_logits_or_their_logarithms_are_not():
+def test_probabilities_are_reported_and_logits_or_log_probabilities_are_not():
     (diagnostic,) = of(Wrapped(lambda logits: logits.softmax(1)))
     assert diagnostic.code == "probabilities"
     assert "all 40 rows" in diagnostic.message
@@ -75,7 +75,7 @@ def test_probabilities_are_seen_and_logits_or_their_logarithms_are_not():
     assert of(Wrapped(lambda logits: logits.log_softmax(1))) == []
 
 
-def test_zero_gradients_are_counted_over_what_can_be_attacked():
+def test_zero_gradients_are_counted_over_correctly_classified_samples():
     class Rounded(Brightness):
         def mean(self, x):
             rounded = (super().mean(x) * 1000).round() / 1000
@@ -88,7 +88,18 @@ def test_zero_gradients_are_counted_over_what_can_be_attacked():
     assert "zero at 36 of 36" in diagnostic.message
 
 
-def test_a_few_zero_gradients_are_no_reason_to_diagnostic():
+def test_captured_warnings_keep_message_and_remedy_apart_and_are_passed_on():
+    given = diagnostics.Diagnostic("model", "weights of a; of b; differ", "give one; or none")
+    with (
+        pytest.warns(EvaluationWarning, match="differ; give one") as caught,
+        diagnostics.capture_warnings() as captured,
+    ):
+        diagnostics.emit([given, given])
+    assert captured == [given]
+    assert len(caught) == 1
+
+
+def test_a_few_zero_gradients_are_not_reported():
     class OneRounded(Brightness):
         def mean(self, x):
             weight = torch.ones(len(x))
@@ -99,7 +110,7 @@ def test_a_few_zero_gradients_are_no_reason_to_diagnostic():
     assert of(OneRounded()) == []
 
 
-def test_gradients_that_are_not_finite_are_seen():
+def test_gradients_that_are_not_finite_are_reported():
     class Root(Brightness):
         def mean(self, x):
             dark = (0 * x).square().sqrt().flatten(1).mean(1)  # 0, with the derivative inf * 0
@@ -110,11 +121,11 @@ def test_gradients_that_are_not_finite_are_seen():
     assert "not finite at 40 of 40" in diagnostic.message
 
 
-def test_a_model_that_has_no_gradients_is_not_doubted_for_that():
+def test_a_model_without_gradients_has_no_diagnostics():
     assert of(Wrapped(torch.Tensor.detach)) == []
 
 
-def test_overflow_in_half_precision_is_seen():
+def test_overflow_in_half_precision_is_reported():
     (diagnostic,) = of(Wrapped(lambda logits: (logits * 1e7).half()))
     assert diagnostic.code == "overflow"
     assert "40 of 40" in diagnostic.message
@@ -126,13 +137,13 @@ def test_half_precision_without_overflow_is_healthy():
     assert of(Wrapped(lambda logits: logits.bfloat16())) == []
 
 
-def test_a_model_that_answers_differently_twice_is_seen():
+def test_a_random_model_is_reported():
     torch.manual_seed(0)
     found = of(Wrapped(lambda logits: logits + torch.randn_like(logits)))
     assert codes(found) == ["nondeterministic"]
 
 
-def test_training_mode_is_seen_by_its_flag_and_by_what_it_does():
+def test_training_mode_is_reported_by_its_flag_and_by_its_effect():
     torch.manual_seed(0)
     normalised = torch.nn.Sequential(torch.nn.BatchNorm2d(3), Brightness())
     assert codes(of(normalised, training=True)) == ["training", "batch_dependence"]
@@ -143,7 +154,7 @@ def test_training_mode_is_seen_by_its_flag_and_by_what_it_does():
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_models_of_other_frameworks_are_asked_too(backend):
+def test_models_of_other_frameworks_are_diagnosed_too(backend):
     module = pytest.importorskip(backend)
     if backend == "jax":
         softmax, stack = module.nn.softmax, module.numpy.stack
@@ -219,7 +230,7 @@ def run(tmp_path, model, attacks, data="grey"):
     return found
 
 
-def test_results_that_make_sense_are_not_doubted(tmp_path):
+def test_plausible_results_have_no_diagnostics(tmp_path):
     attacks = {
         "noise": AttackConfig("L2AdditiveUniformNoiseAttack", [0.05, 0.1]),
         "fgm": AttackConfig("L2FastGradientAttack", [0.05, 0.1, 0.2]),
@@ -228,7 +239,7 @@ def test_results_that_make_sense_are_not_doubted(tmp_path):
     assert run(tmp_path, "brightness", attacks, data="apart") == []
 
 
-def test_robust_accuracy_that_rises_with_epsilon_is_told_once_in_console_and_folder(tmp_path):
+def test_robust_accuracy_that_rises_with_epsilon_is_reported_once(tmp_path):
     attacks = {"fgsm": AttackConfig("LinfFastGradientAttack", [0.01, 0.05, 0.3])}
     with pytest.warns(EvaluationWarning) as said:
         (diagnostic,) = run(tmp_path, "band", attacks, data="dark")
@@ -237,7 +248,7 @@ def test_robust_accuracy_that_rises_with_epsilon_is_told_once_in_console_and_fol
     assert [str(warning.message) for warning in said] == [str(diagnostic)]
 
 
-def test_a_stronger_attack_that_does_worse_than_a_weaker_one_is_seen(tmp_path):
+def test_a_stronger_attack_that_does_worse_than_a_simpler_one_is_reported(tmp_path):
     attacks = {
         "noise": AttackConfig("LinfAdditiveUniformNoiseAttack", [0.3], repeat=30),
         "pgd": AttackConfig("LinfPGD", [0.3], params={"steps": 5}),
@@ -249,7 +260,7 @@ def test_a_stronger_attack_that_does_worse_than_a_weaker_one_is_seen(tmp_path):
     assert "noise (random)" in diagnostic.message
 
 
-def test_an_attack_far_behind_another_in_spite_of_more_gradients_is_seen(tmp_path):
+def test_an_attack_that_does_much_worse_with_more_gradients_is_reported(tmp_path):
     attacks = {
         "slow": AttackConfig(
             "LinfPGD", [0.02], params={"steps": 20, "abs_stepsize": 1e-7, "random_start": False}
@@ -262,7 +273,7 @@ def test_an_attack_far_behind_another_in_spite_of_more_gradients_is_seen(tmp_pat
     assert diagnostic.message.startswith("slow leaves robust accuracy 1.000")
 
 
-def test_an_epsilon_that_reaches_everything_is_seen_and_what_is_robust_there_doubted(tmp_path):
+def test_robust_samples_at_an_unreachable_epsilon_are_reported(tmp_path):
     attacks = {
         "pgd": AttackConfig("L2PGD", [0.01, 10.0], params={"steps": 3, "random_start": False})
     }
@@ -300,7 +311,7 @@ class Overshoot(foolbox.attacks.LinfFastGradientAttack):
         return points, points, torch.ones(len(points), len(inputs))
 
 
-def test_adversarials_outside_the_bounds_are_counted(tmp_path, monkeypatch):
+def test_images_outside_the_bounds_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(foolbox.attacks, "Overshoot", Overshoot, raising=False)
     with pytest.warns(EvaluationWarning):
         found = run(tmp_path, "brightness", {"over": AttackConfig("Overshoot", [0.1])})
@@ -312,7 +323,7 @@ def close():
     return images(spread=0.0005)
 
 
-def test_adversarials_that_do_not_survive_8_bits_are_counted(tmp_path):
+def test_adversarial_examples_that_quantisation_undoes_are_counted(tmp_path):
     attacks = {"fgsm": AttackConfig("LinfFastGradientAttack", [0.001])}
     with pytest.warns(EvaluationWarning):
         (diagnostic,) = run(tmp_path, "off_by_little", attacks, data="close")
@@ -343,7 +354,7 @@ def one_sided():
     return OneSided().eval()
 
 
-def test_small_batches_of_sorted_data_hide_no_class_from_diagnostics(tmp_path):
+def test_small_batches_of_sorted_data_hide_no_class(tmp_path):
     evaluation = Evaluation(
         model=ModelConfig(_target_=f"{__name__}.one_sided"),
         data=DataConfig(_target_=f"{__name__}.sorted_by_class"),
@@ -355,7 +366,7 @@ def test_small_batches_of_sorted_data_hide_no_class_from_diagnostics(tmp_path):
         evaluate(evaluation)
 
 
-def test_what_the_model_loader_warns_of_is_stored_too(tmp_path):
+def test_warnings_of_the_model_loader_are_stored_too(tmp_path):
     evaluation = Evaluation(
         model=ModelConfig(_target_=f"{__name__}.Brightness"),
         data=DataConfig(_target_=f"{__name__}.grey"),

@@ -1,5 +1,7 @@
 import csv
 import io
+import json
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -21,7 +23,10 @@ from foolbox_carescale.evaluate import (
     print_report,
     write_report,
 )
+from foolbox_carescale.evaluate.console import to_json
 from foolbox_carescale.evaluate.report.aggregate import aggregate, config_differences, differences
+from foolbox_carescale.evaluate.report.page import _short as short
+from foolbox_carescale.evaluate.runner.run import Progress
 from tests.evaluate import invented
 
 
@@ -224,8 +229,19 @@ def test_a_run_in_which_nothing_could_be_attacked_is_reported_too(tmp_path):
     )
     results = evaluate(evaluation)
     assert results.clean_accuracy == 0
-    assert [path.name for path in write_report(results)][-1] == "norms.svg"
+    written = write_report(results)
+    assert written[-1].name == "norms.svg"
     print_report(results, Console(file=io.StringIO()))
+    page = written[0].read_text(encoding="utf-8")
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1]
+    line = to_json(results, Progress(None, 1, 1), written)
+    for text in (data, line):
+        json.loads(text, parse_constant=pytest.fail)
+    assert json.loads(line)["settings"][0]["norm_mean"] is None
+
+
+def test_a_number_on_the_page_that_is_not_finite_is_null():
+    assert [short(x) for x in (float("nan"), float("inf"), 0.123456)] == [None, None, 0.1235]
 
 
 def test_data_that_are_no_images_are_reported_without_pictures(tmp_path):

@@ -17,7 +17,7 @@ SINGLE = 5
 """Fewer samples than that are single images, whatever their share."""
 
 CHANCE = 0.01
-"""A difference between two attacks on the same samples is doubted only where a fair coin would
+"""A difference between two attacks on the same samples is reported only where a fair coin would
 give it, or a greater one, less often than this."""
 
 MARGIN, EFFORT = 0.1, 2.0
@@ -47,9 +47,9 @@ def of_results(results: Results) -> list[Diagnostic]:
         *_outside(settings),
         *_beyond_reach(settings),
         *_robust_beyond_reach(settings),
-        *_rising(settings),
+        *_non_monotonic(settings),
         *_weaker_than_expected(settings),
-        *_far_behind(settings),
+        *_underperforming(settings),
         *_lost_by_rounding(settings),
     ]
 
@@ -97,7 +97,7 @@ def _settings(results: Results) -> Iterator[_Setting]:
 
 
 def _not_finite(settings: list[_Setting]) -> Iterator[Diagnostic]:
-    """Clean images whose logits are not finite are told before the first attack."""
+    """Find overflow under attack; that of clean images is found before the first attack."""
     found, overflowed, total = [], 0, 0
     for setting in settings:
         clean, loss = setting.columns["clean_loss"], setting.columns["loss"]
@@ -149,7 +149,7 @@ def _beyond_reach(settings: list[_Setting]) -> Iterator[Diagnostic]:
 
 
 def _robust_beyond_reach(settings: list[_Setting]) -> Iterator[Diagnostic]:
-    """Every image of the box is within such an epsilon, that of another class too."""
+    """Find samples that are robust at an epsilon within which every image of the box lies."""
     for p, epsilon in sorted({(setting.p, setting.epsilon) for setting in settings}):
         same = [c for c in settings if (c.p, c.epsilon) == (p, epsilon) and c.kind != "random"]
         left: set[int] | None = None
@@ -168,7 +168,7 @@ def _robust_beyond_reach(settings: list[_Setting]) -> Iterator[Diagnostic]:
             )
 
 
-def _rising(settings: list[_Setting]) -> Iterator[Diagnostic]:
+def _non_monotonic(settings: list[_Setting]) -> Iterator[Diagnostic]:
     for attack in dict.fromkeys(setting.attack for setting in settings):
         own = sorted((c for c in settings if c.attack == attack), key=lambda c: c.epsilon)
         for number, setting in enumerate(own[1:], start=1):
@@ -187,13 +187,13 @@ def _rising(settings: list[_Setting]) -> Iterator[Diagnostic]:
 
 
 def _weaker_than_expected(settings: list[_Setting]) -> Iterator[Diagnostic]:
-    said = set()
+    reported = set()
     for strong, weak in _pairs(settings):
         if strong.kind is None or weak.kind is None or ORDER[strong.kind] <= ORDER[weak.kind]:
             continue
         more = _significantly_more(strong, weak)
-        if more is not None and (strong.attack, weak.attack) not in said:
-            said.add((strong.attack, weak.attack))
+        if more is not None and (strong.attack, weak.attack) not in reported:
+            reported.add((strong.attack, weak.attack))
             yield Diagnostic(
                 "weaker_than_simpler",
                 f"{strong.attack} ({strong.kind}) leaves robust accuracy {more[0]:.3f} at"
@@ -204,7 +204,7 @@ def _weaker_than_expected(settings: list[_Setting]) -> Iterator[Diagnostic]:
             )
 
 
-def _far_behind(settings: list[_Setting]) -> Iterator[Diagnostic]:
+def _underperforming(settings: list[_Setting]) -> Iterator[Diagnostic]:
     worst: dict[str, tuple[float, str]] = {}
     for slow, quick in _pairs(settings):
         efforts = [setting.columns["backward_passes"] for setting in (slow, quick)]
@@ -218,7 +218,7 @@ def _far_behind(settings: list[_Setting]) -> Iterator[Diagnostic]:
             behind = more[0] - more[1]
             text = (
                 f"{slow.attack} leaves robust accuracy {more[0]:.3f} at {norm_name(slow.p)}"
-                f" {slow.epsilon:g} after {gradients:.0f} gradients per sample, where"
+                f" {slow.epsilon:g} after {gradients:.0f} gradient evaluations per sample, where"
                 f" {quick.attack} leaves {more[1]:.3f} after {fewer:.0f} ({more[2]} samples)"
             )
             if behind > worst.get(slow.attack, (0.0, ""))[0]:
@@ -246,7 +246,7 @@ def _lost_by_rounding(settings: list[_Setting]) -> Iterator[Diagnostic]:
 
 
 def _pairs(settings: list[_Setting]) -> Iterator[tuple[_Setting, _Setting]]:
-    """Ordered pairs of different attacks at the same p and epsilon."""
+    """Yield ordered pairs of different attacks at the same p and epsilon."""
     groups: dict[tuple[float, float], list[_Setting]] = {}
     for setting in settings:
         groups.setdefault((setting.p, setting.epsilon), []).append(setting)
@@ -255,7 +255,7 @@ def _pairs(settings: list[_Setting]) -> Iterator[tuple[_Setting, _Setting]]:
 
 
 def _significantly_more(one: _Setting, other: _Setting) -> tuple[float, float, int] | None:
-    """Both robust accuracies on the shared samples, if the first is higher beyond chance."""
+    """Return both robust accuracies on the shared samples, if the first is higher beyond chance."""
     _, i, j = np.intersect1d(one.samples, other.samples, assume_unique=True, return_indices=True)
     if not len(i):
         return None

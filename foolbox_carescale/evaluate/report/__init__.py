@@ -1,4 +1,4 @@
-"""What runs show: a page, tables and figures, from their folders alone."""
+"""The report of runs: a page, tables and figures, from their folders alone."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ BINS = 40
 MANY_CLASSES = 40
 """More than that are shown as a sorted profile and its two ends, not one by one."""
 
-WORST_CASE = "all attacks"
+WORST_CASE = "worst case over attacks"
 """Name of the curve that counts a sample as robust if it withstands every attack."""
 
 Array = npt.NDArray[Any]
@@ -49,11 +49,12 @@ class Point:
     Attributes:
         epsilon: In the series' norm.
         samples: Ascending indices of the samples.
-        robust: Of each of them, whether it is right without and with the attack.
+        robust: Of each of them, whether it is correctly classified without and with the attack.
         attacked: How many were attacked.
         values: By quantity, over the attacked samples; without those that were not measured.
         seconds: Spent in the attack.
-        survived: Share of the adversarials that stay so after rounding to 8 bits, if known.
+        quantised: Share of the adversarial examples that are still adversarial after 8-bit
+            quantisation, if known.
         classes: By class, samples and robust samples among them.
     """
 
@@ -63,21 +64,21 @@ class Point:
     attacked: int
     values: dict[str, Array] = field(default_factory=dict)
     seconds: float = float("nan")
-    survived: float | None = None
+    quantised: float | None = None
     classes: Array = field(default_factory=lambda: np.zeros((2, 0), int))
 
     @property
     def accuracy(self) -> float:
-        """Robust accuracy."""
+        """Return the robust accuracy."""
         return float(np.mean(self.robust))
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Its 95% interval."""
+        """Return the 95% interval of the robust accuracy."""
         return wilson(int(self.robust.sum()), len(self.robust))
 
     def spread(self, quantity: str) -> Spread | None:
-        """Of a quantity; None where it was not measured."""
+        """Return the spread of a quantity; None where it was not measured."""
         values = self.values.get(quantity, np.zeros(0))
         if not len(values):
             return None
@@ -103,7 +104,7 @@ class Run:
     Attributes:
         name: Of its folder; unique among the runs that are shown together.
         results: Its rows.
-        clean: Samples that are right without an attack, and samples.
+        clean: Correctly classified samples, and samples.
         series: Norms ascending, then the run's order of attacks.
         worst: By p, robust to every attack at this epsilon or a smaller one.
         config: The YAML text.
@@ -126,7 +127,7 @@ class Run:
 
     @property
     def clean_accuracy(self) -> float:
-        """Share of the samples that are right without an attack."""
+        """Return the share of correctly classified samples."""
         return self.clean[0] / self.clean[1]
 
 
@@ -155,12 +156,12 @@ class Difference:
 
     @property
     def beyond_chance(self) -> bool:
-        """Whether the interval excludes 0."""
+        """Tell whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
 def aggregate(results: Sequence[Results]) -> list[Run]:
-    """Runs that are shown together, with names that differ."""
+    """Aggregate runs that are shown together, and give them names that differ."""
     names = [one.folder.resolve().name for one in results]
     names = [
         str(one.folder) if names.count(name) > 1 else name
@@ -172,7 +173,7 @@ def aggregate(results: Sequence[Results]) -> list[Run]:
 
 
 def differences(runs: Sequence[Run]) -> list[Difference]:
-    """Every run against the first, setting by setting, for the settings that both have."""
+    """Compare every run with the first, setting by setting, for the settings that both have."""
     base, found = runs[0], []
     for run in runs[1:]:
         shared = [s for s in run.inputs if base.inputs.get(s) == run.inputs[s]]
@@ -209,7 +210,7 @@ def differences(runs: Sequence[Run]) -> list[Difference]:
 
 
 def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Keys of the configs whose values are not the same in all runs.
+    """Return the keys of the configs whose values are not the same in all runs.
 
     An attack that some run lacks is one key, with the attack's name as its value.
     """
@@ -238,7 +239,7 @@ def _attacks(content: Any) -> dict[str, Any]:
 
 def _run(name: str, results: Results) -> Run:
     series, inputs, clean, about = _read_rows(results)
-    config, said = _read(results, "config.yaml"), _read(results, "warnings.json")
+    config, stored = _read(results, "config.yaml"), _read(results, "warnings.json")
     return Run(
         name=name,
         results=results,
@@ -249,14 +250,14 @@ def _run(name: str, results: Results) -> Run:
         worst=_worst(series),
         config=config,
         versions=config.partition("\n")[0].removeprefix("# ") if config.startswith("# ") else "",
-        diagnostics=_diagnostics(results, said),
+        diagnostics=_diagnostics(results, stored),
         inputs=inputs,
     )
 
 
-def _diagnostics(results: Results, said: str) -> list[diagnostics.Diagnostic]:
+def _diagnostics(results: Results, stored: str) -> list[diagnostics.Diagnostic]:
     try:
-        return diagnostics.from_json(said) if said else []
+        return diagnostics.from_json(stored) if stored else []
     except (ValueError, TypeError):
         path = results.folder / "warnings.json"
         raise UserError(f"{path}: is damaged; remove it to report the run without it") from None
@@ -275,14 +276,14 @@ def _read(results: Results, name: str) -> str:
 def _read_rows(
     results: Results,
 ) -> tuple[list[Series], dict[int, tuple[str, int]], tuple[int, int], dict[str, str]]:
-    """The series, the inputs, right and all samples, and the names of model and data."""
+    """Return series, inputs, correctly classified and all samples, and names of model and data."""
     fixed = ("model", "data", "attack", "attack_name", "attack_params", "library", "p", "epsilon")
     flags = ("robust", "attacked", "success", "quantised_success")
     rows = results.select(*fixed, *flags, *QUANTITIES, "seconds", "label", "input_hash")
     classes = int(np.max(rows["label"].to_numpy(), initial=-1)) + 1
     made: dict[str, Series] = {}
     inputs: dict[int, tuple[str, int]] = {}
-    right: dict[int, bool] = {}
+    correct: dict[int, bool] = {}
     about: dict[str, str] = {}
     for setting in by_setting(rows):
         about = {key: setting[key][0].as_py() for key in fixed}
@@ -304,11 +305,11 @@ def _read_rows(
                 setting["input_hash"].to_pylist(), setting["label"].to_pylist(), strict=True
             )
             inputs |= dict(zip(samples, known, strict=True))
-            right |= dict(zip(samples, setting["attacked"].to_pylist(), strict=True))
+            correct |= dict(zip(samples, setting["attacked"].to_pylist(), strict=True))
     for one in made.values():
         one.points.sort(key=lambda point: point.epsilon)
     series = sorted(made.values(), key=lambda one: one.p)
-    return series, inputs, (sum(right.values()), len(right)), about
+    return series, inputs, (sum(correct.values()), len(correct)), about
 
 
 def _point(setting: pa.Table, epsilon: float, classes: int) -> Point:
@@ -326,13 +327,16 @@ def _point(setting: pa.Table, epsilon: float, classes: int) -> Point:
         attacked=int(attacked.sum()),
         values={q: v[np.isfinite(v)] for q, v in numbers.items()},
         seconds=float(np.nansum(setting["seconds"].to_numpy())),
-        survived=float(kept.mean()) if len(kept) else None,
+        quantised=float(kept.mean()) if len(kept) else None,
         classes=np.stack(counts).astype(int),
     )
 
 
 def _worst(series: list[Series]) -> list[Series]:
-    """For norms with several attacks; an adversarial of a smaller epsilon counts at larger ones."""
+    """Return the worst case of each norm with several attacks.
+
+    An adversarial example of a smaller epsilon counts at larger ones.
+    """
     found = []
     for p in sorted({one.p for one in series}):
         own = [one for one in series if one.p == p]
@@ -366,12 +370,12 @@ def _outcomes(one: Point, other: Point, shared: Array | None) -> tuple[Array, Ar
 
 
 def title(runs: Sequence[Run]) -> str:
-    """What was measured, in one line."""
+    """Return models and data of the runs, in one line."""
     subjects = dict.fromkeys(f"{run.model} on {run.data}" for run in runs)
     return "; ".join(subjects)
 
 
 def norms(runs: Sequence[Run]) -> list[tuple[float, str]]:
-    """Orders and names of the norms that any of the runs has."""
+    """Return orders and names of the norms that any of the runs has."""
     orders = sorted({series.p for run in runs for series in run.series})
     return [(p, norm_name(p)) for p in orders]

@@ -60,7 +60,7 @@ def print_comparison(results: Sequence[Results], console: Console) -> None:
     if not found:
         raise UserError(
             f"runs: {', '.join(run.name for run in runs)} share no attack at the same epsilon;"
-            " give runs whose attacks have the same labels"
+            " give runs whose attacks have the same names"
         )
     table = Table(
         title=f"robust accuracy minus that of {escape(runs[0].name)}; * = beyond chance (95%)",
@@ -98,7 +98,7 @@ def _norms(setting: SettingSummary) -> str:
 def _batches(
     summary: list[SettingSummary],
 ) -> Iterator[tuple[float, tuple[float, ...], list[list[SettingSummary]]]]:
-    """Attacks that share a table: norm, epsilons, and each attack's settings."""
+    """Group attacks that share a table: norm, epsilons, and each attack's settings."""
     by_attack = [
         list(settings) for _, settings in groupby(summary, key=lambda setting: setting.attack)
     ]

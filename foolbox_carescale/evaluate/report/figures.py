@@ -19,7 +19,7 @@ from PIL import Image
 from ..config.types import norm_name
 from . import palette
 from .aggregate import Run, Series, title
-from .palette import MARKERS, Look
+from .palette import MARKERS, SeriesStyle
 
 _DPI = 300  # what journals ask of a PNG
 _TICK_GAP = 0.14  # of the axis; what a label such as 0.0125 takes
@@ -42,9 +42,9 @@ Example = dict[str, npt.NDArray[Any]]
 
 
 def curves(runs: Sequence[Run]) -> Figure:
-    """Robust accuracy by epsilon with 95% intervals: a panel per norm, a line per run and attack.
+    """Draw robust accuracy by epsilon with 95% intervals: a panel per norm, a line per attack.
 
-    The worst case of all attacks is left out: it runs along the strongest.
+    The worst case over attacks is left out: it runs along the strongest.
     """
     orders = sorted({series.p for run in runs for series in run.series})
     lines = [sum(series.p == p for run in runs for series in run.series) for p in orders]
@@ -54,7 +54,7 @@ def curves(runs: Sequence[Run]) -> Figure:
         )
         panels = figure.subplots(1, len(orders), sharey=True, squeeze=False)[0]
         for panel, p in zip(panels, orders, strict=True):
-            looks = palette.looks(runs, p)
+            styles = palette.styles(runs, p)
             for number, run in enumerate(runs):
                 name = f"clean, {run.name}" if len(runs) > 1 else "clean"
                 panel.axhline(
@@ -63,7 +63,7 @@ def curves(runs: Sequence[Run]) -> Figure:
                 for series in run.series:
                     if series.p == p:
                         label = f"{series.attack}, {run.name}" if len(runs) > 1 else series.attack
-                        _curve(panel, series, looks[number, series.attack], label)
+                        _curve(panel, series, styles[number, series.attack], label)
             panel.set_title(norm_name(p))
             panel.set_xscale("log")
             epsilons = {c.epsilon for run in runs for s in run.series if s.p == p for c in s.points}
@@ -81,7 +81,7 @@ def curves(runs: Sequence[Run]) -> Figure:
 
 
 def norms(runs: Sequence[Run]) -> Figure:
-    """Realised norm / epsilon, a histogram per run and attack over its samples and epsilons."""
+    """Draw measured norm / epsilon: a histogram per run and attack over samples and epsilons."""
     rows = sorted(
         ((number, series) for number, run in enumerate(runs) for series in run.series),
         key=lambda row: row[1].p,
@@ -97,7 +97,7 @@ def norms(runs: Sequence[Run]) -> Figure:
         figure = Figure(figsize=(8, 1.1 + 0.46 * len(rows)), layout="constrained")
         panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
         for panel, (number, series), ratios in zip(panels, rows, everything, strict=True):
-            color = palette.looks(runs, series.p)[number, series.attack].color
+            color = palette.styles(runs, series.p)[number, series.attack].color
             counts, _ = np.histogram(ratios, edges)
             heights = counts / max(counts.max(), 1)
             panel.stairs(heights, edges, fill=True, color=color, alpha=0.85)
@@ -120,13 +120,13 @@ def norms(runs: Sequence[Run]) -> Figure:
                 panel.annotate(text, (1.01, 0.5), fontsize=8, color=color, **place)
         panels[-1].set_xlim(low, high)
         panels[-1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        panels[-1].set_xlabel("realised norm of the clipped perturbation / epsilon")
+        panels[-1].set_xlabel("measured norm of the clipped perturbation / epsilon")
         figure.suptitle("What is left of epsilon after the clip", fontsize=11, fontweight="bold")
     return figure
 
 
 def grid(examples: list[Example], samples: int = 2) -> Figure:
-    """Clean images, and for each attack the perturbed ones and the differences below them.
+    """Draw clean images, and for each attack the perturbed ones above their differences.
 
     Args:
         examples: As ``pictures.of_images`` gives them; at least one.
@@ -195,22 +195,22 @@ def save(figure: Figure, path: Path, *, few_colors: bool = False) -> list[Path]:
     return written
 
 
-def _curve(panel: Axes, series: Series, look: Look, label: str) -> None:
+def _curve(panel: Axes, series: Series, style: SeriesStyle, label: str) -> None:
     epsilons = [point.epsilon for point in series.points]
     lower, upper = zip(*(point.interval for point in series.points), strict=True)
     if len(epsilons) > 1:
-        panel.fill_between(epsilons, lower, upper, color=look.color, alpha=0.12, lw=0)
+        panel.fill_between(epsilons, lower, upper, color=style.color, alpha=0.12, lw=0)
     else:
-        panel.vlines(epsilons, lower, upper, color=look.color, lw=1)
+        panel.vlines(epsilons, lower, upper, color=style.color, lw=1)
     panel.plot(
         epsilons,
         [point.accuracy for point in series.points],
         label=label,
-        color=look.color,
-        marker=MARKERS[look.marker],
+        color=style.color,
+        marker=MARKERS[style.marker],
         markersize=5,
         lw=1.8,
-        ls=_dashes(look.run),
+        ls=_dashes(style.run),
     )
 
 
@@ -224,7 +224,7 @@ def _ratios(series: Series) -> npt.NDArray[Any]:
 
 
 def _label_epsilons(panel: Axes, epsilons: list[float]) -> None:
-    """Ticks at the epsilons themselves, as far as they do not crowd each other."""
+    """Put ticks at the epsilons themselves, as far as they do not crowd each other."""
     span = math.log(epsilons[-1] / epsilons[0]) or 1.0
     shown: list[float] = []
     for epsilon in epsilons:

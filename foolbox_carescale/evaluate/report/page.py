@@ -75,13 +75,13 @@ def _content(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _about(run: Run) -> dict[str, Any]:
-    right, total = run.clean
-    low, high = wilson(right, total)
+    correct, total = run.clean
+    low, high = wilson(correct, total)
     return {
         "name": run.name,
         "model": run.model,
         "data": run.data,
-        "clean": {"k": right, "n": total, "low": _short(low), "high": _short(high)},
+        "clean": {"k": correct, "n": total, "low": _short(low), "high": _short(high)},
         "config": run.config,
         "versions": run.versions,
         "diagnostics": [
@@ -92,7 +92,7 @@ def _about(run: Run) -> dict[str, Any]:
 
 
 def _norm(runs: Sequence[Run], p: float, name: str) -> dict[str, Any]:
-    looks = palette.looks(runs, p)
+    styles = palette.styles(runs, p)
     chosen = [
         (number, series)
         for number, run in enumerate(runs)
@@ -119,10 +119,10 @@ def _norm(runs: Sequence[Run], p: float, name: str) -> dict[str, Any]:
                 "attack": series.attack,
                 "name": series.attack_name,
                 "params": series.params,
-                "palette": looks[number, series.attack].palette,
+                "palette": styles[number, series.attack].palette,
                 "worst": not series.library,
-                "hue": looks[number, series.attack].hue,
-                "marker": looks[number, series.attack].marker,
+                "hue": styles[number, series.attack].hue,
+                "marker": styles[number, series.attack].marker,
                 "points": [_point(point, edges) for point in series.points],
             }
             for number, series in chosen
@@ -161,7 +161,7 @@ def _point(
     if not point.classes.size:
         return shown  # of the worst case
     shown["seconds"] = _short(point.seconds)
-    shown["survived"] = None if point.survived is None else _short(point.survived)
+    shown["quantised"] = None if point.quantised is None else _short(point.quantised)
     for quantity, values in point.values.items():
         spread, ends = point.spread(quantity), edges[quantity, point.epsilon]
         if spread is None or ends is None:

@@ -26,8 +26,8 @@ MARKERS = "osD^vP"
 
 
 @dataclass(frozen=True)
-class Look:
-    """Of one series.
+class SeriesStyle:
+    """How one series is drawn.
 
     Attributes:
         palette: ``own``, ``other`` or "" for the worst case, which is drawn in the text's
@@ -44,19 +44,19 @@ class Look:
 
     @property
     def color(self) -> str:
-        """On a light ground."""
+        """Return the colour on a light ground."""
         return LIGHT[self.palette][self.hue] if self.palette else "#222222"
 
 
-def looks(runs: Sequence[Run], p: float) -> dict[tuple[int, str], Look]:
-    """By number of the run and label of the attack: those of one norm.
+def styles(runs: Sequence[Run], p: float) -> dict[tuple[int, str], SeriesStyle]:
+    """Return the styles of one norm, by number of the run and name of the attack.
 
     What Foolbox's and our version of an attack share after ``foolbox_`` and ``clip_aware_`` in
-    their labels gives them the same marker.
+    their names gives them the same marker.
     """
     families: dict[str, int] = {}
     hues: dict[str, dict[str, int]] = {palette: {} for palette in LIGHT}
-    made: dict[tuple[int, str], Look] = {}
+    made: dict[tuple[int, str], SeriesStyle] = {}
     for number, run in enumerate(runs):
         for series in run.series:
             if series.p != p:
@@ -65,10 +65,12 @@ def looks(runs: Sequence[Run], p: float) -> dict[tuple[int, str], Look]:
             palette = palette_of(series.library)
             hue = hues[palette].setdefault(series.attack, len(hues[palette]))
             colors = len(LIGHT[palette])
-            made[number, series.attack] = Look(palette, hue % colors, marker % len(MARKERS), number)
+            made[number, series.attack] = SeriesStyle(
+                palette, hue % colors, marker % len(MARKERS), number
+            )
         for series in run.worst:
             if series.p == p:
-                made[number, series.attack] = Look("", 0, 0, number)
+                made[number, series.attack] = SeriesStyle("", 0, 0, number)
     return made
 
 

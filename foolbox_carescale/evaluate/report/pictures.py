@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 
 
 def browser(runs: Sequence[Run]) -> dict[str, Any]:
-    """The clean images of each run, and what each attack made of them.
+    """Return the clean images of each run, and what each attack made of them.
 
     Images are halved, and samples left out, until they fit the budget; ``shown`` and ``size``
     say so.
@@ -50,7 +50,7 @@ def browser(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def of_images(run: Run) -> list[dict[str, Array]]:
-    """The stored examples of a run that can be drawn: one or three channels, first."""
+    """Return the stored examples of a run that can be drawn: one or three channels, first."""
     examples = RunFolder(run.results.folder).read_examples()
     return [
         e
@@ -60,7 +60,7 @@ def of_images(run: Run) -> list[dict[str, Array]]:
 
 
 def _typical(example: dict[str, Array]) -> float:
-    """Characters of one picture in full size."""
+    """Return the characters of one picture in full size."""
     clean, perturbed = example["clean"][0], example["perturbed"][0]
     return float(np.mean([len(_png(image)) for image in (perturbed, 0.5 + perturbed - clean)]))
 
@@ -98,7 +98,7 @@ def _run(name: str, examples: list[dict[str, Array]], samples: int, halved: int)
 
 
 def _halve(image: Array, times: int) -> Array:
-    """Means of squares of 2 x 2 pixels, as often as asked; odd rows and columns are cut off."""
+    """Average 2 x 2 pixels, as often as asked; odd rows and columns are cut off."""
     for _ in range(times):
         c, h, w = image.shape
         if min(h, w) < 2:

@@ -14,7 +14,7 @@ from .aggregate import QUANTITIES, Difference, Run, differences, norms
 
 
 def summary_csv(runs: Sequence[Run]) -> str:
-    """One row per run, attack and epsilon, with everything that is a mean, in full precision."""
+    """Return a row per run, attack and epsilon, with all means in full precision, as CSV."""
     rows = []
     for run in runs:
         for series in (*run.series, *run.worst):
@@ -43,28 +43,28 @@ def summary_csv(runs: Sequence[Run]) -> str:
                         for kind in ("mean", "low", "high")
                     }
                 row["seconds"] = point.seconds if series.library else None
-                row["survived_8_bits"] = point.survived
+                row["still_adversarial_after_8_bits"] = point.quantised
                 rows.append(row)
     return _csv(rows, list(rows[0]))
 
 
 def differences_csv(runs: Sequence[Run]) -> str:
-    """One row per setting that a run shares with the first."""
+    """Return a row per setting that a run shares with the first, as CSV."""
     rows = [{**vars(one), "beyond_chance": one.beyond_chance} for one in differences(runs)]
     return _csv(rows, [*(field.name for field in fields(Difference)), "beyond_chance"])
 
 
 def summary_markdown(runs: Sequence[Run]) -> str:
-    """Robust accuracy with its 95% interval, by norm; and what makes it less trustworthy."""
-    parts = ["# Robustness\n"]
+    """Return Markdown of robust accuracy with 95% intervals by norm, and of the diagnostics."""
+    lines = ["# Robustness\n"]
     for run in runs:
-        right, total = run.clean
-        low, high = wilson(right, total)
-        parts.append(
+        correct, total = run.clean
+        low, high = wilson(correct, total)
+        lines.append(
             f"- **{_escape(run.name)}**: {_escape(run.model)} on {_escape(run.data)},"
             f" {total} samples, clean accuracy {run.clean_accuracy:.3f} ({low:.3f} to {high:.3f})"
         )
-        parts += [f"  - warning: {_escape(str(diagnostic))}" for diagnostic in run.diagnostics]
+        lines += [f"  - warning: {_escape(str(diagnostic))}" for diagnostic in run.diagnostics]
     for p, name in norms(runs):
         settings = {
             (number, series.attack): {point.epsilon: point for point in series.points}
@@ -73,7 +73,7 @@ def summary_markdown(runs: Sequence[Run]) -> str:
             if series.p == p
         }
         epsilons = sorted({epsilon for points in settings.values() for epsilon in points})
-        parts.append(f"\n## {name}: robust accuracy (95% interval)\n")
+        lines.append(f"\n## {name}: robust accuracy (95% interval)\n")
         head = ["run"] * (len(runs) > 1) + ["attack", *(f"{e:g}" for e in epsilons)]
         body = []
         for (number, attack), points in settings.items():
@@ -87,10 +87,10 @@ def summary_markdown(runs: Sequence[Run]) -> str:
                     low, high = point.interval
                     shown.append(f"{point.accuracy:.3f} ({low:.3f}–{high:.3f})")  # noqa: RUF001
             body.append([*named, *shown])
-        parts.append(_table(head, body))
+        lines.append(_table(head, body))
     if len(runs) > 1 and (found := differences(runs)):
-        parts.append(f"\n## Robust accuracy minus that of {_escape(runs[0].name)}\n")
-        parts.append(
+        lines.append(f"\n## Robust accuracy minus that of {_escape(runs[0].name)}\n")
+        lines.append(
             _table(
                 ["run", "attack", "norm", "epsilon", "difference (95% interval)", "samples"],
                 [
@@ -106,7 +106,7 @@ def summary_markdown(runs: Sequence[Run]) -> str:
                 ],
             )
         )
-    return "\n".join(parts) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _csv(rows: list[dict[str, Any]], columns: Sequence[str]) -> str:
@@ -124,7 +124,7 @@ def _table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text that Markdown shows as it is, in one setting of a table."""
+    """Return text that Markdown shows as it is, in one cell of a table."""
     for character in "\\|*_<>`[]":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.split())

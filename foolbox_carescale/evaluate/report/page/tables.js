@@ -107,7 +107,7 @@ const costTable = (norm, epsilon) => {
           optional(p.forward_passes),
           optional(p.backward_passes),
           { node: short(p.seconds), value: p.seconds },
-          p.survived === null ? none : { node: fixed(p.survived), value: p.survived },
+          p.quantised === null ? none : { node: fixed(p.quantised), value: p.quantised },
         ]),
     );
   const heads = [
