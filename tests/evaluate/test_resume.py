@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from foolbox_carescale.cli import main
 from foolbox_carescale.evaluate import (
     AttackConfig,
     DataConfig,
@@ -22,7 +23,7 @@ from foolbox_carescale.evaluate import (
     load_evaluation,
 )
 from foolbox_carescale.evaluate.store.checksums import digest
-from foolbox_carescale.evaluate.store.folder import RunFolder
+from foolbox_carescale.evaluate.store.folder import FORMAT, RunFolder
 from tests.evaluate import tiny as tiny_module
 from tests.evaluate.tiny import ATTACKS, computed, rows, tiny
 
@@ -169,14 +170,28 @@ def test_an_untrained_network_is_the_same_one_when_a_run_is_continued(tmp_path):
 
 def test_another_version_of_the_package_is_warned_about(tmp_path, reference):
     folder = started(tmp_path / "run")
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    del record["checksum"]
-    record["versions"]["foolbox-carescale"] = "0.0.1"
-    sealed = digest(json.dumps(record, sort_keys=True).encode())
-    (folder / "run.json").write_text(json.dumps({**record, "checksum": sealed}), encoding="utf-8")
+    rewrite_record(folder, versions={"foolbox-carescale": "0.0.1"})
     with pytest.warns(EvaluationWarning, match=r"other versions \(foolbox-carescale 0.0.1, now"):
         evaluate(tiny(folder))
     assert rows(folder) == reference
+
+
+def rewrite_record(folder, **changes):
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8")) | changes
+    del record["checksum"]
+    checksum = digest(json.dumps(record, sort_keys=True).encode())
+    (folder / "run.json").write_text(json.dumps({**record, "checksum": checksum}), encoding="utf-8")
+
+
+def test_a_folder_of_another_format_is_refused_in_one_line(tmp_path, capsys):
+    folder = started(tmp_path / "run", tasks=1)
+    rewrite_record(folder, format=1)
+    line = f"{folder} is a run folder of format 1, but this version reads format {FORMAT}; read"
+    with pytest.raises(UserError, match=line):
+        evaluate(tiny(folder))
+    for command in (["report", str(folder)], ["compare", str(folder), str(folder)]):
+        assert main(command) == 2
+        assert line in capsys.readouterr().err
 
 
 def truncated(path):

@@ -52,7 +52,6 @@ def record_of(
     """
     identity = {"config": _identity(resolved), "inputs": inputs_digest(data)}
     return {
-        "format": 1,
         "fingerprint": hashlib.blake2b(_text(identity).encode(), digest_size=16).hexdigest(),
         "asked": _identity(asked),
         "resolved": identity["config"],

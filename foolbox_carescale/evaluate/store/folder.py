@@ -33,6 +33,9 @@ from .checksums import (
 
 Array = npt.NDArray[Any]
 
+FORMAT = 2
+"""Number of the run folder's format; it rises when a column or a file changes its meaning."""
+
 SCHEMA = pa.schema(
     [
         ("model", pa.string()),
@@ -140,9 +143,15 @@ class RunFolder:
             return None
         try:
             record: dict[str, Any] = json.loads(text)
-            checksum = record.pop("checksum")
+            written_in, checksum = record["format"], record.pop("checksum")
         except (ValueError, KeyError, TypeError, AttributeError):
-            record, checksum = {}, None
+            record, written_in, checksum = {}, FORMAT, None
+        if written_in != FORMAT:
+            raise UserError(
+                f"output: {self.path} is a run folder of format {written_in}, but this version"
+                f" reads format {FORMAT}; read it with the version that wrote it, or compute the"
+                " run again into another folder with output=..."
+            )
         if checksum != digest(_canonical(record)):
             raise UserError(
                 f"output: {self.path / 'run.json'} is damaged, so it is not known which run the"
@@ -164,8 +173,9 @@ class RunFolder:
         with self._writing(self.path):
             unfinished = self.path / _UNFINISHED
             unfinished.mkdir(parents=True, exist_ok=True)
-            sealed = {**record, "checksum": digest(_canonical(record))}
-            content = json.dumps(sealed, indent=2, default=repr).encode()
+            record = {"format": FORMAT, **record}
+            record["checksum"] = digest(_canonical(record))
+            content = json.dumps(record, indent=2, default=repr).encode()
             first = create_atomically(self.path / "run.json", content, temporary=unfinished)
         if first:
             self._fingerprint = record["fingerprint"]

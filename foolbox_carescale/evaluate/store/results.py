@@ -61,6 +61,8 @@ class Results:
             UserError: It holds none.
         """
         path = Path(folder)
+        if (path / "run.json").exists():
+            RunFolder(path).record()
         if not any(RunFolder(path).stored()):
             raise UserError(f"{path}: holds no results of a run (results/*.parquet)")
         return cls(path)
