@@ -93,7 +93,7 @@ def report(config: TrackingConfig, folder: Path, values: Values) -> None:
         check_tracking(config)
         tracker = _open(config, folder)
         if not tracker.finished:
-            tracker.tell(values)
+            tracker.log(values)
             tracker.finish()
     except Exception as error:  # a tracker may raise anything, and the results outlive it
         if tracker is not None:
@@ -118,21 +118,21 @@ def following(config: TrackingConfig, folder: Path) -> Iterator[Callable[[Values
     tracker: _Mlflow | _TensorBoard | None = None
     ended = config.name == "none"
 
-    def tell(values: Values) -> None:
+    def log(values: Values) -> None:
         nonlocal tracker, ended
         if ended:
             return
         try:
             tracker = tracker or _open(config, folder)
             if not tracker.finished:
-                tracker.tell(values)
+                tracker.log(values)
         except Exception as error:  # as in report
             ended = True
             _warn(config, error, "nothing is lost: all is reported when the run has ended")
 
     status = "FAILED"
     try:
-        yield tell
+        yield log
         status = "RUNNING"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -177,7 +177,7 @@ def _warn(config: TrackingConfig, error: Exception, then: str) -> None:
 
 
 class _Mlflow:
-    """A run of MLflow's: the one of this folder and config, or a new one."""
+    """The MLflow run of this folder and config, or a new one."""
 
     def __init__(self, config: TrackingConfig, path: Path) -> None:
         from mlflow import MlflowClient
@@ -196,7 +196,7 @@ class _Mlflow:
         self.finished = entity.info.status == "FINISHED"
         if self.finished:
             return
-        self._told = {
+        self._logged = {
             (key, metric.step)
             for key in entity.data.metrics
             for metric in client.get_metric_history(self._id, key)
@@ -207,16 +207,18 @@ class _Mlflow:
         for batch in _batches([Param(key, value) for key, value in params.items()], 100):
             client.log_batch(self._id, params=batch)
 
-    def tell(self, values: Values) -> None:
+    def log(self, values: Values) -> None:
         from mlflow.entities import Metric
 
         now = round(1000 * time.time())
         new = [
-            (key, value, now, step) for key, step, value in values if (key, step) not in self._told
+            (key, value, now, step)
+            for key, step, value in values
+            if (key, step) not in self._logged
         ]
         for batch in _batches(new, 1000):  # as above
             self._client.log_batch(self._id, metrics=[Metric(*metric) for metric in batch])
-            self._told |= {(key, step) for key, _, _, step in batch}
+            self._logged |= {(key, step) for key, _, _, step in batch}
 
     def finish(self) -> None:
         self._client.log_artifacts(self._id, str(self._path))
@@ -228,7 +230,7 @@ class _Mlflow:
 
 
 class _TensorBoard:
-    """A folder of TensorBoard's, with the events of earlier processes and those of this one."""
+    """A TensorBoard folder, with the events of earlier processes and of this one."""
 
     finished = False
 
@@ -239,9 +241,9 @@ class _TensorBoard:
         content.pop("tracking", None)
         self._config = f"```yaml\n{yaml.safe_dump(content, sort_keys=False)}```"
         self._writer: Any = None
-        self._told = self._held()
+        self._logged = self._read_logged()
 
-    def _held(self) -> set[tuple[str, int]]:
+    def _read_logged(self) -> set[tuple[str, int]]:
         """Return names and steps of what earlier processes have written."""
         if not any(self._folder.glob("events.out.tfevents.*")):
             return set()
@@ -261,19 +263,19 @@ class _TensorBoard:
                 )
         return {(key, event.step) for key in tags["scalars"] for event in events.Scalars(key)}
 
-    def tell(self, values: Values) -> None:
-        new = [metric for metric in values if metric[:2] not in self._told]
+    def log(self, values: Values) -> None:
+        new = [metric for metric in values if metric[:2] not in self._logged]
         if not new:
             return
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(self._folder))
-            if not self._told:
+            if not self._logged:
                 self._writer.add_text("config", self._config)
         for key, step, value in new:
             self._writer.add_scalar(key, value, step)
-            self._told.add((key, step))
+            self._logged.add((key, step))
         self._writer.flush()
 
     def finish(self) -> None:
