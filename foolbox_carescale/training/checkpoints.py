@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is no checkpoint, or a byte differs from what was written.
     """
+    remedy = "remove it to train from the beginning"
     try:
         stored = path.read_bytes()
     except FileNotFoundError:
@@ -54,8 +56,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"checkpoint: {path} cannot be read ({error.strerror})") from error
     written = stored[:-_DIGITS]
     if stored[-_DIGITS:] != digest(written).encode():
-        raise UserError(f"checkpoint: {path} is damaged; remove it to train from the beginning")
-    content: dict[str, Any] = torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)
+        raise UserError(f"checkpoint: {path} is damaged; {remedy}")
+    try:
+        content: dict[str, Any] = torch.load(
+            io.BytesIO(written), map_location="cpu", weights_only=True
+        )
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise UserError(
+            f"checkpoint: {path} holds more than tensors and numbers; {remedy}"
+        ) from error
     return content
 
 

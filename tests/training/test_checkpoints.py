@@ -99,6 +99,17 @@ def test_every_flipped_byte_and_every_truncation_is_noticed(path):
             load_checkpoint(path)
 
 
+def test_a_checkpoint_that_would_run_code_is_refused(path):
+    class Payload:
+        def __reduce__(self):
+            return (path.with_name("ran").touch, ())
+
+    save_checkpoint(path, {"a": Payload()}, temporary=path.parent)
+    with pytest.raises(UserError, match="holds more than tensors and numbers; remove it"):
+        load_checkpoint(path)
+    assert not path.with_name("ran").exists()
+
+
 def test_a_file_that_is_not_there_is_one_line(path):
     with pytest.raises(UserError, match="checkpoint: there is no file"):
         load_checkpoint(path)
