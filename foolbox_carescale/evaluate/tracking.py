@@ -18,7 +18,7 @@ import yaml
 
 from .config.types import Evaluation, TrackingConfig
 from .errors import EvaluationWarning, UserError, warn
-from .serialization import flat
+from .serialization import flatten_keys
 from .store.checksums import digest
 from .store.results import Results
 
@@ -157,7 +157,7 @@ def parameters(folder: Path) -> dict[str, str]:
     """Return the resolved config of a run by dotted keys, without how it is tracked."""
     content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     content.pop("tracking", None)
-    return {key: str(leaf) for key, leaf in flat(content).items()}
+    return {key: str(leaf) for key, leaf in flatten_keys(content).items()}
 
 
 def _open(config: TrackingConfig, path: Path) -> _Mlflow | _TensorBoard:

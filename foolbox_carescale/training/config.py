@@ -17,7 +17,7 @@ from ..evaluate.config.types import (
     gather_arguments,
 )
 from ..evaluate.errors import UserError, nearest
-from ..evaluate.serialization import plain, written
+from ..evaluate.serialization import to_builtins, to_yaml
 
 RECIPES = ("clean", "gaussian-naive", "gaussian-exact", "adversarial-noise", "pgd-at")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -194,9 +194,9 @@ class Training:
 
     def to_yaml(self) -> str:
         """Return the training as YAML that ``load_training`` reads back, without ``output``."""
-        content = plain(self)
+        content = to_builtins(self)
         del content["output"]
-        return written(content)
+        return to_yaml(content)
 
 
 CONFIG_GROUPS = {
@@ -231,15 +231,15 @@ def load_training(path: str | Path | None = None, overrides: Sequence[str] = ())
     Raises:
         UserError: The file or an override cannot be used; the message says which and why.
     """
-    from ..evaluate.config.compose import CONFIGS, Kind, compose_tree, typed
+    from ..evaluate.config.compose import CONFIGS, ConfigSpec, compose_tree, typed
 
     folders = (CONFIGS, Path(__file__).with_name("conf"))
-    kind = Kind("train", Training, CONFIG_GROUPS, DEFAULT_CHOICES, folders)
-    tree = gather_arguments(compose_tree(kind, path, overrides))
+    spec = ConfigSpec("train", Training, CONFIG_GROUPS, DEFAULT_CHOICES, folders)
+    tree = gather_arguments(compose_tree(spec, path, overrides))
     tree["optimizer"] = gather(tree["optimizer"], OptimizerConfig, "optimizer")
     tree["schedule"] = gather(tree["schedule"], ScheduleConfig, "schedule")
     bare = Training(optimizer=OptimizerConfig())
-    training = typed(kind, tree, bare, path)
+    training = typed(spec, tree, bare, path)
     assert isinstance(training, Training)
     if training.model.weights == "auto":
         training.model.weights = None

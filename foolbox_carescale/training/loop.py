@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from ..evaluate.errors import UserError, nearest
 from ..evaluate.models.loading import Normalized, build_network
-from ..evaluate.serialization import plain
+from ..evaluate.serialization import to_builtins
 from .recipes import make_recipe
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class Loop:
             "num_classes": config.num_classes,
             "mean": config.mean,
             "std": config.std,
-            "recipe": plain(self.training.recipe),
+            "recipe": to_builtins(self.training.recipe),
             "accuracy": kept.accuracy,
             "perturbed_accuracy": kept.perturbed_accuracy,
             "epoch": kept.epoch,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..evaluate.config.schema import Described
+from ..evaluate.config.schema import SchemaSpec
 from ..evaluate.config.types import DTYPES, TRACKERS, ModelConfig, TrackingConfig
 from .config import CONFIG_GROUPS, PRECISIONS, RECIPES, RecipeConfig, Training
 
-TRAIN = Described(
+TRAIN = SchemaSpec(
     "train",
     Training,
     CONFIG_GROUPS,

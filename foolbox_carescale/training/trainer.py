@@ -24,7 +24,7 @@ from ..evaluate.models.loading import find_device, resolve_model
 from ..evaluate.runner.identity import check_config, inputs_digest, versions
 from ..evaluate.runner.resolve import view_of
 from ..evaluate.runner.run import SMALL
-from ..evaluate.serialization import plain
+from ..evaluate.serialization import to_builtins
 from ..evaluate.store.checksums import write_atomically
 from ..evaluate.store.folder import RunFolder
 from ..evaluate.tracking import check_tracking, following, report
@@ -179,7 +179,7 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def _identity(training: Training) -> dict[str, Any]:
-    content: dict[str, Any] = plain(training)
+    content: dict[str, Any] = to_builtins(training)
     for key in NON_IDENTITY_KEYS:
         del content[key]
     content["device"] = content["device"].partition(":")[0]  # which of several GPUs is no matter

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from foolbox_carescale.evaluate import diagnostics as diagnostics
-from tests.evaluate import invented
+from tests.evaluate import synthetic
 
 PAGE = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -15,7 +15,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 @pytest.mark.parametrize("code", EXAMPLES, ids=lambda code: code.split()[1])
 def test_results_open_in_three_lines(code, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    results = invented.run(Path("runs/mine"), samples=20)
+    results = synthetic.run(Path("runs/mine"), samples=20)
     lines = [line for line in code.splitlines() if line]
     assert len(lines) == 3
     pytest.importorskip(lines[0].split()[1])

@@ -24,7 +24,7 @@ from foolbox_carescale.evaluate.report.aggregate import aggregate
 from foolbox_carescale.evaluate.report.page import page
 from foolbox_carescale.evaluate.store.folder import RunFolder
 from foolbox_carescale.training.config import OptimizerConfig, Training, load_training
-from tests.evaluate.tiny import rows, tiny
+from tests.evaluate.factories import rows, tiny
 
 # Configs
 

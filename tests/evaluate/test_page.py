@@ -8,7 +8,7 @@ import pytest
 from foolbox_carescale.evaluate import AttackConfig, Evaluation, evaluate, write_report
 from foolbox_carescale.evaluate.report.aggregate import aggregate
 from foolbox_carescale.evaluate.report.page import page as html
-from tests.evaluate import invented
+from tests.evaluate import synthetic
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
@@ -207,7 +207,7 @@ def test_nothing_is_wider_than_the_window(visit, real, width, scheme):
 
 def test_what_users_wrote_is_text_and_never_markup(visit, tmp_path):
     evil = "</script><img src=x onerror=alert(1)><script>alert(2)</script>$data"
-    results = invented.run(
+    results = synthetic.run(
         tmp_path / "run",
         model=evil,
         config=f"model: {evil}\n",
@@ -221,7 +221,7 @@ def test_what_users_wrote_is_text_and_never_markup(visit, tmp_path):
 
 
 def test_twenty_attacks_a_thousand_classes_and_many_rows_make_a_page_that_opens(visit, tmp_path):
-    results = invented.run(
+    results = synthetic.run(
         tmp_path / "run",
         attacks=20,
         epsilons=(0.5, 1),
@@ -242,7 +242,7 @@ def test_twenty_attacks_a_thousand_classes_and_many_rows_make_a_page_that_opens(
 
 
 def test_one_attack_at_one_epsilon_without_images_is_a_page_too(visit, tmp_path):
-    results = invented.run(tmp_path / "run", attacks=1, epsilons=(0.5,), samples=1, classes=1)
+    results = synthetic.run(tmp_path / "run", attacks=1, epsilons=(0.5,), samples=1, classes=1)
     page = visit(write_report(results)[0])
     chart = page.get_by_role("img", name="robust accuracy by epsilon, L2")
     assert chart.locator("path.dot").count() == 1

@@ -7,12 +7,12 @@ import pytest
 from foolbox_carescale.evaluate import AttackConfig, DataConfig, ModelConfig, UserError, evaluate
 from foolbox_carescale.evaluate.config.types import ExecutorConfig
 from foolbox_carescale.evaluate.store.folder import RunFolder
-from tests.evaluate.tiny import Brightness, rows, tiny
+from tests.evaluate.factories import Brightness, rows, tiny
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from foolbox_carescale.evaluate.runner.executors.ray import AHEAD  # noqa: E402
+from foolbox_carescale.evaluate.runner.executors.ray import PREFETCH  # noqa: E402
 
 MEMORY = 100 * 2**20  # of each node's object store: the least that Ray takes is 75 MiB
 
@@ -72,7 +72,7 @@ def test_two_workers_complete_a_run_bit_identically_to_this_process(cluster, tmp
         on_progress=lambda p: ahead.append(len(taken) - (p.done - p.resumed)),
     )
     assert len(taken) == 9
-    assert max(ahead) <= 2 * AHEAD  # no task waits in a queue that grows
+    assert max(ahead) <= 2 * PREFETCH  # no task waits in a queue that grows
     assert rows(tmp_path / "ray") == rows(tmp_path / "local")
     for kept in (tmp_path / "local" / "adversarials").iterdir():
         assert kept.read_bytes() == (tmp_path / "ray" / "adversarials" / kept.name).read_bytes()

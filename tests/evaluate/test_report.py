@@ -27,7 +27,7 @@ from foolbox_carescale.evaluate.console import to_json
 from foolbox_carescale.evaluate.report.aggregate import aggregate, config_differences, differences
 from foolbox_carescale.evaluate.report.page import _short as short
 from foolbox_carescale.evaluate.runner.run import Progress
-from tests.evaluate import invented
+from tests.evaluate import synthetic
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_runs_of_other_samples_are_compared_without_pairs(results, tmp_path):
 
 
 def test_runs_that_share_no_attack_are_one_line(results, tmp_path):
-    other = invented.run(tmp_path / "other")
+    other = synthetic.run(tmp_path / "other")
     with pytest.raises(UserError, match="share no attack at the same epsilon"):
         print_comparison([results, other], Console(file=io.StringIO()))
 
@@ -176,7 +176,7 @@ def test_runs_that_share_no_attack_are_one_line(results, tmp_path):
 def test_an_attack_that_a_run_lacks_is_one_line_of_what_differs(tmp_path):
     attacks = ["{a: {name: L2PGD, steps: 1}, b: {name: FGM, steps: 2}}", "{a: {name: L2PGD}}"]
     runs = [
-        invented.run(tmp_path / f"run{i}", config=f"seed: {i}\nattacks: {one}\n")
+        synthetic.run(tmp_path / f"run{i}", config=f"seed: {i}\nattacks: {one}\n")
         for i, one in enumerate(attacks)
     ]
     assert config_differences(aggregate(runs)) == [
@@ -187,7 +187,7 @@ def test_an_attack_that_a_run_lacks_is_one_line_of_what_differs(tmp_path):
 
 
 def test_the_table_of_differences_has_its_columns_also_where_there_are_none(results, tmp_path):
-    other = invented.run(tmp_path / "other")
+    other = synthetic.run(tmp_path / "other")
     write_report(results, other, output=tmp_path)
     with (tmp_path / "differences.csv").open(encoding="utf-8") as file:
         reader = csv.DictReader(file)
@@ -196,7 +196,7 @@ def test_the_table_of_differences_has_its_columns_also_where_there_are_none(resu
 
 
 def test_runs_of_the_same_name_are_told_apart(tmp_path):
-    runs = [invented.run(tmp_path / place / "run") for place in ("a", "b")]
+    runs = [synthetic.run(tmp_path / place / "run") for place in ("a", "b")]
     assert [run.name for run in aggregate(runs)] == [str(run.folder) for run in runs]
     twice = [run.name for run in aggregate([runs[0], runs[0]])]
     assert twice == [f"{runs[0].folder} ({i})" for i in (1, 2)]
@@ -214,7 +214,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(results, tmp_path):
 
 
 def test_markdown_shows_labels_as_they_are(tmp_path):
-    results = invented.run(tmp_path / "run", model="a|b *c* <i>")
+    results = synthetic.run(tmp_path / "run", model="a|b *c* <i>")
     write_report(results)
     text = (tmp_path / "run" / "summary.md").read_text(encoding="utf-8")
     assert r"a\|b \*c\* \<i\>" in text

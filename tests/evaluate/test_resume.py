@@ -24,8 +24,8 @@ from foolbox_carescale.evaluate import (
 )
 from foolbox_carescale.evaluate.store.checksums import digest
 from foolbox_carescale.evaluate.store.folder import FORMAT, RunFolder
-from tests.evaluate import tiny as tiny_module
-from tests.evaluate.tiny import ATTACKS, computed, rows, tiny
+from tests.evaluate import factories
+from tests.evaluate.factories import ATTACKS, computed, rows, tiny
 
 UNITS = 12 * 4
 
@@ -52,7 +52,7 @@ def started(folder, tasks=10, **changes):
 def in_process(task, root, *numbers):
     """What a task of ``tiny`` returns: in a process that may fork, as it never ran autograd."""
     done = subprocess.run(
-        [sys.executable, "-m", tiny_module.__name__, task, str(root), *map(str, numbers)],
+        [sys.executable, "-m", factories.__name__, task, str(root), *map(str, numbers)],
         capture_output=True,
         text=True,
         timeout=240,
@@ -147,9 +147,9 @@ def test_other_images_under_the_same_name_are_refused(tmp_path):
 
 def test_other_weights_under_the_same_name_are_refused(tmp_path, monkeypatch):
     folder = started(tmp_path / "run")
-    monkeypatch.setattr(tiny_module.Brightness.__init__, "__defaults__", (0.0,))
-    original = tiny_module.model
-    monkeypatch.setattr(tiny_module, "model", lambda: original(bias=0.5))
+    monkeypatch.setattr(factories.Brightness.__init__, "__defaults__", (0.0,))
+    original = factories.model
+    monkeypatch.setattr(factories, "model", lambda: original(bias=0.5))
     with pytest.raises(UserError, match="model: it is not the model that the run in"):
         evaluate(tiny(folder))
 

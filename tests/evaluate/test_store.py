@@ -19,7 +19,7 @@ from foolbox_carescale.evaluate.store.checksums import (
     write_checksummed_bytes,
 )
 from foolbox_carescale.evaluate.store.folder import SCHEMA, RunFolder
-from tests.evaluate.tiny import data, rows, tiny
+from tests.evaluate.factories import data, rows, tiny
 
 
 @pytest.fixture(scope="module")
@@ -30,27 +30,27 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sealed(folder):
+def checksummed(folder):
     return next((folder / "results").glob("0004-pgd*")).read_bytes()
 
 
-def test_every_flipped_bit_is_found(sealed):
+def test_every_flipped_bit_is_found(checksummed):
     generator = np.random.default_rng(0)
-    for place in range(len(sealed)):
-        flipped = bytearray(sealed)
+    for place in range(len(checksummed)):
+        flipped = bytearray(checksummed)
         flipped[place] ^= 1 << generator.integers(8)
         with pytest.raises(IntegrityError):
             read_verified(bytes(flipped))
 
 
-def test_every_truncation_is_found(sealed):
-    for length in range(0, len(sealed), 5):
+def test_every_truncation_is_found(checksummed):
+    for length in range(0, len(checksummed), 5):
         with pytest.raises(IntegrityError):
-            read_verified(sealed[:length])
+            read_verified(checksummed[:length])
 
 
-def test_what_was_sealed_is_read_back(sealed):
-    table, notes = read_verified(sealed)
+def test_a_checksummed_file_is_read_back(checksummed):
+    table, notes = read_verified(checksummed)
     again, more = read_verified(write_checksummed_bytes(table, {"key": "value"}))
     assert again.equals(table)
     assert table.schema.equals(SCHEMA)

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, nearest
-from ..serialization import escaped
+from ..serialization import escape_interpolation
 from .types import (
     CONFIG_GROUPS,
     DEFAULT_CHOICES,
@@ -37,7 +37,7 @@ Tree = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Kind:
+class ConfigSpec:
     """What a command's configs are made of.
 
     Attributes:
@@ -57,7 +57,7 @@ class Kind:
 
 CONFIGS = Path(__file__).with_name("conf")
 
-EVALUATION = Kind("evaluate", Evaluation, CONFIG_GROUPS, DEFAULT_CHOICES, (CONFIGS,))
+EVALUATION = ConfigSpec("evaluate", Evaluation, CONFIG_GROUPS, DEFAULT_CHOICES, (CONFIGS,))
 
 
 def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Evaluation:
@@ -87,43 +87,43 @@ def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = (
     return evaluation
 
 
-def compose_tree(kind: Kind, path: str | Path | None, overrides: Sequence[str]) -> Tree:
+def compose_tree(spec: ConfigSpec, path: str | Path | None, overrides: Sequence[str]) -> Tree:
     """What a YAML file, config groups and overrides say, before types are checked.
 
     Args:
-        kind: Of the config.
+        spec: Of the config.
         path: As in ``load_evaluation``.
         overrides: As there.
 
     Raises:
         UserError: The file or an override cannot be used.
     """
-    content = _read(Path(path), kind) if path is not None else {}
+    content = _read(Path(path), spec) if path is not None else {}
     beside = None if path is None else Path(path).resolve().parent
-    parsed = [parse_override(override, kind) for override in overrides]
+    parsed = [parse_override(override, spec) for override in overrides]
     for override in parsed:
         if override.is_sweep_override():
             raise UserError(f"{override.input_line}: holds several values; add --multirun to sweep")
-    choices = [str(o.input_line) for o in parsed if _is_choice(o, kind)]
-    values = [_force(o) for o in parsed if not _is_choice(o, kind)]
+    choices = [str(o.input_line) for o in parsed if _is_choice(o, spec)]
+    values = [_force(o) for o in parsed if not _is_choice(o, spec)]
 
     defaults = list(content.pop("defaults", None) or [])
     for choice in parsed:
-        if _is_choice(choice, kind):
+        if _is_choice(choice, spec):
             # the command line has the last word, also over what the file says itself
             content.pop({"attack": "attacks"}.get(choice.key_or_group, choice.key_or_group), None)
-            _check_option(choice.key_or_group, choice.value(), beside, kind)
+            _check_option(choice.key_or_group, choice.value(), beside, spec)
     named = [entry for entry in defaults if isinstance(entry, dict)]
     for entry in named:
         for group, option in entry.items():
-            if group in kind.groups:
-                _check_option(group, option, beside, kind)
+            if group in spec.groups:
+                _check_option(group, option, beside, spec)
     groups = {group for entry in named for group in entry}
     # what a file names itself has nothing of what stands there: no arguments of another optimiser
-    named_here = {group for group in kind.groups if "name" in content.get(group, {})}
+    named_here = {group for group in spec.groups if "name" in content.get(group, {})}
     standing: list[Any] = [
         {group: None if group in named_here else option}
-        for group, option in kind.choices.items()
+        for group, option in spec.choices.items()
         if group not in groups
     ]
     defaults = standing + defaults + ([] if "_self_" in defaults else ["_self_"])
@@ -134,30 +134,30 @@ def compose_tree(kind: Kind, path: str | Path | None, overrides: Sequence[str]) 
     )
     try:
         with where:
-            if "attack" in kind.groups:
-                said = _compose(defaults, content, choices, kind)
+            if "attack" in spec.groups:
+                said = _compose(defaults, content, choices, spec)
                 if "epsilons" not in said:
                     content["epsilons"] = default_epsilons()
                 if "attacks" not in said:
                     defaults[defaults.index({"attack": None})] = {"attack": "default"}
-            composed = _compose(defaults, content, choices + values, kind)
+            composed = _compose(defaults, content, choices + values, spec)
     except yaml.YAMLError as error:
         raise _not_yaml(
             getattr(getattr(error, "problem_mark", None), "name", path), error
         ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error, path)) from error
-    _check_mappings(composed, kind)
+    _check_mappings(composed, spec)
     return composed
 
 
-def typed(kind: Kind, tree: Tree, standing: Any, path: str | Path | None) -> Any:
+def typed(spec: ConfigSpec, tree: Tree, standing: Any, path: str | Path | None) -> Any:
     """The dataclasses, with every key and type checked by OmegaConf.
 
     Args:
-        kind: Of the config.
+        spec: Of the config.
         tree: As ``compose_tree`` returns it.
-        standing: An instance of the kind's class, for what the tree leaves out.
+        standing: An instance of the spec's class, for what the tree leaves out.
         path: The file that an error names.
 
     Raises:
@@ -165,13 +165,13 @@ def typed(kind: Kind, tree: Tree, standing: Any, path: str | Path | None) -> Any
     """
     try:
         # interpolations were resolved when the tree was composed, and what came of them is text
-        given = escaped(with_floats(tree, kind.config))
+        given = escape_interpolation(with_floats(tree, spec.config))
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(standing), given))
     except OmegaConfBaseException as error:
         raise UserError(_explain(error, path)) from error
 
 
-def parse_override(override: str, kind: Kind = EVALUATION) -> Override:
+def parse_override(override: str, spec: ConfigSpec = EVALUATION) -> Override:
     """An override in Hydra's grammar, of a key that a run has.
 
     Raises:
@@ -184,7 +184,7 @@ def parse_override(override: str, kind: Kind = EVALUATION) -> Override:
             f"the override {override!r} does not parse; write key=value, and lists as [1,2]"
         ) from error
     first = parsed.key_or_group.partition(".")[0]
-    known = {*field_names(kind.config), *kind.groups}
+    known = {*field_names(spec.config), *spec.groups}
     if first not in known:
         raise UserError(f"{first}: there is no such key; {nearest(first, known)}")
     if re.match(r"epsilons\..*\.", parsed.key_or_group):
@@ -193,14 +193,14 @@ def parse_override(override: str, kind: Kind = EVALUATION) -> Override:
     return parsed
 
 
-def options(group: str, beside: Path | None = None, kind: Kind = EVALUATION) -> list[str]:
+def options(group: str, beside: Path | None = None, spec: ConfigSpec = EVALUATION) -> list[str]:
     """The names that a config group can take: files of the package, and beside a file."""
-    roots = [*kind.folders, *([] if beside is None else [beside])]
+    roots = [*spec.folders, *([] if beside is None else [beside])]
     folders = [root / group for root in roots]
     return sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
 
 
-def _read(path: Path, kind: Kind) -> Tree:
+def _read(path: Path, spec: ConfigSpec) -> Tree:
     try:
         loaded = OmegaConf.load(path)
     except FileNotFoundError:
@@ -217,27 +217,27 @@ def _read(path: Path, kind: Kind) -> Tree:
     content: Any = OmegaConf.to_container(loaded)
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a list; give a mapping, such as 'seed: 0'")
-    known = field_names(kind.config)
+    known = field_names(spec.config)
     for key in content:
         if key != "defaults" and key not in known:
             group = (
                 f"choose a file of the group {key} in the defaults list or on the command line"
-                if key in kind.groups
+                if key in spec.groups
                 else nearest(str(key), known)
             )
             raise UserError(f"{path}: there is no key {key!r}; {group}")
     if not isinstance(content.get("defaults") or [], list):
         raise UserError(f"{path}: defaults is not a list; write [{{data: folder}}, _self_]")
-    said = {k: v for k, v in content.items() if v is not None or not _is_node(k, kind)}
-    _check_mappings(said, kind)
+    said = {k: v for k, v in content.items() if v is not None or not _is_node(k, spec)}
+    _check_mappings(said, spec)
     return said
 
 
-def _check_mappings(content: Tree, kind: Kind) -> None:
+def _check_mappings(content: Tree, spec: ConfigSpec) -> None:
     for key, value in content.items():
-        if _is_node(key, kind) and not isinstance(value, dict):
+        if _is_node(key, spec) and not isinstance(value, dict):
             raise UserError(
-                f"{key}: {value!r} is not a mapping; see carescale {kind.command} --help"
+                f"{key}: {value!r} is not a mapping; see carescale {spec.command} --help"
             )
     for label, attack in content.get("attacks", {}).items():
         if not isinstance(attack, dict):
@@ -252,16 +252,16 @@ def _not_yaml(path: object, error: Exception) -> UserError:
     return UserError(f"{path}: is not valid YAML{at}: {getattr(error, 'problem', None) or error}")
 
 
-def _is_node(key: str, kind: Kind) -> bool:
-    return key in ("attacks", "epsilons") or kind.groups.get(key) is not None
+def _is_node(key: str, spec: ConfigSpec) -> bool:
+    return key in ("attacks", "epsilons") or spec.groups.get(key) is not None
 
 
-def _is_choice(override: Override, kind: Kind) -> bool:
-    return override.key_or_group in kind.groups and not override.is_delete()
+def _is_choice(override: Override, spec: ConfigSpec) -> bool:
+    return override.key_or_group in spec.groups and not override.is_delete()
 
 
-def _check_option(group: str, option: Any, beside: Path | None, kind: Kind) -> None:
-    valid = options(group, beside, kind)
+def _check_option(group: str, option: Any, beside: Path | None, spec: ConfigSpec) -> None:
+    valid = options(group, beside, spec)
     if option in valid:
         return
     if isinstance(option, str) and "/" not in option:
@@ -277,8 +277,8 @@ def _force(override: Override) -> str:
     return line if override.is_delete() else f"++{line.lstrip('+')}"
 
 
-def _compose(defaults: list[Any], content: Tree, overrides: list[str], kind: Kind) -> Tree:
-    hydra = {"searchpath": [f"file://{folder}" for folder in kind.folders]}
+def _compose(defaults: list[Any], content: Tree, overrides: list[str], spec: ConfigSpec) -> Tree:
+    hydra = {"searchpath": [f"file://{folder}" for folder in spec.folders]}
     ConfigStore.instance().store(_RUN, {"defaults": defaults, "hydra": hydra, **content})
     composed = OmegaConf.to_container(compose(_RUN, overrides=overrides), resolve=True)
     assert isinstance(composed, dict)

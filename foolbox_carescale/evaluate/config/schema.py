@@ -21,7 +21,7 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 @dataclass(frozen=True)
-class Described:
+class SchemaSpec:
     """A command whose config has a schema.
 
     Attributes:
@@ -37,7 +37,7 @@ class Described:
     choices: Mapping[tuple[type, str], Sequence[str | None]]
 
 
-EVALUATE = Described(
+EVALUATE = SchemaSpec(
     "evaluate",
     config.Evaluation,
     config.CONFIG_GROUPS,
@@ -50,7 +50,7 @@ EVALUATE = Described(
 )
 
 
-def json_schema(of: str | None = None, commands: Sequence[Described] = (EVALUATE,)) -> Schema:
+def json_schema(of: str | None = None, commands: Sequence[SchemaSpec] = (EVALUATE,)) -> Schema:
     """The schema (JSON Schema 2020-12) of a YAML file that a command reads.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError, nearest
-from ..serialization import plain, written
+from ..serialization import to_builtins, to_yaml
 
 EXECUTORS = ("local", "ray")
 DTYPES = ("float32", "bfloat16", "float16", "autocast")
@@ -284,7 +284,7 @@ class Evaluation:
 
     def to_yaml(self) -> str:
         """The run as YAML that ``load_evaluation`` reads back, without ``output`` and ``shard``."""
-        content = plain(self)
+        content = to_builtins(self)
         for key in ("output", "shard"):  # where a run is stored is no part of what it computes
             del content[key]
         nodes = [content[key] for key in ("model", "data") if content[key]["_target_"]]
@@ -295,7 +295,7 @@ class Evaluation:
         for node in nodes:  # these take arguments beside their own keys
             params = node.pop("params")
             node.update({"params": params} if set(params) & set(node) else params)
-        return written(content)
+        return to_yaml(content)
 
 
 def gather_arguments(content: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..errors import UserError
 
 
 @dataclass(frozen=True)
-class Notes:
+class WeightsMetadata:
     """What a file says of its network besides its weights; None where it does not.
 
     Attributes:
@@ -61,14 +61,14 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def read_notes(path: Path) -> Notes:
+def read_notes(path: Path) -> WeightsMetadata:
     """What ``carescale train`` and ``experiments/train_digits.py`` note in a safetensors file.
 
     Raises:
         UserError: The file cannot be read, or the note is none of theirs.
     """
     if path.suffix != ".safetensors":
-        return Notes()
+        return WeightsMetadata()
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("carescale", "{}")
@@ -77,7 +77,7 @@ def read_notes(path: Path) -> Notes:
     try:
         said = json.loads(text)
         classes = said.get("num_classes")
-        notes = Notes(
+        notes = WeightsMetadata(
             None if classes is None else int(classes),
             *(None if said.get(key) is None else _numbers(said[key]) for key in ("mean", "std")),
         )

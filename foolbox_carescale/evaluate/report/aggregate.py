@@ -15,7 +15,7 @@ import yaml
 from .. import diagnostics
 from ..config.types import norm_name
 from ..errors import UserError
-from ..serialization import flat
+from ..serialization import flatten_keys
 from ..statistics import difference, wilson
 from ..store.results import Results, by_setting
 
@@ -222,7 +222,9 @@ def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
             label: attack if label in shared or not isinstance(attack, dict) else attack.get("name")
             for label, attack in _attacks(content).items()
         }
-        leaves.append(flat({**content, "attacks": named} if named else content) if content else {})
+        leaves.append(
+            flatten_keys({**content, "attacks": named} if named else content) if content else {}
+        )
     shown = [{key: json.dumps(leaf) for key, leaf in one.items()} for one in leaves]
     keys = dict.fromkeys(key for one in shown for key in one)
     return [

@@ -18,14 +18,14 @@ import numpy as np
 from ..config.types import Evaluation
 from ..data.sources import Data
 from ..errors import EvaluationWarning, UserError, warn
-from ..serialization import flat, plain
+from ..serialization import flatten_keys, to_builtins
 
 PACKAGES = ("foolbox-carescale", "foolbox", "eagerpy", "numpy", "torch", "torchvision")
 
 FRAMEWORKS = ("jax", "tensorflow")
 """Those that a model of the user's own may be written in; PyTorch is always there."""
 
-ELSEWHERE = ("executor", "tracking", "shard", "output")
+NON_IDENTITY_KEYS = ("executor", "tracking", "shard", "output")
 """Keys that say where a run is computed and told, and change none of its rows.
 
 The device and the number of threads are not among them: both change the last bits.
@@ -64,7 +64,7 @@ def record_of(
     }
 
 
-def adopt(evaluation: Evaluation, record: Mapping[str, Any], folder: Path) -> Evaluation:
+def reconcile(evaluation: Evaluation, record: Mapping[str, Any], folder: Path) -> Evaluation:
     """The run that is asked for, with the choices that the run in the folder has made.
 
     A key fits if it is what was asked for then, or what came of it: a run is continued by the
@@ -74,8 +74,11 @@ def adopt(evaluation: Evaluation, record: Mapping[str, Any], folder: Path) -> Ev
     Raises:
         UserError: The folder holds another run; the message names the keys that differ.
     """
-    asked, now = flat(record["asked"]), flat(json.loads(_text(_identity(evaluation))))
-    resolved = flat(record["resolved"])
+    asked, now = (
+        flatten_keys(record["asked"]),
+        flatten_keys(json.loads(_text(_identity(evaluation)))),
+    )
+    resolved = flatten_keys(record["resolved"])
     missing = object()
     different = [
         key
@@ -96,7 +99,7 @@ def adopt(evaluation: Evaluation, record: Mapping[str, Any], folder: Path) -> Ev
     return evaluation
 
 
-def agree(adopted: Evaluation, resolved: Evaluation) -> bool:
+def same_choices(adopted: Evaluation, resolved: Evaluation) -> bool:
     """Whether a run made the choices that the folder has, which another process started."""
     return (
         adopted.threads == resolved.threads
@@ -123,7 +126,7 @@ def check_config(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
         now: of the one that is asked for.
         folder: Of the run.
     """
-    before, after = flat(then), flat(now)
+    before, after = flatten_keys(then), flatten_keys(now)
     missing = object()
     different = [
         key
@@ -172,8 +175,8 @@ def versions() -> dict[str, str]:
 
 
 def _identity(evaluation: Evaluation) -> dict[str, Any]:
-    content: dict[str, Any] = plain(evaluation)
-    for key in ELSEWHERE:
+    content: dict[str, Any] = to_builtins(evaluation)
+    for key in NON_IDENTITY_KEYS:
         content.pop(key, None)
     content["device"] = content["device"].partition(":")[0]  # which of several GPUs is no matter
     content["epsilons"] = {norm: sorted(values) for norm, values in content["epsilons"].items()}

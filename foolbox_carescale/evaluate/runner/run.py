@@ -92,10 +92,10 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
         folder = RunFolder(Path(evaluation.output).expanduser())
     record = folder.record() if folder is not None else None
     if folder is not None and record is not None:
-        evaluation = identity.adopt(evaluation, record, folder.path)
-        ledger = _open(folder, evaluation, record["samples"])
-        if ledger.complete:
-            (on_progress or _ignore)(ledger.progress(None))
+        evaluation = identity.reconcile(evaluation, record, folder.path)
+        log = _open(folder, evaluation, record["samples"])
+        if log.complete:
+            (on_progress or _ignore)(log.progress(None))
             folder.close()
             return Results.load(folder.path)
 
@@ -114,17 +114,19 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
             if not folder.start(made):
                 record = folder.record()
                 assert record is not None
-                if not identity.agree(identity.adopt(evaluation, record, folder.path), resolved):
+                if not identity.same_choices(
+                    identity.reconcile(evaluation, record, folder.path), resolved
+                ):
                     executor.stop()
                     return _evaluate(evaluation, on_progress)
-            ledger = _open(folder, resolved, len(data))
+            log = _open(folder, resolved, len(data))
         if record is not None:
             identity.check_same(record, resolved, data, folder.path)
             where = f"that the run in {folder.path} was started with"
             identity.check_same_model(record["clean_losses"], probe.clean_losses, where)
         folder.write_config(_header() + resolved.to_yaml())
         folder.write_warnings(diagnostics.to_json(captured))
-        _compute(executor, ledger, on_progress or _ignore)
+        _compute(executor, log, on_progress or _ignore)
     finally:
         executor.stop()
         if folder is not None:
@@ -136,7 +138,7 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
     return results
 
 
-class _Ledger:
+class _CompletionLog:
     """Which tasks of a shard are done, and the robust accuracy of each setting so far.
 
     It grows by a byte per task, not with what they hold.
@@ -205,44 +207,44 @@ class _Ledger:
         )
 
 
-def _open(folder: RunFolder, evaluation: Evaluation, samples: int) -> _Ledger:
+def _open(folder: RunFolder, evaluation: Evaluation, samples: int) -> _CompletionLog:
     folder.open()
     tasks = Tasks(make_settings(evaluation), samples, evaluation.batch_size, evaluation.seed)
-    return _Ledger(folder, tasks, evaluation.shard)
+    return _CompletionLog(folder, tasks, evaluation.shard)
 
 
-def _compute(executor: Executor, ledger: _Ledger, report: Callable[[Progress], None]) -> None:
+def _compute(executor: Executor, log: _CompletionLog, report: Callable[[Progress], None]) -> None:
     """Compute what is missing; what other processes have claimed is left to them."""
-    folder = ledger.folder
+    folder = log.folder
     started: set[int] = set()
 
     def free() -> Iterator[Task]:
-        for number in ledger.missing():
+        for number in log.missing():
             if folder.claim(number):
-                if ledger.look(number):  # another process was faster
+                if log.look(number):  # another process was faster
                     folder.release(number)
                 else:
-                    task = ledger.tasks[number]
+                    task = log.tasks[number]
                     if task.setting.number not in started:
                         started.add(task.setting.number)
                         LOGGER.info("%s, epsilon %g: started", *_named(task.setting))
                     yield task
 
-    report(ledger.progress(None))
-    while not ledger.complete:
+    report(log.progress(None))
+    while not log.complete:
         for task, part in executor.run(free()):
             folder.write(part)
             folder.release(task.number)
-            ledger.add(task.number, part.rows)
-            state = ledger.progress(task)
+            log.add(task.number, part.rows)
+            state = log.progress(task)
             if state.setting_done == state.setting_total:
                 robust = state.robust_accuracy
                 LOGGER.info("%s, epsilon %g: robust accuracy %.3f", *_named(task.setting), robust)
             report(state)
-        left = next(ledger.missing(), None)
+        left = next(log.missing(), None)
         if left is not None:  # another process computes it, or dies and leaves it
             folder.claim(left, wait=True)
-            ledger.look(left)
+            log.look(left)
             folder.release(left)
 
 

@@ -33,10 +33,10 @@ except ImportError as error:
         "executor: ray is not installed; run: pip install 'foolbox-carescale[evaluate,ray]'"
     ) from error
 
-AHEAD = 2
+PREFETCH = 2
 """Tasks that a worker holds: one that it computes, and one so that it need not wait."""
 
-PATIENCE = 60.0
+WARN_AFTER_S = 60.0
 """Seconds without any worker after which a warning says what the cluster lacks."""
 
 
@@ -49,7 +49,7 @@ class RayExecutor:
         self._connected = False
         self._starting: dict[Any, Any] = {}  # what tells that a worker is ready, and the worker
         self._workers: list[_Remote] = []
-        self._introduction: ModelProbe | None = None
+        self._probe: ModelProbe | None = None
         self._lost = 0  # workers in a row that died before they were ready
 
     def start(self) -> ModelProbe:
@@ -58,10 +58,10 @@ class RayExecutor:
             self._connect()
         self._shared = ray.put(self._data)
         for _ in range(self._settings.workers or self._slots()):
-            self._hire()
-        while self._introduction is None:
+            self._start_worker()
+        while self._probe is None:
             self._wait({})
-        return self._introduction
+        return self._probe
 
     def run(self, tasks: Iterator[Task]) -> Iterator[tuple[Task, TaskResult]]:
         """Compute tasks as workers get free."""
@@ -70,7 +70,7 @@ class RayExecutor:
         running: dict[Any, tuple[_Remote, Task]] = {}
         while True:
             for worker in sorted(self._workers, key=lambda worker: len(worker.tasks)):
-                while len(worker.tasks) < AHEAD:
+                while len(worker.tasks) < PREFETCH:
                     task = again.popleft() if again else next(tasks, None)
                     if task is None:
                         break
@@ -94,7 +94,7 @@ class RayExecutor:
                     self._workers.remove(worker)
                     with contextlib.suppress(Exception):
                         ray.kill(worker.actor)
-                    self._hire()
+                    self._start_worker()
                     # those that it had not begun are not to blame
                     blamed = worker.tasks[0].number
                     tries[blamed] = tries.get(blamed, 0) + 1
@@ -158,7 +158,7 @@ class RayExecutor:
             )
         return slots
 
-    def _hire(self) -> None:
+    def _start_worker(self) -> None:
         made: Any = ray.remote(_Actor)
         actor = made.options(
             num_cpus=self._settings.cpus,
@@ -172,15 +172,17 @@ class RayExecutor:
         began, warned = time.monotonic(), False
         while True:
             # tasks first: where several are ready, a worker that gets free comes before a new one
-            ready, _ = ray.wait([*running, *self._starting], num_returns=1, timeout=PATIENCE / 4)
+            ready, _ = ray.wait(
+                [*running, *self._starting], num_returns=1, timeout=WARN_AFTER_S / 4
+            )
             if ready:
                 break
-            if not self._workers and not warned and time.monotonic() - began > PATIENCE:
+            if not self._workers and not warned and time.monotonic() - began > WARN_AFTER_S:
                 warned = True
                 needed = {"CPU": self._settings.cpus, "GPU": self._settings.gpus}
                 warn(
                     EvaluationWarning(
-                        f"no worker has started for {PATIENCE:.0f} s: the cluster has nowhere"
+                        f"no worker has started for {WARN_AFTER_S:.0f} s: the cluster has nowhere"
                         f" {_listed(needed)} free",
                         "the run continues when it has",
                     ),
@@ -200,14 +202,12 @@ class RayExecutor:
                     f"executor: workers die while they start, {self._lost} in a row (Ray says:"
                     f" {_first_line(error)}); is there memory for executor.workers models?"
                 ) from error
-            self._hire()
+            self._start_worker()
             return None
         self._lost = 0
-        if self._introduction is None:
-            self._introduction = probe
-        check_same_model(
-            self._introduction.clean_losses, probe.clean_losses, "of the first Ray worker"
-        )
+        if self._probe is None:
+            self._probe = probe
+        check_same_model(self._probe.clean_losses, probe.clean_losses, "of the first Ray worker")
         self._workers.append(_Remote(actor))
         return None
 

@@ -21,7 +21,7 @@ from foolbox_carescale.evaluate import (
     evaluate,
 )
 
-HERE = "tests.evaluate.tiny"  # not __main__, where this file runs as a program
+HERE = "tests.evaluate.factories"  # not __main__, where this file runs as a program
 
 ATTACKS = {
     "noise": AttackConfig("L2AdditiveUniformNoiseAttack", [0.2, 1.0]),
