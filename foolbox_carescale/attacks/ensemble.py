@@ -73,6 +73,8 @@ class ClipAwareAutoAttack(ClipAwareAttack):
     Source: Croce & Hein 2020, arXiv 2003.01690.
     """
 
+    kind = "ensemble"
+
     least_p = 1.0
 
     def __init__(

@@ -37,6 +37,8 @@ ClipAwareFGM = variant(
     },
 )  # fmt: skip
 
+ClipAwareFGM.kind = "single gradient"
+
 ClipAwareBIM = variant(
     ClipAwareGradientAttack,
     "ClipAwareBIM",

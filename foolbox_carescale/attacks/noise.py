@@ -46,6 +46,8 @@ class ClipAwareNoise(ClipAwareAttack):
     "A probabilistic approach to the geometry of the l_p^n-ball", Annals of Probability 33(2).
     """
 
+    kind = "noise"
+
     def __init__(
         self,
         *,

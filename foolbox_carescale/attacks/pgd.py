@@ -77,6 +77,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             fewer than 3.
     """
 
+    kind = "gradient"
+
     least_p = 1.0
 
     def __init__(

@@ -8,7 +8,28 @@ import inspect
 from typing import Any
 
 import foolbox.attacks
+from foolbox.attacks import additive_noise, fast_minimum_norm, gradient_descent_base
 from foolbox.attacks.base import Attack
+
+FOOLBOX_KINDS: dict[type, str] = {
+    foolbox.attacks.L1FastGradientAttack: "single gradient",
+    foolbox.attacks.L2FastGradientAttack: "single gradient",
+    foolbox.attacks.LinfFastGradientAttack: "single gradient",
+    gradient_descent_base.BaseGradientDescent: "gradient",
+    foolbox.attacks.L2CarliniWagnerAttack: "minimum norm",
+    foolbox.attacks.DDNAttack: "minimum norm",
+    fast_minimum_norm.FMNAttackLp: "minimum norm",
+    additive_noise.BaseAdditiveNoiseAttack: "noise",
+    additive_noise.BaseRepeatedAdditiveNoiseAttack: "noise",
+    foolbox.attacks.SaltAndPepperNoiseAttack: "noise",
+    foolbox.attacks.LinearSearchBlendedUniformNoiseAttack: "noise",
+    foolbox.attacks.GaussianBlurAttack: "noise",
+    foolbox.attacks.InversionAttack: "noise",
+    foolbox.attacks.L2ContrastReductionAttack: "noise",
+    foolbox.attacks.BinarySearchContrastReductionAttack: "noise",
+    foolbox.attacks.LinearSearchContrastReductionAttack: "noise",
+}
+"""Kinds of Foolbox's classes and their subclasses; other classes have an attribute ``kind``."""
 
 
 def get_attack(name: str) -> type[Attack]:
@@ -30,6 +51,24 @@ def get_attack(name: str) -> type[Attack]:
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(by_lower[n] for n in near)}?" if near else ""
     raise ValueError(f"attack: there is no attack named {name!r}{hint}")
+
+
+def kind_of(name: str) -> str | None:
+    """Return the kind of the attack of this name, its class's attribute ``kind``.
+
+    Args:
+        name: As in ``foolbox.attacks``.
+
+    Returns:
+        ``noise``, ``single gradient``, ``gradient``, ``minimum norm`` or ``ensemble``; None for
+        attacks of no such kind, and for names that are not in ``foolbox.attacks``.
+    """
+    attack = _attacks().get(name)
+    if attack is None:
+        return None
+    foolboxs = (FOOLBOX_KINDS[base] for base in attack.__mro__ if base in FOOLBOX_KINDS)
+    kind: str | None = getattr(attack, "kind", None) or next(foolboxs, None)
+    return kind
 
 
 def list_attacks(pattern: str = "*") -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from foolbox import PyTorchModel
 
+from foolbox_carescale.attacks.registry import kind_of
 from foolbox_carescale.evaluate import (
     AttackConfig,
     DataConfig,
@@ -256,8 +257,8 @@ def test_a_stronger_attack_that_does_worse_than_a_simpler_one_is_reported(tmp_pa
     with pytest.warns(EvaluationWarning):
         (diagnostic,) = run(tmp_path, "masked", attacks)
     assert diagnostic.code == "weaker_than_simpler"
-    assert diagnostic.message.startswith("pgd (iterative) leaves robust accuracy 1.000 at Linf 0.3")
-    assert "noise (random)" in diagnostic.message
+    assert diagnostic.message.startswith("pgd (gradient) leaves robust accuracy 1.000 at Linf 0.3")
+    assert "noise (noise)" in diagnostic.message
 
 
 def test_an_attack_that_does_much_worse_with_more_gradients_is_reported(tmp_path):
@@ -379,15 +380,18 @@ def test_warnings_of_the_model_loader_are_stored_too(tmp_path):
     assert [("training mode" in diagnostic["message"]) for diagnostic in stored] == [True]
 
 
-def test_names_of_attacks_tell_their_kind():
+def test_classes_of_attacks_have_a_kind():
     kinds = {
-        "L2ClippingAwareRepeatedAdditiveGaussianNoiseAttack": "random",
-        "ClipAwareLaplaceNoise": "random",
-        "L1MomentumIterativeFastGradientMethod": "iterative",
-        "MIFGSM": "iterative",
-        "LinfClipAwareAPGD": "iterative",
-        "L2FastGradientAttack": "one-gradient",
-        "ClipAwareFGM": "one-gradient",
+        "L2ClippingAwareRepeatedAdditiveGaussianNoiseAttack": "noise",
+        "L1ClipAwareLaplaceNoise": "noise",
+        "L1MomentumIterativeFastGradientMethod": "gradient",
+        "MIFGSM": "gradient",
+        "LinfClipAwareAPGD": "gradient",
+        "L2FastGradientAttack": "single gradient",
+        "LinfClipAwareFGM": "single gradient",
+        "L2ClipAwareAutoAttack": "ensemble",
+        "DDNAttack": "minimum norm",
         "BoundaryAttack": None,
+        "a.module.OfAUser": None,
     }
-    assert {name: diagnostics.kind_of(name) for name in kinds} == kinds
+    assert {name: kind_of(name) for name in kinds} == kinds

@@ -6,15 +6,13 @@
 
 from .diagnostic import Diagnostic, capture_warnings, emit, from_json, to_json
 from .model import of_model
-from .results import STRENGTH, kind_of, of_results
+from .results import of_results
 
 __all__ = [
-    "STRENGTH",
     "Diagnostic",
     "capture_warnings",
     "emit",
     "from_json",
-    "kind_of",
     "of_model",
     "of_results",
     "to_json",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from ...attacks.registry import kind_of
 from ..config.types import norm_name
 from ..statistics import chance_of_more
 from ..store.results import Results, by_setting
@@ -24,19 +24,8 @@ MARGIN, EFFORT = 0.1, 2.0
 """An attack is far behind another if it leaves this much more robust accuracy, though it took
 this many times its gradients."""
 
-STRENGTH = (
-    ("random", r"Noise|SaltAndPepper|Blur|Contrast|Inversion"),
-    (
-        "iterative",
-        r"PGD|BIM|Iterative|ProjectedGradient|SparseL1Descent|MIFGSM|FrankWolfe"
-        r"|CarliniWagner|DDN|FMN|AutoAttack",
-    ),
-    ("one-gradient", r"FGM|FGSM|FastGradient"),
-)
-"""Kinds of attacks, told by their names; the first pattern that is found counts."""
-
-ORDER = {"random": 0, "one-gradient": 1, "iterative": 2}
-"""A kind should do no worse than any kind of a lower number."""
+ORDER = {"noise": 0, "single gradient": 1, "gradient": 2, "minimum norm": 2, "ensemble": 2}
+"""Kinds of attacks: one should do no worse than any of a lower number."""
 
 
 def of_results(results: Results) -> list[Diagnostic]:
@@ -52,11 +41,6 @@ def of_results(results: Results) -> list[Diagnostic]:
         *_underperforming(settings),
         *_lost_by_rounding(settings),
     ]
-
-
-def kind_of(attack: str) -> str | None:
-    """``random``, ``one-gradient`` or ``iterative``; None for attacks of no such kind."""
-    return next((kind for kind, pattern in STRENGTH if re.search(pattern, attack)), None)
 
 
 @dataclass(frozen=True)
@@ -151,7 +135,7 @@ def _beyond_reach(settings: list[_Setting]) -> Iterator[Diagnostic]:
 def _robust_beyond_reach(settings: list[_Setting]) -> Iterator[Diagnostic]:
     """Find samples that are robust at an epsilon within which every image of the box lies."""
     for p, epsilon in sorted({(setting.p, setting.epsilon) for setting in settings}):
-        same = [c for c in settings if (c.p, c.epsilon) == (p, epsilon) and c.kind != "random"]
+        same = [c for c in settings if (c.p, c.epsilon) == (p, epsilon) and c.kind != "noise"]
         left: set[int] | None = None
         for setting in same:
             reached = epsilon >= setting.columns["reachable_norm"]
@@ -189,7 +173,9 @@ def _non_monotonic(settings: list[_Setting]) -> Iterator[Diagnostic]:
 def _weaker_than_expected(settings: list[_Setting]) -> Iterator[Diagnostic]:
     reported = set()
     for strong, weak in _pairs(settings):
-        if strong.kind is None or weak.kind is None or ORDER[strong.kind] <= ORDER[weak.kind]:
+        if strong.kind not in ORDER or weak.kind not in ORDER:
+            continue
+        if ORDER[strong.kind] <= ORDER[weak.kind]:
             continue
         more = _significantly_more(strong, weak)
         if more is not None and (strong.attack, weak.attack) not in reported:
