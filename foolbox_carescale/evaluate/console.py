@@ -1,4 +1,4 @@
-"""What a run shows while it lasts, and what it says to programs when it ends."""
+"""The progress of a run, and its summary as JSON."""
 
 from __future__ import annotations
 

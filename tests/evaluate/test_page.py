@@ -95,7 +95,7 @@ def test_the_page_shows_the_numbers_of_the_results(visit, real):
             assert f"{setting.robust_accuracy:.3f}" in text
 
 
-def test_a_click_on_a_column_sorts_the_table_and_another_turns_it_round(visit, real):
+def test_a_click_on_a_column_sorts_the_table_and_a_second_click_reverses_it(visit, real):
     page = visit(real / "one" / "report.html")
     table = page.get_by_role("tabpanel").locator("table").first
 
@@ -127,7 +127,7 @@ def test_tabs_switch_by_click_and_by_key(visit, real):
     assert page.locator("[role=tabpanel]:visible").get_attribute("aria-label") == "L2"
 
 
-def test_the_legend_hides_and_shows_and_the_pointer_tells_numbers(visit, real):
+def test_the_legend_hides_series_and_the_tooltip_shows_numbers(visit, real):
     page = visit(real / "one" / "report.html")
     entry = page.get_by_role("button", name="ours_pgd", exact=True)
     group = page.locator("svg g.series[data-series='2']").first
@@ -186,7 +186,7 @@ def test_runs_are_compared_with_intervals(visit, real):
     assert "attacks.ours_pgd.steps\t2\t6" in config
 
 
-def test_on_paper_all_norms_are_there(visit, real):
+def test_all_norms_are_printed(visit, real):
     page = visit(real / "one" / "report.html")
     page.emulate_media(media="print")
     assert page.locator("[role=tabpanel]:visible").count() == 2
@@ -205,7 +205,7 @@ def test_nothing_is_wider_than_the_window(visit, real, width, scheme):
     assert dark == (scheme == "dark")
 
 
-def test_what_users_wrote_is_text_and_never_markup(visit, tmp_path):
+def test_names_and_configs_are_text_and_never_markup(visit, tmp_path):
     evil = "</script><img src=x onerror=alert(1)><script>alert(2)</script>$data"
     results = synthetic.run(
         tmp_path / "run",

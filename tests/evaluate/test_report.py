@@ -41,7 +41,7 @@ def results(tmp_path_factory):
     return evaluate(Evaluation(attacks=attacks, samples=20, output=output))
 
 
-def test_the_summary_is_that_of_the_rows(results):
+def test_the_summary_agrees_with_the_rows(results):
     settings = {(setting.attack, setting.epsilon): setting for setting in results.summary()}
     rows = [
         row
@@ -98,7 +98,7 @@ def test_figures_keep_text_as_text_and_are_the_same_every_time(results, tmp_path
     assert text == (tmp_path / "b" / "curves.svg").read_text(encoding="utf-8")
 
 
-def test_tables_hold_what_the_summary_says(results, tmp_path):
+def test_tables_agree_with_the_summary(results, tmp_path):
     write_report(results, output=tmp_path)
     with (tmp_path / "summary.csv").open(encoding="utf-8") as file:
         rows = {(row["attack"], float(row["epsilon"])): row for row in csv.DictReader(file)}
@@ -167,13 +167,13 @@ def test_runs_of_other_samples_are_compared_without_pairs(results, tmp_path):
     assert not one.paired
 
 
-def test_runs_that_share_no_attack_are_one_line(results, tmp_path):
+def test_comparing_runs_that_share_no_attack_is_an_error_of_one_line(results, tmp_path):
     other = synthetic.run(tmp_path / "other")
     with pytest.raises(UserError, match="share no attack at the same epsilon"):
         print_comparison([results, other], Console(file=io.StringIO()))
 
 
-def test_an_attack_that_a_run_lacks_is_one_line_of_what_differs(tmp_path):
+def test_an_attack_that_one_run_lacks_is_one_config_difference(tmp_path):
     attacks = ["{a: {name: L2PGD, steps: 1}, b: {name: FGM, steps: 2}}", "{a: {name: L2PGD}}"]
     runs = [
         synthetic.run(tmp_path / f"run{i}", config=f"seed: {i}\nattacks: {one}\n")
@@ -195,25 +195,25 @@ def test_the_table_of_differences_has_its_columns_also_where_there_are_none(resu
         assert {"run", "base", "attack", "value", "beyond_chance"} <= set(reader.fieldnames)
 
 
-def test_runs_of_the_same_name_are_told_apart(tmp_path):
+def test_runs_of_the_same_name_get_distinct_names(tmp_path):
     runs = [synthetic.run(tmp_path / place / "run") for place in ("a", "b")]
     assert [run.name for run in aggregate(runs)] == [str(run.folder) for run in runs]
     twice = [run.name for run in aggregate([runs[0], runs[0]])]
     assert twice == [f"{runs[0].folder} ({i})" for i in (1, 2)]
 
 
-def test_a_report_is_of_a_run_at_least():
+def test_a_report_needs_at_least_one_run():
     with pytest.raises(UserError, match="runs: there is none"):
         write_report()
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(results, tmp_path):
+def test_a_folder_that_cannot_be_written_is_an_error_of_one_line(results, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match=r"output: .* cannot be written"):
         write_report(results, output=tmp_path / "file" / "report")
 
 
-def test_markdown_shows_labels_as_they_are(tmp_path):
+def test_markdown_shows_names_as_they_are(tmp_path):
     results = synthetic.run(tmp_path / "run", model="a|b *c* <i>")
     write_report(results)
     text = (tmp_path / "run" / "summary.md").read_text(encoding="utf-8")
@@ -244,7 +244,7 @@ def test_a_number_on_the_page_that_is_not_finite_is_null():
     assert [short(x) for x in (float("nan"), float("inf"), 0.123456)] == [None, None, 0.1235]
 
 
-def test_data_that_are_no_images_are_reported_without_pictures(tmp_path):
+def test_data_other_than_images_are_reported_without_pictures(tmp_path):
     evaluation = Evaluation(
         model=ModelConfig(_target_=f"{__name__}.Rows"),
         data=DataConfig(_target_=f"{__name__}.rows"),
