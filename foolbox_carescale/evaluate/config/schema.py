@@ -43,7 +43,7 @@ EVALUATE = SchemaSpec(
     config.CONFIG_GROUPS,
     {
         (config.ModelConfig, "dtype"): config.DTYPES,
-        (config.ExecutorConfig, "name"): config.EXECUTORS,
+        (config.ExecutorConfig, "name"): config.executor_names(),
         (config.TrackingConfig, "name"): config.TRACKERS,
         (config.Evaluation, "save"): (*config.SAVES, None),
     },

@@ -6,6 +6,7 @@ import functools
 import math
 import re
 from dataclasses import dataclass, field, fields
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..errors import UserError, nearest
 from ..serialization import to_builtins, to_yaml
 
 EXECUTORS = ("local", "ray")
+EXECUTOR_GROUP = "carescale.executors"
 DTYPES = ("float32", "bfloat16", "float16", "autocast")
 TRACKERS = ("none", "mlflow", "tensorboard")
 SAVES = ("adversarials",)
@@ -116,7 +118,8 @@ class ExecutorConfig:
     """Where the tasks of a run are computed; every executor gives the same results.
 
     Attributes:
-        name: ``local`` (this process) or ``ray``.
+        name: ``local`` (this process), ``ray``, or that of an entry point in the group
+            ``carescale.executors``.
         address: Of the Ray cluster; ``auto`` takes the one of this machine, and None starts one.
         cpus: Of each Ray worker.
         gpus: Of each Ray worker; a fraction shares a GPU.
@@ -248,7 +251,7 @@ class Evaluation:
                 " which is cropped from it"
             )
         _check_choice("model.dtype", self.model.dtype, DTYPES)
-        _check_choice("executor.name", self.executor.name, EXECUTORS)
+        _check_choice("executor.name", self.executor.name, executor_names())
         _check_choice("tracking.name", self.tracking.name, TRACKERS)
         if self.save is not None:
             _check_choice("save", self.save, SAVES)
@@ -296,6 +299,11 @@ class Evaluation:
             params = node.pop("params")
             node.update({"params": params} if set(params) & set(node) else params)
         return to_yaml(content)
+
+
+def executor_names() -> tuple[str, ...]:
+    """Return the names of the executors that ship, and of those that other packages offer."""
+    return (*EXECUTORS, *(found.name for found in entry_points(group=EXECUTOR_GROUP)))
 
 
 def gather_arguments(content: dict[str, Any]) -> dict[str, Any]:

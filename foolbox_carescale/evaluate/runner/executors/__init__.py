@@ -1,12 +1,18 @@
-"""Where tasks are computed: in this process, or on a Ray cluster. The rows are the same."""
+"""Where tasks are computed; whichever executor it is, the rows are the same.
+
+Other packages offer theirs as an entry point of the group ``carescale.executors``: a callable
+that takes what ``make_executor`` takes and returns an ``Executor``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from typing import Protocol
 
-from ...config.types import Evaluation
+from ...config.types import EXECUTOR_GROUP, Evaluation
 from ...data.sources import Data
+from ...errors import UserError
 from ...store.folder import TaskResult
 from ..tasks import Task, Tasks
 from ..worker import ModelProbe
@@ -33,11 +39,26 @@ class Executor(Protocol):
 
 
 def make_executor(evaluation: Evaluation, data: Data, tasks: Tasks) -> Executor:
-    """The executor that a resolved run names."""
+    """Return the executor that a resolved run names.
+
+    Raises:
+        UserError: The package that offers it cannot be imported.
+    """
     if evaluation.executor.name == "ray":
         from .ray import RayExecutor
 
         return RayExecutor(evaluation, data, tasks)
-    from .local import LocalExecutor
+    if evaluation.executor.name == "local":
+        from .local import LocalExecutor
 
-    return LocalExecutor(evaluation, data, tasks)
+        return LocalExecutor(evaluation, data, tasks)
+    (found,) = entry_points(group=EXECUTOR_GROUP, name=evaluation.executor.name)
+    try:
+        offered = found.load()
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"executor.name: {found.name!r} is offered by {found.value}, which cannot be imported"
+            f" ({error}); install what it needs, or take executor=local"
+        ) from error
+    made: Executor = offered(evaluation, data, tasks)
+    return made
