@@ -14,7 +14,7 @@ BOX = (0.0, 1.0)
 
 @pytest.fixture(params=["compiled", "generic"])
 def engine(request, monkeypatch):
-    monkeypatch.setattr(engines, "_HAS_NUMBA", request.param == "compiled")
+    monkeypatch.setattr(engines.numba_cpu, "_HAS_NUMBA", request.param == "compiled")
     return request.param
 
 

@@ -87,7 +87,7 @@ WAYS = {
 def test_eight_threads_at_once_get_the_bits_that_one_gets(way, monkeypatch):
     name, function = WAYS[way]
     if way == "generic, numpy":
-        monkeypatch.setattr(engines, "_HAS_NUMBA", False)
+        monkeypatch.setattr(engines.numba_cpu, "_HAS_NUMBA", False)
     with kits.make(name) as kit:
         alone = [function(kit, *batch) for batch in BATCHES]
         with ThreadPoolExecutor(8) as pool:

@@ -190,7 +190,7 @@ def test_torch_compile_without_gradient(compiled):
 
 
 def test_torch_compile_leaves_the_root_to_the_engine_of_the_tensors(compiled, monkeypatch):
-    from foolbox_carescale.engines import numba_cpu as cpu
+    from foolbox_carescale.engines.numba_cpu import arrays as cpu
 
     solved = []
     original = cpu.solve

@@ -37,7 +37,7 @@ def problem(p, n=7):
 def test_the_engine_that_traces_ends_where_the_compiled_one_does(name, p, monkeypatch):
     x, v, eps = problem(p)
     expected = OPERATORS[name](x, v, eps, p=p, bounds=BOX)
-    monkeypatch.setattr(engines, "_HAS_NUMBA", False)
+    monkeypatch.setattr(engines.numba_cpu, "_HAS_NUMBA", False)
     found = OPERATORS[name](x, v, eps, p=p, bounds=BOX)
     if name == "eta":  # where almost all is on a bound, eta is any number
         expected, found = (reference.realised_norm(t, x, v, p, *BOX) for t in (expected, found))
@@ -110,7 +110,7 @@ def test_l1_step_fills_in_the_order_of_the_gradient_and_shares_among_equals(diff
 def test_l1_projection_takes_the_same_off_everything_that_is_left(
     differentiated, compiled, monkeypatch
 ):
-    monkeypatch.setattr(engines, "_HAS_NUMBA", compiled)
+    monkeypatch.setattr(engines.numba_cpu, "_HAS_NUMBA", compiled)
     x0 = torch.full((1, 4), 0.5, dtype=torch.float64, requires_grad=differentiated)
     x = torch.tensor([[0.9, 0.2, 0.55, 3.0]], dtype=torch.float64)
     # moves 0.4, -0.3, 0.05, and 2.5 of which 0.5 fits

@@ -19,7 +19,7 @@ import torch
 from foolbox.models import PyTorchModel
 
 from experiments.benchmarks.environment import describe
-from foolbox_carescale.engines import numba_cpu as cpu
+from foolbox_carescale.engines.numba_cpu import arrays as cpu
 from foolbox_carescale.evaluate.config.types import ModelConfig
 from foolbox_carescale.evaluate.data.digits import digits
 from foolbox_carescale.evaluate.models.loading import build_network

@@ -23,7 +23,7 @@ from foolbox.external.clipping_aware_rescaling import l2_clipping_aware_rescalin
 
 from experiments.training.common import Report, images_and_labels, options, table
 from foolbox_carescale import perturb
-from foolbox_carescale.engines import numba_cpu as cpu
+from foolbox_carescale.engines.numba_cpu import arrays as cpu
 
 EPSILON = 3.0
 GOAL = 0.03  # of a step of ResNet-18

@@ -72,7 +72,7 @@ def step(x: ep.Tensor, gradient: ep.Tensor, size: Any, *, p: float, bounds: Any)
     if problem.empty:
         return x
     # an engine sees what is not finite on its way, and then does nothing
-    found = engines.steepest(problem)
+    found = engines.steepest_step(problem)
     if found is not None:
         result: ep.Tensor = problem.restore(found)
         return result
@@ -97,7 +97,7 @@ def sparse_step(
     problem = prepare(x, gradient, size, 1, bounds, names=("x", "grad"))
     if problem.empty:
         return x
-    found = engines.steepest(problem, counts)
+    found = engines.steepest_step(problem, counts)
     if found is not None:
         result: ep.Tensor = problem.restore(found)
         return result
@@ -141,7 +141,7 @@ def constrain(
         m, now, before = momentum
         now, before = (backends.at_least_float32(t) for t in (now, before))
         momentum = (m, now, before)
-    found = engines.constrain(problem, sphere=sphere, momentum=momentum, overwrite=True)
+    found = engines.project(problem, sphere=sphere, momentum=momentum, overwrite=True)
     if found is not None:
         points: ep.Tensor = problem.restore(found[0])
         if p == 1 and sphere and (found[2] > NORM_ROUNDING * _numbers(problem.eps)).any():

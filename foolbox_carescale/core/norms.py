@@ -19,6 +19,10 @@ BLOCK = 1024
 # of an entry of a dual direction relative to the largest: 1 / SMALLEST leaves eta its range
 SMALLEST = {"float32": 1e-30, "float64": 1e-290}
 
+# |g|^(1/(p-1)) of gradients that differ by a factor of 1e7, what float32 resolves, underflows
+# there in float32
+WIDE_BELOW = 1.2
+
 
 def positive_or_one(a: ep.Tensor) -> ep.Tensor:
     """What may be divided by: a, and where it is not positive and the quotient not used 1."""

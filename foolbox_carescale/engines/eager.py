@@ -1,7 +1,4 @@
-"""The readable reference: sorted breakpoints and a bisection over them, in EagerPy.
-
-Traces in every backend. The other engines are tested against this one.
-"""
+"""Any tensor of any framework: sorted breakpoints and a bisection over them, in EagerPy."""
 
 from __future__ import annotations
 
@@ -10,8 +7,37 @@ from collections.abc import Callable
 
 import eagerpy as ep
 
+from ..core import backends
 from ..core.backends import largest
 from ..core.norms import accumulate, positive_or_one, power
+from ..core.problem import Problem
+from .base import LARGEST, Engine
+
+
+class Eager(Engine):
+    """The one that serves every tensor, and is asked last."""
+
+    name = "eager"
+    description = "the sorted closed form, which every framework runs and traces"
+
+    def supports(self, tensor: ep.Tensor, *, traced: bool) -> str | None:
+        """Return None: there is nothing that it does not serve."""
+        return None
+
+    def solve(self, problem: Problem) -> ep.Tensor:
+        """Return eta, computed in float64 where the framework and the device have it."""
+        problem.reject_bad_values()
+        x, delta = backends.widen(problem.x), backends.widen(problem.delta)
+        x, delta = backends.detach(x), backends.detach(delta)
+        lower, upper = (
+            b if isinstance(b, float) else b.astype(x.dtype) for b in (problem.lower, problem.upper)
+        )
+        room = ep.where(delta > 0, upper - x, x - lower)
+        room = ep.maximum(room, ep.zeros_like(room))
+        eps = backends.detach(problem.eps_tensor(x))
+        limit = LARGEST.get(problem.dtype_name, largest(problem.x))
+        eta = solve(delta.abs(), room, eps, problem.p, limit)
+        return eta if eta.dtype == problem.x.dtype else eta.astype(problem.x.dtype)
 
 
 def solve(

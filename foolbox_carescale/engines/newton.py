@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from . import pow as exponents
+from . import pow
 
 # Relative error of the norm at which a row is done: what the rounding of its sums leaves.
 SLACK = {"float32": 1.5e-7, "float64": 2e-14}
@@ -162,17 +162,17 @@ def power(
     if c.dtype == "float64":
         return ops.where(c > 0, positive_or_one(ops, c) ** p, ops.zeros_like(c))
     # `**` is not vectorised by XLA's CPU backend: 20 times the time of the whole pass
-    high, rest = exponents.split_order(p)
+    high, rest = pow.split_order(p)
     m, e = split(c)
     f = m - 1.0
-    log = f + f * f * (f * _polynomial(f, exponents.LOG) - 0.5)
-    exact, small = high * e, p * exponents.LOG2_E * log + rest * e
+    log = f + f * f * (f * _polynomial(f, pow.LOG) - 0.5)
+    exact, small = high * e, p * pow.LOG2_E * log + rest * e
     y = exact + small
     # not below: what is no number of the dtype is slow to multiply by
-    integer = ops.floor(ops.maximum(y, exponents.LEAST_EXPONENT) + 0.5)
+    integer = ops.floor(ops.maximum(y, pow.LEAST_EXPONENT) + 0.5)
     fraction = (exact - integer) + small
-    result = _polynomial(fraction, exponents.EXP2) * two_to(integer)
-    normal = (c >= exponents.SMALLEST_NORMAL) & (y >= exponents.LEAST_EXPONENT)
+    result = _polynomial(fraction, pow.EXP2) * two_to(integer)
+    normal = (c >= pow.SMALLEST_NORMAL) & (y >= pow.LEAST_EXPONENT)
     return ops.where(normal, result, ops.zeros_like(result))
 
 

@@ -189,7 +189,7 @@ def project(x: T, x0: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) 
     problem = prepare(x0, x, eps, p, bounds, names=("x0", "x"))
     if problem.empty:
         return x
-    if not autodiff.needed(problem) and (found := engines.constrain(problem)) is not None:
+    if not autodiff.needed(problem) and (found := engines.project(problem)) is not None:
         return problem.restore(found[0])  # type: ignore[no-any-return]
     center, target = problem.x, problem.delta
     if problem.p == math.inf:
@@ -237,13 +237,13 @@ def steepest_step(x: T, grad: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0
     problem = prepare(x, grad, eps, p, bounds, names=("x", "grad"), least_p=1.0)
     if problem.empty:
         return x
-    if not autodiff.needed(problem) and (found := engines.steepest(problem)) is not None:
+    if not autodiff.needed(problem) and (found := engines.steepest_step(problem)) is not None:
         return problem.restore(found)  # type: ignore[no-any-return]
     if problem.p == 1:
         problem.reject_bad_values()
         return problem.restore(_fill_up(problem))  # type: ignore[no-any-return]
     problem.reject_bad_directions()
-    if problem.p < engines.WIDE_BELOW:
+    if problem.p < norms.WIDE_BELOW:
         problem = problem.widened()
     gradient = problem.delta
     if problem.p not in (2.0, math.inf):
@@ -327,7 +327,7 @@ def _project_l1(problem: Problem, target: ep.Tensor) -> ep.Tensor:
     # the sum falls piecewise linearly in t, with kinks where a coordinate leaves its bound
     # and where it arrives at 0
     ends = _along(problem, target)
-    if (found := engines.constrain(ends)) is not None:
+    if (found := engines.project(ends)) is not None:
         middle = backends.from_numpy(v, found[1][:, None].astype(backends.dtype_name(v)))
     else:
         kinks = ep.concatenate([wide_v, ep.maximum(wide_v - wide_room, wide_v * 0)], axis=-1)

@@ -126,13 +126,13 @@ def _torch_function() -> Any:
             return value.raw
 
         @staticmethod
-        def backward(ctx: Any, upstream: Any) -> Any:
+        def backward(ctx: Any, cotangent: Any) -> Any:
             operator, problem = ctx.operator, ctx.problem
             eta, *variables = ctx.saved_tensors  # which tells when they were written to meanwhile
             eta = ep.astensor(eta.detach())
             if not torch.is_grad_enabled():  # nobody differentiates the gradient again
-                products = engines.gradients(
-                    problem, eta, ep.astensor(upstream), of_points=operator.of_points
+                products = engines.vjp(
+                    problem, eta, ep.astensor(cotangent), of_points=operator.of_points
                 )
                 if products is not None:
                     flat = zip(products, variables, strict=False)
@@ -143,7 +143,7 @@ def _torch_function() -> Any:
                 value = operator.formula(_replaced(problem, *copies), eta)
                 # p = inf does not depend on x: materialized zeros
                 products = torch.autograd.grad(
-                    value.raw, copies, upstream, create_graph=again, materialize_grads=True
+                    value.raw, copies, cotangent, create_graph=again, materialize_grads=True
                 )
             return (None, None, *products)
 
@@ -164,13 +164,13 @@ def _tensorflow(problem: Problem, operator: _Operator) -> ep.Tensor:
     def rescaling(*variables: Any) -> Any:
         value, eta = (t.raw for t in operator.value(_replaced(problem, *variables)))
 
-        def gradient(upstream: Any) -> Any:
+        def gradient(cotangent: Any) -> Any:
             constant = ep.astensor(tf.stop_gradient(eta))
             with tf.GradientTape() as tape:
                 tape.watch(variables)
                 formula = operator.formula(_replaced(problem, *variables), constant).raw
             zeros = tf.UnconnectedGradients.ZERO  # p = inf does not depend on x
-            return tape.gradient(formula, variables, upstream, unconnected_gradients=zeros)
+            return tape.gradient(formula, variables, cotangent, unconnected_gradients=zeros)
 
         return value, gradient
 

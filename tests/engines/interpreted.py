@@ -15,7 +15,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from foolbox_carescale.engines import numba_cpu as cpu
+from foolbox_carescale.engines.numba_cpu import arrays as cpu
 from foolbox_carescale.engines.numba_cpu.kernels import compiling
 from tests import reference
 from tests.engines import hard

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from foolbox_carescale.engines import numba_cpu as cpu
+from foolbox_carescale.engines.numba_cpu import arrays as cpu
 from foolbox_carescale.engines.numba_cpu.kernels import (
     compiling,
     passes,

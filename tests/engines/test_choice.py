@@ -9,6 +9,7 @@ import torch
 
 import foolbox_carescale as fc
 from foolbox_carescale import engines
+from foolbox_carescale.core import norms
 from foolbox_carescale.operators.validation import prepare
 from tests import kits
 
@@ -23,7 +24,7 @@ def without_generic(monkeypatch):
     def refuse(*_):
         raise AssertionError("the generic engine was asked")
 
-    monkeypatch.setattr(engines.generic, "solve", refuse)
+    monkeypatch.setattr(engines.eager.Eager, "solve", refuse)
 
 
 @pytest.fixture(params=kits.FRAMEWORKS)
@@ -34,21 +35,22 @@ def kit(request):
 @pytest.mark.usefixtures("without_generic")
 def test_tensors_in_main_memory_are_served_by_compiled_code_alone(kit, monkeypatch):
     if kit.framework in ("jax", "tensorflow"):
-        from foolbox_carescale.engines import graph, xla
+        from foolbox_carescale.engines.xla import jax_solver as xla
+        from foolbox_carescale.engines.xla import tensorflow_solver as graph
 
         for module in (graph, xla):
             monkeypatch.setattr(module, "solve", None)
     x, v = kit.tensor(X), kit.tensor(V)
-    assert engines.explain(x).startswith("cpu: ")
+    assert engines.explain(x).startswith("numba_cpu: ")
     for p in (0.5, 1, 2, math.inf):
         fc.clipping_aware_rescaling(x, v, EPS, p=p)
         fc.perturb(x, v, EPS, p=p)
     problem = prepare(x, v, EPS, 2, (0, 1))
-    assert engines.constrain(prepare(x, kit.tensor(X + V), EPS, 1, (0, 1))) is not None
-    assert engines.steepest(problem) is not None
-    assert engines.steepest(prepare(x, v, EPS, 1, (0, 1))) is not None
+    assert engines.project(prepare(x, kit.tensor(X + V), EPS, 1, (0, 1))) is not None
+    assert engines.steepest_step(problem) is not None
+    assert engines.steepest_step(prepare(x, v, EPS, 1, (0, 1))) is not None
     eta = engines.solve(problem)
-    assert engines.gradients(problem, eta, eta, of_points=False) is not None
+    assert engines.vjp(problem, eta, eta, of_points=False) is not None
 
 
 @pytest.mark.usefixtures("without_generic")
@@ -82,7 +84,7 @@ def test_without_a_sample_nothing_is_summed():
 
 
 def test_points_are_written_in_the_pass_that_finds_eta(monkeypatch):
-    from foolbox_carescale.engines import numba_cpu as cpu
+    from foolbox_carescale.engines.numba_cpu import arrays as cpu
 
     expected = fc.perturb(X, V, EPS)
     monkeypatch.setattr(cpu, "solve", None)
@@ -109,22 +111,22 @@ def test_what_torch_traces_without_compiling_is_served_by_the_generic_engine():
 
     x, v = torch.tensor(X), torch.tensor(V)
     found = torch.func.vmap(eta)(x, v)
-    assert said[0].startswith("generic: the values are traced")
+    assert said[0].startswith("eager: ")
     np.testing.assert_allclose(found, fc.clipping_aware_rescaling(x, v, EPS), rtol=1e-9)
 
 
 def test_what_an_engine_has_not_in_one_pass_is_none():
     near_one = prepare(X, V, EPS, 1.1, (0, 1))
-    assert engines.steepest(near_one) is None
-    assert engines.constrain(near_one) is not None
-    assert engines.steepest(prepare(X, V, EPS, engines.WIDE_BELOW, (0, 1))) is not None
+    assert engines.steepest_step(near_one) is None
+    assert engines.project(near_one) is not None
+    assert engines.steepest_step(prepare(X, V, EPS, norms.WIDE_BELOW, (0, 1))) is not None
 
     def asked(x, v):
         problem = prepare(x[None], v[None], EPS, 2, (0, 1))
         eta = ep.astensor(torch.ones(1, 1))
-        assert engines.steepest(problem) is None
-        assert engines.constrain(problem) is None
-        assert engines.gradients(problem, eta, eta, of_points=False) is None
+        assert engines.steepest_step(problem) is None
+        assert engines.project(problem) is None
+        assert engines.vjp(problem, eta, eta, of_points=False) is None
         return x
 
     torch.func.vmap(asked)(torch.tensor(X), torch.tensor(V))

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from foolbox_carescale.engines import numba_cpu as cpu
+from foolbox_carescale.engines.numba_cpu import arrays as cpu
 from foolbox_carescale.engines.numba_cpu import threads
 
 # Each further p or dtype is compiled for itself; p = 0.3 to 50 without a specialisation share one.

@@ -25,7 +25,7 @@ if INTERPRETED:
 @pytest.fixture(scope="module")
 def cuda():
     """The engine; what Triton decides by the environment when it is first imported."""
-    from foolbox_carescale.engines import triton_cuda as cuda
+    from foolbox_carescale.engines.triton_cuda import launch as cuda
 
     return cuda
 

@@ -29,7 +29,7 @@ def test_kernels_compute_what_their_source_says_in_python(tmp_path):
 
 IN_FLOAT32 = """
 import sys, numpy as np
-from foolbox_carescale.engines import cpu
+from foolbox_carescale.engines.numba_cpu import arrays as cpu
 rng = np.random.default_rng(0)
 x, v = rng.random((6, 2000), np.float32), rng.standard_normal((6, 2000), np.float32)
 bounds = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)

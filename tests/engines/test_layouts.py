@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from foolbox_carescale.engines import numba_cpu as cpu
+from foolbox_carescale.engines.numba_cpu import arrays as cpu
 from tests.engines.test_short_rows import arrays, solve
 
 WIDE = np.random.default_rng(4).random((10, 14))

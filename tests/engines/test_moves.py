@@ -10,7 +10,7 @@ import torch
 
 from foolbox_carescale import engines, perturb, project, steepest_step
 from foolbox_carescale.attacks import steps as ascent
-from foolbox_carescale.engines import numba_cpu as cpu
+from foolbox_carescale.engines.numba_cpu import arrays as cpu
 
 SIZES = {1: 20.0, 1.5: 3.0, 2: 1.0, 2.5: 0.7, 3: 0.5, math.inf: 0.1}
 each_p = pytest.mark.parametrize("p", SIZES)
@@ -37,7 +37,7 @@ def close(dtype):
 def without_numba(monkeypatch):
     def call(function, *args, **kwargs):
         with monkeypatch.context() as patch:
-            patch.setattr(engines, "_HAS_NUMBA", False)
+            patch.setattr(engines.numba_cpu, "_HAS_NUMBA", False)
             return function(*args, **kwargs)
 
     return call

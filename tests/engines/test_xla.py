@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from foolbox_carescale.engines import xla
+from foolbox_carescale.engines.xla import jax_solver as xla
 from tests import kits, reference
 from tests.engines import hard
 

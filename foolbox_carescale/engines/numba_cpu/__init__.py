@@ -1,376 +1,126 @@
-"""The root finder for arrays in main memory, compiled by numba: passes over rows, no sort.
-
-Rows are samples. In all functions x and delta have shape (N, n) and one dtype, float32 or
-float64; eps is float64 (N,), nonnegative and finite; p in (0, inf]; lower and upper have the dtype
-of x and shape (1, 1), (1, n) or (N, n). Nothing of this is checked here.
-"""
+"""Tensors in main memory, compiled by numba: passes over rows, no sort."""
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable
+import importlib.util
 from typing import Any
 
+import eagerpy as ep
 import numpy as np
-from numpy.typing import NDArray
 
-from ...core.norms import SMALLEST
-from . import kernels
-from .threads import get_num_threads, set_num_threads, spread
-
-__all__ = [
-    "Flags",
-    "accumulate",
-    "constrain",
-    "get_num_threads",
-    "gradients",
-    "perturb",
-    "set_num_threads",
-    "solve",
-    "steepest",
-]
-
-Array = NDArray[Any]
-
-# Relative error of the norm at which a row is done: above the rounding of its sums (1e-7 and
-# 1e-15), below what the package promises (1e-6 and 1e-12).
-SLACK = {np.dtype(np.float32): 4e-7, np.dtype(np.float64): 1e-13}
-
-
-class Flags(enum.IntFlag):
-    """What is wrong with a row; eta is 0 then."""
-
-    NAN_X = kernels.NAN_X
-    NAN_DELTA = kernels.NAN_DELTA  # or infinite
-    OUT_OF_BOUNDS = kernels.OUT_OF_BOUNDS
-
-
-def solve(
-    x: Array,
-    delta: Array,
-    eps: Array,
-    p: float,
-    lower: Array,
-    upper: Array,
-    *,
-    tolerance: float,
-) -> tuple[Array, Array]:
-    """Eta with ||min(eta |delta|, room)||_p = eps; the largest breakpoint where out of reach.
-
-    room is upper - x where delta > 0, x - lower where delta < 0, and 0 where delta = 0.
-    Eta is 0 where eps is 0 or nothing can move.
-
-    Args:
-        x: Points, shape (N, n).
-        delta: Directions, shape (N, n).
-        eps: Wanted norms, shape (N,).
-        p: Order of the norm.
-        lower: Lower bounds.
-        upper: Upper bounds.
-        tolerance: x may lie this far outside of the bounds; it counts as lying on them.
-
-    Returns:
-        eta, float64 (N,), finite in the dtype of x; and `Flags`, uint8 (N,).
-    """
-    eta, flags = np.zeros(x.shape[0]), np.zeros(x.shape[0], np.uint8)
-    x, x_step = _flat(x)
-    _solve(
-        x, x_step, delta, eps, p, lower, upper, tolerance, x, x_step, kernels.SOLVE_ONLY, eta, flags
-    )
-    return eta, flags
-
-
-def perturb(
-    x: Array,
-    delta: Array,
-    eps: Array,
-    p: float,
-    lower: Array,
-    upper: Array,
-    *,
-    tolerance: float,
-    out: Array | None = None,
-) -> tuple[Array, Array, Array]:
-    """clip(x + eta * delta, lower, upper), with the eta of `solve`, written while the row is hot.
-
-    Args:
-        x: Points, shape (N, n).
-        delta: Directions, shape (N, n).
-        eps: Wanted norms, shape (N,).
-        p: Order of the norm.
-        lower: Lower bounds.
-        upper: Upper bounds.
-        tolerance: As in `solve`.
-        out: Where to write, shape and dtype of x; may be x itself, but not overlap it otherwise.
-
-    Returns:
-        The perturbed points, eta and flags. Rows with a flag hold nothing of use.
-
-    Raises:
-        ValueError: out is read-only.
-    """
-    if out is not None and not out.flags.writeable:
-        raise ValueError("out is read-only")
-    eta, flags = np.zeros(x.shape[0]), np.zeros(x.shape[0], np.uint8)
-    result = np.empty(x.shape, x.dtype) if out is None else out
-    target = result if _has_flat_rows(result) else np.empty(x.shape, x.dtype)
-    mode = kernels.WRITE_IN_PLACE if target is x else kernels.WRITE
-    x, x_step = _flat(x)
-    flat, step = _flat(target)
-    _solve(x, x_step, delta, eps, p, lower, upper, tolerance, flat, step, mode, eta, flags)
-    if target is not result:
-        result[...] = target
-    return result, eta, flags
-
-
-def gradients(
-    x: Array,
-    delta: Array,
-    eps: Array,
-    eta: Array,
-    p: float,
-    lower: Array,
-    upper: Array,
-    upstream: Array,
-) -> tuple[Array, Array, Array]:
-    """The vector-Jacobian product of `solve` or `perturb`, with the saturated set held fixed.
-
-    That of eta is 0 where eps is out of reach or 0, or nothing can move; always finite.
-
-    Args:
-        x: Points, shape (N, n).
-        delta: Directions, shape (N, n).
-        eps: Wanted norms, shape (N,).
-        eta: What `solve` returned for these.
-        p: Order of the norm.
-        lower: Lower bounds.
-        upper: Upper bounds.
-        upstream: The vector: shape (N,) for eta, (N, n) in the dtype of x for the points.
-
-    Returns:
-        The products for x, delta (N, n; dtype of x) and eps (N,; float64).
-    """
-    rows, n = x.shape
-    grad_x, grad_delta = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
-    grad_eps, grad_eta = np.zeros(rows), np.empty(rows)
-    order, wide = _orders(p, x.dtype)
-    x, x_step = _flat(x)
-    delta, delta_step = _flat(delta)
-    lower, upper = _bounds(lower, upper, n)
-    eps, eta = (_one_type(np.ascontiguousarray(a, np.float64)) for a in (eps, eta))
-    of_points = upstream.ndim == 2
-    vector = _one_type(np.ascontiguousarray(upstream, x.dtype if of_points else np.float64))
-    between = (vector, grad_eta) if of_points else (vector,)
-    kernel = kernels.point_gradient_rows if of_points else kernels.gradient_rows
-
-    def run(first: int, last: int) -> None:
-        kernel(
-            x, x_step, delta, delta_step, n, lower, upper, eps, eta, order, wide, *between,
-            grad_x, grad_delta, grad_eps, first, last,
-        )  # fmt: skip
-
-    _spread(run, rows, n)
-    return grad_x, grad_delta, grad_eps
-
-
-def steepest(
-    x: Array,
-    gradient: Array,
-    eps: Array,
-    p: float,
-    lower: Array,
-    upper: Array,
-    *,
-    tolerance: float,
-    counts: Array | None = None,
-) -> tuple[Array, Array]:
-    """The point x + s with s = argmax <gradient, s>, ||s||_p <= eps, x + s inside the bounds.
-
-    Args:
-        x: Points, shape (N, n).
-        gradient: Shape (N, n).
-        eps: Lengths, shape (N,).
-        p: Order of the norm, 1 or at least 1.2.
-        lower: Lower bounds.
-        upper: Upper bounds.
-        tolerance: As in `solve`.
-        counts: For p = 1 the numbers of coordinates to move, shape (N,): a step evenly along the
-            signs of the largest gradients, in the place of the maximiser.
-
-    Returns:
-        The points, shape (N, n), and flags; rows with a flag hold nothing of use.
-    """
-    rows, n = x.shape
-    out, flags = np.empty((rows, n), x.dtype), np.zeros(rows, np.uint8)
-    order, wide = _orders(p, x.dtype)
-    slack = _slack(p, x.dtype)
-    dual, _ = _orders(1 / (p - 1), x.dtype) if p not in (1, 2, np.inf) else (order, wide)
-    smallest = x.dtype.type(SMALLEST["float32" if x.dtype == np.float32 else "float64"])
-    lower, upper = _bounds(lower, upper, n)
-    numbers = np.zeros(rows) if counts is None else np.ascontiguousarray(counts, np.float64)
-    x, gradient, eps = (_one_type(np.ascontiguousarray(a)) for a in (x, gradient, eps))
-
-    def run(first: int, last: int) -> None:
-        kernels.steepest_rows(
-            x, gradient, lower, upper, eps, order, wide, dual, smallest,
-            x.dtype.type(tolerance), slack, numbers, out, flags, first, last,
-        )  # fmt: skip
-
-    _spread(run, rows, n)
-    return out, flags
-
-
-def constrain(
-    x0: Array,
-    x: Array,
-    eps: Array,
-    p: float,
-    lower: Array,
-    upper: Array,
-    *,
-    tolerance: float,
-    sphere: bool,
-    momentum: tuple[float, Array, Array] | None,
-) -> tuple[Array, Array, Array, Array]:
-    """The nearest point to x in ball and box; with ``sphere`` moved on to eps. Overwrites x.
-
-    For p other than 1, 2 and inf the radial point instead of the nearest.
-
-    Args:
-        x0: Centres, inside the bounds, shape (N, n).
-        x: Points, shape (N, n), of which the result takes the memory where it is contiguous.
-        eps: Radii, shape (N,).
-        p: Order of the norm.
-        lower: Lower bounds.
-        upper: Upper bounds.
-        tolerance: As in `solve`.
-        sphere: Whether to go on, along the perturbation, to where its norm is eps.
-        momentum: (m, now, before): in the place of x now + (1 - m) (x - now) + m (now - before).
-
-    Returns:
-        The points; and of shape (N,): for p = 1 the threshold that the projection takes off
-        |x - x0|, 0 inside the ball, and what a perturbation that ran out of room lacks to eps;
-        flags.
-    """
-    rows, n = x0.shape
-    threshold = np.zeros(rows)
-    missing, flags = np.zeros(rows), np.zeros(rows, np.uint8)
-    order, wide = _orders(p, x0.dtype)
-    slack = _slack(p, x0.dtype)
-    lower, upper = _bounds(lower, upper, n)
-    x0, x, eps = (_one_type(np.ascontiguousarray(a)) for a in (x0, x, eps))
-    weight, now, before = (None, x, x) if momentum is None else momentum
-    now, before = (_one_type(np.ascontiguousarray(a)) for a in (now, before))
-    m = None if weight is None else x0.dtype.type(weight)
-
-    def run(first: int, last: int) -> None:
-        kernels.constrain_rows(
-            x0, x, now, before, m, lower, upper, eps, order, wide, x0.dtype.type(tolerance),
-            slack, sphere, threshold, missing, flags, first, last,
-        )  # fmt: skip
-
-    _spread(run, rows, n)
-    return x, threshold, missing, flags
-
-
-def accumulate(total: Array, decay: float, gradient: Array, least: float) -> None:
-    """Total becomes decay * total + g / max(||g||_1, least), g being 0 where it is not finite.
-
-    Args:
-        total: Shape (N, n), contiguous.
-        decay: Weight of what it was.
-        gradient: Shape and dtype of total.
-        least: The norm below which gradients are not scaled to 1.
-    """
-    rows, n = gradient.shape
-    gradient = _one_type(np.ascontiguousarray(gradient))
-    weight = gradient.dtype.type(decay)
-
-    def run(first: int, last: int) -> None:
-        kernels.accumulate_rows(total, weight, gradient, least, first, last)
-
-    _spread(run, rows, n)
-
-
-def _solve(
-    x: Array, x_step: int, delta: Array, eps: Array, p: float, lower: Array, upper: Array,
-    tolerance: float, out: Array, out_step: int, mode: int, eta: Array, flags: Array,
-) -> None:  # fmt: skip
-    rows, n = delta.shape
-    order, wide = _orders(p, x.dtype)
-    slack = _slack(p, x.dtype)
-    limit = x.dtype.type(tolerance)
-    delta, delta_step = _flat(delta)
-    lower, upper = _bounds(lower, upper, n)
-    eps = _one_type(np.ascontiguousarray(eps, np.float64))
-
-    def run(first: int, last: int) -> None:
-        kernels.solve_rows(
-            x, x_step, delta, delta_step, n, lower, upper, eps, order, wide, limit, slack,
-            out, out_step, mode, eta, flags, first, last,
-        )  # fmt: skip
-
-    _spread(run, rows, n)
-
-
-def _spread(run: Callable[[int, int], None], rows: int, n: int) -> None:
-    if rows and n:
-        spread(run, rows, rows * n)
-
-
-def _slack(p: float, dtype: np.dtype[Any]) -> float:
-    """By how much the sum of powers may miss that of eps, of which the norm is a root."""
-    return SLACK[dtype] * max(p, 1.0)
-
-
-def _orders(p: float, dtype: np.dtype[Any]) -> tuple[tuple[Any, ...], tuple[float, ...]]:
-    """P in the dtype of the array and in float64, as often as says its kind: see `kernels`."""
-    kind = kernels.KINDS.get(p, kernels.GENERAL)
-    if kind != kernels.GENERAL:
-        return (dtype.type(p),) * kind, (float(p),) * kind
-    order, wide = (kernels.general_order(p, np.dtype(d)) for d in (dtype, np.float64))
-    return tuple(dtype.type(a) for a in order), wide
-
-
-def _has_flat_rows(a: Array) -> bool:
-    step, unit = a.strides
-    return unit == a.itemsize and step >= 0 and step % unit == 0
-
-
-def _flat(a: Array) -> tuple[Array, int]:
-    """The elements from the first to the last as one row, and how far apart the rows begin."""
-    if not a.flags.c_contiguous:
-        if _has_flat_rows(a):
-            step = a.strides[0] // a.itemsize
-            size = (a.shape[0] - 1) * step + a.shape[1]
-            flat = np.lib.stride_tricks.as_strided(a, (size,), (a.itemsize,))
-            return _one_type(flat), step
-        a = np.ascontiguousarray(a)
-    return _one_type(a.ravel()), a.shape[1]
-
-
-def _bounds(lower: Array, upper: Array, n: int) -> tuple[Any, Any]:
-    if lower.size == upper.size == 1:
-        return lower.reshape(())[()], upper.reshape(())[()]
-    return _bound_rows(lower, n), _bound_rows(upper, n)
-
-
-def _bound_rows(bound: Array, n: int) -> Array:
-    return _one_type(np.ascontiguousarray(np.broadcast_to(bound, (bound.shape[0], n))))
-
-
-class _Writeable:
-    """An array under another name, and what keeps it alive."""
-
-    def __init__(self, a: Array) -> None:
-        self.array = a
-        self.__array_interface__ = {**a.__array_interface__, "data": (a.ctypes.data, False)}
-
-
-def _one_type(a: Array) -> Array:
-    """The array as if it could be written, which the kernels do to `out` only.
-
-    To numba a read-only array (as JAX gives them) is another type, for which it would compile
-    everything once more.
-    """
-    return a if a.flags.writeable else np.asarray(_Writeable(a))
+from ...core import backends
+from ...core.norms import WIDE_BELOW
+from ...core.problem import Problem
+from ..base import LARGEST, Engine, as_tensor, load
+
+# checked once: whether it can be imported does not change while the program runs
+_HAS_NUMBA = importlib.util.find_spec("numba") is not None
+_WRITABLE = ("numpy", "torch")  # whose memory can be written to
+
+
+class NumbaCPU(Engine):
+    """The fastest on a CPU, for every framework whose values can be read."""
+
+    name = "numba_cpu"
+    description = "a tensor in main memory, compiled by numba"
+
+    def supports(self, tensor: ep.Tensor, *, traced: bool) -> str | None:
+        """Return None for tensors in main memory whose values can be read."""
+        if traced:
+            return "the values are traced"
+        if not backends.on_cpu(tensor):
+            return f"the {backends.framework(tensor)} tensor is not in main memory"
+        if not _HAS_NUMBA:
+            return "numba is not installed"
+        return load(".arrays", __name__)[1]
+
+    def solve(self, problem: Problem) -> ep.Tensor | None:
+        """Return eta; None where a row has bad values."""
+        eta, flags = self._arrays.solve(*problem.arrays, tolerance=problem.tolerance)
+        if np.count_nonzero(flags):
+            return None
+        if problem.dtype_name in LARGEST:
+            eta = np.minimum(eta, LARGEST[problem.dtype_name])
+        return as_tensor(problem, eta[:, None])
+
+    def perturb(self, problem: Problem, *, in_place: bool) -> tuple[ep.Tensor, ep.Tensor] | None:
+        """Return the points and eta, written in the pass that finds it."""
+        arrays = problem.arrays
+        out = arrays[0] if in_place else None
+        points, roots, flags = self._arrays.perturb(*arrays, tolerance=problem.tolerance, out=out)
+        if np.count_nonzero(flags):
+            return None
+        written = problem.x if in_place else as_tensor(problem, points)
+        return written, as_tensor(problem, roots[:, None])
+
+    def steepest_step(self, problem: Problem, counts: Any) -> ep.Tensor | None:
+        """Return the point, but for p that float32 does not resolve."""
+        if 1 < problem.p < WIDE_BELOW:
+            return None
+        points, flags = self._arrays.steepest(
+            *problem.arrays, tolerance=problem.tolerance, counts=counts
+        )
+        return None if np.count_nonzero(flags) else as_tensor(problem, points)
+
+    def project(
+        self,
+        problem: Problem,
+        *,
+        sphere: bool,
+        momentum: tuple[float, ep.Tensor, ep.Tensor] | None,
+        overwrite: bool,
+    ) -> tuple[ep.Tensor, Any, Any] | None:
+        """Return the points, thresholds and what is missing to eps."""
+        x0, x, eps, p, lower, upper = problem.arrays
+        if not (overwrite and backends.framework(problem.shaped_x) in _WRITABLE):
+            x = x.copy()
+        mix = None
+        if momentum is not None:
+            weight, now, before = momentum
+            mix = weight, problem.rows(now), problem.rows(before)
+        points, threshold, missing, flags = self._arrays.constrain(
+            x0, x, eps, p, lower, upper, tolerance=problem.tolerance, sphere=sphere, momentum=mix
+        )
+        if np.count_nonzero(flags):
+            return None
+        return as_tensor(problem, points), threshold, missing
+
+    def accumulate(
+        self, total: ep.Tensor | None, decay: float, gradient: ep.Tensor, least: float
+    ) -> ep.Tensor | None:
+        """Return the sum, where memory can be written to and the dtype is computed in."""
+        if (
+            backends.framework(gradient) not in _WRITABLE
+            or backends.dtype_name(gradient) not in ("float32", "float64")
+            or 0 in gradient.shape
+        ):
+            return None
+        grad = backends.to_numpy(gradient)
+        if total is None:
+            total = backends.from_numpy(gradient, np.zeros(grad.shape, grad.dtype))
+        rows = (len(grad), -1)
+        self._arrays.accumulate(
+            backends.to_numpy(total).reshape(rows), decay, grad.reshape(rows), least
+        )
+        return total
+
+    def vjp(
+        self, problem: Problem, eta: ep.Tensor, cotangent: ep.Tensor, *, of_points: bool
+    ) -> tuple[ep.Tensor, ep.Tensor, ep.Tensor] | None:
+        """Return the products in closed form."""
+        x, delta, eps, p, lower, upper = problem.arrays
+        root, vector = backends.to_numpy(eta)[:, 0], backends.to_numpy(cotangent)
+        if not of_points:
+            vector = vector[:, 0]
+        to_x, to_delta, to_eps = self._arrays.gradients(
+            x, delta, eps, root, p, lower, upper, vector
+        )
+        return (
+            as_tensor(problem, to_x),
+            as_tensor(problem, to_delta),
+            as_tensor(problem, to_eps[:, None]),
+        )
+
+    @property
+    def _arrays(self) -> Any:
+        return load(".arrays", __name__)[0]

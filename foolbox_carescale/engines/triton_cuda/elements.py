@@ -8,10 +8,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .. import newton as passes
-from .. import pow as exponents
+from .. import newton, pow
 
-LARGEST_EPS = tl.constexpr(passes.LARGEST_EPS)
+LARGEST_EPS = tl.constexpr(newton.LARGEST_EPS)
 
 
 @triton.jit
@@ -90,15 +89,15 @@ def rounded(h, TYPE: tl.constexpr):
 
 # Powers.
 
-_ROOT_HALF_BITS = tl.constexpr(exponents.ROOT_HALF_BITS)
-_MANTISSA_BITS = tl.constexpr(exponents.MANTISSA_BITS)
-_EXPONENT_BIAS = tl.constexpr(exponents.EXPONENT_BIAS)
-_LEAST_EXPONENT = tl.constexpr(exponents.LEAST_EXPONENT)
-_SMALLEST_NORMAL = tl.constexpr(exponents.SMALLEST_NORMAL)
-_LOG2_E = tl.constexpr(exponents.LOG2_E)
+_ROOT_HALF_BITS = tl.constexpr(pow.ROOT_HALF_BITS)
+_MANTISSA_BITS = tl.constexpr(pow.MANTISSA_BITS)
+_EXPONENT_BIAS = tl.constexpr(pow.EXPONENT_BIAS)
+_LEAST_EXPONENT = tl.constexpr(pow.LEAST_EXPONENT)
+_SMALLEST_NORMAL = tl.constexpr(pow.SMALLEST_NORMAL)
+_LOG2_E = tl.constexpr(pow.LOG2_E)
 # Triton takes globals one by one
-L0, L1, L2, L3, L4, L5, L6, L7, L8 = (tl.constexpr(c) for c in exponents.LOG)
-E0, E1, E2, E3, E4, E5, E6, E7 = (tl.constexpr(c) for c in exponents.EXP2)
+L0, L1, L2, L3, L4, L5, L6, L7, L8 = (tl.constexpr(c) for c in pow.LOG)
+E0, E1, E2, E3, E4, E5, E6, E7 = (tl.constexpr(c) for c in pow.EXP2)
 
 
 @triton.jit

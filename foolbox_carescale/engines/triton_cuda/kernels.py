@@ -16,7 +16,7 @@ import math
 import triton
 import triton.language as tl
 
-from .. import newton as passes
+from .. import newton
 from .elements import (
     constant,
     inverse_of,
@@ -36,9 +36,9 @@ NOT_FINITE, OUT_OF_BOUNDS = tl.constexpr(1), tl.constexpr(2)
 RUN = tl.constexpr(32)
 INFINITE = tl.constexpr(math.inf)
 # From `PASSES` on every third step halves the bracket in the logarithm.
-PASSES = tl.constexpr(passes.PASSES)
-MOST_PASSES = tl.constexpr(passes.PASSES + passes.BRACKETED_PASSES)
-SMALLEST_START = tl.constexpr(passes.SMALLEST_START)
+PASSES = tl.constexpr(newton.PASSES)
+MOST_PASSES = tl.constexpr(newton.PASSES + newton.BRACKETED_PASSES)
+SMALLEST_START = tl.constexpr(newton.SMALLEST_START)
 
 
 # Passes over the columns first..last of a row.

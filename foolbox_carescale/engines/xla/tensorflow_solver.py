@@ -1,4 +1,4 @@
-"""The root finder for TensorFlow: the Newton passes of `xla`, compiled by XLA inside any graph.
+"""The root finder for TensorFlow: the passes of `jax_solver`, compiled by XLA inside any graph.
 
 Runs in ``tf.function``, with and without ``jit_compile``, under ``tf.GradientTape`` (as a
 constant) and with an unknown number of rows. TensorFlow's own kernels store every intermediate
@@ -6,7 +6,7 @@ result: a pass by them takes 14 to 21 ms on two cores for 32 rows of 150528, by 
 the search is a function of its own with ``jit_compile``, which a graph calls like any operation.
 XLA compiles it anew, in about a second, for every number of rows that it meets.
 
-Units, unknown, sums and steps are those of `passes`.
+Units, unknown, sums and steps are those of `newton`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from . import newton as passes
-from . import pow as exponents
-from .newton import BRACKETED_PASSES, LARGEST_EPS, PARTS, PASSES
+from .. import newton, pow
+from ..newton import BRACKETED_PASSES, LARGEST_EPS, PARTS, PASSES
 
 Array: TypeAlias = Any  # tf.Tensor: TensorFlow has no types
 Terms: TypeAlias = Callable[[Any, int], Any]
@@ -89,7 +88,7 @@ def _root(row: Any, delta: Array, p: float) -> Array:
     largest = _largest(lambda *columns: tf.abs(_columns(delta, *columns)), n, like)
     movable = largest != 0
     # the largest term alone is at most as large as the sum, and n times it at least
-    start = passes.spread(n, p) * tf.sqrt(1.0 / passes.positive_or_one(tf, largest))
+    start = newton.spread(n, p) * tf.sqrt(1.0 / newton.positive_or_one(tf, largest))
 
     def sums(h: Array) -> tuple[Array, Array]:
         def terms(first: Any, count: int) -> Array:
@@ -118,7 +117,7 @@ def _newton(
 ) -> Array:
     """The root from a start below it; where there is none, the far corner."""
     digits = 2.0 * _resolution(start.dtype)
-    slack = passes.slack_of(start.dtype.name, p)
+    slack = newton.slack_of(start.dtype.name, p)
 
     def go_on(count: Array, h: Array, low: Array, high: Array, done: Array) -> Array:
         return (count < PASSES + BRACKETED_PASSES) & tf.logical_not(tf.reduce_all(done))
@@ -129,7 +128,7 @@ def _newton(
         )
 
     def step(*state: Array) -> tuple[Array, ...]:
-        return passes.step(tf, state, sums, beyond, p, digits, slack)
+        return newton.step(tf, state, sums, beyond, p, digits, slack)
 
     nothing = tf.fill(tf.shape(start), tf.constant(math.inf, start.dtype))
     return tf.while_loop(go_on, step, (tf.constant(0), start, start, nothing, done))[1]
@@ -145,7 +144,7 @@ def _root_inf(row: Any, x: Array) -> Array:
 
     top = _largest(free, n, x[:, :1])
     found = top > 0
-    root = tf.sqrt(1.0 / passes.positive_or_one(tf, top))
+    root = tf.sqrt(1.0 / newton.positive_or_one(tf, top))
 
     def finish() -> Array:
         corner = _largest(lambda *columns: _breakpoints(*row(*columns)), n, x[:, :1])
@@ -159,7 +158,7 @@ def _sizes(
 ) -> tuple[Array, Array]:
     """|v| and min(room / eps, 1) of `count` columns from `first` on."""
     x, v, low, high = (_columns(a, first, count) for a in (x, delta, lower, upper))
-    return passes.sizes(tf, x, v, low, high, inverse)
+    return newton.sizes(tf, x, v, low, high, inverse)
 
 
 def _columns(a: Array, first: Any, count: int) -> Array:
@@ -169,7 +168,7 @@ def _columns(a: Array, first: Any, count: int) -> Array:
 
 
 def _breakpoints(v: Array, r: Array) -> Array:
-    return passes.breakpoints(tf, v, r, v.dtype.max)
+    return newton.breakpoints(tf, v, r, v.dtype.max)
 
 
 # Sums and maxima over rows. `terms(first, count)` gives `count` columns from `first` on.
@@ -190,7 +189,7 @@ def _largest(terms: Terms, n: int, like: Array) -> Array:
 
 def _reduce(terms: Terms, n: int, combine: Any, reduce: Any, like: Array) -> Array:
     """The row in `PARTS` parts at a time, combined element by element; see `xla`."""
-    lanes = passes.lanes_of(n)
+    lanes = newton.lanes_of(n)
     if lanes == 0:
         return reduce(terms(0, n), axis=-1, keepdims=True)
 
@@ -215,21 +214,19 @@ def _reduce(terms: Terms, n: int, combine: Any, reduce: Any, like: Array) -> Arr
 
 
 def _power(c: Array, p: float) -> Array:
-    return passes.power(tf, c, p, _split, _two_to)
+    return newton.power(tf, c, p, _split, _two_to)
 
 
 def _split(c: Array) -> tuple[Array, Array]:
-    bits, mantissa = tf.bitcast(c, tf.int32), tf.constant(exponents.MANTISSA_BITS)
-    exponent = tf.bitwise.right_shift(bits - exponents.ROOT_HALF_BITS, mantissa)
+    bits, mantissa = tf.bitcast(c, tf.int32), tf.constant(pow.MANTISSA_BITS)
+    exponent = tf.bitwise.right_shift(bits - pow.ROOT_HALF_BITS, mantissa)
     m = tf.bitcast(bits - tf.bitwise.left_shift(exponent, mantissa), tf.float32)
     return m, tf.cast(exponent, tf.float32)
 
 
 def _two_to(integer: Array) -> Array:
-    biased = tf.cast(integer, tf.int32) + exponents.EXPONENT_BIAS
-    return tf.bitcast(
-        tf.bitwise.left_shift(biased, tf.constant(exponents.MANTISSA_BITS)), tf.float32
-    )
+    biased = tf.cast(integer, tf.int32) + pow.EXPONENT_BIAS
+    return tf.bitcast(tf.bitwise.left_shift(biased, tf.constant(pow.MANTISSA_BITS)), tf.float32)
 
 
 def _resolution(dtype: Any) -> float:

@@ -1,6 +1,6 @@
 """The root finder for JAX: Newton in ``lax.while_loop``; runs under jit, vmap and any transform.
 
-Units, unknown, sums and steps are those of `passes`.
+Units, unknown, sums and steps are those of `newton`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from . import newton as passes
-from . import pow as exponents
-from .newton import BRACKETED_PASSES, LARGEST_EPS, PARTS, PASSES
+from .. import newton, pow
+from ..newton import BRACKETED_PASSES, LARGEST_EPS, PARTS, PASSES
 
 Array: TypeAlias = jax.Array
 Terms: TypeAlias = Callable[[Any, int], tuple[Array, Array]]
@@ -77,7 +76,7 @@ def _root(
     largest = _largest(lambda first, count: jnp.abs(_columns(delta, first, count)), n)
     movable = largest != 0
     # the largest term alone is at most as large as the sum, and n times it at least
-    start = passes.spread(n, p) * jnp.sqrt(1.0 / passes.positive_or_one(jnp, largest))
+    start = newton.spread(n, p) * jnp.sqrt(1.0 / newton.positive_or_one(jnp, largest))
 
     def sums(h: Array) -> tuple[Array, Array]:
         # Tied to h: XLA would otherwise take what does not depend on it out of the loop, and
@@ -107,7 +106,7 @@ def _newton(
 ) -> Array:
     """The root from a start below it; where there is none, the far corner."""
     digits = 2.0 * float(np.finfo(start.dtype).eps)
-    slack = passes.slack_of(str(start.dtype), p)
+    slack = newton.slack_of(str(start.dtype), p)
 
     def go_on(state: tuple[Array, ...]) -> Array:
         count, *_, done = state
@@ -123,7 +122,7 @@ def _newton(
         return ends
 
     def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        return passes.step(jnp, state, sums, beyond, p, digits, slack)
+        return newton.step(jnp, state, sums, beyond, p, digits, slack)
 
     nothing = jnp.full_like(start, jnp.inf)
     state: tuple[Array, ...] = (jnp.zeros((), jnp.int32), start, start, nothing, done)
@@ -139,7 +138,7 @@ def _root_inf(row: Any, x: Array) -> Array:
         return jnp.where(r >= 1.0, v, 0.0)
 
     top = _largest(free, n)
-    root = jnp.sqrt(1.0 / passes.positive_or_one(jnp, top))
+    root = jnp.sqrt(1.0 / newton.positive_or_one(jnp, top))
 
     def finish(root: Array) -> Array:
         corner = jnp.sqrt(_largest(lambda *columns: _breakpoints(*row(*columns)), n))
@@ -154,7 +153,7 @@ def _sizes(
 ) -> tuple[Array, Array]:
     """|v| and min(room / eps, 1) of `count` columns from `first` on."""
     x, v, low, high = (_columns(a, first, count) for a in (x, delta, lower, upper))
-    return passes.sizes(jnp, x, v, low, high, inverse)
+    return newton.sizes(jnp, x, v, low, high, inverse)
 
 
 def _columns(a: Any, first: Any, count: int) -> Any:
@@ -162,7 +161,7 @@ def _columns(a: Any, first: Any, count: int) -> Any:
 
 
 def _breakpoints(v: Array, r: Array) -> Array:
-    points: Array = passes.breakpoints(jnp, v, r, float(np.finfo(v.dtype).max))
+    points: Array = newton.breakpoints(jnp, v, r, float(np.finfo(v.dtype).max))
     return points
 
 
@@ -209,7 +208,7 @@ _SAME_BITS = {
 
 def _reduce(terms: Callable[[Any, int], Array], n: int, combine: Any, reduce: Any) -> Array:
     """The row in `PARTS` parts at a time, combined element by element into `lanes` results."""
-    lanes = passes.lanes_of(n)
+    lanes = newton.lanes_of(n)
     if lanes == 0:
         short: Array = reduce(terms(0, n), axis=-1, keepdims=True)
         return short
@@ -238,17 +237,17 @@ def _barrier(value: Any) -> Any:
 
 
 def _power(c: Array, p: float) -> Array:
-    result: Array = passes.power(jnp, c, p, _split, _two_to)
+    result: Array = newton.power(jnp, c, p, _split, _two_to)
     return result
 
 
 def _split(c: Array) -> tuple[Array, Array]:
     bits = lax.bitcast_convert_type(c, jnp.int32)
-    exponent = (bits - exponents.ROOT_HALF_BITS) >> exponents.MANTISSA_BITS
-    m = lax.bitcast_convert_type(bits - (exponent << exponents.MANTISSA_BITS), jnp.float32)
+    exponent = (bits - pow.ROOT_HALF_BITS) >> pow.MANTISSA_BITS
+    m = lax.bitcast_convert_type(bits - (exponent << pow.MANTISSA_BITS), jnp.float32)
     return m, exponent.astype(jnp.float32)
 
 
 def _two_to(integer: Array) -> Array:
-    bits = (integer.astype(jnp.int32) + exponents.EXPONENT_BIAS) << exponents.MANTISSA_BITS
+    bits = (integer.astype(jnp.int32) + pow.EXPONENT_BIAS) << pow.MANTISSA_BITS
     return lax.bitcast_convert_type(bits, jnp.float32)

@@ -1,0 +1,133 @@
+"""What an engine is: something that finds the root, and what else it does in the same pass.
+
+An operator hands a checked call, a ``Problem``, to the functions of ``engines``. They ask
+``ENGINES`` in order: the first engine whose ``supports`` finds no reason against a tensor serves
+it. Every engine solves. All else it offers only where it is faster in one go: a method that
+returns None leaves the work to the next engine, and in the end to the operators themselves.
+
+To add an engine, subclass ``Engine`` in a file of its own, import the library that it needs in
+the methods and not at the top, and add a line to ``ENGINES`` in ``engines/__init__.py``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import eagerpy as ep
+import numpy as np
+
+from ..core import backends
+from ..core.problem import Problem
+
+# The largest number of the dtypes that the engines themselves do not compute in.
+LARGEST = {"float16": 65504.0, "bfloat16": 3.38e38}
+
+
+class Engine(ABC):
+    """One way to compute; ``name`` and ``description`` are what ``explain`` prints."""
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+
+    @abstractmethod
+    def supports(self, tensor: ep.Tensor, *, traced: bool) -> str | None:
+        """Return None where the engine serves the tensor, else the reason why not.
+
+        Args:
+            tensor: x, in any shape.
+            traced: Whether its values cannot be read.
+        """
+
+    @abstractmethod
+    def solve(self, problem: Problem) -> ep.Tensor | None:
+        """Return eta, shape (N, 1), in the dtype of ``problem.x``; None where values are bad."""
+
+    def perturb(self, problem: Problem, *, in_place: bool) -> tuple[ep.Tensor, ep.Tensor] | None:
+        """Return ``clip(x + eta delta)``, shape (N, n), and eta.
+
+        With ``in_place`` the points may be written over ``problem.x``, which is returned then.
+        """
+        return None
+
+    def steepest_step(self, problem: Problem, counts: Any) -> ep.Tensor | None:
+        """Return the point of ``steepest_step``, shape (N, n); see ``engines.steepest_step``."""
+        return None
+
+    def project(
+        self,
+        problem: Problem,
+        *,
+        sphere: bool,
+        momentum: tuple[float, ep.Tensor, ep.Tensor] | None,
+        overwrite: bool,
+    ) -> tuple[ep.Tensor, Any, Any] | None:
+        """Return the projected points and two numbers per sample; see ``engines.project``."""
+        return None
+
+    def vjp(
+        self, problem: Problem, eta: ep.Tensor, cotangent: ep.Tensor, *, of_points: bool
+    ) -> tuple[ep.Tensor, ep.Tensor, ep.Tensor] | None:
+        """Return the products for x, delta and eps; see ``engines.vjp``."""
+        return None
+
+    def accumulate(
+        self, total: ep.Tensor | None, decay: float, gradient: ep.Tensor, least: float
+    ) -> ep.Tensor | None:
+        """Return the new sum of gradients; see ``engines.accumulate``."""
+        return None
+
+
+@functools.cache
+def load(module: str, package: str) -> tuple[Any, str | None]:
+    """Return a module that an engine needs and None, or None and why it cannot be imported.
+
+    A library that is installed and broken is reported once, by a RuntimeWarning.
+    """
+    try:
+        return importlib.import_module(module, package), None
+    except Exception as error:
+        reason = f"it cannot be imported ({type(error).__name__}: {error})"
+        warnings.warn(
+            f"engine {package.rpartition('.')[2]}: {reason}; another engine answers",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None, reason
+
+
+class Starting:
+    """Whether an engine's first call went through; what it raises then is a reason not to ask it.
+
+    A compiler, a driver or headers that are missing show only when something is launched.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name, self._started = name, False
+        self.failure: str | None = None
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Turn an exception of the first call into a warning and a ``failure``."""
+        try:
+            yield
+        except Exception as error:
+            # what a call that worked before raises, and memory that runs out, is the caller's
+            if self._started or type(error).__name__ == "OutOfMemoryError":
+                raise
+            self.failure = f"it did not start ({type(error).__name__}: {error})"
+            message = f"engine {self._name}: {self.failure}; another engine answers"
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+        else:
+            self._started = True
+
+
+def as_tensor(problem: Problem, array: np.ndarray[Any, Any]) -> ep.Tensor:
+    """Return an array as a tensor of the problem's framework, device and dtype."""
+    dtype = backends.dtype_name(problem.shaped_x)
+    return backends.from_numpy(problem.shaped_x, np.asarray(array, dtype))

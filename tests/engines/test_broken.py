@@ -1,0 +1,36 @@
+"""An engine whose library is installed and broken is reported once, and the next one answers."""
+
+import os
+import subprocess
+import sys
+
+SCRIPT = """
+import warnings
+import numpy as np
+import foolbox_carescale as fc
+from foolbox_carescale import engines
+x, v = np.full((2, 3), 0.5), np.ones((2, 3))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        z = fc.perturb(x, v, 0.3)
+assert abs(np.linalg.norm(z - x, axis=1) - 0.3).max() < 1e-12
+said = [str(w.message) for w in caught if w.category is RuntimeWarning]
+assert len(said) == 1, said
+assert "numba_cpu: it cannot be imported (ImportError: Numba needs NumPy 1)" in said[0], said
+print(engines.explain(x))
+"""
+
+
+def test_a_numba_that_does_not_import_is_reported_once_and_the_eager_engine_answers(tmp_path):
+    (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 1')")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("eager: "), done.stderr
+    assert "not numba_cpu: it cannot be imported" in done.stdout
