@@ -104,29 +104,13 @@ def compose_tree(spec: ConfigSpec, path: str | Path | None, overrides: Sequence[
     for override in parsed:
         if override.is_sweep_override():
             raise UserError(f"{override.input_line}: holds several values; add --multirun to sweep")
-    choices = [str(o.input_line) for o in parsed if _is_choice(o, spec)]
-    values = [_force(o) for o in parsed if not _is_choice(o, spec)]
-
-    defaults = list(content.pop("defaults", None) or [])
-    for choice in parsed:
-        if _is_choice(choice, spec):
-            # the command line has the last word, also over what the file says itself
-            content.pop({"attack": "attacks"}.get(choice.key_or_group, choice.key_or_group), None)
-            _check_option(choice.key_or_group, choice.value(), beside, spec)
-    named = [entry for entry in defaults if isinstance(entry, dict)]
-    for entry in named:
-        for group, option in entry.items():
-            if group in spec.groups:
-                _check_option(group, option, beside, spec)
-    groups = {group for entry in named for group in entry}
-    # what a file names itself has nothing of what stands there: no arguments of another optimiser
-    named_here = {group for group in spec.groups if "name" in content.get(group, {})}
-    standing: list[Any] = [
-        {group: None if group in named_here else option}
-        for group, option in spec.choices.items()
-        if group not in groups
-    ]
-    defaults = standing + defaults + ([] if "_self_" in defaults else ["_self_"])
+    choices = [override for override in parsed if _is_choice(override, spec)]
+    values = [_force(override) for override in parsed if not _is_choice(override, spec)]
+    for choice in choices:
+        # the command line overrides what the file says itself
+        content.pop({"attack": "attacks"}.get(choice.key_or_group, choice.key_or_group), None)
+        _check_option(choice.key_or_group, choice.value(), beside, spec)
+    defaults = _defaults_list(content, beside, spec)
     where = (
         initialize(config_path=None, version_base="1.3")
         if beside is None
@@ -134,13 +118,10 @@ def compose_tree(spec: ConfigSpec, path: str | Path | None, overrides: Sequence[
     )
     try:
         with where:
+            chosen = [str(choice.input_line) for choice in choices]
             if "attack" in spec.groups:
-                said = _compose(defaults, content, choices, spec)
-                if "epsilons" not in said:
-                    content["epsilons"] = default_epsilons()
-                if "attacks" not in said:
-                    defaults[defaults.index({"attack": None})] = {"attack": "default"}
-            composed = _compose(defaults, content, choices + values, spec)
+                _fill_attacks(defaults, content, chosen, spec)
+            composed = _compose(defaults, content, chosen + values, spec)
     except yaml.YAMLError as error:
         raise _not_yaml(
             getattr(getattr(error, "problem_mark", None), "name", path), error
@@ -149,6 +130,32 @@ def compose_tree(spec: ConfigSpec, path: str | Path | None, overrides: Sequence[
         raise UserError(_explain(error, path)) from error
     _check_mappings(composed, spec)
     return composed
+
+
+def _defaults_list(content: Tree, beside: Path | None, spec: ConfigSpec) -> list[Any]:
+    """Take the defaults list out of a file's content; return it with what every run has."""
+    defaults = list(content.pop("defaults", None) or [])
+    named = {g: o for entry in defaults if isinstance(entry, dict) for g, o in entry.items()}
+    for group, option in named.items():
+        if group in spec.groups:
+            _check_option(group, option, beside, spec)
+    # what a file names itself takes no arguments of the default: those are another optimiser's
+    named_here = {group for group in spec.groups if "name" in content.get(group, {})}
+    standing: list[Any] = [
+        {group: None if group in named_here else option}
+        for group, option in spec.choices.items()
+        if group not in named
+    ]
+    return standing + defaults + ([] if "_self_" in defaults else ["_self_"])
+
+
+def _fill_attacks(defaults: list[Any], content: Tree, chosen: list[str], spec: ConfigSpec) -> None:
+    """Add the default attacks and epsilons to a config in which nobody gives any."""
+    given = _compose(defaults, content, chosen, spec)
+    if "epsilons" not in given:
+        content["epsilons"] = default_epsilons()
+    if "attacks" not in given:
+        defaults[defaults.index({"attack": None})] = {"attack": "default"}
 
 
 def typed(spec: ConfigSpec, tree: Tree, standing: Any, path: str | Path | None) -> Any:
