@@ -102,7 +102,7 @@ def test_groups_are_chosen_on_the_command_line_and_then_overridden(tmp_path):
     assert (evaluation.data.name, evaluation.data.root) == ("folder", str(tmp_path))
     assert evaluation.tracking.name == "mlflow"
     assert evaluation.attacks["l2_gaussian"].params == {"p": 2.0}
-    assert "ours_l2_pgd" not in evaluation.attacks
+    assert "clip_aware_l2_pgd" not in evaluation.attacks
 
 
 def test_groups_that_ship_are_named_in_a_files_defaults_list(tmp_path):
@@ -200,7 +200,7 @@ def test_the_resolved_config_reads_back_as_the_same_run(tmp_path):
     evaluation = load_evaluation(
         None, ["attacks.new.name=L2PGD", "attacks.new.steps=2", "data.params.a=1", "seed=9"]
     )
-    evaluation.attacks["ours_linf_noise"].params = {"p": math.inf}
+    evaluation.attacks["clip_aware_linf_noise"].params = {"p": math.inf}
     assert load_evaluation(written(tmp_path, evaluation.to_yaml())) == evaluation
 
 

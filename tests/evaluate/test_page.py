@@ -59,7 +59,9 @@ def real(tmp_path_factory):
         attacks = {
             "noise": AttackConfig("L2AdditiveGaussianNoiseAttack", [2.0, 10.0]),
             "foolbox_pgd": AttackConfig("L2PGD", [0.25, 0.5, 2.0], params={"steps": steps}),
-            "ours_pgd": AttackConfig("L2ClipAwarePGD", [0.25, 0.5, 2.0], params={"steps": steps}),
+            "clip_aware_pgd": AttackConfig(
+                "L2ClipAwarePGD", [0.25, 0.5, 2.0], params={"steps": steps}
+            ),
             "linf": AttackConfig("LinfPGD", [0.02], params={"steps": steps}),
         }
         runs.append(evaluate(Evaluation(attacks=attacks, samples=24, output=str(folder / name))))
@@ -129,12 +131,12 @@ def test_tabs_switch_by_click_and_by_key(visit, real):
 
 def test_the_legend_hides_series_and_the_tooltip_shows_numbers(visit, real):
     page = visit(real / "one" / "report.html")
-    entry = page.get_by_role("button", name="ours_pgd", exact=True)
+    entry = page.get_by_role("button", name="clip_aware_pgd", exact=True)
     group = page.locator("svg g.series[data-series='2']").first
     dot = group.locator("path.dot").first
     dot.hover()
     tip = page.locator("#tip").inner_text()
-    assert tip.startswith("ours_pgd\nepsilon 0.25\nrobust accuracy ")
+    assert tip.startswith("clip_aware_pgd\nepsilon 0.25\nrobust accuracy ")
     assert "of 24)" in tip
     entry.click()
     assert entry.get_attribute("aria-pressed") == "false"
@@ -172,7 +174,7 @@ def test_runs_are_compared_with_intervals(visit, real):
         "section:visible", has_text="Robust accuracy minus that of one"
     ).inner_text()
     assert "over the 24 samples that both have, paired" in text
-    assert "ours_pgd · two" in text
+    assert "clip_aware_pgd · two" in text
     chart = page.get_by_role("img", name="robust accuracy by epsilon, L2").first
     assert chart.locator("g.series").count() == 8
     colors = {
@@ -183,7 +185,7 @@ def test_runs_are_compared_with_intervals(visit, real):
     }
     assert len(colors) == 6
     config = page.locator("section", has_text="What differs between the configs").inner_text()
-    assert "attacks.ours_pgd.steps\t2\t6" in config
+    assert "attacks.clip_aware_pgd.steps\t2\t6" in config
 
 
 def test_all_norms_are_printed(visit, real):

@@ -80,4 +80,4 @@ def palette_of(library: str) -> str:
 
 
 def _family(series: Series) -> str:
-    return re.sub("^(foolbox|clip_aware|ours)_", "", series.attack)
+    return re.sub("^(foolbox|clip_aware)_", "", series.attack)
