@@ -63,7 +63,7 @@ EVALUATION = ConfigSpec("evaluate", Evaluation, CONFIG_GROUPS, DEFAULT_CHOICES, 
 def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Evaluation:
     """The run that a YAML file, config groups and overrides describe.
 
-    What the file and the groups leave out is the embedded default's. ``attacks`` and
+    What the file and the groups leave out is the bundled default's. ``attacks`` and
     ``epsilons`` are the exception: a file that has them replaces them as a whole. In
     ``attacks.<label>``, and in ``model`` and ``data`` beside ``_target_``, keys that the config
     does not know are keyword arguments of what is named there.

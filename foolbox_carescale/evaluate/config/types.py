@@ -183,7 +183,7 @@ def default_attacks() -> dict[str, AttackConfig]:
 
 
 def default_epsilons() -> dict[str, list[float]]:
-    """Epsilons that take the embedded model from about 0.9 to 0 robust accuracy."""
+    """Epsilons that take the bundled model from about 0.9 to 0 robust accuracy."""
     return {norm: list(values) for norm, values in _default_group()["epsilons"].items()}
 
 
@@ -197,7 +197,7 @@ def _default_group() -> dict[str, Any]:
 
 @dataclass
 class Evaluation:
-    """A run. ``Evaluation()`` is the embedded default; ``evaluate`` runs it.
+    """A run. ``Evaluation()`` is the bundled default; ``evaluate`` runs it.
 
     Attributes:
         model: The classifier.

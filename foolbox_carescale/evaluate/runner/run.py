@@ -67,7 +67,7 @@ def evaluate(
     complete one is only read.
 
     Args:
-        evaluation: What to run; ``Evaluation()`` is the embedded default.
+        evaluation: What to run; ``Evaluation()`` is the bundled default.
         on_progress: Called before the first task and after each.
 
     Returns:
@@ -264,7 +264,7 @@ def _resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
         device = str(find_device(device))
         available = torch.get_num_threads()
     if threads is None:
-        # measured on two cores with the embedded model, a second thread costs up to 50 times
+        # measured on two cores with the bundled model, a second thread costs up to 50 times
         # the time where another process wants that core
         threads = 1 if max(data.images.shape[2:], default=1) <= SMALL else available
     return dataclasses.replace(resolved, device=device, threads=threads), data
