@@ -5,7 +5,7 @@ imported: an operator uses the one that its tensors come from.
 """
 
 from . import attacks
-from .attacks import get_attack, list_attacks
+from .attacks import get_attack, list_attacks, register_attack
 from .operators.api import (
     clipping_aware_rescaling,
     l2_clipping_aware_rescaling,
@@ -24,6 +24,7 @@ __all__ = [
     "perturb",
     "project",
     "reachable_norm",
+    "register_attack",
     "steepest_step",
 ]
 __version__ = "0.1.0"

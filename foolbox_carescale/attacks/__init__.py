@@ -76,7 +76,7 @@ from .noise import (
     LpClipAwareUniformNoise,
 )
 from .pgd import ClipAwareGradientAttack
-from .registry import get_attack, list_attacks, register
+from .registry import get_attack, list_attacks, register_attack
 from .square import (
     ClipAwareSquare,
     L1ClipAwareSquare,
@@ -161,6 +161,7 @@ __all__ = [
     "Part",
     "get_attack",
     "list_attacks",
+    "register_attack",
 ]
 
 _BASES = (ClipAwareAttack, ClipAwareGradientAttack, ClipAwareNoise)
@@ -173,4 +174,4 @@ REGISTERED = tuple(
 """What the package adds to ``foolbox.attacks``: all that is exported, but for the bases."""
 
 for _attack in REGISTERED:
-    register(_attack)
+    register_attack(_attack)

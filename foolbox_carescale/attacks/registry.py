@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 import inspect
+import warnings
+from importlib.metadata import entry_points
 from typing import Any
 
 import foolbox.attacks
 from foolbox.attacks import additive_noise, fast_minimum_norm, gradient_descent_base
 from foolbox.attacks.base import Attack
+
+ENTRY_POINTS = "carescale.attacks"
+"""The group of entry points by which other packages offer their attacks."""
 
 FOOLBOX_KINDS: dict[type, str] = {
     foolbox.attacks.L1FastGradientAttack: "single gradient",
@@ -80,12 +86,21 @@ def list_attacks(pattern: str = "*") -> list[str]:
     return sorted(n for n in _attacks() if fnmatch.fnmatch(n.lower(), pattern.lower()))
 
 
-def register(attack: type[Attack]) -> None:
-    """Add a class to ``foolbox.attacks`` under its own name.
+def register_attack(attack: type[Attack]) -> None:
+    """Add a class to ``foolbox.attacks`` under its own name, for ``get_attack`` and configs too.
+
+    A package that is installed need not call it: the entry points of the group
+    ``carescale.attacks`` are registered when an attack is first asked for by name.
+
+    Args:
+        attack: A subclass of Foolbox's ``Attack``. Its attribute ``kind``, if any, is one of
+            those of ``kind_of``.
 
     Raises:
-        ValueError: Foolbox already has something else of that name.
+        ValueError: It is no attack, or Foolbox already has something else of that name.
     """
+    if not (inspect.isclass(attack) and issubclass(attack, Attack)):
+        raise ValueError(f"attack: expected a subclass of foolbox's Attack, got {attack!r}")
     name = attack.__name__
     taken = getattr(foolbox.attacks, name, attack)
     if taken is not attack:
@@ -95,7 +110,23 @@ def register(attack: type[Attack]) -> None:
     setattr(foolbox.attacks, name, attack)
 
 
+@functools.cache
+def _register_entry_points() -> None:
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            register_attack(point.load())
+        except Exception as error:
+            warnings.warn(
+                f"entry point {point.name} = {point.value} of {ENTRY_POINTS} gives no attack: "
+                f"{type(error).__name__}: {error}",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+
 def _attacks() -> dict[str, type[Attack]]:
+    _register_entry_points()
+
     def is_attack(value: Any) -> bool:
         return inspect.isclass(value) and issubclass(value, Attack) and value is not Attack
 

@@ -48,7 +48,7 @@ def solve(
     Args:
         magnitude: ``|delta|``, shape (N, n).
         room: Distance to the bound that delta points at, any where delta is 0, shape (N, n).
-        eps: Wanted norm, shape (N, 1) or (1, 1).
+        eps: Target norm, shape (N, 1) or (1, 1).
         p: Order of the norm, in (0, inf].
         largest_eta: What a larger eta is cut to: the largest number that the caller can hold.
 

@@ -76,7 +76,7 @@ def clipping_aware_rescaling(
     Args:
         x: Points inside the bounds, shape (N, ...): NumPy, PyTorch, TensorFlow, JAX or EagerPy.
         delta: Directions, shape of x.
-        eps: Wanted norm, in the units of x: a number, or a tensor of shape (N,).
+        eps: Target norm, in the units of x: a number, or a tensor of shape (N,).
         p: Order of the norm, in (0, inf].
         bounds: Lower and upper bound, numbers or tensors that broadcast to x.
 
@@ -114,7 +114,7 @@ def perturb(
     Args:
         x: Points inside the bounds, shape (N, ...).
         delta: Directions, shape of x.
-        eps: Wanted norm, in the units of x: a number, or a tensor of shape (N,).
+        eps: Target norm, in the units of x: a number, or a tensor of shape (N,).
         p: Order of the norm, in (0, inf].
         bounds: Lower and upper bound, numbers or tensors that broadcast to x.
         in_place: Write the result over x and return x. For NumPy arrays and PyTorch tensors

@@ -93,13 +93,13 @@ def test_a_name_that_foolbox_has_is_refused_and_kept(monkeypatch):
     original = foolbox.attacks.LinfPGD
     impostor = type("LinfPGD", (attacks.ClipAwarePGD,), {})
     with pytest.raises(ValueError, match=r"already has a LinfPGD, from foolbox\.attacks"):
-        registry.register(impostor)
+        registry.register_attack(impostor)
     assert foolbox.attacks.LinfPGD is original
     # once more under its own name is no conflict, and a new one is added
-    registry.register(attacks.ClipAwarePGD)
+    registry.register_attack(attacks.ClipAwarePGD)
     new = type("ClipAwareTest", (attacks.ClipAwarePGD,), {})
     monkeypatch.setattr(foolbox.attacks, "ClipAwareTest", new, raising=False)
-    registry.register(new)
+    registry.register_attack(new)
     assert fc.get_attack("ClipAwareTest") is new
 
 
@@ -194,3 +194,33 @@ def test_the_import_of_the_package_brings_the_attacks_and_no_framework():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_attacks_of_other_packages_come_by_entry_points_and_a_broken_one_is_a_warning(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "toy.py").write_text(
+        "from foolbox.attacks import LinfPGD\nclass ToyAttack(LinfPGD):\n    kind = 'gradient'\n"
+    )
+    information = tmp_path / "toy-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(
+        "[carescale.attacks]\nToyAttack = toy:ToyAttack\nBroken = no_such_module:Broken\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._register_entry_points.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="Broken = no_such_module:Broken") as caught:
+            assert registry.get_attack("ToyAttack").__module__ == "toy"
+        assert len(caught) == 1
+        assert "ToyAttack" in registry.list_attacks("toy*")
+        assert registry.kind_of("ToyAttack") == "gradient"
+    finally:
+        if hasattr(foolbox.attacks, "ToyAttack"):
+            del foolbox.attacks.ToyAttack
+
+
+def test_what_is_no_attack_is_not_registered():
+    with pytest.raises(ValueError, match="attack: expected a subclass of foolbox's Attack, got 3"):
+        registry.register_attack(3)

@@ -63,7 +63,7 @@ def solve(
     Args:
         x: Points, shape (N, n).
         delta: Directions, shape (N, n).
-        eps: Wanted norms, shape (N,).
+        eps: Target norms, shape (N,).
         p: Order of the norm.
         lower: Lower bounds.
         upper: Upper bounds.
@@ -96,7 +96,7 @@ def perturb(
     Args:
         x: Points, shape (N, n).
         delta: Directions, shape (N, n).
-        eps: Wanted norms, shape (N,).
+        eps: Target norms, shape (N,).
         p: Order of the norm.
         lower: Lower bounds.
         upper: Upper bounds.
@@ -140,7 +140,7 @@ def gradients(
     Args:
         x: Points, shape (N, n).
         delta: Directions, shape (N, n).
-        eps: Wanted norms, shape (N,).
+        eps: Target norms, shape (N,).
         eta: What `solve` returned for these.
         p: Order of the norm.
         lower: Lower bounds.

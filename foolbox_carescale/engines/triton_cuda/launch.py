@@ -55,7 +55,7 @@ def solve(
     Args:
         x: Points, shape (N, n); float16 and bfloat16 compute in float32.
         delta: Directions, shape and device of x.
-        eps: Wanted norms, shape (N,) or (1,), nonnegative and finite.
+        eps: Target norms, shape (N,) or (1,), nonnegative and finite.
         p: Order of the norm, in (0, inf]; each is compiled for itself.
         lower: Lower bound, a number (compiled in) or a tensor of shape (1, n) or (N, n).
         upper: Upper bound.
@@ -86,7 +86,7 @@ def perturb(
     Args:
         x: Points, shape (N, n).
         delta: Directions, shape and device of x.
-        eps: Wanted norms, shape (N,) or (1,).
+        eps: Target norms, shape (N,) or (1,).
         p: Order of the norm.
         lower: Lower bound.
         upper: Upper bound.

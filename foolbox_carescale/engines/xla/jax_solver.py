@@ -38,7 +38,7 @@ def solve(
     Args:
         x: Points, shape (N, n), float32 or float64; outside of the bounds counts as on them.
         delta: Directions, shape and dtype of x.
-        eps: Wanted norm, shape (N, 1) or (1, 1), dtype of x.
+        eps: Target norm, shape (N, 1) or (1, 1), dtype of x.
         p: Order of the norm, in (0, inf].
         lower: Lower bound, a number or an array of shape (1, n) or (N, n).
         upper: Upper bound.

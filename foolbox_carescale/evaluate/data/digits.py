@@ -19,7 +19,7 @@ def digits(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Digits upsampled bilinearly to 3 x 32 x 32, in [0, 1].
 
-    The embedded model was trained on ``train`` only; evaluations use ``test``.
+    The bundled model was trained on ``train`` only; evaluations use ``test``.
 
     Args:
         split: ``train`` (1198 images) or ``test`` (599 images), always in the same order.

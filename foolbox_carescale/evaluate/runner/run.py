@@ -57,7 +57,7 @@ class Progress:
 def evaluate(
     evaluation: Evaluation, *, on_progress: Callable[[Progress], None] | None = None
 ) -> Results:
-    """Measure a model's robust accuracy, and the true size of each perturbation.
+    """Evaluate a model's robust accuracy, and the true size of each perturbation.
 
     Samples that the model gets wrong without an attack are not attacked and count as not
     robust. Everything is judged on what an attack returns, clipped to its epsilon (by

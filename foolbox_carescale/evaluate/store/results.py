@@ -24,8 +24,8 @@ class SettingSummary:
     """One attack at one epsilon, over all samples.
 
     Attributes:
-        robust_accuracy: Share of all samples that are right without and with the attack.
-        norm_mean, norm_min: Realised norm / epsilon over the attacked samples; NaN if none was.
+        robust_accuracy: Share of all correctly classified samples without and with the attack.
+        norm_mean, norm_min: Measured norm / epsilon over the attacked samples; NaN if none was.
         loss: Mean cross-entropy over all samples; the clean one where not attacked.
         seconds: Spent in the attack.
     """
