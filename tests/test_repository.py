@@ -41,6 +41,8 @@ def test_workflows_and_forms_parse(path):
     if path.startswith(".github/workflows"):
         assert content["jobs"]
         assert content["permissions"] == {"contents": "read"}
+    for field in content.get("body", ()):  # an unquoted comma in braces starts another key
+        assert field["attributes"].keys() <= {"label", "description", "render"}
 
 
 def test_package_and_docs_speak_the_language_of_the_field():
