@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,24 @@ DOUBLE = [f"{framework}-float64" for framework in FRAMEWORKS]
 FULL = SINGLE + DOUBLE
 HALF = [f"{f}-{d}" for f in FRAMEWORKS for d in DTYPES[f] if d in ("float16", "bfloat16")]
 WITH_GRADIENT = ["torch-float64", "tensorflow-float64", "jax-float64"]
+
+
+def covering(names: list[str], *factors: Any) -> list[tuple[Any, ...]]:
+    """Return all combinations for NumPy, and for others each value of the first factor once.
+
+    The same engine answers for all of them. The other factors take turns, shifted for each kit.
+    """
+    chosen: list[tuple[Any, ...]] = []
+    for k, name in enumerate(names):
+        if name.startswith("numpy"):
+            chosen += [(name, *values) for values in itertools.product(*factors)]
+        else:
+            first, *rest = factors
+            chosen += [
+                (name, value, *(factor[(i + k) % len(factor)] for factor in rest))
+                for i, value in enumerate(first)
+            ]
+    return chosen
 
 
 class Kit:

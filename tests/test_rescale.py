@@ -19,9 +19,9 @@ def problem(kit, name, p, shape=SHAPE):
     return x, delta, eps if kit.dtype == "float64" else eps.astype(np.float32).astype(np.float64)
 
 
-@pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("kit", kits.FULL, indirect=True)
+@pytest.mark.parametrize(
+    ("kit", "name", "p"), kits.covering(kits.FULL, CASES, ORDERS), indirect=["kit"]
+)
 def test_norm_after_the_clip_is_eps_or_all_that_is_reachable(kit, name, p):
     x, delta, eps = problem(kit, name, p)
     eta = fc.clipping_aware_rescaling(kit.tensor(x), kit.tensor(delta), kit.tensor(eps), p=p)
@@ -29,9 +29,9 @@ def test_norm_after_the_clip_is_eps_or_all_that_is_reachable(kit, name, p):
     assert_size(kit, kit.numpy(eta), x, delta, eps, p)
 
 
-@pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("name", HALF_CASES)
-@pytest.mark.parametrize("kit", kits.HALF, indirect=True)
+@pytest.mark.parametrize(
+    ("kit", "name", "p"), kits.covering(kits.HALF, HALF_CASES, ORDERS), indirect=["kit"]
+)
 def test_half_precision_is_exact_up_to_the_rounding_of_eta(kit, name, p):
     x, delta, eps = problem(kit, name, p)
     eta = fc.clipping_aware_rescaling(kit.tensor(x), kit.tensor(delta), eps, p=p)
@@ -274,9 +274,11 @@ OPERATORS = {
 }
 
 
-@pytest.mark.parametrize("p", [1.0, 1.3, 2.0, math.inf])
-@pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
-@pytest.mark.parametrize("kit", kits.FULL + kits.HALF, indirect=True)
+@pytest.mark.parametrize(
+    ("kit", "operator", "p"),
+    kits.covering(kits.FULL + kits.HALF, list(OPERATORS.values()), [1.0, 1.3, 2.0, math.inf]),
+    indirect=["kit"],
+)
 def test_type_and_dtype_come_back_and_inputs_stay(kit, operator, p):
     values = reference.case("uniform", shape=(3, 2, 5))
     x, delta = (kit.tensor(part) for part in values)

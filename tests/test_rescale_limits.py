@@ -37,9 +37,9 @@ def test_a_point_beyond_its_bound_has_no_room_rather_than_less_than_none(kit, p)
     assert np.all(kit.numpy(fc.clipping_aware_rescaling(x, up, 0.1, p=p)) == 0)
 
 
-@pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("kit", kits.SINGLE, indirect=True)
+@pytest.mark.parametrize(
+    ("kit", "name", "p"), kits.covering(kits.SINGLE, CASES, ORDERS), indirect=["kit"]
+)
 def test_perturb_stays_inside_the_box_exactly(kit, name, p):
     x, delta, eps = problem(kit, name, p, shape=(6, 40))
     moved = kit.numpy(fc.perturb(kit.tensor(x), kit.tensor(delta), kit.tensor(eps), p=p))
@@ -49,9 +49,13 @@ def test_perturb_stays_inside_the_box_exactly(kit, name, p):
     np.testing.assert_array_equal(moved[still], x[still])
 
 
-@pytest.mark.parametrize("p", [1.0, 1.3, 2.0, 3.0, math.inf])
-@pytest.mark.parametrize("name", ["uniform", "on the bounds", "cauchy"])
-@pytest.mark.parametrize("kit", kits.FULL, indirect=True)
+@pytest.mark.parametrize(
+    ("kit", "p", "name"),
+    kits.covering(
+        kits.FULL, [1.0, 1.3, 2.0, 3.0, math.inf], ["uniform", "on the bounds", "cauchy"]
+    ),
+    indirect=["kit"],
+)
 def test_perturb_is_eps_away_from_x(kit, name, p):
     x, delta, eps = problem(kit, name, p)
     moved = kit.numpy(fc.perturb(kit.tensor(x), kit.tensor(delta), kit.tensor(eps), p=p))

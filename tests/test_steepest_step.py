@@ -78,9 +78,15 @@ def test_bounds_that_differ_by_coordinate_are_kept(p):
     assert_steepest(moved - x, x, g, np.full(3, 0.7), p, lower, upper)
 
 
-@pytest.mark.parametrize("p", [1.0, 1.05, *CONVEX[1:]])
-@pytest.mark.parametrize("name", ["uniform", "on the bounds", "cauchy", "quantised", "mostly zero"])
-@pytest.mark.parametrize("kit", kits.FULL, indirect=True)
+@pytest.mark.parametrize(
+    ("kit", "p", "name"),
+    kits.covering(
+        kits.FULL,
+        [1.0, 1.05, *CONVEX[1:]],
+        ["uniform", "on the bounds", "cauchy", "quantised", "mostly zero"],
+    ),
+    indirect=["kit"],
+)
 def test_step_has_length_eps_or_all_that_is_reachable(kit, name, p):
     x, g = (kit.rounded(t) for t in reference.case(name))
     reach = reference.reachable_norm(x, g, p)
