@@ -19,10 +19,12 @@ from .base import ClipAwareAttack, checked_arguments, norm_variant
 from .counting import CountingModel
 from .indexing import Index, criterion_rows, rows, with_rows
 from .named import ClipAwareAPGD, ClipAwarePGD
-from .seeding import checked_seed, seeded
+from .parameters import Parameter, integer, one_of, seed_or_none
+from .seeding import seeded
 from .square import ClipAwareSquare
 
 PARTS = ("apgd-ce", "apgd-t", "pgd-margin", "square")
+TargetedLoss = Literal["dlr", "margin", "dlr_or_margin"]
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,20 @@ class ClipAwareAutoAttack(ClipAwareAttack):
     """
 
     kind = "ensemble"
-
     least_p = 1.0
+
+    attacks: Parameter[Sequence[str]] = Parameter(
+        f"some of {', '.join(PARTS)}",
+        lambda value: (
+            bool(value) and not isinstance(value, str) and all(part in PARTS for part in value)
+        ),
+    )
+    steps = integer(least=1)
+    restarts = integer(least=1)
+    targets = integer(least=1)
+    targeted_loss: Parameter[TargetedLoss] = one_of(TargetedLoss)
+    queries = integer(least=1)
+    seed = seed_or_none()
 
     def __init__(
         self,
@@ -85,30 +99,18 @@ class ClipAwareAutoAttack(ClipAwareAttack):
         steps: int = 100,
         restarts: int = 5,
         targets: int = 9,
-        targeted_loss: Literal["dlr", "margin", "dlr_or_margin"] = "dlr",
+        targeted_loss: TargetedLoss = "dlr",
         queries: int = 5000,
         seed: int | None = 0,
     ) -> None:
         super().__init__(p=p)
-        unknown = [part for part in attacks if part not in PARTS]
-        if isinstance(attacks, str) or unknown or not attacks:
-            raise ValueError(f"attacks: expected some of {', '.join(PARTS)}, got {attacks!r}")
-        if targeted_loss not in ("dlr", "margin", "dlr_or_margin"):
-            raise ValueError(
-                f"targeted_loss: expected one of dlr, margin, dlr_or_margin, got {targeted_loss!r}"
-            )
-        if not (isinstance(targets, int) and targets >= 1):
-            raise ValueError(f"targets: expected an integer >= 1, got {targets!r}")
-        # the parts check their own arguments
-        ClipAwareAPGD(steps=steps, restarts=restarts)
-        ClipAwareSquare(queries=queries)
-        self.attacks = tuple(attacks)
+        self.attacks = attacks if isinstance(attacks, str) else tuple(attacks)
         self.steps = steps
         self.restarts = restarts
         self.targets = targets
         self.targeted_loss = targeted_loss
         self.queries = queries
-        self.seed = checked_seed(seed)
+        self.seed = seed
 
     def run(
         self,

@@ -14,6 +14,7 @@ from foolbox.models import Model
 from ..core import backends
 from ..operators.api import perturb
 from .base import ClipAwareAttack, ClipAwareDistance, checked_criterion, inside_bounds
+from .parameters import Parameter, integer, interval, positive
 
 
 class MinimalEpsilon(MinimizationAttack):
@@ -38,6 +39,16 @@ class MinimalEpsilon(MinimizationAttack):
     diagonal of the box succeeds, the input itself is returned, which is not adversarial.
     """
 
+    attack: Parameter[ClipAwareAttack] = Parameter(
+        "a fixed-epsilon attack of this package, as only these take one epsilon per sample",
+        lambda value: isinstance(value, ClipAwareAttack),
+    )
+    initial = positive().or_none()
+    rel_tolerance = interval("(0, 1)")
+    max_runs = integer(least=1)
+    growth = positive(above=1)
+    ray_passes = integer(least=0)
+
     def __init__(
         self,
         attack: ClipAwareAttack,
@@ -48,21 +59,6 @@ class MinimalEpsilon(MinimizationAttack):
         growth: float = 4.0,
         ray_passes: int = 10,
     ) -> None:
-        if not isinstance(attack, ClipAwareAttack):
-            raise ValueError(
-                f"attack: expected a fixed-epsilon attack of this package, got {attack!r}: only "
-                "these take one epsilon per sample"
-            )
-        if initial is not None and not 0 < initial < math.inf:
-            raise ValueError(f"initial: expected a finite number > 0, got {initial!r}")
-        if not 0 < rel_tolerance < 1:
-            raise ValueError(f"rel_tolerance: expected a number in (0, 1), got {rel_tolerance!r}")
-        if not (isinstance(max_runs, int) and max_runs >= 1):
-            raise ValueError(f"max_runs: expected an integer >= 1, got {max_runs!r}")
-        if not (isinstance(ray_passes, int) and ray_passes >= 0):
-            raise ValueError(f"ray_passes: expected an integer >= 0, got {ray_passes!r}")
-        if not growth > 1:
-            raise ValueError(f"growth: expected a number > 1, got {growth!r}")
         self.attack = attack
         self.initial = initial
         self.rel_tolerance = rel_tolerance

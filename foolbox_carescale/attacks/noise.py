@@ -15,6 +15,7 @@ from ..core import backends
 from ..core.norms import sample
 from ..operators.api import perturb
 from .base import ClipAwareAttack, checked_arguments, norm_variant
+from .parameters import Parameter, integer, one_of
 from .seeding import fresh_seed
 
 DISTRIBUTIONS = ("gaussian", "uniform", "laplace", "signs", "salt_and_pepper", "generalized")
@@ -48,6 +49,9 @@ class ClipAwareNoise(ClipAwareAttack):
 
     kind = "noise"
 
+    repeats = integer(least=1)
+    distribution: Parameter[str] = one_of(DISTRIBUTIONS)
+
     def __init__(
         self,
         *,
@@ -57,12 +61,6 @@ class ClipAwareNoise(ClipAwareAttack):
         inside: bool = False,
     ) -> None:
         super().__init__(p=p)
-        if not (isinstance(repeats, int) and repeats >= 1):
-            raise ValueError(f"repeats: expected an integer >= 1, got {repeats!r}")
-        if distribution not in DISTRIBUTIONS:
-            raise ValueError(
-                f"distribution: expected one of {', '.join(DISTRIBUTIONS)}, got {distribution!r}"
-            )
         self.repeats = repeats
         self.distribution = distribution
         self.inside = inside

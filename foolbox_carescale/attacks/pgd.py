@@ -25,6 +25,7 @@ from ..operators.api import perturb
 from . import directions as parts
 from . import losses
 from .base import ClipAwareAttack, checked_arguments, lp_distance
+from .parameters import Parameter, integer, interval, one_of, positive
 from .state import Ascent, Iterate, Sparsity, Top
 from .steps import constrain, sparse_step, step
 
@@ -78,8 +79,26 @@ class ClipAwareGradientAttack(ClipAwareAttack):
     """
 
     kind = "gradient"
-
     least_p = 1.0
+
+    steps = integer(least=1)
+    loss: Parameter[str | losses.Loss] = Parameter(
+        f"one of {', '.join(losses.NAMES)} or a function",
+        lambda value: callable(value) or value in losses.NAMES,
+    )
+    restarts = integer(least=1)
+    rel_stepsize = positive().or_none()
+    abs_stepsize = positive().or_none()
+    schedule: Parameter[Schedule] = one_of(Schedule)
+    momentum = interval("[0, 1)")
+    direction: Parameter[Direction | None] = one_of(Direction).or_none()
+    constraint: Parameter[Constraint] = one_of(Constraint)
+    keep: Parameter[Keep] = one_of(Keep)
+    sparsity: Parameter[float | Literal["auto", "adaptive"]] = Parameter(
+        "a number in (0, 1], 'auto' or 'adaptive'",
+        lambda value: value in ("auto", "adaptive") or interval("(0, 1]").allows(value),
+    )
+    targets = integer(least=1)
 
     def __init__(
         self,
@@ -101,32 +120,6 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         wide_start: bool | None = None,
     ) -> None:
         super().__init__(p=p)
-        for name, count in (("steps", steps), ("restarts", restarts), ("targets", targets)):
-            if not (isinstance(count, int) and count >= 1):
-                raise ValueError(f"{name}: expected an integer >= 1, got {count!r}")
-        for name, size in (("rel_stepsize", rel_stepsize), ("abs_stepsize", abs_stepsize)):
-            if size is not None and not 0 < size < math.inf:
-                raise ValueError(f"{name}: expected a finite number > 0, got {size!r}")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum: expected a number in [0, 1), got {momentum!r}")
-        if sparsity not in ("auto", "adaptive") and not (
-            isinstance(sparsity, (int, float)) and 0 < sparsity <= 1
-        ):
-            raise ValueError(
-                f"sparsity: expected a number in (0, 1], 'auto' or 'adaptive', got {sparsity!r}"
-            )
-        for name, value, known in (
-            ("schedule", schedule, ("cosine", "constant", "halving")),
-            ("direction", direction, ("gradient", "momentum", "adam", "conjugate")),
-            ("constraint", constraint, ("sphere", "ball")),
-            ("keep", keep, ("best", "last")),
-        ):
-            if value not in known and not (name == "direction" and value is None):
-                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
-        if not callable(loss) and loss not in losses.NAMES:
-            raise ValueError(
-                f"loss: expected one of {', '.join(losses.NAMES)} or a function, got {loss!r}"
-            )
         if restarts > 1 and keep == "last":
             raise ValueError(f"restarts: {restarts} with keep='last' is wasted; use keep='best'")
         self.steps = steps

@@ -12,13 +12,6 @@ import numpy as np
 from ..core import backends
 
 
-def checked_seed(seed: int | None) -> int | None:
-    """The seed, or a ValueError for what is none."""
-    if seed is None or (isinstance(seed, int) and 0 <= seed < 2**32):
-        return seed
-    raise ValueError(f"seed: expected None or an integer in [0, 2**32), got {seed!r}")
-
-
 def fresh_seed(like: ep.Tensor) -> int:
     """A seed in [0, 2**24), drawn from the global generator of the framework of ``like``."""
     template = backends.at_least_float32(like)

@@ -19,7 +19,8 @@ from ..operators.api import perturb
 from .base import ClipAwareAttack, checked_arguments, norm_variant
 from .indexing import criterion_rows, rows, with_rows
 from .losses import goal_of
-from .seeding import checked_seed, fresh_seed
+from .parameters import integer, interval, seed_or_none
+from .seeding import fresh_seed
 
 Array = np.ndarray[Any, Any]
 
@@ -52,17 +53,17 @@ class ClipAwareSquare(ClipAwareAttack):
     Source: Andriushchenko et al. 2020, arXiv 1912.00049, whose windows for finite p differ.
     """
 
+    queries = integer(least=1)
+    part = interval("(0, 1]")
+    seed = seed_or_none()
+
     def __init__(
         self, *, p: float = 2.0, queries: int = 5000, part: float = 0.8, seed: int | None = None
     ) -> None:
         super().__init__(p=p)
-        if not (isinstance(queries, int) and queries >= 1):
-            raise ValueError(f"queries: expected an integer >= 1, got {queries!r}")
-        if not 0 < part <= 1:
-            raise ValueError(f"part: expected a number in (0, 1], got {part!r}")
         self.queries = queries
         self.part = part
-        self.seed = checked_seed(seed)
+        self.seed = seed
 
     def run(
         self,

@@ -156,6 +156,8 @@ CONSTRUCTOR_ERRORS = [
     (attacks.L2ClipAwarePGD, {"abs_stepsize": math.inf}, "abs_stepsize: .* got inf"),
     (attacks.L2ClipAwarePGD, {"momentum": 1}, r"momentum: .* in \[0, 1\), got 1"),
     (attacks.L2ClipAwarePGD, {"momentum": math.nan}, r"momentum: .* got nan"),
+    (attacks.L2ClipAwarePGD, {"momentum": "0.5"}, r"momentum: .* got '0.5'"),
+    (attacks.L2ClipAwarePGD, {"loss": "mse"}, "loss: .*dlr_targeted or a function, got 'mse'"),
     (
         attacks.L1ClipAwarePGD,
         {"sparsity": 0},
@@ -177,6 +179,13 @@ CONSTRUCTOR_ERRORS = [
 def test_a_constructor_names_the_argument_and_the_value_that_it_refuses(make, arguments, message):
     with pytest.raises(ValueError, match=message):
         make(**arguments)
+
+
+def test_a_parameter_is_checked_wherever_it_is_assigned():
+    attack = attacks.L2ClipAwarePGD()
+    with pytest.raises(ValueError, match="steps: expected an integer >= 1, got 0"):
+        attack.steps = 0
+    assert attack.steps == 40
 
 
 def test_an_argument_that_the_constructor_does_not_have_is_a_type_error():
