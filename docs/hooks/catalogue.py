@@ -25,7 +25,6 @@ with warnings.catch_warnings():
 
 MARK = "<!-- catalogue -->"
 RESULTS = Path(__file__).parents[2] / "experiments" / "results" / "strength.csv"
-PREFIXES = ("L1", "L2", "Linf", "Lp")
 # What experiments/benchmarks/strength.py calls them.
 LABELS = {
     "ClipAwareAPGD": "apgd",
@@ -47,23 +46,17 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def families() -> list[type[Any]]:
-    """The registered attacks without their variants by norm, by name."""
-    known = {attack.__name__ for attack in attacks.REGISTERED}
-
-    def is_variant(name: str) -> bool:
-        return any(name.startswith(p) and name.removeprefix(p) in known for p in PREFIXES)
-
-    found = [attack for attack in attacks.REGISTERED if not is_variant(attack.__name__)]
+    """Return the registered attacks without their variants by norm, by name."""
+    found = (*attacks.FAMILIES, attacks.MinimalEpsilon)
     return sorted(found, key=lambda attack: attack.__name__)
 
 
 def _entry(attack: type[Any]) -> str:
     name = attack.__name__
     doc = inspect.getdoc(attack) or ""
-    registered = {known.__name__ for known in attacks.REGISTERED}
-    variants = [f"`{p}{name}`" for p in PREFIXES if p + name in registered]
     parts = [f"### {name}", _prose(doc)]
-    if variants:
+    if attack in attacks.FAMILIES:
+        variants = [f"`{prefix}{name}`" for prefix in attacks.NORMS]
         parts.append("In `foolbox.attacks` also as " + ", ".join(variants) + ".")
     parts.append(_parameters(attack, doc))
     forwards, backwards = _cost(attack)

@@ -1,19 +1,17 @@
-"""Attacks at exactly epsilon. Importing the package adds them to ``foolbox.attacks``."""
+"""Attacks at exactly epsilon. Importing the package adds them to ``foolbox.attacks``.
 
-import inspect
+Every attack with an argument p has subclasses for one order of the norm, which are made here:
+``L2ClipAwarePGD(steps=20)`` is ``ClipAwarePGD(p=2, steps=20)``.
+"""
+
+from inspect import isclass
+from typing import TYPE_CHECKING, Any
 
 from foolbox.attacks.base import Attack
 
-from .base import ClipAwareAttack
+from .base import NORMS, ClipAwareAttack, norm_variants
 from .counting import CountingModel
-from .ensemble import (
-    ClipAwareAutoAttack,
-    L1ClipAwareAutoAttack,
-    L2ClipAwareAutoAttack,
-    LinfClipAwareAutoAttack,
-    LpClipAwareAutoAttack,
-    Part,
-)
+from .ensemble import ClipAwareAutoAttack, Part
 from .minimum_norm import MinimalEpsilon
 from .named import (
     ClipAwareAdamPGD,
@@ -23,34 +21,6 @@ from .named import (
     ClipAwareFrankWolfe,
     ClipAwareMomentumPGD,
     ClipAwarePGD,
-    L1ClipAwareAdamPGD,
-    L1ClipAwareAPGD,
-    L1ClipAwareBIM,
-    L1ClipAwareFGM,
-    L1ClipAwareFrankWolfe,
-    L1ClipAwareMomentumPGD,
-    L1ClipAwarePGD,
-    L2ClipAwareAdamPGD,
-    L2ClipAwareAPGD,
-    L2ClipAwareBIM,
-    L2ClipAwareFGM,
-    L2ClipAwareFrankWolfe,
-    L2ClipAwareMomentumPGD,
-    L2ClipAwarePGD,
-    LinfClipAwareAdamPGD,
-    LinfClipAwareAPGD,
-    LinfClipAwareBIM,
-    LinfClipAwareFGM,
-    LinfClipAwareFrankWolfe,
-    LinfClipAwareMomentumPGD,
-    LinfClipAwarePGD,
-    LpClipAwareAdamPGD,
-    LpClipAwareAPGD,
-    LpClipAwareBIM,
-    LpClipAwareFGM,
-    LpClipAwareFrankWolfe,
-    LpClipAwareMomentumPGD,
-    LpClipAwarePGD,
 )
 from .noise import (
     ClipAwareGaussianNoise,
@@ -58,35 +28,16 @@ from .noise import (
     ClipAwareNoise,
     ClipAwareSaltAndPepperNoise,
     ClipAwareUniformNoise,
-    L1ClipAwareGaussianNoise,
-    L1ClipAwareLaplaceNoise,
-    L1ClipAwareSaltAndPepperNoise,
-    L1ClipAwareUniformNoise,
-    L2ClipAwareGaussianNoise,
-    L2ClipAwareLaplaceNoise,
-    L2ClipAwareSaltAndPepperNoise,
-    L2ClipAwareUniformNoise,
-    LinfClipAwareGaussianNoise,
-    LinfClipAwareLaplaceNoise,
-    LinfClipAwareSaltAndPepperNoise,
-    LinfClipAwareUniformNoise,
-    LpClipAwareGaussianNoise,
-    LpClipAwareLaplaceNoise,
-    LpClipAwareSaltAndPepperNoise,
-    LpClipAwareUniformNoise,
 )
 from .pgd import ClipAwareGradientAttack
 from .registry import get_attack, list_attacks, register_attack
-from .square import (
-    ClipAwareSquare,
-    L1ClipAwareSquare,
-    L2ClipAwareSquare,
-    LinfClipAwareSquare,
-    LpClipAwareSquare,
-)
+from .square import ClipAwareSquare
 from .state import Iterate
 
 __all__ = [
+    "FAMILIES",
+    "NORMS",
+    "REGISTERED",
     "ClipAwareAPGD",
     "ClipAwareAdamPGD",
     "ClipAwareAttack",
@@ -105,58 +56,6 @@ __all__ = [
     "ClipAwareUniformNoise",
     "CountingModel",
     "Iterate",
-    "L1ClipAwareAPGD",
-    "L1ClipAwareAdamPGD",
-    "L1ClipAwareAutoAttack",
-    "L1ClipAwareBIM",
-    "L1ClipAwareFGM",
-    "L1ClipAwareFrankWolfe",
-    "L1ClipAwareGaussianNoise",
-    "L1ClipAwareLaplaceNoise",
-    "L1ClipAwareMomentumPGD",
-    "L1ClipAwarePGD",
-    "L1ClipAwareSaltAndPepperNoise",
-    "L1ClipAwareSquare",
-    "L1ClipAwareUniformNoise",
-    "L2ClipAwareAPGD",
-    "L2ClipAwareAdamPGD",
-    "L2ClipAwareAutoAttack",
-    "L2ClipAwareBIM",
-    "L2ClipAwareFGM",
-    "L2ClipAwareFrankWolfe",
-    "L2ClipAwareGaussianNoise",
-    "L2ClipAwareLaplaceNoise",
-    "L2ClipAwareMomentumPGD",
-    "L2ClipAwarePGD",
-    "L2ClipAwareSaltAndPepperNoise",
-    "L2ClipAwareSquare",
-    "L2ClipAwareUniformNoise",
-    "LinfClipAwareAPGD",
-    "LinfClipAwareAdamPGD",
-    "LinfClipAwareAutoAttack",
-    "LinfClipAwareBIM",
-    "LinfClipAwareFGM",
-    "LinfClipAwareFrankWolfe",
-    "LinfClipAwareGaussianNoise",
-    "LinfClipAwareLaplaceNoise",
-    "LinfClipAwareMomentumPGD",
-    "LinfClipAwarePGD",
-    "LinfClipAwareSaltAndPepperNoise",
-    "LinfClipAwareSquare",
-    "LinfClipAwareUniformNoise",
-    "LpClipAwareAPGD",
-    "LpClipAwareAdamPGD",
-    "LpClipAwareAutoAttack",
-    "LpClipAwareBIM",
-    "LpClipAwareFGM",
-    "LpClipAwareFrankWolfe",
-    "LpClipAwareGaussianNoise",
-    "LpClipAwareLaplaceNoise",
-    "LpClipAwareMomentumPGD",
-    "LpClipAwarePGD",
-    "LpClipAwareSaltAndPepperNoise",
-    "LpClipAwareSquare",
-    "LpClipAwareUniformNoise",
     "MinimalEpsilon",
     "Part",
     "get_attack",
@@ -166,12 +65,24 @@ __all__ = [
 
 _BASES = (ClipAwareAttack, ClipAwareGradientAttack, ClipAwareNoise)
 
-REGISTERED = tuple(
+FAMILIES: tuple[type[ClipAwareAttack], ...] = tuple(
     exported
     for exported in map(globals().get, __all__)
-    if inspect.isclass(exported) and issubclass(exported, Attack) and exported not in _BASES
+    if isclass(exported) and issubclass(exported, ClipAwareAttack) and exported not in _BASES
 )
-"""What the package adds to ``foolbox.attacks``: all that is exported, but for the bases."""
+"""The attacks with an argument p: all that are exported, but for the bases."""
+
+_variants = norm_variants(*FAMILIES)
+
+REGISTERED: tuple[type[Attack], ...] = (*FAMILIES, *_variants, MinimalEpsilon)
+"""What the package adds to ``foolbox.attacks``."""
 
 for _attack in REGISTERED:
     register_attack(_attack)
+
+globals().update({variant.__name__: variant for variant in _variants})
+__all__ += [variant.__name__ for variant in _variants]
+
+if TYPE_CHECKING:  # the names of the variants are made above
+
+    def __getattr__(name: str) -> Any: ...

@@ -24,6 +24,9 @@ from .steps import NORM_ROUNDING
 # Half precision rounds by more: this part of the largest coordinate, in every coordinate.
 HALF_ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 
+NORMS: dict[str, float | None] = {"L1": 1.0, "L2": 2.0, "Linf": math.inf, "Lp": None}
+"""Prefixes of the attacks for one order of the norm; the order of Lp is an argument."""
+
 A = TypeVar("A", bound="ClipAwareAttack")
 
 
@@ -238,19 +241,30 @@ def variant(
 
 
 def norm_variant(attack: type[A], p: float | None) -> type[A]:
-    """The subclass of an attack for one order: ``L2ClipAwarePGD()`` is ``ClipAwarePGD(p=2)``.
+    """Return the subclass for one order: ``L2ClipAwarePGD()`` is ``ClipAwarePGD(p=2)``.
 
     With p None it is the general one, ``LpClipAwarePGD(p=..., ...)``, which has no default p.
     """
-    prefix = {None: "Lp", 1.0: "L1", 2.0: "L2", math.inf: "Linf"}[p]
+    name = next(prefix for prefix, order in NORMS.items() if order == p) + attack.__name__
     doc = inspect.getdoc(attack) or ""
     if p is None:
-        made = variant(attack, prefix + attack.__name__, doc, required=("p",))
+        made = variant(attack, name, doc, required=("p",))
     else:
-        order = "inf" if p == math.inf else f"{p:g}"
-        doc = f"``{attack.__name__}(p={order}, ...)``.\n\n{doc}"
-        made = variant(attack, prefix + attack.__name__, doc, fixed={"p": p})
+        made = variant(
+            attack, name, f"``{attack.__name__}(p={p:g}, ...)``.\n\n{doc}", fixed={"p": p}
+        )
     made.__module__ = attack.__module__
+    return made
+
+
+def norm_variants(*attacks: type[A]) -> list[type[A]]:
+    """Return the subclasses of attacks for every order of ``NORMS``, named by it.
+
+    Each becomes an attribute of its attack's module too, where pickle looks for it.
+    """
+    made = [norm_variant(attack, p) for attack in attacks for p in NORMS.values()]
+    for attack in made:
+        setattr(sys.modules[attack.__module__], attack.__name__, attack)
     return made
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from foolbox.models import Model
 
 from ..core import backends
 from . import losses
-from .base import ClipAwareAttack, checked_arguments, norm_variant
+from .base import ClipAwareAttack, checked_arguments
 from .counting import CountingModel
 from .indexing import Index, criterion_rows, rows, with_rows
 from .named import ClipAwareAPGD, ClipAwarePGD
@@ -234,9 +233,3 @@ def _part(
     if queries:  # each sample stops on its own; and one more judges the result
         forwards = queries[0] + 1
     return Part(name, active, broken, forwards, np.full(n, counting.backwards // n))
-
-
-L1ClipAwareAutoAttack = norm_variant(ClipAwareAutoAttack, 1)
-L2ClipAwareAutoAttack = norm_variant(ClipAwareAutoAttack, 2)
-LinfClipAwareAutoAttack = norm_variant(ClipAwareAutoAttack, math.inf)
-LpClipAwareAutoAttack = norm_variant(ClipAwareAutoAttack, None)

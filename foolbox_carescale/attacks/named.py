@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import eagerpy as ep
 from foolbox.devutils import atleast_kd
 
 from . import directions as parts
-from .base import norm_variant, variant
+from .base import variant
 from .pgd import ClipAwareGradientAttack
 from .state import Ascent, Sparsity
 from .steps import step
@@ -142,32 +141,3 @@ ClipAwareFrankWolfe = variant(
     fixed={"abs_stepsize": None, "sparsity": 1.0, "wide_start": False},
     defaults={"momentum": 0.0, "direction": "gradient"},
 )
-
-L1ClipAwareFGM = norm_variant(ClipAwareFGM, 1)
-L2ClipAwareFGM = norm_variant(ClipAwareFGM, 2)
-LinfClipAwareFGM = norm_variant(ClipAwareFGM, math.inf)
-LpClipAwareFGM = norm_variant(ClipAwareFGM, None)
-L1ClipAwareBIM = norm_variant(ClipAwareBIM, 1)
-L2ClipAwareBIM = norm_variant(ClipAwareBIM, 2)
-LinfClipAwareBIM = norm_variant(ClipAwareBIM, math.inf)
-LpClipAwareBIM = norm_variant(ClipAwareBIM, None)
-L1ClipAwarePGD = norm_variant(ClipAwarePGD, 1)
-L2ClipAwarePGD = norm_variant(ClipAwarePGD, 2)
-LinfClipAwarePGD = norm_variant(ClipAwarePGD, math.inf)
-LpClipAwarePGD = norm_variant(ClipAwarePGD, None)
-L1ClipAwareMomentumPGD = norm_variant(ClipAwareMomentumPGD, 1)
-L2ClipAwareMomentumPGD = norm_variant(ClipAwareMomentumPGD, 2)
-LinfClipAwareMomentumPGD = norm_variant(ClipAwareMomentumPGD, math.inf)
-LpClipAwareMomentumPGD = norm_variant(ClipAwareMomentumPGD, None)
-L1ClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, 1)
-L2ClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, 2)
-LinfClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, math.inf)
-LpClipAwareAdamPGD = norm_variant(ClipAwareAdamPGD, None)
-L1ClipAwareAPGD = norm_variant(ClipAwareAPGD, 1)
-L2ClipAwareAPGD = norm_variant(ClipAwareAPGD, 2)
-LinfClipAwareAPGD = norm_variant(ClipAwareAPGD, math.inf)
-LpClipAwareAPGD = norm_variant(ClipAwareAPGD, None)
-L1ClipAwareFrankWolfe = norm_variant(ClipAwareFrankWolfe, 1)
-L2ClipAwareFrankWolfe = norm_variant(ClipAwareFrankWolfe, 2)
-LinfClipAwareFrankWolfe = norm_variant(ClipAwareFrankWolfe, math.inf)
-LpClipAwareFrankWolfe = norm_variant(ClipAwareFrankWolfe, None)

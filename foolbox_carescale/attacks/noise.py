@@ -14,7 +14,7 @@ from foolbox.models import Model
 from ..core import backends
 from ..core.norms import sample
 from ..operators.api import perturb
-from .base import ClipAwareAttack, checked_arguments, norm_variant
+from .base import ClipAwareAttack, checked_arguments, variant
 from .parameters import Parameter, integer, one_of
 from .seeding import fresh_seed
 
@@ -161,7 +161,9 @@ def _uniform_in_box(model: Model, x0: ep.Tensor, epsilon: Any) -> ep.Tensor:
     return (low + u * (high - low)).astype(x0.dtype)
 
 
-class ClipAwareGaussianNoise(ClipAwareNoise):
+ClipAwareGaussianNoise = variant(
+    ClipAwareNoise,
+    "ClipAwareGaussianNoise",
     """Gaussian noise, rescaled so that ``||clip(x + eta noise) - x||_p = epsilon``.
 
     Args:
@@ -170,13 +172,13 @@ class ClipAwareGaussianNoise(ClipAwareNoise):
         inside: Take a random radius up to epsilon, as ``ClipAwareNoise`` says.
 
     Source: Rauber & Bethge 2020, arXiv 2007.07677.
-    """
+    """,
+    fixed={"distribution": "gaussian"},
+)
 
-    def __init__(self, *, p: float = 2.0, repeats: int = 1, inside: bool = False) -> None:
-        super().__init__(p=p, repeats=repeats, inside=inside, distribution="gaussian")
-
-
-class ClipAwareUniformNoise(ClipAwareNoise):
+ClipAwareUniformNoise = variant(
+    ClipAwareNoise,
+    "ClipAwareUniformNoise",
     """Noise uniform in [-1, 1], rescaled so that ``||clip(x + eta noise) - x||_p = epsilon``.
 
     Args:
@@ -185,13 +187,13 @@ class ClipAwareUniformNoise(ClipAwareNoise):
         inside: Take a random radius up to epsilon, as ``ClipAwareNoise`` says.
 
     Source: Rauber & Bethge 2020, arXiv 2007.07677.
-    """
+    """,
+    fixed={"distribution": "uniform"},
+)
 
-    def __init__(self, *, p: float = 2.0, repeats: int = 1, inside: bool = False) -> None:
-        super().__init__(p=p, repeats=repeats, inside=inside, distribution="uniform")
-
-
-class ClipAwareLaplaceNoise(ClipAwareNoise):
+ClipAwareLaplaceNoise = variant(
+    ClipAwareNoise,
+    "ClipAwareLaplaceNoise",
     """Laplace noise, rescaled so that ``||clip(x + eta noise) - x||_p = epsilon``.
 
     Args:
@@ -200,13 +202,13 @@ class ClipAwareLaplaceNoise(ClipAwareNoise):
         inside: Take a random radius up to epsilon, as ``ClipAwareNoise`` says.
 
     Source: Rauber & Bethge 2020, arXiv 2007.07677.
-    """
+    """,
+    fixed={"distribution": "laplace"},
+)
 
-    def __init__(self, *, p: float = 2.0, repeats: int = 1, inside: bool = False) -> None:
-        super().__init__(p=p, repeats=repeats, inside=inside, distribution="laplace")
-
-
-class ClipAwareSaltAndPepperNoise(ClipAwareNoise):
+ClipAwareSaltAndPepperNoise = variant(
+    ClipAwareNoise,
+    "ClipAwareSaltAndPepperNoise",
     """Random elements moved to a random bound, as many as give the p-norm epsilon.
 
     Args:
@@ -215,25 +217,6 @@ class ClipAwareSaltAndPepperNoise(ClipAwareNoise):
         inside: Take a random radius up to epsilon, as ``ClipAwareNoise`` says.
 
     Source: Rauber & Bethge 2020, arXiv 2007.07677.
-    """
-
-    def __init__(self, *, p: float = 2.0, repeats: int = 1, inside: bool = False) -> None:
-        super().__init__(p=p, repeats=repeats, inside=inside, distribution="salt_and_pepper")
-
-
-L1ClipAwareGaussianNoise = norm_variant(ClipAwareGaussianNoise, 1)
-L2ClipAwareGaussianNoise = norm_variant(ClipAwareGaussianNoise, 2)
-LinfClipAwareGaussianNoise = norm_variant(ClipAwareGaussianNoise, math.inf)
-LpClipAwareGaussianNoise = norm_variant(ClipAwareGaussianNoise, None)
-L1ClipAwareUniformNoise = norm_variant(ClipAwareUniformNoise, 1)
-L2ClipAwareUniformNoise = norm_variant(ClipAwareUniformNoise, 2)
-LinfClipAwareUniformNoise = norm_variant(ClipAwareUniformNoise, math.inf)
-LpClipAwareUniformNoise = norm_variant(ClipAwareUniformNoise, None)
-L1ClipAwareLaplaceNoise = norm_variant(ClipAwareLaplaceNoise, 1)
-L2ClipAwareLaplaceNoise = norm_variant(ClipAwareLaplaceNoise, 2)
-LinfClipAwareLaplaceNoise = norm_variant(ClipAwareLaplaceNoise, math.inf)
-LpClipAwareLaplaceNoise = norm_variant(ClipAwareLaplaceNoise, None)
-L1ClipAwareSaltAndPepperNoise = norm_variant(ClipAwareSaltAndPepperNoise, 1)
-L2ClipAwareSaltAndPepperNoise = norm_variant(ClipAwareSaltAndPepperNoise, 2)
-LinfClipAwareSaltAndPepperNoise = norm_variant(ClipAwareSaltAndPepperNoise, math.inf)
-LpClipAwareSaltAndPepperNoise = norm_variant(ClipAwareSaltAndPepperNoise, None)
+    """,
+    fixed={"distribution": "salt_and_pepper"},
+)

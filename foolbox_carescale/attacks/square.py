@@ -16,7 +16,7 @@ from foolbox.models import Model
 from ..core import backends
 from ..core.norms import lp_norm
 from ..operators.api import perturb
-from .base import ClipAwareAttack, checked_arguments, norm_variant
+from .base import ClipAwareAttack, checked_arguments
 from .indexing import criterion_rows, rows, with_rows
 from .losses import goal_of
 from .parameters import integer, interval, seed_or_none
@@ -233,9 +233,3 @@ def _norms(t: ep.Tensor, p: float) -> ep.Tensor:
     """p-norm over the pixels, (n, channels, 1)."""
     n, channels, pixels = t.shape
     return lp_norm(t.reshape((n * channels, pixels)), p).reshape((n, channels, 1))
-
-
-L1ClipAwareSquare = norm_variant(ClipAwareSquare, 1)
-L2ClipAwareSquare = norm_variant(ClipAwareSquare, 2)
-LinfClipAwareSquare = norm_variant(ClipAwareSquare, math.inf)
-LpClipAwareSquare = norm_variant(ClipAwareSquare, None)
