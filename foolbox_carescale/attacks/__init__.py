@@ -11,7 +11,7 @@ from foolbox.attacks.base import Attack
 
 from .base import NORMS, ClipAwareAttack, norm_variants
 from .counting import CountingModel
-from .ensemble import ClipAwareAutoAttack, Part
+from .ensemble import ClipAwareAutoAttack, StageResult
 from .minimum_norm import MinimalEpsilon
 from .named import (
     ClipAwareAdamPGD,
@@ -57,7 +57,7 @@ __all__ = [
     "CountingModel",
     "Iterate",
     "MinimalEpsilon",
-    "Part",
+    "StageResult",
     "get_attack",
     "list_attacks",
     "register_attack",

@@ -38,7 +38,7 @@ class ClipAwareDistance(LpDistance):
     """
 
     def __call__(self, references: Any, perturbed: Any) -> Any:
-        """p-norm of ``perturbed - references``, shape (N,)."""
+        """Return the p-norm of ``perturbed - references``, shape (N,)."""
         (x, y), restore = ep.astensors_(references, perturbed)
         return restore(lp_distance(x, y, self.p).astype(x.dtype))
 
@@ -71,7 +71,7 @@ class ClipAwareAttack(FixedEpsilonAttack, ABC):
 
     @property
     def distance(self) -> ClipAwareDistance:
-        """The Lp distance of the attack's order."""
+        """Return the Lp distance of the attack's order."""
         return ClipAwareDistance(self.p)
 
     def __call__(  # type: ignore[misc]  # final, but its checks are bare asserts
@@ -98,7 +98,7 @@ class ClipAwareAttack(FixedEpsilonAttack, ABC):
         return super().__call__(model, inputs, criterion, epsilons=epsilons, **kwargs)
 
     def repeat(self, times: int) -> RepeatedClipAware:
-        """The attack run ``times`` times; a sample keeps its first success."""
+        """Return the attack run ``times`` times; a sample keeps its first success."""
         return RepeatedClipAware(self, times)
 
 
@@ -108,19 +108,19 @@ class RepeatedClipAware(Repeated):
     def __call__(
         self, model: Model, inputs: Any, criterion: Any, *, epsilons: Any, **kwargs: Any
     ) -> Any:
-        """As ``ClipAwareAttack``."""
+        """Run the attack as ``ClipAwareAttack`` does."""
         inputs, criterion, epsilons = _checked_call(model, inputs, criterion, epsilons)
         return super().__call__(model, inputs, criterion, epsilons=epsilons, **kwargs)
 
     def repeat(self, times: int) -> RepeatedClipAware:
-        """``times`` as often."""
+        """Return the attack run ``times`` as often."""
         return RepeatedClipAware(self.attack, self.times * times)
 
 
 def checked_arguments(
     model: Model, inputs: Any, criterion: Any, epsilon: Any
 ) -> tuple[ep.Tensor, Any, Any, Callable[[ep.Tensor], Any]]:
-    """What the ``run`` of an attack works on, from what it was called with.
+    """Check what the ``run`` of an attack was called with, and return what it works on.
 
     Args:
         model: A Foolbox model.
@@ -148,7 +148,7 @@ def checked_arguments(
 
 
 def checked_criterion(criterion: Any, x: ep.Tensor) -> Criterion:
-    """Foolbox's criterion for labels, or itself; a ValueError where classes and inputs differ."""
+    """Return a Foolbox criterion; raise a ValueError where classes and inputs differ in number."""
     try:
         made = get_criterion(criterion)
     except ValueError:  # EagerPy's, which names no argument
@@ -170,7 +170,7 @@ def checked_criterion(criterion: Any, x: ep.Tensor) -> Criterion:
 
 
 def inside_bounds(x: ep.Tensor, model: Model) -> ep.Tensor:
-    """X as a constant, rounding errors at the bounds clipped away; a ValueError for more."""
+    """Return x as a constant, clipped at the bounds; raise a ValueError beyond rounding errors."""
     x = backends.detach(x)
     if 0 in x.shape:
         return x
@@ -187,7 +187,7 @@ def inside_bounds(x: ep.Tensor, model: Model) -> ep.Tensor:
 
 
 def lp_distance(x: ep.Tensor, y: ep.Tensor, p: float) -> ep.Tensor:
-    """p-norm of ``y - x``, shape (N,), in float32 at least: half precision loses it."""
+    """Return the p-norm of ``y - x``, shape (N,), in float32 at least."""
     x, y = backends.at_least_float32(x), backends.at_least_float32(y)
     return lp_norm(flatten(y - x), p).reshape((-1,))
 
@@ -201,7 +201,7 @@ def variant(
     defaults: Mapping[str, Any] | None = None,
     required: Iterable[str] = (),
 ) -> type[A]:
-    """The subclass of an attack with some of its arguments settled.
+    """Return the subclass of an attack with some of its arguments settled.
 
     Args:
         attack: The class.
@@ -269,7 +269,7 @@ def norm_variants(*attacks: type[A]) -> list[type[A]]:
 
 
 def _half_rounding(y: ep.Tensor, p: float) -> Any:
-    """By how much rounding to half precision can lengthen a perturbation; 0 for other dtypes."""
+    """Return how much rounding to half precision can add to a norm; 0 for other dtypes."""
     part = HALF_ROUNDING.get(backends.dtype_name(y))
     if part is None:
         return 0.0
@@ -280,7 +280,7 @@ def _half_rounding(y: ep.Tensor, p: float) -> Any:
 def _checked_call(
     model: Model, inputs: Any, criterion: Any, epsilons: Any
 ) -> tuple[Any, Criterion, Any]:
-    """Inputs inside the bounds, a criterion and epsilons that can be ones, or a ValueError."""
+    """Return inputs inside the bounds, a criterion and epsilons, or raise a ValueError."""
     x, restore = ep.astensor_(inputs)
     x = inside_bounds(x, model)
     if getattr(epsilons, "ndim", None) == 0:  # Foolbox would iterate over it

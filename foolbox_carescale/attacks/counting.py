@@ -37,16 +37,16 @@ class CountingModel(Model):
 
     @property
     def bounds(self) -> Bounds:
-        """The model's."""
+        """Return the model's bounds."""
         return self._model.bounds
 
     @property
     def data_format(self) -> Any:
-        """The model's; an AttributeError where it has none, as Foolbox's attacks expect."""
+        """Return the model's; raise an AttributeError where it has none, as Foolbox expects."""
         return self._model.data_format  # type: ignore[attr-defined]
 
     def __call__(self, inputs: Any) -> Any:
-        """The model's logits."""
+        """Return the model's logits, and count."""
         x, restore = ep.astensor_(inputs)
         self.forwards += len(x)
         return restore(_counted_when_derived(self._model(x), self._count))
@@ -56,7 +56,7 @@ class CountingModel(Model):
 
 
 def _counted_when_derived(logits: ep.Tensor, count: Callable[[int], None]) -> ep.Tensor:
-    """The same tensor, with the derivative of the identity; carrying it out calls count(N)."""
+    """Return the same tensor; a derivative through it calls count(N)."""
     identity = _IDENTITIES.get(backends.framework(logits))
     return logits if identity is None else ep.astensor(identity(logits.raw, count))
 
@@ -65,16 +65,16 @@ def _torch_identity(logits: Any, count: Callable[[int], None]) -> Any:
     if not logits.requires_grad:
         return logits
     counted = logits.view_as(logits)  # a hook on the caller's own tensor would outlive this call
-    counted.register_hook(lambda slope: count(len(slope)))
+    counted.register_hook(lambda grad: count(len(grad)))
     return counted
 
 
 def _tensorflow_identity(logits: Any, count: Callable[[int], None]) -> Any:
     tf = sys.modules["tensorflow"]
 
-    def backward(slope: Any) -> Any:
-        count(len(slope))
-        return slope
+    def backward(grad: Any) -> Any:
+        count(len(grad))
+        return grad
 
     return tf.custom_gradient(lambda z: (tf.identity(z), backward))(logits)
 
@@ -82,9 +82,9 @@ def _tensorflow_identity(logits: Any, count: Callable[[int], None]) -> Any:
 def _jax_identity(logits: Any, count: Callable[[int], None]) -> Any:
     jax = sys.modules["jax"]
 
-    def backward(_: None, slope: Any) -> tuple[Any]:
-        count(len(slope))
-        return (slope,)
+    def backward(_: None, grad: Any) -> tuple[Any]:
+        count(len(grad))
+        return (grad,)
 
     identity = jax.custom_vjp(lambda z: z)
     identity.defvjp(lambda z: (z, None), backward)

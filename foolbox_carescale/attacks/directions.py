@@ -1,21 +1,14 @@
-"""Directions and step sizes: the exchangeable parts of the loop in ``gradient``."""
+"""Directions of the gradient attacks: what a step follows, from the gradients as they come."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import Any
 
 import eagerpy as ep
-import numpy as np
 from foolbox.devutils import atleast_kd, flatten
 
-from . import steps as ascent
-
-# The cosine schedule ends at this part of epsilon, never at 0, so that the last steps still move.
-FINAL_STEP = 0.005
-
-Array = np.ndarray[Any, Any]
+from .steps import accumulate, finite
 
 
 class Direction(ABC):
@@ -27,9 +20,9 @@ class Direction(ABC):
 
     @abstractmethod
     def __call__(self, gradient: ep.Tensor) -> ep.Tensor:
-        """The direction for this gradient, same shape."""
+        """Return the direction for this gradient, same shape."""
 
-    def forget(self, where: ep.Tensor) -> None:  # noqa: B027  # most have nothing to forget
+    def reset(self, where: ep.Tensor) -> None:  # noqa: B027  # most have nothing to reset
         """Drop what was accumulated for some samples: they were moved elsewhere."""
 
 
@@ -37,7 +30,7 @@ class Gradient(Direction):
     """The gradient itself."""
 
     def __call__(self, gradient: ep.Tensor) -> ep.Tensor:
-        """Unchanged."""
+        """Return the gradient."""
         return gradient
 
 
@@ -53,13 +46,13 @@ class Momentum(Direction):
         self.sum: Any = None
 
     def __call__(self, gradient: ep.Tensor) -> ep.Tensor:
-        """``decay * sum + g / ||g||_1``."""
-        self.sum = ascent.accumulate(self.sum, self.decay, gradient)
+        """Return ``decay * sum + g / ||g||_1``."""
+        self.sum = accumulate(self.sum, self.decay, gradient)
         total: ep.Tensor = self.sum
         return total
 
-    def forget(self, where: ep.Tensor) -> None:
-        """Start again from no momentum."""
+    def reset(self, where: ep.Tensor) -> None:
+        """Reset the momentum."""
         self.sum = ep.where(where, ep.zeros_like(self.sum), self.sum)
 
 
@@ -79,8 +72,8 @@ class Adam(Direction):
         self.second: Any = 0.0
 
     def __call__(self, gradient: ep.Tensor) -> ep.Tensor:
-        """``m / (v^partial + 1e-8)`` of gradients scaled to a largest value of 1 per sample."""
-        gradient = ascent.finite(gradient)
+        """Return ``m / (v^partial + 1e-8)`` of gradients whose largest value per sample is 1."""
+        gradient = finite(gradient)
         # without the scale, gradients of confident samples drown in the 1e-8
         top = flatten(gradient).abs().max(axis=-1)
         gradient = gradient / atleast_kd(ep.maximum(top, 1e-30), gradient.ndim)
@@ -101,8 +94,11 @@ class Conjugate(Direction):
         self.direction: Any = None
 
     def __call__(self, gradient: ep.Tensor) -> ep.Tensor:
-        """``g + beta d``, d the last direction, ``beta = -<g, y> / <d, y>``, ``y = g_old - g``."""
-        gradient = ascent.finite(gradient)
+        """Return ``g + beta d``, d the last direction.
+
+        ``beta = -<g, y> / <d, y>``, ``y = g_old - g``.
+        """
+        gradient = finite(gradient)
         if self.gradient is None:
             self.gradient = self.direction = gradient
             return gradient
@@ -111,98 +107,10 @@ class Conjugate(Direction):
         below = flatten(self.direction * change).sum(axis=-1)
         solid = below.abs() > 1e-30
         beta = ep.where(solid, -above / ep.where(solid, below, ep.ones_like(below)), above * 0)
-        ahead: ep.Tensor = gradient + atleast_kd(beta, gradient.ndim) * self.direction
-        self.direction, self.gradient = ahead, gradient
-        return ahead
+        direction: ep.Tensor = gradient + atleast_kd(beta, gradient.ndim) * self.direction
+        self.direction, self.gradient = direction, gradient
+        return direction
 
-    def forget(self, where: ep.Tensor) -> None:
-        """Start again from the gradient alone."""
+    def reset(self, where: ep.Tensor) -> None:
+        """Restart from the gradient alone."""
         self.direction = ep.where(where, ep.zeros_like(self.direction), self.direction)
-
-
-class Schedule(ABC):
-    """How long each step is."""
-
-    observes = False  # whether ``observe`` wants the losses, which costs reading them
-
-    @abstractmethod
-    def size(self, t: int) -> float | Array:
-        """Length of step t = 0, 1, ..., a number, or one per sample, shape (N,)."""
-
-    def observe(self, t: int, losses: Array) -> Array | None:
-        """Look at the losses of iterate t; samples to be moved back to their best, or None.
-
-        Called before ``size(t)``, and only where ``observes`` is true.
-        """
-        return None
-
-
-class Constant(Schedule):
-    """Always the same."""
-
-    def __init__(self, first: float) -> None:
-        self.first = first
-
-    def size(self, t: int) -> float:
-        """The first size."""
-        return self.first
-
-
-class Cosine(Schedule):
-    """From the first size to the last by half a cosine."""
-
-    def __init__(self, first: float, last: float, steps: int) -> None:
-        self.first, self.last, self.steps = first, min(first, last), steps
-
-    def size(self, t: int) -> float:
-        """``last + (first - last) (1 + cos(pi t / steps)) / 2``."""
-        fall = (1 + math.cos(math.pi * t / self.steps)) / 2
-        return self.last + (self.first - self.last) * fall
-
-
-class Halving(Schedule):
-    """Halve, and go back to the best iterate, where progress stalls: Croce & Hein 2020.
-
-    At each checkpoint a sample's step is halved when its loss rose in fewer than 75% of the
-    steps since the last one, or when neither its step nor its best loss changed. Per sample.
-    """
-
-    observes = True
-    RISING = 0.75
-    FIRST_PERIOD, LESS_EACH_TIME, SHORTEST = 0.22, 0.03, 0.06  # of the number of steps
-
-    def __init__(self, first: float, steps: int) -> None:
-        self.first = first
-        self.period = max(int(self.FIRST_PERIOD * steps), 1)
-        self.shortest = max(int(self.SHORTEST * steps), 1)
-        self.less = max(int(self.LESS_EACH_TIME * steps), 1)
-        self.next = self.period
-        self.sizes: Any = None
-        self.before: Any = None
-
-    def size(self, t: int) -> float | Array:
-        """The first size, halved as often as the sample stalled."""
-        return self.first if self.sizes is None else self.sizes
-
-    def observe(self, t: int, losses: Array) -> Array | None:
-        """Samples that stalled, at a checkpoint."""
-        losses = np.nan_to_num(losses, nan=-np.inf)
-        if self.sizes is None:
-            self.sizes = np.full(len(losses), self.first)
-            self.rises = np.zeros(len(losses), int)
-            self.best, self.best_then = losses.copy(), losses.copy()
-            self.halved = np.ones(len(losses), bool)  # the first period counts as a change
-        else:
-            self.rises += losses > self.before
-            self.best = np.maximum(self.best, losses)
-        self.before = losses
-        if t < self.next:
-            return None
-        stalled = self.rises <= self.RISING * self.period
-        stalled |= ~self.halved & (self.best <= self.best_then)
-        self.sizes = np.where(stalled, self.sizes / 2, self.sizes)
-        self.halved, self.best_then = stalled, self.best.copy()
-        self.rises = np.zeros_like(self.rises)
-        self.period = max(self.period - self.less, self.shortest)
-        self.next = t + self.period
-        return stalled

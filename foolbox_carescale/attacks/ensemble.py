@@ -16,19 +16,19 @@ from ..core import backends
 from . import losses
 from .base import ClipAwareAttack, checked_arguments
 from .counting import CountingModel
-from .indexing import Index, criterion_rows, rows, with_rows
+from .indexing import Index, put_samples, take_criterion, take_samples
 from .named import ClipAwareAPGD, ClipAwarePGD
 from .parameters import Parameter, integer, one_of, seed_or_none
 from .seeding import seeded
 from .square import ClipAwareSquare
 
-PARTS = ("apgd-ce", "apgd-t", "pgd-margin", "square")
+STAGES = ("apgd-ce", "apgd-t", "pgd-margin", "square")
 TargetedLoss = Literal["dlr", "margin", "dlr_or_margin"]
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one part of an ensemble did, as ``on_part`` gets it; NumPy arrays of k samples.
+class StageResult:
+    """What one stage of an ensemble did, as ``on_stage`` gets it; NumPy arrays of k samples.
 
     Attributes:
         name: "apgd-ce", "apgd-t1" (towards the most likely other class), "apgd-t2", ...,
@@ -57,7 +57,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
 
     Args:
         p: Order of the norm, in [1, inf].
-        attacks: Which parts, in this order.
+        attacks: Which stages, in this order.
         steps: Gradients of each run of a gradient attack.
         restarts: Runs of "pgd-margin", from new random starts, each on what is then unbroken.
         targets: How many classes "apgd-t" aims at; fewer where the model has fewer.
@@ -68,7 +68,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
         seed: Of all random numbers, so that two runs are the same; None leaves it to the
             framework's generator.
 
-    A sample that nothing breaks gets what the first part found: exactly epsilon away, of the
+    A sample that nothing breaks gets what the first stage found: exactly epsilon away, of the
     highest loss.
 
     Source: Croce & Hein 2020, arXiv 2003.01690.
@@ -78,9 +78,9 @@ class ClipAwareAutoAttack(ClipAwareAttack):
     least_p = 1.0
 
     attacks: Parameter[Sequence[str]] = Parameter(
-        f"some of {', '.join(PARTS)}",
+        f"some of {', '.join(STAGES)}",
         lambda value: (
-            bool(value) and not isinstance(value, str) and all(part in PARTS for part in value)
+            bool(value) and not isinstance(value, str) and all(name in STAGES for name in value)
         ),
     )
     steps = integer(least=1)
@@ -94,7 +94,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
         self,
         *,
         p: float = 2.0,
-        attacks: Sequence[str] = PARTS,
+        attacks: Sequence[str] = STAGES,
         steps: int = 100,
         restarts: int = 5,
         targets: int = 9,
@@ -118,17 +118,17 @@ class ClipAwareAutoAttack(ClipAwareAttack):
         criterion: Any,
         *,
         epsilon: Any,
-        on_part: Callable[[Part], None] | None = None,
+        on_stage: Callable[[StageResult], None] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The parts in turn.
+        """Run the stages in turn.
 
         Args:
             model: A Foolbox model with gradients.
             inputs: Points inside the model's bounds, shape (N, ...).
             criterion: Labels, Misclassification or TargetedMisclassification.
             epsilon: A number, or a tensor of shape (N,).
-            on_part: Called with a ``Part`` after each; pass it when calling the attack.
+            on_stage: Called with a ``StageResult`` after each; pass it when calling the attack.
             **kwargs: None; a TypeError names what is left.
 
         Returns:
@@ -144,7 +144,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
         if not names:
             raise ValueError(
                 f"attacks: {self.attacks!r} leaves nothing to run for {criterion!r}: 'apgd-t' "
-                "chooses the target classes itself and needs labels; add another part"
+                "chooses the target classes itself and needs labels; add another stage"
             )
         counting = CountingModel(model)
         ranking = _Ranking(x0, criterion)
@@ -155,36 +155,36 @@ class ClipAwareAutoAttack(ClipAwareAttack):
                 if len(active) == 0:
                     break
                 counting.forwards = counting.backwards = 0
-                here = criterion_rows(criterion, active)
+                here = take_criterion(criterion, active)
                 attack = self._attack(name, counting, active, ranking)
                 if attack is None:
                     continue
-                at: Any = epsilon if isinstance(epsilon, float) else rows(epsilon, active)
+                at: Any = epsilon if isinstance(epsilon, float) else take_samples(epsilon, active)
                 queries: list[Index] = []
                 report = {"on_end": queries.append} if isinstance(attack, ClipAwareSquare) else {}
-                x = attack.run(counting, rows(x0, active), here, epsilon=at, **report)
+                x = attack.run(counting, take_samples(x0, active), here, epsilon=at, **report)
                 broken = np.asarray(get_is_adversarial(here, counting)(x).numpy())
                 first = result is x0
                 taken = np.ones_like(broken) if first else broken
-                result = with_rows(result, active[taken], rows(x, np.flatnonzero(taken)))
-                if on_part is not None:
-                    on_part(_part(name, active, broken, counting, queries))
+                result = put_samples(result, active[taken], take_samples(x, np.flatnonzero(taken)))
+                if on_stage is not None:
+                    on_stage(_stage_result(name, active, broken, counting, queries))
                 active = active[~broken]
         return restore(result)
 
     def _names(self, criterion: Any) -> Iterator[str]:
-        for part in self.attacks:
-            runs = {"apgd-t": self.targets, "pgd-margin": self.restarts}.get(part)
+        for stage in self.attacks:
+            runs = {"apgd-t": self.targets, "pgd-margin": self.restarts}.get(stage)
             if runs is None:
-                yield part
-            elif part != "apgd-t" or isinstance(criterion, Misclassification):
+                yield stage
+            elif stage != "apgd-t" or isinstance(criterion, Misclassification):
                 for run in range(1, runs + 1):
-                    yield f"{part}{run}"
+                    yield f"{stage}{run}"
 
     def _attack(
         self, name: str, model: Model, active: Index, ranking: _Ranking
     ) -> ClipAwareAttack | None:
-        """The attack of this part on these samples; None where there is no such target class."""
+        """Return the attack of this stage, or None where there is no such target class."""
         if name == "square":
             return ClipAwareSquare(p=self.p, queries=self.queries)
         if name == "apgd-ce":
@@ -214,10 +214,12 @@ class _Ranking:
         self.order: Any = None
 
     def classes(self, model: Model, active: Index, rank: int) -> ep.Tensor | None:
-        """The classes of rank 1, 2, ... of these samples; None where there are fewer classes."""
+        """Return the classes of rank 1, 2, ...; None where there are fewer classes."""
         labels = self.criterion.labels
         if self.order is None:  # once, on those that are left when it is first asked for
-            found = losses.other_classes(model(rows(self.x0, active)), rows(labels, active))
+            found = losses.other_classes(
+                model(take_samples(self.x0, active)), take_samples(labels, active)
+            )
             self.order = np.zeros((len(self.x0), found.shape[1]), found.dtype)
             self.order[active] = found
         if rank > self.order.shape[1]:
@@ -225,11 +227,11 @@ class _Ranking:
         return backends.from_numpy(self.x0, self.order[active, rank - 1])
 
 
-def _part(
+def _stage_result(
     name: str, active: Index, broken: Any, counting: CountingModel, queries: list[Index]
-) -> Part:
+) -> StageResult:
     n = len(active)
     forwards = np.full(n, counting.forwards // n)
     if queries:  # each sample stops on its own; and one more judges the result
         forwards = queries[0] + 1
-    return Part(name, active, broken, forwards, np.full(n, counting.backwards // n))
+    return StageResult(name, active, broken, forwards, np.full(n, counting.backwards // n))

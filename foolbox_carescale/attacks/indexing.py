@@ -14,35 +14,35 @@ from ..core import backends
 Index = np.ndarray[Any, np.dtype[np.integer[Any]]]
 
 
-def rows(tensor: ep.Tensor, index: Index) -> ep.Tensor:
-    """The samples at these positions, in this order."""
+def take_samples(tensor: ep.Tensor, index: Index) -> ep.Tensor:
+    """Return the samples at these positions, in this order."""
     chosen: ep.Tensor = tensor[backends.from_numpy(tensor, index)]
     return chosen
 
 
-def with_rows(tensor: ep.Tensor, index: Index, values: ep.Tensor) -> ep.Tensor:
-    """The tensor with other samples at these positions, which occur once each."""
+def put_samples(tensor: ep.Tensor, index: Index, values: ep.Tensor) -> ep.Tensor:
+    """Return the tensor with other samples at these positions, which occur once each."""
     if len(index) == 0:
         return tensor
     inside = np.zeros(len(tensor), bool)
     source = np.zeros(len(tensor), np.int64)
     inside[index], source[index] = True, np.arange(len(index))
     where = atleast_kd(backends.from_numpy(tensor, inside), tensor.ndim)
-    merged: ep.Tensor = ep.where(where, rows(values, source), tensor)
+    merged: ep.Tensor = ep.where(where, take_samples(values, source), tensor)
     return merged
 
 
-def criterion_rows(criterion: Any, index: Index) -> Any:
-    """The criterion for the samples at these positions.
+def take_criterion(criterion: Any, index: Index) -> Any:
+    """Return the criterion for the samples at these positions.
 
     Raises:
         ValueError: it is neither Misclassification nor TargetedMisclassification; of others it is
             not known what belongs to which sample.
     """
     if isinstance(criterion, Misclassification):
-        return Misclassification(rows(criterion.labels, index))
+        return Misclassification(take_samples(criterion.labels, index))
     if isinstance(criterion, TargetedMisclassification):
-        return TargetedMisclassification(rows(criterion.target_classes, index))
+        return TargetedMisclassification(take_samples(criterion.target_classes, index))
     raise ValueError(
         "criterion: expected labels, Misclassification or TargetedMisclassification, got "
         f"{criterion!r}: only these can be split by sample"

@@ -22,26 +22,26 @@ NAMES = ("ce", "dlr", "margin", "dlr_or_margin", "dlr_targeted")
 LEAST_CLASSES = 4  # that the targeted DLR needs
 
 
-Goal = Callable[[ep.Tensor], ep.Tensor]
+LossFn = Callable[[ep.Tensor], ep.Tensor]
 """A loss for one batch: logits -> (N,)."""
 
 
-def goals_of(
+def make_losses(
     criterion: Any, loss: str | Loss, targets: int, logits: Callable[[], ep.Tensor]
-) -> list[Goal]:
-    """The losses to ascend one after the other: one, or for "dlr_targeted" one per target class.
+) -> list[LossFn]:
+    """Return the losses to ascend in turn: one, or for "dlr_targeted" one per target class.
 
     Args:
-        criterion: As for ``goal_of``.
-        loss: As for ``goal_of``, or "dlr_targeted".
+        criterion: As for ``make_loss``.
+        loss: As for ``make_loss``, or "dlr_targeted".
         targets: How many of the most likely other classes to aim at, one run each.
         logits: The model's logits of the clean inputs, called where they are needed.
 
     Raises:
-        ValueError: as ``goal_of``; "dlr_targeted" with a criterion that has targets already.
+        ValueError: as ``make_loss``; "dlr_targeted" with a criterion that has targets already.
     """
     if loss != "dlr_targeted":
-        return [goal_of(criterion, loss)]
+        return [make_loss(criterion, loss)]
     if not isinstance(criterion, Misclassification):
         raise ValueError(
             "loss: 'dlr_targeted' chooses the target classes itself and needs labels or "
@@ -50,7 +50,7 @@ def goals_of(
     clean, labels = logits(), criterion.labels
     order = other_classes(clean, labels)
 
-    def towards(rank: int) -> Goal:
+    def towards(rank: int) -> LossFn:
         classes = backends.from_numpy(clean, order[:, rank])
         return lambda z: targeted_dlr(z, labels, classes)
 
@@ -58,14 +58,14 @@ def goals_of(
 
 
 def other_classes(logits: ep.Tensor, labels: ep.Tensor) -> np.ndarray[Any, Any]:
-    """Per sample all classes but its label, by falling logit: (N, K - 1), dtype of the labels."""
+    """Return all classes but the label by falling logit, (N, K - 1), dtype of the labels."""
     others = ep.where(_one_hot(logits, labels) > 0, ep.ones_like(logits) * -math.inf, logits)
     order = np.argsort(-others.numpy(), axis=-1)[:, :-1]
     return order.astype(backends.to_numpy(labels).dtype)
 
 
-def goal_of(criterion: Any, loss: str | Loss) -> Goal:
-    """The loss of a criterion.
+def make_loss(criterion: Any, loss: str | Loss) -> LossFn:
+    """Return the loss of a criterion.
 
     Args:
         criterion: Foolbox's Misclassification, or one with ``target_classes``.
@@ -113,7 +113,7 @@ def goal_of(criterion: Any, loss: str | Loss) -> Goal:
 
 
 def targeted_dlr(logits: ep.Tensor, labels: ep.Tensor, targets: ep.Tensor) -> ep.Tensor:
-    """``(z_t - z_y) / (z_1 - (z_3 + z_4) / 2)``, sorted logits below: towards t, away from y.
+    """Return ``(z_t - z_y) / (z_1 - (z_3 + z_4) / 2)``: towards t, away from y.
 
     Source: Croce & Hein 2020, arXiv 2003.01690.
 
@@ -127,12 +127,12 @@ def targeted_dlr(logits: ep.Tensor, labels: ep.Tensor, targets: ep.Tensor) -> ep
             "loss='margin'"
         )
     top = _sorted(logits)
-    gap = top[:, -1] - (top[:, -3] + top[:, -4]) / 2
-    return targeted_margin(logits, labels, targets) / (gap + 1e-12)
+    denominator = top[:, -1] - (top[:, -3] + top[:, -4]) / 2
+    return targeted_margin(logits, labels, targets) / (denominator + 1e-12)
 
 
 def targeted_margin(logits: ep.Tensor, labels: ep.Tensor, targets: ep.Tensor) -> ep.Tensor:
-    """``z_t - z_y``: towards t, away from y; of any number of classes."""
+    """Return ``z_t - z_y``: towards t, away from y; of any number of classes."""
     return _pick(logits, targets) - _pick(logits, labels)
 
 

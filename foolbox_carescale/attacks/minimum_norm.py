@@ -68,7 +68,7 @@ class MinimalEpsilon(MinimizationAttack):
 
     @property
     def distance(self) -> ClipAwareDistance:
-        """The wrapped attack's."""
+        """Return the wrapped attack's distance."""
         return self.attack.distance
 
     def run(
@@ -80,7 +80,7 @@ class MinimalEpsilon(MinimizationAttack):
         early_stop: float | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The smallest adversarial perturbations found; samples below ``early_stop`` are done."""
+        """Return the nearest adversarial points found; samples below ``early_stop`` are done."""
         raise_if_kwargs(kwargs)
         x0, restore = ep.astensor_(inputs)
         x0 = inside_bounds(x0, model)
@@ -119,7 +119,7 @@ class MinimalEpsilon(MinimizationAttack):
     def _nearer(
         self, x0: ep.Tensor, x: ep.Tensor, found: ep.Tensor, is_adversarial: Any, bounds: Any
     ) -> ep.Tensor:
-        """The adversarial points, drawn back towards the inputs as far as they stay adversarial."""
+        """Return the adversarial points, drawn back to the inputs while they stay adversarial."""
         if self.ray_passes == 0 or not found.any():
             return x
         p = self.attack.p

@@ -7,10 +7,10 @@ from typing import Any
 import eagerpy as ep
 from foolbox.devutils import atleast_kd
 
-from . import directions as parts
+from . import schedules
 from .base import variant
 from .pgd import ClipAwareGradientAttack
-from .state import Ascent, Sparsity
+from .state import AttackState, Sparsity
 from .steps import step
 
 ClipAwareFGM = variant(
@@ -32,7 +32,7 @@ ClipAwareFGM = variant(
         "steps": 1, "restarts": 1, "rel_stepsize": 1.0, "abs_stepsize": None,
         "schedule": "constant", "momentum": 0.0, "direction": "gradient",
         "random_start": False, "constraint": "ball", "keep": "last", "sparsity": 1.0, "targets": 1,
-        "wide_start": False,
+        "larger_epsilon_start": False,
     },
 )  # fmt: skip
 
@@ -106,10 +106,16 @@ ClipAwareAPGD = variant(
 
 class _FrankWolfe(ClipAwareGradientAttack):
     def _step(
-        self, t: int, x: ep.Tensor, ahead: ep.Tensor, size: Any, sparsity: Sparsity, ascent: Ascent
+        self,
+        t: int,
+        x: ep.Tensor,
+        direction: ep.Tensor,
+        size: Any,
+        sparsity: Sparsity,
+        state: AttackState,
     ) -> ep.Tensor:
-        x0, epsilon = ascent.x0, ascent.epsilon
-        vertex = step(x0, ahead, epsilon, p=self.p, bounds=ascent.model.bounds)
+        x0, epsilon = state.x0, state.epsilon
+        vertex = step(x0, direction, epsilon, p=self.p, bounds=state.model.bounds)
         part: Any
         if isinstance(epsilon, float):
             part = size / (epsilon or 1.0)
@@ -120,9 +126,9 @@ class _FrankWolfe(ClipAwareGradientAttack):
         moved: ep.Tensor = x + part * (vertex - x)
         return moved
 
-    def _schedule(self) -> parts.Schedule:
+    def _schedule(self) -> schedules.Schedule:
         if self.rel_stepsize is None and self.schedule == "cosine":
-            return parts.Cosine(1.0, parts.FINAL_STEP, self.steps)
+            return schedules.Cosine(1.0, schedules.FINAL_STEP, self.steps)
         return super()._schedule()
 
 
@@ -138,6 +144,6 @@ ClipAwareFrankWolfe = variant(
 
     Source: Chen et al. 2020, arXiv 1811.10828.
     """,
-    fixed={"abs_stepsize": None, "sparsity": 1.0, "wide_start": False},
+    fixed={"abs_stepsize": None, "sparsity": 1.0, "larger_epsilon_start": False},
     defaults={"momentum": 0.0, "direction": "gradient"},
 )

@@ -68,7 +68,7 @@ class ClipAwareNoise(ClipAwareAttack):
     def run(
         self, model: Model, inputs: Any, criterion: Any = None, *, epsilon: Any, **kwargs: Any
     ) -> Any:
-        """One noisy copy per input, exactly epsilon away; the arguments are Foolbox's."""
+        """Return one noisy copy per input, exactly epsilon away; the arguments are Foolbox's."""
         raise_if_kwargs(kwargs)
         x0, criterion, epsilon, restore = checked_arguments(model, inputs, criterion, epsilon)
         if criterion is None and self.repeats > 1:
@@ -131,12 +131,12 @@ class ClipAwareNoise(ClipAwareAttack):
 
 
 def _signs(like: ep.Tensor) -> ep.Tensor:
-    """-1 or 1 with equal probability."""
+    """Return -1 or 1 with equal probability, shape of ``like``."""
     return ep.where(sample(like, "uniform") < 0, -ep.ones_like(like), ep.ones_like(like))
 
 
 def _generalized(like: ep.Tensor, p: float) -> ep.Tensor:
-    """Independent elements of density proportional to ``exp(-|t|^p)``: |t|^p is Gamma(1/p)."""
+    """Sample elements of density proportional to ``exp(-|t|^p)``: |t|^p is Gamma(1/p)."""
     rng = np.random.default_rng(fresh_seed(like))
     # the logarithm of a Gamma(a) of small a underflows less: Gamma(a) = Gamma(a + 1) U^(1/a)
     logs = np.log(rng.standard_gamma(1 + 1 / p, like.shape)) / p + np.log1p(-rng.random(like.shape))
@@ -145,14 +145,14 @@ def _generalized(like: ep.Tensor, p: float) -> ep.Tensor:
 
 
 def _radius(x0: ep.Tensor, epsilon: Any) -> ep.Tensor:
-    """``epsilon U^(1/n)``, shape (N,)."""
+    """Sample ``epsilon U^(1/n)``, shape (N,)."""
     u = ep.uniform(backends.at_least_float32(x0), (len(x0),), low=0.0, high=1.0)
     radius: ep.Tensor = u ** (1 / math.prod(x0.shape[1:])) * epsilon
     return radius
 
 
 def _uniform_in_box(model: Model, x0: ep.Tensor, epsilon: Any) -> ep.Tensor:
-    """Each element uniform between its bounds and epsilon to both sides."""
+    """Sample each element uniformly, at most epsilon away and inside the bounds."""
     x = backends.at_least_float32(x0)
     size = epsilon if isinstance(epsilon, float) else atleast_kd(epsilon, x.ndim)
     low = ep.maximum(x - size, ep.ones_like(x) * model.bounds[0])

@@ -2,7 +2,7 @@
 
 Both the step and the result of each step go through the operator. The step is the exact
 maximiser of the linearised loss inside the box, so no budget goes into coordinates that
-cannot move; the result is clipped and exactly epsilon away. The attacks in ``variants``
+cannot move; the result is clipped and exactly epsilon away. The attacks in ``named``
 are settings of ``ClipAwareGradientAttack``.
 """
 
@@ -22,22 +22,21 @@ from foolbox.models import Model
 from ..core import backends
 from ..core.norms import sample
 from ..operators.api import perturb
-from . import directions as parts
-from . import losses
+from . import directions, losses, schedules
 from .base import ClipAwareAttack, checked_arguments, lp_distance
 from .parameters import Parameter, integer, interval, one_of, positive
-from .state import Ascent, Iterate, Sparsity, Top
-from .steps import constrain, sparse_step, step
+from .state import AttackState, HighestLoss, Iterate, Sparsity
+from .steps import enforce_constraint, sparse_step, step
 
 Schedule = Literal["cosine", "constant", "halving"]
 Direction = Literal["gradient", "momentum", "adam", "conjugate"]
 Constraint = Literal["sphere", "ball"]
 Keep = Literal["best", "last"]
 
-# Radius in units of epsilon, and part of the steps, of each ball of a wide start.
-WIDE = ((2.0, 0.25), (1.5, 0.25))
-LEAST_WIDE_STEPS = 20
-STEP_AFTER_WIDE = 1.0  # relative to epsilon; 2 would leave what was found
+# Radius in units of epsilon, and part of the steps, of each ball of a start on larger ones.
+LARGER_EPSILONS = ((2.0, 0.25), (1.5, 0.25))
+LEAST_STEPS_FOR_LARGER = 20
+STEP_AFTER_LARGER = 1.0  # relative to epsilon; 2 would leave what was found
 
 
 class ClipAwareGradientAttack(ClipAwareAttack):
@@ -59,7 +58,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         momentum: Weight of the previous displacement, in [0, 1): the next iterate is
             x + (1 - m) (z - x) + m (x - previous), z being the plain step's result.
         direction: What the step follows: the "gradient", or gradients accumulated by
-            "momentum", "adam", or "conjugate" (see ``parts``). By default momentum for p = 1
+            "momentum", "adam", or "conjugate" (see ``directions``). By default momentum for p = 1
             and p = inf, whose steps keep only signs, and the gradient for other p.
         random_start: Start from noise of size epsilon instead of the input itself.
         constraint: "sphere" keeps every iterate at exactly epsilon, "ball" at most there.
@@ -72,8 +71,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             Hein 2021, arXiv 2103.01208). Not used for p > 1.
         targets: Of "dlr_targeted": how many other classes to aim at, the most likely ones first;
             fewer where the model has fewer.
-        wide_start: Take the first half of the steps on balls of 2 and 1.5 epsilon, and start
-            from their end, projected, as AutoAttack does for L1. Only then iterates are
+        larger_epsilon_start: Take the first half of the steps on balls of 2 and 1.5 epsilon, and
+            start from their end, projected, as AutoAttack does for L1. Only then iterates are
             reported, and one can be returned. By default for p = 1, from 20 steps on; never with
             fewer than 3.
     """
@@ -117,7 +116,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         keep: Keep = "best",
         sparsity: float | Literal["auto", "adaptive"] = "auto",
         targets: int = 9,
-        wide_start: bool | None = None,
+        larger_epsilon_start: bool | None = None,
     ) -> None:
         super().__init__(p=p)
         if restarts > 1 and keep == "last":
@@ -135,7 +134,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         self.keep = keep
         self.sparsity = sparsity
         self.targets = targets
-        self.wide_start = wide_start
+        self.larger_epsilon_start = larger_epsilon_start
 
     def run(
         self,
@@ -147,7 +146,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         on_step: Callable[[Iterate], None] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The loop.
+        """Run the loop.
 
         Args:
             model: A Foolbox model with gradients.
@@ -162,89 +161,90 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         """
         raise_if_kwargs(kwargs)
         x0, criterion, epsilon, restore = checked_arguments(model, inputs, criterion, epsilon)
-        goals = losses.goals_of(criterion, self.loss, self.targets, lambda: model(x0))
-        ascent = Ascent(model, x0, criterion, epsilon)
-        for restart, goal in enumerate(goals * self.restarts):
-            attack, start = self._approach(ascent, goal, restart)
-            last = attack._ascend(ascent, goal, restart, on_step, start)
-        return restore(last if self.keep == "last" else ascent.best.x)
+        loss_fns = losses.make_losses(criterion, self.loss, self.targets, lambda: model(x0))
+        state = AttackState(model, x0, criterion, epsilon)
+        for restart, loss_fn in enumerate(loss_fns * self.restarts):
+            attack, start = self._warm_start(state, loss_fn, restart)
+            last = attack._run_restart(state, loss_fn, restart, on_step, start)
+        return restore(last if self.keep == "last" else state.best.x)
 
-    def _approach(
-        self, ascent: Ascent, goal: losses.Goal, restart: int
+    def _warm_start(
+        self, state: AttackState, loss_fn: losses.LossFn, restart: int
     ) -> tuple[ClipAwareGradientAttack, ep.Tensor | None]:
-        """The first steps on larger balls: the attack that is left, and where it starts."""
-        wide = self.wide_start
-        if wide is None:
-            wide = self.p == 1 and self.steps >= LEAST_WIDE_STEPS
-        stages = [(factor, round(part * self.steps)) for factor, part in WIDE]
-        if not wide or not all(steps for _, steps in stages):  # too few to share out
+        """Take the first steps on larger balls; return the attack that is left, and its start."""
+        larger_first = self.larger_epsilon_start
+        if larger_first is None:
+            larger_first = self.p == 1 and self.steps >= LEAST_STEPS_FOR_LARGER
+        stages = [(factor, round(part * self.steps)) for factor, part in LARGER_EPSILONS]
+        if not larger_first or not all(steps for _, steps in stages):  # too few to share out
             return self, None
         start, rest = None, copy.copy(self)
         for factor, steps in stages:
             stage = copy.copy(self)
             stage.keep, stage.steps = "last", steps
-            larger = Ascent(ascent.model, ascent.x0, ascent.criterion, ascent.epsilon * factor)
-            larger.move = ascent.move
-            start = stage._ascend(larger, goal, restart, None, start)
-            ascent.gradients += larger.gradients
-            ascent.move = larger.move
+            larger = AttackState(state.model, state.x0, state.criterion, state.epsilon * factor)
+            larger.move = state.move
+            start = stage._run_restart(larger, loss_fn, restart, None, start)
+            state.gradients += larger.gradients
+            state.move = larger.move
             rest.steps -= stage.steps
         if self.rel_stepsize is None and self.schedule != "constant":
-            rest.rel_stepsize = STEP_AFTER_WIDE
+            rest.rel_stepsize = STEP_AFTER_LARGER
         return rest, start
 
-    def _ascend(
+    def _run_restart(
         self,
-        ascent: Ascent,
-        goal: losses.Goal,
+        state: AttackState,
+        loss_fn: losses.LossFn,
         restart: int,
         on_step: Callable[[Iterate], None] | None,
         start: ep.Tensor | None = None,
     ) -> ep.Tensor:
-        model, x0, epsilon = ascent.model, ascent.x0, ascent.epsilon
+        model, x0, epsilon = state.model, state.x0, state.epsilon
         unit = epsilon if self.abs_stepsize is None else 1.0
-        schedule, direction = self._schedule(), self._direction()
-        sparsity = Sparsity(self.sparsity, self.steps, ascent)
+        schedule, to_direction = self._schedule(), self._to_direction()
+        sparsity = Sparsity(self.sparsity, self.steps, state)
         x, size, away = x0, epsilon, self.random_start or start is not None
         if start is not None:
-            x = self._constrain(start, ascent, start - x0)
+            x = self._enforce_constraint(start, state, start - x0)
         elif self.random_start:
             x = perturb(x0, sample(x0, "gaussian"), epsilon, p=self.p, bounds=model.bounds)
         previous = x
-        top = Top()
+        highest = HighestLoss()
         for t in range(self.steps + 1):
             final = t == self.steps
             if final and self.keep == "last" and on_step is None:
                 break
-            loss, is_adversarial, gradient = ascent.evaluate(x, goal, gradient=not final)
+            loss, is_adversarial, gradient = state.evaluate(x, loss_fn, gradient=not final)
             if t > 0 or away:
                 if self.keep == "best":
-                    ascent.best.offer(x, loss, is_adversarial)
+                    state.best.update(x, loss, is_adversarial)
                 if on_step is not None:
                     norm = lp_distance(x0, x, self.p).raw
-                    found, spent = is_adversarial.raw, ascent.gradients
+                    found, spent = is_adversarial.raw, state.gradients
                     on_step(Iterate(t, restart, x.raw, norm, loss.raw, found, size, spent))
             if final:
                 break
 
             if schedule.observes or sparsity.adaptive:  # others never go back
-                top.offer(x, loss, gradient)
+                highest.update(x, loss, gradient)
             back = schedule.observe(t, loss.numpy()) if schedule.observes else None
             if back is not None and back.any():
                 where = atleast_kd(backends.from_numpy(x0, back), x0.ndim)
-                x, gradient = ep.where(where, top.x, x), ep.where(where, top.gradient, gradient)
+                x = ep.where(where, highest.x, x)
+                gradient = ep.where(where, highest.gradient, gradient)
                 previous = ep.where(where, x, previous)
-                direction.forget(where)
-            sparsity.observe(t, top.x, x0)
+                to_direction.reset(where)
+            sparsity.observe(t, highest.x, x0)
 
             size = _times(schedule.size(t), unit, x0)
-            ahead = direction(gradient)
+            direction = to_direction(gradient)
             if t == 0 and self._is_sparse:
-                sparsity.probe(x, ahead, goal)
-            new = self._step(t, x, ahead, size, sparsity, ascent)
-            new = self._constrain(new, ascent, ahead)
+                sparsity.probe(x, direction, loss_fn)
+            new = self._step(t, x, direction, size, sparsity, state)
+            new = self._enforce_constraint(new, state, direction)
             if self.momentum and t > 0:
-                new = self._constrain(new, ascent, ahead, (self.momentum, x, previous))
+                new = self._enforce_constraint(new, state, direction, (self.momentum, x, previous))
             previous, x = x, new
         return x
 
@@ -252,50 +252,56 @@ class ClipAwareGradientAttack(ClipAwareAttack):
     def _is_sparse(self) -> bool:
         return self.p == 1 and self.steps > 1
 
-    def _schedule(self) -> parts.Schedule:
+    def _schedule(self) -> schedules.Schedule:
         if self.schedule == "constant":
-            return parts.Constant(self.abs_stepsize or self.rel_stepsize or 2.5 / self.steps)
+            return schedules.Constant(self.abs_stepsize or self.rel_stepsize or 2.5 / self.steps)
         first = self.abs_stepsize or self.rel_stepsize or 2.0
         if self.schedule == "halving":
-            return parts.Halving(first, self.steps)
-        last = parts.FINAL_STEP * (1.0 if self.abs_stepsize is None else first)
-        return parts.Cosine(first, last, self.steps)
+            return schedules.Halving(first, self.steps)
+        last = schedules.FINAL_STEP * (1.0 if self.abs_stepsize is None else first)
+        return schedules.Cosine(first, last, self.steps)
 
-    def _direction(self) -> parts.Direction:
-        kinds: dict[str, type[parts.Direction]] = {
-            "gradient": parts.Gradient,
-            "momentum": parts.Momentum,
-            "adam": parts.Adam,
-            "conjugate": parts.Conjugate,
+    def _to_direction(self) -> directions.Direction:
+        kinds: dict[str, type[directions.Direction]] = {
+            "gradient": directions.Gradient,
+            "momentum": directions.Momentum,
+            "adam": directions.Adam,
+            "conjugate": directions.Conjugate,
         }
         default = "gradient" if 1 < self.p < math.inf else "momentum"
         return kinds[self.direction or default]()
 
     def _step(
-        self, t: int, x: ep.Tensor, ahead: ep.Tensor, size: Any, sparsity: Sparsity, ascent: Ascent
+        self,
+        t: int,
+        x: ep.Tensor,
+        direction: ep.Tensor,
+        size: Any,
+        sparsity: Sparsity,
+        state: AttackState,
     ) -> ep.Tensor:
-        bounds = ascent.model.bounds
+        bounds = state.model.bounds
         if self._is_sparse:
-            return sparse_step(x, ahead, size, sparsity.counts(t, x), bounds=bounds)
-        return step(x, ahead, size, p=self.p, bounds=bounds)
+            return sparse_step(x, direction, size, sparsity.counts(t, x), bounds=bounds)
+        return step(x, direction, size, p=self.p, bounds=bounds)
 
-    def _constrain(
-        self, z: ep.Tensor, ascent: Ascent, ahead: ep.Tensor, momentum: Any = None
+    def _enforce_constraint(
+        self, z: ep.Tensor, state: AttackState, direction: ep.Tensor, momentum: Any = None
     ) -> ep.Tensor:
-        return constrain(
+        return enforce_constraint(
             z,
-            ascent.x0,
-            ascent.epsilon,
+            state.x0,
+            state.epsilon,
             p=self.p,
-            bounds=ascent.model.bounds,
+            bounds=state.model.bounds,
             sphere=self.constraint == "sphere",
-            ahead=ahead,
+            direction=direction,
             momentum=momentum,
         )
 
 
 def _times(size: Any, unit: Any, like: ep.Tensor) -> Any:
-    """Step sizes, a number or one per sample, in units that are a number or one per sample."""
+    """Return size times unit, each a number or one per sample."""
     if isinstance(size, np.ndarray):
         wide = backends.dtype_name(like) == "float64"
         size = backends.from_numpy(like, size.astype("float64" if wide else "float32"))

@@ -39,7 +39,7 @@ FOOLBOX_KINDS: dict[type, str] = {
 
 
 def get_attack(name: str) -> type[Attack]:
-    """The attack class of this name, from Foolbox or from this package.
+    """Return the attack class of this name, from Foolbox, this package or an entry point.
 
     Args:
         name: As in ``foolbox.attacks``: ``"LinfPGD"``, ``"L2ClipAwarePGD"``.
@@ -78,7 +78,7 @@ def kind_of(name: str) -> str | None:
 
 
 def list_attacks(pattern: str = "*") -> list[str]:
-    """Names of all attacks, Foolbox's and ours, sorted.
+    """Return the names of all attacks, Foolbox's and ours, sorted.
 
     Args:
         pattern: Keep the names that match, with ``*`` and ``?``, in any case: ``"l2*pgd"``.

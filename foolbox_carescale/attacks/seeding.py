@@ -13,14 +13,14 @@ from ..core import backends
 
 
 def fresh_seed(like: ep.Tensor) -> int:
-    """A seed in [0, 2**24), drawn from the global generator of the framework of ``like``."""
+    """Draw a seed in [0, 2**24) from the global generator of the framework of ``like``."""
     template = backends.at_least_float32(like)
     return int(ep.uniform(template, (1,), low=0.0, high=1.0).item() * 2**24)
 
 
 @contextlib.contextmanager
 def seeded(like: ep.Tensor, seed: int | None) -> Iterator[None]:
-    """Draw from a generator with this seed meanwhile; with None from the one that there is.
+    """Seed the framework's generator within the block; with None leave it alone.
 
     Afterwards the global generator goes on from where it was: PyTorch's, NumPy's, and the key
     that EagerPy keeps for JAX. TensorFlow's cannot be read; it goes on from a seed that it drew

@@ -17,8 +17,8 @@ from ..core import backends
 from ..core.norms import lp_norm
 from ..operators.api import perturb
 from .base import ClipAwareAttack, checked_arguments
-from .indexing import criterion_rows, rows, with_rows
-from .losses import goal_of
+from .indexing import put_samples, take_criterion, take_samples
+from .losses import make_loss
 from .parameters import integer, interval, seed_or_none
 from .seeding import fresh_seed
 
@@ -75,7 +75,7 @@ class ClipAwareSquare(ClipAwareAttack):
         on_end: Callable[[Array], None] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The search.
+        """Run the search.
 
         Args:
             model: A Foolbox model; no gradients are needed.
@@ -103,10 +103,10 @@ class ClipAwareSquare(ClipAwareAttack):
             else:
                 delta = self._proposal(live, grid, self._part(query), rng)
             x = perturb(live.x0, delta, live.epsilon, p=self.p, bounds=model.bounds)
-            found = live.offer(x, model)
+            found = live.update(x, model)
             spent[active] += 1
             if found.any() or query == self.queries - 1:
-                result = with_rows(result, active, live.x)
+                result = put_samples(result, active, live.x)
                 active, live = active[~found], live.only(np.flatnonzero(~found))
             if len(active) == 0:
                 break
@@ -154,10 +154,10 @@ class _Live:
     x: ep.Tensor
     margin: Any
 
-    def offer(self, x: ep.Tensor, model: Model) -> Array:
-        """Take what has a larger margin; who is adversarial now, shape (n,)."""
+    def update(self, x: ep.Tensor, model: Model) -> Array:
+        """Take what has a larger margin; return which samples are adversarial now, shape (n,)."""
         logits = backends.at_least_float32(model(x))
-        margin = goal_of(self.criterion, "margin")(logits)
+        margin = make_loss(self.criterion, "margin")(logits)
         found = self.criterion(x, logits)
         if self.margin is None:
             self.x, self.margin = x, margin
@@ -168,11 +168,17 @@ class _Live:
         return np.asarray(found.numpy())
 
     def only(self, index: Array) -> _Live:
-        """These samples."""
-        epsilon = self.epsilon if isinstance(self.epsilon, float) else rows(self.epsilon, index)
-        criterion = criterion_rows(self.criterion, index)
+        """Return the state of these samples."""
+        epsilon = (
+            self.epsilon if isinstance(self.epsilon, float) else take_samples(self.epsilon, index)
+        )
+        criterion = take_criterion(self.criterion, index)
         return _Live(
-            rows(self.x0, index), epsilon, criterion, rows(self.x, index), rows(self.margin, index)
+            take_samples(self.x0, index),
+            epsilon,
+            criterion,
+            take_samples(self.x, index),
+            take_samples(self.margin, index),
         )
 
 
@@ -189,18 +195,18 @@ class _Grid:
         self.sides = tuple(shape[2:] if x0.ndim > 2 else shape[1:])
 
     def channels_first(self, t: ep.Tensor) -> ep.Tensor:
-        """(n, channels, pixels), in float32 at least."""
+        """Return t as (n, channels, pixels), in float32 at least."""
         t = backends.at_least_float32(t)
         return t.transpose(tuple(self.axes)).reshape((len(t), self.channels, -1))
 
     def restored(self, t: ep.Tensor, like: ep.Tensor) -> ep.Tensor:
-        """Shape, order of the axes, and dtype of the inputs."""
+        """Return t in shape, order of axes and dtype of the inputs."""
         shape = [like.shape[axis] for axis in self.axes]
         back = tuple(int(axis) for axis in np.argsort(self.axes))
         return t.reshape(tuple(shape)).transpose(back).astype(like.dtype)
 
     def window(self, part: float, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
-        """A random window per sample: where it is, and the distance to its centre, (n, 1, S)."""
+        """Return a random window per sample, and the distance to its centre, (n, 1, S)."""
         inside = np.ones((n, *(1,) * len(self.sides)), bool)
         distance = np.zeros(inside.shape, np.float32)
         for axis, length in enumerate(self.sides):
@@ -215,7 +221,7 @@ class _Grid:
         return inside.reshape((n, 1, -1)), distance.reshape((n, 1, -1))
 
     def tiles(self, n: int, *, columns: bool, rng: np.random.Generator) -> Array:
-        """Random signs, the same within a tile or a column, (n, channels, S), float32."""
+        """Return random signs, the same in a tile or a column, (n, channels, S), float32."""
         counts = [min(TILES, side) for side in self.sides]
         if columns:
             counts = [1] * (len(self.sides) - 1) + [self.sides[-1]]
@@ -230,6 +236,6 @@ def _signs(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
 
 
 def _norms(t: ep.Tensor, p: float) -> ep.Tensor:
-    """p-norm over the pixels, (n, channels, 1)."""
+    """Return the p-norm over the pixels, (n, channels, 1)."""
     n, channels, pixels = t.shape
     return lp_norm(t.reshape((n * channels, pixels)), p).reshape((n, channels, 1))

@@ -41,41 +41,41 @@ class Iterate:
     gradients: int
 
 
-class Ascent:
+class AttackState:
     """What all restarts of one run share: the problem, and the best iterates so far."""
 
     def __init__(self, model: Model, x0: ep.Tensor, criterion: Any, epsilon: Any) -> None:
         self.model, self.x0, self.criterion, self.epsilon = model, x0, criterion, epsilon
-        self.best = Best()
+        self.best = BestIterate()
         self.gradients = 0  # of all restarts
         self.move: Any = None  # what `Sparsity` found, shape (N,)
 
     def evaluate(
-        self, x: ep.Tensor, goal: losses.Goal, *, gradient: bool
+        self, x: ep.Tensor, loss_fn: losses.LossFn, *, gradient: bool
     ) -> tuple[ep.Tensor, ep.Tensor, Any]:
-        """Loss, whether adversarial, and the gradient (or None; may hold NaN) at x."""
+        """Return the loss, whether x is adversarial, and the gradient (or None; may hold NaN)."""
 
-        def loss_fn(x: ep.Tensor) -> Any:
+        def objective(x: ep.Tensor) -> Any:
             logits = backends.at_least_float32(self.model(x))
-            loss = goal(logits)
+            loss = loss_fn(logits)
             return loss.sum(), (backends.detach(loss), backends.detach(logits))
 
-        slope = None
+        grad = None
         if gradient:
             self.gradients += 1
-            _, (loss, logits), slope = backends.value_aux_and_grad(loss_fn, x)
+            _, (loss, logits), grad = backends.value_aux_and_grad(objective, x)
         else:
-            _, (loss, logits) = loss_fn(x)
-        return loss, self.criterion(x, logits), slope
+            _, (loss, logits) = objective(x)
+        return loss, self.criterion(x, logits), grad
 
 
-class Best:
+class BestIterate:
     """Per input the best iterate so far: adversarial first, then the highest loss."""
 
     def __init__(self) -> None:
         self.x: Any = None
 
-    def offer(self, x: ep.Tensor, loss: ep.Tensor, is_adversarial: ep.Tensor) -> None:
+    def update(self, x: ep.Tensor, loss: ep.Tensor, is_adversarial: ep.Tensor) -> None:
         """Take the samples of x that are better."""
         loss = _without_nan(loss)
         if self.x is None:
@@ -93,13 +93,13 @@ class Best:
         self.found = ep.logical_or(self.found, is_adversarial)
 
 
-class Top:
+class HighestLoss:
     """Per input the iterate of one restart with the highest loss, and its gradient."""
 
     def __init__(self) -> None:
         self.x: Any = None
 
-    def offer(self, x: ep.Tensor, loss: ep.Tensor, gradient: ep.Tensor) -> None:
+    def update(self, x: ep.Tensor, loss: ep.Tensor, gradient: ep.Tensor) -> None:
         """Take the samples of x with a higher loss."""
         loss = _without_nan(loss)
         if self.x is None:
@@ -125,41 +125,41 @@ class Sparsity:
     POWER = 2
     FACTORS = (1.25, 5.0)
 
-    def __init__(self, part: float | str, steps: int, ascent: Ascent) -> None:
+    def __init__(self, part: float | str, steps: int, state: AttackState) -> None:
         self.adaptive = part == "adaptive"
         self.part: Any = self.FIRST if self.adaptive else part
-        self.ascent, self.steps = ascent, steps
+        self.state, self.steps = state, steps
         self.widths: Any = None  # of the box, that epsilon amounts to
         if part == "auto":
-            lower, upper = ascent.model.bounds
-            epsilon = ascent.epsilon
+            lower, upper = state.model.bounds
+            epsilon = state.epsilon
             numbers = epsilon if isinstance(epsilon, float) else epsilon.numpy().astype(float)
-            self.widths = np.broadcast_to(numbers / (upper - lower), (len(ascent.x0),))
+            self.widths = np.broadcast_to(numbers / (upper - lower), (len(state.x0),))
         self.period = max(int(self.PERIOD * steps), 1)
 
-    def probe(self, x: ep.Tensor, gradient: ep.Tensor, goal: losses.Goal) -> None:
+    def probe(self, x: ep.Tensor, gradient: ep.Tensor, loss_fn: losses.LossFn) -> None:
         """Find out how far to move a coordinate, unless this is not asked for, or known."""
-        ascent = self.ascent
-        if self.widths is None or ascent.move is not None:
+        state = self.state
+        if self.widths is None or state.move is not None:
             return
         heights = []
         for move in self.PROBES:
             counts = self._clipped(self.widths / move, x)
-            point = sparse_step(x, gradient, ascent.epsilon, counts, bounds=ascent.model.bounds)
-            loss, _, _ = ascent.evaluate(point, goal, gradient=False)
+            point = sparse_step(x, gradient, state.epsilon, counts, bounds=state.model.bounds)
+            loss, _, _ = state.evaluate(point, loss_fn, gradient=False)
             heights.append(loss.numpy())
         finite = np.nan_to_num(np.array(heights, float), nan=-np.inf).clip(-1e30, 1e30)
         gain = finite - finite.min(axis=0)
         weight = (gain / np.maximum(gain.max(axis=0), 1e-30)) ** self.POWER + 1e-30
         logs = np.log(self.PROBES)[:, None] * np.ones_like(weight)
-        ascent.move = np.exp(np.average(logs, axis=0, weights=weight))
+        state.move = np.exp(np.average(logs, axis=0, weights=weight))
 
     def counts(self, t: int, x: ep.Tensor) -> Any:
-        """The numbers of coordinates that step t moves, shape (N,), at least 1."""
+        """Return how many coordinates step t moves, shape (N,), at least 1."""
         if self.widths is not None:
             first, last = self.FACTORS
             factor = first * (last / first) ** (t / max(self.steps - 1, 1))
-            return self._clipped(self.widths / (factor * self.ascent.move), x)
+            return self._clipped(self.widths / (factor * self.state.move), x)
         return self._clipped(np.broadcast_to(self.part * math.prod(x.shape[1:]), (len(x),)), x)
 
     def _clipped(self, counts: Any, x: ep.Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""What an attack does between two gradients, for tensors that nobody differentiates.
+"""What an attack does between two gradients, for tensors that need no gradient.
 
 The way back onto ball or sphere is ``project`` and ``perturb``; here an engine does it in one go,
 with the momentum that comes before, in memory that the attack owns.
@@ -29,14 +29,14 @@ LEAST_SIZE = 1e-12  # of a gradient that is scaled to L1 norm 1
 
 
 def finite(gradient: ep.Tensor) -> ep.Tensor:
-    """The gradient with 0 in the place of what is not finite: nothing moves there."""
+    """Return the gradient with 0 in the place of what is not finite: nothing moves there."""
     if all_finite(gradient):
         return gradient
     return ep.where(gradient.abs() < math.inf, gradient, ep.zeros_like(gradient))
 
 
 def accumulate(total: ep.Tensor | None, decay: float, gradient: ep.Tensor) -> ep.Tensor:
-    """Gradients of L1 norm 1, summed: ``decay * total + g / ||g||_1``.
+    """Return the sum of gradients of L1 norm 1: ``decay * total + g / ||g||_1``.
 
     Args:
         total: What this function returned before, whose memory may be written to; None at first.
@@ -56,7 +56,7 @@ def accumulate(total: ep.Tensor | None, decay: float, gradient: ep.Tensor) -> ep
 
 
 def step(x: ep.Tensor, gradient: ep.Tensor, size: Any, *, p: float, bounds: Any) -> ep.Tensor:
-    """``steepest_step`` along a gradient that counts as 0 where it is not finite.
+    """Take ``steepest_step`` along a gradient that counts as 0 where it is not finite.
 
     Args:
         x: Points inside the bounds, shape (N, ...).
@@ -82,7 +82,7 @@ def step(x: ep.Tensor, gradient: ep.Tensor, size: Any, *, p: float, bounds: Any)
 def sparse_step(
     x: ep.Tensor, gradient: ep.Tensor, size: Any, counts: Array, *, bounds: Any
 ) -> ep.Tensor:
-    """A step of L1 norm ``size``, evenly along the signs of the largest gradients that can move.
+    """Step evenly along the signs of the largest gradients that can move, by L1 norm ``size``.
 
     Args:
         x: Points inside the bounds, shape (N, ...).
@@ -105,7 +105,7 @@ def sparse_step(
     return perturb(x, signs, size, p=1, bounds=bounds)
 
 
-def constrain(
+def enforce_constraint(
     z: ep.Tensor,
     x0: ep.Tensor,
     eps: Any,
@@ -113,13 +113,13 @@ def constrain(
     p: float,
     bounds: Any,
     sphere: bool,
-    ahead: ep.Tensor,
+    direction: ep.Tensor,
     momentum: tuple[float, ep.Tensor, ep.Tensor] | None = None,
 ) -> ep.Tensor:
-    """The projection of z onto ball and box; with ``sphere`` moved on to where its norm is eps.
+    """Project z onto ball and box; with ``sphere``, move it on to where its norm is eps.
 
     A perturbation for which there is no more room (p = 1, sparse) takes what is missing from the
-    coordinates that have not moved yet, along the largest of ``ahead``.
+    coordinates that have not moved yet, along the largest of ``direction``.
 
     Args:
         z: Points, shape (N, ...), owned by the caller: their memory may be written to.
@@ -128,7 +128,7 @@ def constrain(
         p: Order of the norm.
         bounds: Lower and upper bound.
         sphere: Whether the norm is to be eps, or at most that.
-        ahead: The direction of ascent, shape of z.
+        direction: The direction of ascent, shape of z.
         momentum: (m, now, before): in the place of z, now + (1 - m) (z - now) + m (now - before).
 
     Returns:
@@ -145,7 +145,7 @@ def constrain(
     if found is not None:
         points: ep.Tensor = problem.restore(found[0])
         if p == 1 and sphere and (found[2] > NORM_ROUNDING * _numbers(problem.eps)).any():
-            return _completed(points, x0, eps, ahead, bounds)
+            return _completed(points, x0, eps, direction, bounds)
         return points
     if momentum is not None:
         z = now + (1 - m) * (z - now) + m * (now - before)
@@ -154,7 +154,7 @@ def constrain(
     z = project(z, x0, eps, p=p, bounds=bounds)
     if sphere:
         z = perturb(x0, z - x0, eps, p=p, bounds=bounds)
-    return _completed(z, x0, eps, ahead, bounds) if sphere and p == 1 else z
+    return _completed(z, x0, eps, direction, bounds) if sphere and p == 1 else z
 
 
 def _numbers(eps: float | ep.Tensor) -> Any:
@@ -162,10 +162,10 @@ def _numbers(eps: float | ep.Tensor) -> Any:
 
 
 def _largest_signs(x: ep.Tensor, gradient: ep.Tensor, counts: Array, bounds: Any) -> ep.Tensor:
-    """Signs of the largest gradients among the coordinates that can move, 0 elsewhere."""
+    """Return the signs of the largest gradients that can move, 0 elsewhere."""
     lower, upper = bounds
-    stuck = ep.where(gradient > 0, x >= upper, x <= lower)
-    gain = flatten(ep.where(stuck, ep.zeros_like(gradient), gradient.abs()))
+    stalled = ep.where(gradient > 0, x >= upper, x <= lower)
+    gain = flatten(ep.where(stalled, ep.zeros_like(gradient), gradient.abs()))
     index = backends.from_numpy(x, (gain.shape[-1] - counts).astype(np.int64)[:, None])
     smallest = gain.sort(axis=-1).take_along_axis(index, axis=-1)
     # among them what has no gain, where few have one: it is 0, or without room
@@ -173,11 +173,13 @@ def _largest_signs(x: ep.Tensor, gradient: ep.Tensor, counts: Array, bounds: Any
     return ep.where(chosen, gradient.sign(), ep.zeros_like(gradient))
 
 
-def _completed(x: ep.Tensor, x0: ep.Tensor, eps: Any, ahead: ep.Tensor, bounds: Any) -> ep.Tensor:
+def _completed(
+    x: ep.Tensor, x0: ep.Tensor, eps: Any, direction: ep.Tensor, bounds: Any
+) -> ep.Tensor:
     """Spend what is missing to eps (p = 1) on coordinates that did not move yet."""
     size = lp_norm(flatten(backends.at_least_float32(x) - backends.at_least_float32(x0)), 1)
     missing = ep.maximum(checked_eps(eps, size) - size, ep.zeros_like(size))
     if (missing <= NORM_ROUNDING * size).all():
         return x
-    unmoved = ep.where(x == x0, finite(ahead), ep.zeros_like(ahead))
+    unmoved = ep.where(x == x0, finite(direction), ep.zeros_like(direction))
     return steepest_step(x, unmoved, missing.reshape((-1,)), p=1, bounds=bounds)

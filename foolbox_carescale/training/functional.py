@@ -20,7 +20,8 @@ from typing import Any, Literal, TypeVar
 import eagerpy as ep
 import numpy as np
 
-from ..attacks.directions import FINAL_STEP, Cosine, Momentum
+from ..attacks.directions import Momentum
+from ..attacks.schedules import FINAL_STEP, Cosine
 from ..core import backends
 from ..operators.api import perturb, project, steepest_step
 from ..operators.validation import checked_eps

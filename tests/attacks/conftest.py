@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-# victims import Foolbox, which warns as the tests' own conftest knows: not before it is loaded
+# model_cases import Foolbox, which warns as the tests' own conftest knows: not before it is loaded
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -14,18 +14,18 @@ def one_thread():
 
 
 @pytest.fixture
-def victim(request):
-    """``@pytest.mark.parametrize("victim", victims.WITH_GRADIENT, indirect=True)``."""
-    from tests.attacks import victims
+def case(request):
+    """``@pytest.mark.parametrize("case", model_cases.WITH_GRADIENT, indirect=True)``."""
+    from tests.attacks import model_cases
 
-    made = victims.make(request.param)
-    victims.seed(made.kit.framework)
+    made = model_cases.make(request.param)
+    model_cases.seed(made.kit.framework)
     return made
 
 
 @pytest.fixture(scope="session")
 def digits():
     """The embedded digits model with 32 images: the strength of an attack in small."""
-    from tests.attacks import victims
+    from tests.attacks import model_cases
 
-    return victims.digits(32)
+    return model_cases.digits(32)

@@ -10,8 +10,8 @@ import torch
 
 from foolbox_carescale import attacks
 from tests import reference
-from tests.attacks import victims
-from tests.attacks.rows import (
+from tests.attacks import model_cases
+from tests.attacks.table import (
     ORDERS,
     ROWS,
     SOME,
@@ -25,29 +25,29 @@ from tests.attacks.rows import (
 
 @pytest.mark.parametrize(("make", "arguments"), ROWS)
 @every_backend
-def test_every_iterate_is_exactly_epsilon_away_and_inside_the_box(victim, make, arguments):
+def test_every_iterate_is_exactly_epsilon_away_and_inside_the_box(case, make, arguments):
     attack = make(**arguments)
-    epsilon = victim.epsilon(1.5 if attack.p == 1.3 else attack.p)
+    epsilon = case.epsilon(1.5 if attack.p == 1.3 else attack.p)
     ball = arguments.get("constraint") == "ball"
-    (raw, clipped, success), seen = iterates_of(attack, victim, epsilons=epsilon)
+    (raw, clipped, success), seen = iterates_of(attack, case, epsilons=epsilon)
     for iterate in seen:
-        assert_size(victim, iterate.x, attack.p, epsilon, at_most=ball)
-    assert_size(victim, raw, attack.p, epsilon, at_most=ball)
-    assert np.array_equal(victim.numpy(raw), victim.numpy(clipped))
+        assert_size(case, iterate.x, attack.p, epsilon, at_most=ball)
+    assert_size(case, raw, attack.p, epsilon, at_most=ball)
+    assert np.array_equal(case.numpy(raw), case.numpy(clipped))
     assert np.array_equal(
-        np.asarray(success), victim.logits(raw).argmax(1) != np.asarray(victim.labels)
+        np.asarray(success), case.logits(raw).argmax(1) != np.asarray(case.labels)
     )
 
 
 @pytest.mark.parametrize(("make", "arguments"), SOME)
 @every_backend
-def test_the_seed_of_the_framework_decides_the_outcome(victim, make, arguments):
+def test_the_seed_of_the_framework_decides_the_outcome(case, make, arguments):
     def outcome(seed):
-        victims.seed(victim.kit.framework, seed)
+        model_cases.seed(case.kit.framework, seed)
         raw, _, _ = make(**arguments)(
-            victim.model, victim.x, victim.labels, epsilons=victim.epsilon(arguments["p"]) / 4
+            case.model, case.x, case.labels, epsilons=case.epsilon(arguments["p"]) / 4
         )
-        return victim.numpy(raw)
+        return case.numpy(raw)
 
     first = outcome(1)
     assert np.array_equal(first, outcome(1))
@@ -59,11 +59,11 @@ def test_the_seed_of_the_framework_decides_the_outcome(victim, make, arguments):
 def test_the_backends_agree(p):
     results = []
     for name in ("torch", "tensorflow", "jax"):
-        victim = victims.make(name)
+        case = model_cases.make(name)
         raw, _, _ = attacks.ClipAwareBIM(p=p, steps=3)(
-            victim.model, victim.x, victim.labels, epsilons=victim.epsilon(p)
+            case.model, case.x, case.labels, epsilons=case.epsilon(p)
         )
-        results.append((victim.numpy(raw), victim.losses(raw)))
+        results.append((case.numpy(raw), case.losses(raw)))
     for points, losses in results[1:]:
         # a sign of a gradient near 0, or a tie, may fall differently in single pixels
         assert np.mean(np.abs(points - results[0][0]) > 1e-3) < 0.02
@@ -72,73 +72,73 @@ def test_the_backends_agree(p):
 
 @pytest.mark.parametrize(("make", "arguments"), SOME)
 @every_backend
-def test_a_list_of_epsilons_gives_lists_and_one_epsilon_a_tensor(victim, make, arguments):
+def test_a_list_of_epsilons_gives_lists_and_one_epsilon_a_tensor(case, make, arguments):
     attack, p = make(**arguments), arguments["p"]
-    epsilons = [victim.epsilon(p) * part for part in (0.1, 0.5, 1)]
-    raw, clipped, success = attack(victim.model, victim.x, victim.labels, epsilons=epsilons)
+    epsilons = [case.epsilon(p) * part for part in (0.1, 0.5, 1)]
+    raw, clipped, success = attack(case.model, case.x, case.labels, epsilons=epsilons)
     assert len(raw) == len(clipped) == 3
-    assert tuple(success.shape) == (3, victims.SAMPLES)
+    assert tuple(success.shape) == (3, model_cases.SAMPLES)
     for points, epsilon in zip(raw, epsilons, strict=True):
         ball = arguments.get("constraint") == "ball"
-        assert_size(victim, points, p, epsilon, at_most=ball)
-    raw, _, success = attack(victim.model, victim.x, victim.labels, epsilons=epsilons[0])
-    assert tuple(raw.shape) == tuple(victim.x.shape)
-    assert tuple(success.shape) == (victims.SAMPLES,)
+        assert_size(case, points, p, epsilon, at_most=ball)
+    raw, _, success = attack(case.model, case.x, case.labels, epsilons=epsilons[0])
+    assert tuple(raw.shape) == tuple(case.x.shape)
+    assert tuple(success.shape) == (model_cases.SAMPLES,)
 
 
 @pytest.mark.parametrize(("make", "arguments"), SOME)
 @every_backend
-def test_each_sample_has_its_own_epsilon(victim, make, arguments):
+def test_each_sample_has_its_own_epsilon(case, make, arguments):
     p = arguments["p"]
-    epsilon = victim.epsilon(p) * np.linspace(0, 1, victims.SAMPLES).astype(np.float32)
+    epsilon = case.epsilon(p) * np.linspace(0, 1, model_cases.SAMPLES).astype(np.float32)
     ball = arguments.get("constraint") == "ball"
-    for form in (victim.kit.tensor(epsilon), epsilon):
-        raw = make(**arguments).run(victim.model, victim.x, victim.labels, epsilon=form)
-        assert_size(victim, raw, p, epsilon.astype(float), at_most=ball)
+    for form in (case.kit.tensor(epsilon), epsilon):
+        raw = make(**arguments).run(case.model, case.x, case.labels, epsilon=form)
+        assert_size(case, raw, p, epsilon.astype(float), at_most=ball)
 
 
 @pytest.mark.parametrize(("make", "arguments"), SOME)
 @every_backend
-def test_epsilon_zero_returns_the_inputs(victim, make, arguments):
-    raw, clipped, success = make(**arguments)(victim.model, victim.x, victim.labels, epsilons=0.0)
+def test_epsilon_zero_returns_the_inputs(case, make, arguments):
+    raw, clipped, success = make(**arguments)(case.model, case.x, case.labels, epsilons=0.0)
     for points in (raw, clipped):
-        assert np.array_equal(victim.numpy(points), victim.numpy(victim.x))
+        assert np.array_equal(case.numpy(points), case.numpy(case.x))
     assert not np.asarray(success).any()
 
 
 @pytest.mark.parametrize(("make", "arguments"), SOME)
 @every_backend
-def test_an_epsilon_out_of_reach_goes_as_far_as_the_box_allows(victim, make, arguments):
+def test_an_epsilon_out_of_reach_goes_as_far_as_the_box_allows(case, make, arguments):
     p = arguments["p"]
-    far = 10 * victim.span * np.prod(victims.SHAPE)
-    (raw, clipped, _), seen = iterates_of(make(**arguments), victim, epsilons=far)
-    assert np.array_equal(victim.numpy(raw), victim.numpy(clipped))
-    x, bounds = victim.numpy(victim.x), victim.model.bounds
+    far = 10 * case.span * np.prod(model_cases.SHAPE)
+    (raw, clipped, _), seen = iterates_of(make(**arguments), case, epsilons=far)
+    assert np.array_equal(case.numpy(raw), case.numpy(clipped))
+    x, bounds = case.numpy(case.x), case.model.bounds
     for points in [iterate.x for iterate in seen] or [raw]:
-        assert victim.in_box(points)
-        moved = victim.numpy(points) - x
+        assert case.in_box(points)
+        moved = case.numpy(points) - x
         if arguments.get("constraint") == "ball":  # its momentum stays inside the box
             assert np.isfinite(moved).all()
             continue
         reachable = reference.reachable_norm(x, moved, p, *bounds)
         assert reachable.min() > 0
-        assert victim.norm(points, p) == pytest.approx(reachable, rel=1e-5)
+        assert case.norm(points, p) == pytest.approx(reachable, rel=1e-5)
 
 
 @pytest.mark.parametrize(("make", "arguments"), SOME_GRADIENT)
 @every_backend
-def test_on_step_gets_native_tensors_numbered_in_order(victim, make, arguments):
+def test_on_step_gets_native_tensors_numbered_in_order(case, make, arguments):
     attack = make(**arguments)
-    _, seen = iterates_of(attack, victim, epsilons=victim.epsilon(attack.p))
+    _, seen = iterates_of(attack, case, epsilons=case.epsilon(attack.p))
     first = 0 if attack.random_start else 1
     assert [iterate.step for iterate in seen] == list(range(first, attack.steps + 1))
-    assert all(victim.kit.is_own(iterate.x) for iterate in seen)
+    assert all(case.kit.is_own(iterate.x) for iterate in seen)
 
 
 @on_torch
-def test_the_cosine_schedule_falls_from_two_epsilon_and_the_constant_one_stays(victim):
+def test_the_cosine_schedule_falls_from_two_epsilon_and_the_constant_one_stays(case):
     def stepsizes(**arguments):
-        _, seen = iterates_of(attacks.ClipAwareBIM(steps=5, **arguments), victim, epsilons=0.5)
+        _, seen = iterates_of(attacks.ClipAwareBIM(steps=5, **arguments), case, epsilons=0.5)
         return [iterate.stepsize for iterate in seen]
 
     falling = stepsizes()
@@ -157,36 +157,36 @@ def test_the_cosine_schedule_falls_from_two_epsilon_and_the_constant_one_stays(v
 
 @pytest.mark.parametrize(("make", "arguments"), SOME)
 @every_backend
-def test_a_targeted_attack_reaches_its_target(victim, make, arguments):
-    labels = np.asarray(victim.labels)
-    target = (labels + 1) % victims.CLASSES
-    criterion = fb.TargetedMisclassification(ep.from_numpy(ep.astensor(victim.labels), target).raw)
-    p, epsilon = arguments["p"], victim.epsilon(arguments["p"]) * 2
+def test_a_targeted_attack_reaches_its_target(case, make, arguments):
+    labels = np.asarray(case.labels)
+    target = (labels + 1) % model_cases.CLASSES
+    criterion = fb.TargetedMisclassification(ep.from_numpy(ep.astensor(case.labels), target).raw)
+    p, epsilon = arguments["p"], case.epsilon(arguments["p"]) * 2
     attack = make(**arguments)
     if isinstance(attack, attacks.ClipAwarePGD):
         attack.steps = 20
-    (raw, clipped, success), seen = iterates_of(attack, victim, criterion, epsilons=epsilon)
+    (raw, clipped, success), seen = iterates_of(attack, case, criterion, epsilons=epsilon)
     ball = arguments.get("constraint") == "ball"
     for points in [raw, *(iterate.x for iterate in seen)]:
-        assert_size(victim, points, p, epsilon, at_most=ball)
-    assert np.array_equal(np.asarray(success), victim.logits(clipped).argmax(1) == target)
+        assert_size(case, points, p, epsilon, at_most=ball)
+    assert np.array_equal(np.asarray(success), case.logits(clipped).argmax(1) == target)
     if seen:
-        assert np.all(victim.losses(raw, target) < victim.losses(victim.x, target))
+        assert np.all(case.losses(raw, target) < case.losses(case.x, target))
     if isinstance(attack, attacks.ClipAwarePGD):
         assert np.asarray(success).all()
 
 
 @pytest.mark.parametrize(("make", "arguments"), SOME)
 @every_backend
-def test_repeat_keeps_size_and_box_and_never_loses_a_success(victim, make, arguments):
-    p, epsilon = arguments["p"], victim.epsilon(arguments["p"]) / 4
+def test_repeat_keeps_size_and_box_and_never_loses_a_success(case, make, arguments):
+    p, epsilon = arguments["p"], case.epsilon(arguments["p"]) / 4
 
     def successes(attack):
-        victims.seed(victim.kit.framework)
-        raw, clipped, success = attack(victim.model, victim.x, victim.labels, epsilons=[epsilon])
+        model_cases.seed(case.kit.framework)
+        raw, clipped, success = attack(case.model, case.x, case.labels, epsilons=[epsilon])
         for points in (raw[0], clipped[0]):
             ball = arguments.get("constraint") == "ball"
-            assert_size(victim, points, p, epsilon, at_most=ball)
+            assert_size(case, points, p, epsilon, at_most=ball)
         return np.asarray(success)
 
     once, thrice = successes(make(**arguments)), successes(make(**arguments).repeat(3))
@@ -197,40 +197,38 @@ def test_repeat_keeps_size_and_box_and_never_loses_a_success(victim, make, argum
 @pytest.mark.parametrize("bounds", [(-2.1, 2.64), (-0.3, 0.7), (0, 255)], ids=repr)
 def test_bounds_that_float32_cannot_hold_are_kept_as_it_rounds_them(make, arguments, bounds):
     lower, upper = (np.float32(bound) for bound in bounds)
-    x = np.clip(victims.images(bounds), lower, upper)
+    x = np.clip(model_cases.images(bounds), lower, upper)
     assert x.min() == lower
     assert x.max() == upper
     centre = torch.tensor(x).reshape(len(x), -1)
     # small, for a loss that is 0 has no gradient
     weights = torch.arange(3 * 192).reshape(192, 3).sin() / float(upper - lower) / 10
-    victim = victims.build(
+    case = model_cases.build(
         "torch", lambda t: (t.reshape(len(t), -1) - centre.mean(0)) @ weights, x, bounds=bounds
     )
     p = arguments["p"]
-    raw, clipped, _ = make(**arguments)(
-        victim.model, victim.x, victim.labels, epsilons=victim.epsilon(p)
-    )
+    raw, clipped, _ = make(**arguments)(case.model, case.x, case.labels, epsilons=case.epsilon(p))
     for points in (raw, clipped):
-        values = victim.numpy(points).astype(np.float32)
+        values = case.numpy(points).astype(np.float32)
         assert values.min() >= lower
         assert values.max() <= upper
-        error = victim.norm(points, p) / victim.epsilon(p) - 1
+        error = case.norm(points, p) / case.epsilon(p) - 1
         assert np.abs(error).max() <= 1e-5
 
 
 @pytest.mark.parametrize(("make", "arguments"), SOME)
 def test_half_precision_is_exact_up_to_the_rounding_of_the_points(make, arguments):
     weights = torch.arange(3 * 192).reshape(192, 3).sin().half()
-    x = victims.images().astype(np.float16)
-    victim = victims.build(
+    x = model_cases.images().astype(np.float16)
+    case = model_cases.build(
         "torch", lambda t: (t.reshape(len(t), -1) - 0.5) @ weights, x, dtype="float16"
     )
-    p, epsilon = arguments["p"], victim.epsilon(arguments["p"])
-    (raw, clipped, _), seen = iterates_of(make(**arguments), victim, epsilons=epsilon)
+    p, epsilon = arguments["p"], case.epsilon(arguments["p"])
+    (raw, clipped, _), seen = iterates_of(make(**arguments), case, epsilons=epsilon)
     assert raw.dtype == clipped.dtype == torch.float16
     # by the triangle inequality: half a unit in the last place below 1, for every coordinate
     rounding = 2.0**-12 * (1 if p == math.inf else 192 ** (1 / p))
     for points in [raw, clipped, *(iterate.x for iterate in seen)]:
-        assert victim.in_box(points)
-        assert np.abs(victim.norm(points, p) - epsilon).max() <= rounding
+        assert case.in_box(points)
+        assert np.abs(case.norm(points, p) - epsilon).max() <= rounding
     assert torch.equal(raw, clipped)

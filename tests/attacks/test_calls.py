@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from foolbox_carescale import attacks
-from tests.attacks import victims
-from tests.attacks.rows import (
+from tests.attacks import model_cases
+from tests.attacks.table import (
     SOME,
     SOME_GRADIENT,
     assert_size,
@@ -22,42 +22,42 @@ from tests.attacks.rows import (
 @pytest.mark.parametrize("epsilon", [-1.0, math.nan, math.inf, np.float32(-1), "torch"], ids=repr)
 @pytest.mark.parametrize(("make", "arguments"), SOME)
 @on_torch
-def test_a_bad_epsilon_is_refused(victim, make, arguments, epsilon):
+def test_a_bad_epsilon_is_refused(case, make, arguments, epsilon):
     epsilon = torch.tensor(-1.0) if isinstance(epsilon, str) else epsilon
     for epsilons in (epsilon, [0.1, epsilon]):
         with pytest.raises(ValueError, match=r"^epsilon: expected.*finite number.*>= 0, got"):
-            make(**arguments)(victim.model, victim.x, victim.labels, epsilons=epsilons)
+            make(**arguments)(case.model, case.x, case.labels, epsilons=epsilons)
 
 
 @pytest.mark.parametrize(("make", "arguments"), SOME)
 @every_backend
-def test_the_tensor_comes_back_in_the_type_that_it_came_in(victim, make, arguments):
-    attack, before = make(**arguments), victim.numpy(victim.x)
-    call = {"epsilons": victim.epsilon(arguments["p"])}
-    raw, clipped, success = attack(victim.model, victim.x, victim.labels, **call)
+def test_the_tensor_comes_back_in_the_type_that_it_came_in(case, make, arguments):
+    attack, before = make(**arguments), case.numpy(case.x)
+    call = {"epsilons": case.epsilon(arguments["p"])}
+    raw, clipped, success = attack(case.model, case.x, case.labels, **call)
     for tensor in (raw, clipped):
-        assert victim.kit.is_own(tensor)
-        assert victim.kit.dtype_of(tensor) == "float32"
-    assert victim.kit.is_own(success)
-    wrapped = attack(victim.model, ep.astensor(victim.x), ep.astensor(victim.labels), **call)
+        assert case.kit.is_own(tensor)
+        assert case.kit.dtype_of(tensor) == "float32"
+    assert case.kit.is_own(success)
+    wrapped = attack(case.model, ep.astensor(case.x), ep.astensor(case.labels), **call)
     assert all(isinstance(tensor, ep.Tensor) for tensor in wrapped)
-    assert np.array_equal(victim.numpy(victim.x), before), "the inputs were modified"
+    assert np.array_equal(case.numpy(case.x), before), "the inputs were modified"
 
 
 @on_torch
-def test_repeat_refuses_inputs_outside_the_bounds_like_the_attack_itself(victim):
+def test_repeat_refuses_inputs_outside_the_bounds_like_the_attack_itself(case):
     attack = attacks.L2ClipAwarePGD(steps=1).repeat(2)
     with pytest.raises(ValueError, match="outside the bounds"):
-        attack(victim.model, victim.x + 1, victim.labels, epsilons=1.0)
-    raw, _, _ = attack(victim.model, victim.x + 1e-7, victim.labels, epsilons=1.0)
-    assert victim.in_box(raw)
+        attack(case.model, case.x + 1, case.labels, epsilons=1.0)
+    raw, _, _ = attack(case.model, case.x + 1e-7, case.labels, epsilons=1.0)
+    assert case.in_box(raw)
     assert isinstance(attack.repeat(3), type(attack))
     assert attack.repeat(3).times == 6
 
 
 @pytest.mark.parametrize(("make", "arguments"), SOME_GRADIENT)
 @on_torch
-def test_a_criterion_without_classes_is_refused_by_name(victim, make, arguments):
+def test_a_criterion_without_classes_is_refused_by_name(case, make, arguments):
     class Confident(fb.criteria.Criterion):
         def __repr__(self):
             return "Confident()"
@@ -66,26 +66,26 @@ def test_a_criterion_without_classes_is_refused_by_name(victim, make, arguments)
             return outputs.max(axis=-1) > 0
 
     with pytest.raises(ValueError, match=r"criterion: expected .* got Confident\(\)"):
-        make(**arguments)(victim.model, victim.x, Confident(), epsilons=1.0)
+        make(**arguments)(case.model, case.x, Confident(), epsilons=1.0)
 
 
 @pytest.mark.parametrize(("make", "arguments"), SOME)
 @every_backend
-def test_labels_that_are_not_one_for_each_input_are_refused_by_name(victim, make, arguments):
-    attack, n = make(**arguments), victims.SAMPLES
-    targets = fb.criteria.TargetedMisclassification(victim.labels[1:])
-    for wrong in (victim.labels[1:], targets):
+def test_labels_that_are_not_one_for_each_input_are_refused_by_name(case, make, arguments):
+    attack, n = make(**arguments), model_cases.SAMPLES
+    targets = fb.criteria.TargetedMisclassification(case.labels[1:])
+    for wrong in (case.labels[1:], targets):
         message = rf"criterion: expected one class for each of {n} inputs, got shape \({n - 1},\)"
         with pytest.raises(ValueError, match=message):
-            attack(victim.model, victim.x, wrong, epsilons=1.0)
+            attack(case.model, case.x, wrong, epsilons=1.0)
         with pytest.raises(ValueError, match=message):
-            attacks.MinimalEpsilon(attack).run(victim.model, victim.x, wrong)
+            attacks.MinimalEpsilon(attack).run(case.model, case.x, wrong)
     with pytest.raises(ValueError, match=rf"criterion: expected labels .* \({n},\), .* got list"):
-        attack(victim.model, victim.x, [0] * n, epsilons=1.0)
+        attack(case.model, case.x, [0] * n, epsilons=1.0)
 
 
 @on_torch
-def test_noise_takes_any_criterion(victim):
+def test_noise_takes_any_criterion(case):
     class Anything(fb.criteria.Criterion):
         def __repr__(self):
             return "Anything()"
@@ -94,50 +94,48 @@ def test_noise_takes_any_criterion(victim):
             return outputs.max(axis=-1) > -math.inf
 
     noise = attacks.L2ClipAwareGaussianNoise(repeats=2)
-    _, _, success = noise(victim.model, victim.x, Anything(), epsilons=1.0)
+    _, _, success = noise(case.model, case.x, Anything(), epsilons=1.0)
     assert success.all()
 
 
 @pytest.mark.parametrize(("make", "arguments"), SOME)
 @on_torch
-def test_an_unknown_argument_of_the_call_is_a_type_error_with_its_name(victim, make, arguments):
+def test_an_unknown_argument_of_the_call_is_a_type_error_with_its_name(case, make, arguments):
     with pytest.raises(TypeError, match="early_stop"):
-        make(**arguments)(victim.model, victim.x, victim.labels, epsilons=1.0, early_stop=1)
+        make(**arguments)(case.model, case.x, case.labels, epsilons=1.0, early_stop=1)
 
 
 @pytest.mark.parametrize(("make", "arguments"), SOME)
 @every_backend
-def test_inputs_outside_the_bounds_are_refused_with_the_worst_value(victim, make, arguments):
-    x = victim.numpy(victim.x)
+def test_inputs_outside_the_bounds_are_refused_with_the_worst_value(case, make, arguments):
+    x = case.numpy(case.x)
     x[2, 0, 0, 0] = 4.5
     with pytest.raises(ValueError, match=r"x: 1 of 768 values lie outside.* 4\.5 in sample 2"):
-        make(**arguments)(victim.model, victim.kit.tensor(x), victim.labels, epsilons=1.0)
+        make(**arguments)(case.model, case.kit.tensor(x), case.labels, epsilons=1.0)
     x[2, 0, 0, 0] = math.nan
     with pytest.raises(ValueError, match=r"x: 1 of 768 values are NaN.* sample 2"):
-        make(**arguments)(victim.model, victim.kit.tensor(x), victim.labels, epsilons=1.0)
+        make(**arguments)(case.model, case.kit.tensor(x), case.labels, epsilons=1.0)
 
 
 @pytest.mark.parametrize(("make", "arguments"), SOME)
 @every_backend
-def test_inputs_outside_the_bounds_by_rounding_count_as_on_them(victim, make, arguments):
-    lower, upper = victim.model.bounds
-    x = victim.numpy(victim.x)
+def test_inputs_outside_the_bounds_by_rounding_count_as_on_them(case, make, arguments):
+    lower, upper = case.model.bounds
+    x = case.numpy(case.x)
     excess = np.where(x == upper, 3e-7, np.where(x == lower, -3e-7, 0.0)) * abs(upper)
-    outside = victim.kit.tensor(x + excess)
-    assert not victim.in_box(outside)
+    outside = case.kit.tensor(x + excess)
+    assert not case.in_box(outside)
     p = arguments["p"]
-    raw, _, _ = make(**arguments)(victim.model, outside, victim.labels, epsilons=victim.epsilon(p))
+    raw, _, _ = make(**arguments)(case.model, outside, case.labels, epsilons=case.epsilon(p))
     ball = arguments.get("constraint") == "ball"
-    assert_size(victim, raw, p, victim.epsilon(p), at_most=ball)
+    assert_size(case, raw, p, case.epsilon(p), at_most=ball)
 
 
 @pytest.mark.parametrize(("make", "arguments"), SOME)
 @on_torch
-def test_inputs_that_require_a_gradient_work_and_keep_none(victim, make, arguments):
-    x = victim.x.clone().requires_grad_()
-    raw, _, _ = make(**arguments)(
-        victim.model, x, victim.labels, epsilons=victim.epsilon(arguments["p"])
-    )
+def test_inputs_that_require_a_gradient_work_and_keep_none(case, make, arguments):
+    x = case.x.clone().requires_grad_()
+    raw, _, _ = make(**arguments)(case.model, x, case.labels, epsilons=case.epsilon(arguments["p"]))
     assert not raw.requires_grad
     assert x.grad is None
 

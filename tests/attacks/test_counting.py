@@ -8,9 +8,9 @@ import torch
 
 from foolbox_carescale import attacks
 from foolbox_carescale.attacks.counting import CountingModel
-from tests.attacks import victims
+from tests.attacks import model_cases
 
-N = victims.SAMPLES
+N = model_cases.SAMPLES
 CLOSING = N  # Foolbox judges the result by one more forward pass
 
 # attack, forward and backward passes of its run
@@ -32,18 +32,18 @@ COSTS = [
 ]
 
 
-@pytest.mark.parametrize("victim", victims.WITH_GRADIENT, indirect=True)
+@pytest.mark.parametrize("case", model_cases.WITH_GRADIENT, indirect=True)
 @pytest.mark.parametrize(("attack", "forwards", "backwards"), COSTS, ids=lambda value: str(value))
-def test_an_attack_costs_the_passes_that_its_steps_say(victim, attack, forwards, backwards):
-    model = CountingModel(victim.model)
-    attack(model, victim.x, victim.labels, epsilons=victim.epsilon(2) / 4)
+def test_an_attack_costs_the_passes_that_its_steps_say(case, attack, forwards, backwards):
+    model = CountingModel(case.model)
+    attack(model, case.x, case.labels, epsilons=case.epsilon(2) / 4)
     assert (model.forwards, model.backwards) == (forwards + CLOSING, backwards)
     # and it attacks as it does without being counted
-    victims.seed(victim.kit.framework)
-    counted, _, _ = attack(model, victim.x, victim.labels, epsilons=victim.epsilon(2) / 4)
-    victims.seed(victim.kit.framework)
-    plain, _, _ = attack(victim.model, victim.x, victim.labels, epsilons=victim.epsilon(2) / 4)
-    assert np.array_equal(victim.numpy(counted), victim.numpy(plain))
+    model_cases.seed(case.kit.framework)
+    counted, _, _ = attack(model, case.x, case.labels, epsilons=case.epsilon(2) / 4)
+    model_cases.seed(case.kit.framework)
+    plain, _, _ = attack(case.model, case.x, case.labels, epsilons=case.epsilon(2) / 4)
+    assert np.array_equal(case.numpy(counted), case.numpy(plain))
 
 
 def test_the_targeted_loss_aims_at_nine_classes_by_default():
@@ -56,22 +56,22 @@ def test_the_targeted_loss_aims_at_nine_classes_by_default():
     assert model.backwards == 9 * 2 * N
 
 
-@pytest.mark.parametrize("victim", victims.EVERY, indirect=True)
-def test_it_answers_as_the_model_does_and_keeps_bounds_and_format(victim):
-    model = CountingModel(victim.model)
-    assert model.bounds == victim.model.bounds
-    assert hasattr(model, "data_format") == hasattr(victim.model, "data_format")
-    assert np.array_equal(victim.logits(victim.x), victim.numpy(model(victim.x)))
-    assert isinstance(model(ep.astensor(victim.x)), ep.Tensor)
+@pytest.mark.parametrize("case", model_cases.EVERY, indirect=True)
+def test_it_answers_as_the_model_does_and_keeps_bounds_and_format(case):
+    model = CountingModel(case.model)
+    assert model.bounds == case.model.bounds
+    assert hasattr(model, "data_format") == hasattr(case.model, "data_format")
+    assert np.array_equal(case.logits(case.x), case.numpy(model(case.x)))
+    assert isinstance(model(ep.astensor(case.x)), ep.Tensor)
     assert (model.forwards, model.backwards) == (2 * N, 0)
     other = model.transform_bounds((0, 2))
-    other(ep.astensor(victim.x))
+    other(ep.astensor(case.x))
     assert model.forwards == 3 * N, "a view with other bounds counts into the same numbers"
 
 
-@pytest.mark.parametrize("victim", ["numpy"], indirect=True)
-def test_noise_counts_its_repeats_in_numpy(victim):
-    model = CountingModel(victim.model)
+@pytest.mark.parametrize("case", ["numpy"], indirect=True)
+def test_noise_counts_its_repeats_in_numpy(case):
+    model = CountingModel(case.model)
     noise = attacks.L2ClipAwareGaussianNoise(repeats=3)
-    noise(model, victim.x, victim.labels, epsilons=1e-3 * victim.epsilon(2))
+    noise(model, case.x, case.labels, epsilons=1e-3 * case.epsilon(2))
     assert (model.forwards, model.backwards) == (3 * N + CLOSING, 0)

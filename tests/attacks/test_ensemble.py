@@ -9,57 +9,57 @@ import torch
 from foolbox_carescale import attacks
 from foolbox_carescale.attacks.counting import CountingModel
 from foolbox_carescale.attacks.seeding import seeded
-from tests.attacks import victims
+from tests.attacks import model_cases
 
-every_backend = pytest.mark.parametrize("victim", victims.WITH_GRADIENT, indirect=True)
-on_torch = pytest.mark.parametrize("victim", ["torch"], indirect=True)
+every_backend = pytest.mark.parametrize("case", model_cases.WITH_GRADIENT, indirect=True)
+on_torch = pytest.mark.parametrize("case", ["torch"], indirect=True)
 
 
-def attacked(victim, criterion=None, *, part=0.06, model=None, **arguments):
+def attacked(case, criterion=None, *, part=0.06, model=None, **arguments):
     arguments = {"p": 2, "steps": 3, "restarts": 1, "queries": 4, **arguments}
     attack, seen = attacks.ClipAwareAutoAttack(**arguments), []
     raw, _, success = attack(
-        model or victim.model,
-        victim.x,
-        victim.labels if criterion is None else criterion,
-        epsilons=part * victim.epsilon(arguments["p"]),
-        on_part=seen.append,
+        model or case.model,
+        case.x,
+        case.labels if criterion is None else criterion,
+        epsilons=part * case.epsilon(arguments["p"]),
+        on_stage=seen.append,
     )
     return raw, np.asarray(success), seen
 
 
 @every_backend
-def test_each_part_attacks_only_what_is_unbroken_and_says_what_it_spent(victim):
-    model = CountingModel(victim.model)
-    _, success, seen = attacked(victim, model=model)
-    ranks = [f"apgd-t{rank}" for rank in range(1, victims.CLASSES)]
-    assert [part.name for part in seen] == ["apgd-ce", *ranks, "pgd-margin1", "square"]
-    left = np.arange(victims.SAMPLES)
-    for part in seen:
-        assert np.array_equal(part.samples, left)
-        assert part.forwards.shape == part.backwards.shape == part.broken.shape == left.shape
-        left = left[~part.broken]
+def test_each_stage_attacks_only_what_is_unbroken_and_says_what_it_spent(case):
+    model = CountingModel(case.model)
+    _, success, seen = attacked(case, model=model)
+    ranks = [f"apgd-t{rank}" for rank in range(1, model_cases.CLASSES)]
+    assert [stage.name for stage in seen] == ["apgd-ce", *ranks, "pgd-margin1", "square"]
+    left = np.arange(model_cases.SAMPLES)
+    for stage in seen:
+        assert np.array_equal(stage.samples, left)
+        assert stage.forwards.shape == stage.backwards.shape == stage.broken.shape == left.shape
+        left = left[~stage.broken]
     assert np.array_equal(np.flatnonzero(~success), left)
-    assert sum(part.backwards.sum() for part in seen) == model.backwards
+    assert sum(stage.backwards.sum() for stage in seen) == model.backwards
     # and Foolbox judges the result
-    assert sum(part.forwards.sum() for part in seen) + victims.SAMPLES == model.forwards
-    gradients = {part.name: set(part.backwards.tolist()) for part in seen}
+    assert sum(stage.forwards.sum() for stage in seen) + model_cases.SAMPLES == model.forwards
+    gradients = {stage.name: set(stage.backwards.tolist()) for stage in seen}
     assert gradients == {**{name: {3} for name in gradients}, "square": {0}}
 
 
 @every_backend
-def test_a_seed_makes_two_runs_equal_and_leaves_the_framework_s_generator_alone(victim):
-    framework = victim.kit.framework
+def test_a_seed_makes_two_runs_equal_and_leaves_the_framework_s_generator_alone(case):
+    framework = case.kit.framework
 
     def draw():
-        return victim.numpy(ep.normal(ep.astensor(victim.x), (3,)))
+        return case.numpy(ep.normal(ep.astensor(case.x), (3,)))
 
     def points(**arguments):
-        return victim.numpy(attacked(victim, **arguments)[0])
+        return case.numpy(attacked(case, **arguments)[0])
 
-    victims.seed(framework, 5)
+    model_cases.seed(framework, 5)
     expected = draw()
-    victims.seed(framework, 5)
+    model_cases.seed(framework, 5)
     first = points(seed=1)
     if framework != "tensorflow":  # whose generator cannot be read; see below
         assert np.array_equal(draw(), expected)
@@ -68,15 +68,15 @@ def test_a_seed_makes_two_runs_equal_and_leaves_the_framework_s_generator_alone(
     assert not np.array_equal(points(seed=None), points(seed=None))
 
 
-@pytest.mark.parametrize("victim", victims.EVERY, indirect=True)
-def test_what_follows_a_seeded_block_depends_on_the_seed_before_it(victim):
-    like, framework = ep.astensor(victim.x), victim.kit.framework
+@pytest.mark.parametrize("case", model_cases.EVERY, indirect=True)
+def test_what_follows_a_seeded_block_depends_on_the_seed_before_it(case):
+    like, framework = ep.astensor(case.x), case.kit.framework
 
     def after(seed):
-        victims.seed(framework, seed)
+        model_cases.seed(framework, seed)
         with seeded(like, 3):
-            inside = victim.numpy(ep.normal(like, (4,)))
-        return inside, victim.numpy(ep.normal(like, (4,)))
+            inside = case.numpy(ep.normal(like, (4,)))
+        return inside, case.numpy(ep.normal(like, (4,)))
 
     inside, outside = after(1)
     assert np.array_equal(after(2)[0], inside)
@@ -85,41 +85,41 @@ def test_what_follows_a_seeded_block_depends_on_the_seed_before_it(victim):
 
 
 @every_backend
-def test_what_nothing_breaks_is_exactly_epsilon_away(victim):
-    points, success, _ = attacked(victim, part=1e-3, p=1)
+def test_what_nothing_breaks_is_exactly_epsilon_away(case):
+    points, success, _ = attacked(case, part=1e-3, p=1)
     assert not success.any()
-    assert victim.norm(points, 1) == pytest.approx(1e-3 * victim.epsilon(1), rel=1e-4)
+    assert case.norm(points, 1) == pytest.approx(1e-3 * case.epsilon(1), rel=1e-4)
 
 
 @on_torch
-def test_a_targeted_criterion_leaves_the_targeted_loss_out(victim):
-    target = (victim.labels + 1) % victims.CLASSES
-    _, success, seen = attacked(victim, fb.TargetedMisclassification(target), part=2.0, steps=20)
-    assert not any(part.name.startswith("apgd-t") for part in seen)
+def test_a_targeted_criterion_leaves_the_targeted_loss_out(case):
+    target = (case.labels + 1) % model_cases.CLASSES
+    _, success, seen = attacked(case, fb.TargetedMisclassification(target), part=2.0, steps=20)
+    assert not any(stage.name.startswith("apgd-t") for stage in seen)
     assert success.all()
 
 
 @on_torch
-def test_nothing_to_run_is_an_error(victim):
-    criterion = fb.TargetedMisclassification((victim.labels + 1) % victims.CLASSES)
+def test_nothing_to_run_is_an_error(case):
+    criterion = fb.TargetedMisclassification((case.labels + 1) % model_cases.CLASSES)
     with pytest.raises(ValueError, match=r"attacks: .* leaves nothing to run for Targeted"):
-        attacked(victim, criterion, attacks=("apgd-t",))
+        attacked(case, criterion, attacks=("apgd-t",))
 
 
 @on_torch
-def test_samples_have_their_own_epsilon(victim):
-    epsilon = torch.linspace(0.05, 1, victims.SAMPLES) * victim.epsilon(2)
+def test_samples_have_their_own_epsilon(case):
+    epsilon = torch.linspace(0.05, 1, model_cases.SAMPLES) * case.epsilon(2)
     attack = attacks.ClipAwareAutoAttack(p=2, steps=2, queries=3)
-    raw = attack.run(victim.model, victim.x, victim.labels, epsilon=epsilon)
-    assert victim.norm(raw, 2) == pytest.approx(epsilon.numpy(), rel=1e-5)
+    raw = attack.run(case.model, case.x, case.labels, epsilon=epsilon)
+    assert case.norm(raw, 2) == pytest.approx(epsilon.numpy(), rel=1e-5)
 
 
 def test_few_classes_need_the_margin_and_get_it_only_when_asked():
-    victim, _ = victims.linear(classes=3)
+    case, _ = model_cases.linear(classes=3)
     with pytest.raises(ValueError, match=r"targeted DLR needs at least 4 classes .* has 3"):
-        attacked(victim, part=1e-3)
+        attacked(case, part=1e-3)
     for loss in ("margin", "dlr_or_margin"):
-        _, _, seen = attacked(victim, part=1e-3, targeted_loss=loss)
+        _, _, seen = attacked(case, part=1e-3, targeted_loss=loss)
         assert [p.name for p in seen if "-t" in p.name] == ["apgd-t1", "apgd-t2"]
 
 
@@ -128,7 +128,7 @@ def test_together_they_are_stronger_than_the_first_alone(digits):
         _, success, seen = attacked(digits_in_units, part=0.5, steps=10, **arguments)
         return (~success).sum(), seen
 
-    class Digits(victims.Victim):
+    class Digits(model_cases.ModelCase):
         def epsilon(self, p):
             return 0.55
 

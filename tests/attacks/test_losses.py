@@ -8,15 +8,15 @@ import torch
 
 from foolbox_carescale import attacks
 from foolbox_carescale.attacks import losses
-from tests.attacks import victims
+from tests.attacks import model_cases
 
 LOGITS = torch.tensor([[4.0, 1.0, 2.0, -1.0, 0.5], [0.0, 3.0, 5.0, 1.0, 2.0]])
 LABELS = torch.tensor([0, 1])
 
 
 def value(loss, criterion=None, logits=LOGITS):
-    goal = losses.goal_of(criterion or fb.criteria.Misclassification(LABELS), loss)
-    return goal(ep.astensor(logits)).numpy().tolist()
+    loss_fn = losses.make_loss(criterion or fb.criteria.Misclassification(LABELS), loss)
+    return loss_fn(ep.astensor(logits)).numpy().tolist()
 
 
 def test_margin_is_the_best_other_logit_minus_the_label_s():
@@ -46,12 +46,12 @@ def test_a_function_of_the_user_s_own_is_ascended():
 
 def test_dlr_aims_at_the_most_likely_other_classes_in_turn():
     criterion = fb.criteria.Misclassification(LABELS)
-    goals = losses.goals_of(criterion, "dlr_targeted", 2, lambda: ep.astensor(LOGITS))
-    assert len(goals) == 2
+    loss_fns = losses.make_losses(criterion, "dlr_targeted", 2, lambda: ep.astensor(LOGITS))
+    assert len(loss_fns) == 2
     # the runner-up of the first sample is class 2: raising it raises the first loss most
     raised = LOGITS.clone()
     raised[0, 2] += 0.5
-    gains = [(g(ep.astensor(raised)) - g(ep.astensor(LOGITS))).numpy()[0] for g in goals]
+    gains = [(g(ep.astensor(raised)) - g(ep.astensor(LOGITS))).numpy()[0] for g in loss_fns]
     assert gains[0] > gains[1]
 
 
@@ -63,10 +63,10 @@ def test_dlr_aims_at_the_most_likely_other_classes_in_turn():
     ],
 )
 def test_dlr_says_what_it_needs(loss, classes, message):
-    victim, _ = victims.linear(classes=classes)
+    case, _ = model_cases.linear(classes=classes)
     attack = attacks.ClipAwarePGD(steps=2, loss=loss)
     with pytest.raises(ValueError, match=message):
-        attack(victim.model, victim.x, victim.labels, epsilons=0.1)
+        attack(case.model, case.x, case.labels, epsilons=0.1)
 
 
 def test_dlr_falls_back_to_the_margin_only_when_asked():
@@ -80,23 +80,23 @@ def test_losses_are_refused_where_they_make_no_sense():
         attacks.ClipAwarePGD(loss="hinge")
     towards = fb.criteria.TargetedMisclassification(LABELS)
     with pytest.raises(ValueError, match="chooses the target classes itself"):
-        losses.goals_of(towards, "dlr_targeted", 3, lambda: ep.astensor(LOGITS))
+        losses.make_losses(towards, "dlr_targeted", 3, lambda: ep.astensor(LOGITS))
     with pytest.raises(ValueError, match="restarts: 2 with keep='last'"):
         attacks.ClipAwarePGD(restarts=2, keep="last")
 
 
 def test_restarts_never_lower_the_loss_and_the_trace_counts_their_gradients():
-    victim = victims.digits(16)
+    case = model_cases.digits(16)
     seen = []
 
     def loss_after(restarts):
         torch.manual_seed(0)
         attack = attacks.L2ClipAwarePGD(steps=4, restarts=restarts)
-        points = attack.run(victim.model, victim.x, victim.labels, epsilon=0.3, on_step=seen.append)
+        points = attack.run(case.model, case.x, case.labels, epsilon=0.3, on_step=seen.append)
         with torch.no_grad():
-            logits = victim.model(points)
-        wrong = (logits.argmax(-1) != victim.labels).sum().item()
-        return wrong, torch.nn.functional.cross_entropy(logits, victim.labels).item()
+            logits = case.model(points)
+        wrong = (logits.argmax(-1) != case.labels).sum().item()
+        return wrong, torch.nn.functional.cross_entropy(logits, case.labels).item()
 
     once = loss_after(1)
     seen.clear()

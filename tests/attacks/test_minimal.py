@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from foolbox_carescale import attacks
-from tests.attacks import victims
+from tests.attacks import model_cases
 
 
 @pytest.mark.parametrize(("p", "q"), [(1, np.inf), (2, 2), (np.inf, 1)])
@@ -33,24 +33,24 @@ def test_it_finds_the_distance_to_a_linear_decision_boundary(p, q):
 
 
 def test_epsilons_are_judged_on_one_search():
-    victim, _ = victims.linear()
+    case, _ = model_cases.linear()
     search = attacks.MinimalEpsilon(attacks.L2ClipAwareFGM())
-    points, _, _ = search(victim.model, victim.x, victim.labels, epsilons=None)
-    found = torch.as_tensor(victim.norm(points, 2))
+    points, _, _ = search(case.model, case.x, case.labels, epsilons=None)
+    found = torch.as_tensor(case.norm(points, 2))
     middle = found.median().item()
-    _, _, success = search(victim.model, victim.x, victim.labels, epsilons=[middle / 2, 1e6])
+    _, _, success = search(case.model, case.x, case.labels, epsilons=[middle / 2, 1e6])
     assert success[1].all()
     assert (success[0] == (found <= middle / 2 * 1.02)).all()
 
 
 def test_what_is_adversarial_already_is_not_moved():
-    victim, _ = victims.linear()
-    wrong = 1 - victim.labels
+    case, _ = model_cases.linear()
+    wrong = 1 - case.labels
     points, _, success = attacks.MinimalEpsilon(attacks.L2ClipAwareFGM())(
-        victim.model, victim.x, wrong, epsilons=None
+        case.model, case.x, wrong, epsilons=None
     )
     assert success.all()
-    assert torch.equal(points, victim.x)
+    assert torch.equal(points, case.x)
 
 
 def test_where_nothing_succeeds_the_input_comes_back_and_is_no_success():
@@ -63,7 +63,7 @@ def test_where_nothing_succeeds_the_input_comes_back_and_is_no_success():
 
 
 def test_the_budget_limits_the_runs():
-    victim, _ = victims.linear()
+    case, _ = model_cases.linear()
     runs = []
 
     class Counted(attacks.ClipAwareGradientAttack):
@@ -72,9 +72,9 @@ def test_the_budget_limits_the_runs():
             return super().run(*arguments, **keywords)
 
     search = attacks.MinimalEpsilon(Counted(steps=1), rel_tolerance=1e-6, max_runs=3)
-    search(victim.model, victim.x, victim.labels, epsilons=None)
+    search(case.model, case.x, case.labels, epsilons=None)
     assert len(runs) == 3
-    assert all(tuple(epsilon.shape) == (len(victim.x),) for epsilon in runs)
+    assert all(tuple(epsilon.shape) == (len(case.x),) for epsilon in runs)
 
 
 @pytest.mark.parametrize(
@@ -101,16 +101,16 @@ class Stubborn(torch.nn.Module):
 
 
 def test_points_are_drawn_back_along_their_ray_without_gradients():
-    victim, _ = victims.linear()
+    case, _ = model_cases.linear()
     found, passes = {}, {}
     for ray_passes in (0, 8):
-        model = attacks.CountingModel(victim.model)
+        model = attacks.CountingModel(case.model)
         search = attacks.MinimalEpsilon(
             attacks.L2ClipAwareFGM(), initial=5.0, max_runs=1, ray_passes=ray_passes
         )
-        points, _, success = search(model, victim.x, victim.labels, epsilons=None)
+        points, _, success = search(model, case.x, case.labels, epsilons=None)
         assert success.all()
-        found[ray_passes] = victim.norm(points, 2)
+        found[ray_passes] = case.norm(points, 2)
         passes[ray_passes] = model.backwards
     assert passes[0] == passes[8]
     assert (found[8] < 0.9 * found[0]).all()

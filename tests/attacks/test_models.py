@@ -7,10 +7,10 @@ import torch
 import torch.utils.checkpoint
 
 from foolbox_carescale import attacks
-from foolbox_carescale.attacks import state as progress
-from foolbox_carescale.attacks.losses import goal_of
-from tests.attacks import victims
-from tests.attacks.rows import ORDERS, assert_size, iterates_of
+from foolbox_carescale.attacks.losses import make_loss
+from foolbox_carescale.attacks.state import AttackState, Sparsity
+from tests.attacks import model_cases
+from tests.attacks.table import ORDERS, assert_size, iterates_of
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
@@ -23,17 +23,17 @@ def test_a_gradient_that_is_nan_does_not_reach_the_result(direction, p, keep):
         broken = torch.sqrt(flat[:, :50] * 0).sum(1)
         return torch.stack([flat[:, 50:].sum(1) - broken, flat[:, 100:].sum(1) * 3 - 60], 1)
 
-    victim = victims.build("torch", forward, victims.images())
-    x = victim.x.clone().requires_grad_()
-    victim.model(x)[:, 0].sum().backward()
+    case = model_cases.build("torch", forward, model_cases.images())
+    x = case.x.clone().requires_grad_()
+    case.model(x)[:, 0].sum().backward()
     assert x.grad.isnan().any()
     (raw, clipped, _), seen = iterates_of(
         attacks.ClipAwarePGD(p=p, steps=4, keep=keep, direction=direction),
-        victim,
-        epsilons=victim.epsilon(p),
+        case,
+        epsilons=case.epsilon(p),
     )
     for points in [raw, clipped, *(iterate.x for iterate in seen)]:
-        assert_size(victim, points, p, victim.epsilon(p))
+        assert_size(case, points, p, case.epsilon(p))
 
 
 def convolution(**options):
@@ -107,11 +107,11 @@ def test_sparsity_suits_the_model_that_is_attacked():
     moves = []
     for function in (few, many):
         model, criterion = foolbox_model(function), fb.criteria.Misclassification(torch.tensor([0]))
-        ascent = progress.Ascent(model, ep.astensor(x), criterion, 2.0)
-        goal = goal_of(criterion, "margin")
-        _, _, gradient = ascent.evaluate(ascent.x0, goal, gradient=True)
-        progress.Sparsity("auto", 30, ascent).probe(ascent.x0, gradient, goal)
-        moves.append(ascent.move.item())
+        state = AttackState(model, ep.astensor(x), criterion, 2.0)
+        loss_fn = make_loss(criterion, "margin")
+        _, _, gradient = state.evaluate(state.x0, loss_fn, gradient=True)
+        Sparsity("auto", 30, state).probe(state.x0, gradient, loss_fn)
+        moves.append(state.move.item())
     assert moves[0] > 2 * moves[1]
 
 

@@ -11,7 +11,7 @@ import pytest
 import foolbox_carescale as fc
 from foolbox_carescale import attacks
 from foolbox_carescale.core import norms
-from tests.attacks import victims
+from tests.attacks import model_cases
 
 NOISES = (
     attacks.ClipAwareGaussianNoise,
@@ -30,33 +30,33 @@ SPREAD = {
     attacks.ClipAwareUniformNoise: 9 - 1.8**2,
     attacks.ClipAwareLaplaceNoise: 40320 / 16 - 36,
 }
-every_backend = pytest.mark.parametrize("victim", victims.EVERY, indirect=True)
+every_backend = pytest.mark.parametrize("case", model_cases.EVERY, indirect=True)
 
 
 @pytest.mark.parametrize("p", [0.5, 1, 2, math.inf])
 @pytest.mark.parametrize("make", [*NOISES, attacks.ClipAwareSaltAndPepperNoise])
 @every_backend
-def test_noise_is_exactly_epsilon_when_most_pixels_sit_on_the_bounds(victim, make, p):
-    lower, upper = victim.model.bounds
-    x = victims.images((lower, upper), on_bounds=0.9)
+def test_noise_is_exactly_epsilon_when_most_pixels_sit_on_the_bounds(case, make, p):
+    lower, upper = case.model.bounds
+    x = model_cases.images((lower, upper), on_bounds=0.9)
     assert np.mean((x == lower) | (x == upper)) > 0.85
-    x = victim.kit.tensor(x)
-    epsilon = victim.epsilon(p)
-    raw, clipped, _ = make(p=p)(victim.model, x, victim.labels, epsilons=epsilon)
-    size = victims.reference.norm(victim.numpy(raw) - victim.numpy(x), p)
+    x = case.kit.tensor(x)
+    epsilon = case.epsilon(p)
+    raw, clipped, _ = make(p=p)(case.model, x, case.labels, epsilons=epsilon)
+    size = model_cases.reference.norm(case.numpy(raw) - case.numpy(x), p)
     # for p < 1 the rounding of x + noise counts most in the smallest coordinates
     assert size == pytest.approx(epsilon, rel=1e-4 if p < 1 else 1e-5)
-    assert victim.in_box(raw)
-    assert np.array_equal(victim.numpy(raw), victim.numpy(clipped))
+    assert case.in_box(raw)
+    assert np.array_equal(case.numpy(raw), case.numpy(clipped))
 
 
-@pytest.mark.parametrize("victim", ["numpy", "torch"], indirect=True)
-def test_foolbox_falls_short_where_ours_is_exact(victim):
-    x = victim.kit.tensor(victims.images(on_bounds=0.9))
+@pytest.mark.parametrize("case", ["numpy", "torch"], indirect=True)
+def test_foolbox_falls_short_where_ours_is_exact(case):
+    x = case.kit.tensor(model_cases.images(on_bounds=0.9))
 
     def size(attack):
-        raw, _, _ = attack(victim.model, x, victim.labels, epsilons=2.0)
-        return victims.reference.norm(victim.numpy(raw) - victim.numpy(x), 2)
+        raw, _, _ = attack(case.model, x, case.labels, epsilons=2.0)
+        return model_cases.reference.norm(case.numpy(raw) - case.numpy(x), 2)
 
     assert np.all(size(fb.attacks.L2AdditiveGaussianNoiseAttack()) < 0.95 * 2)
     assert size(attacks.L2ClipAwareGaussianNoise()) == pytest.approx(2, rel=1e-5)
@@ -77,8 +77,8 @@ class Scripted:
 @pytest.mark.parametrize("make", NOISES)
 def test_each_sample_keeps_the_first_noise_that_fools_the_model(make):
     script = Scripted([3, 1, 99, 2])
-    x = victims.images()
-    victims.seed("numpy")
+    x = model_cases.images()
+    model_cases.seed("numpy")
     raw = make(repeats=4).run(
         fb.NumPyModel(script, bounds=(0, 1)), x, np.zeros(4, np.int64), epsilon=1.5
     )
@@ -87,14 +87,16 @@ def test_each_sample_keeps_the_first_noise_that_fools_the_model(make):
     # sample 2 is never fooled and keeps the first noise of all
     for sample, call in enumerate([3, 1, 1, 2]):
         assert np.array_equal(raw[sample], script.seen[call - 1][sample])
-    assert victims.reference.norm(raw - x, 2) == pytest.approx(1.5, rel=1e-5)
+    assert model_cases.reference.norm(raw - x, 2) == pytest.approx(1.5, rel=1e-5)
 
 
 def test_repeats_stop_when_every_sample_is_fooled():
     script = Scripted([2, 1, 1, 2])
     labels = np.zeros(4, np.int64)
     model = fb.NumPyModel(script, bounds=(0, 1))
-    attacks.L2ClipAwareGaussianNoise(repeats=50).run(model, victims.images(), labels, epsilon=1.0)
+    attacks.L2ClipAwareGaussianNoise(repeats=50).run(
+        model, model_cases.images(), labels, epsilon=1.0
+    )
     assert len(script.seen) == 2
 
 
@@ -102,26 +104,26 @@ def test_one_repeat_asks_the_model_nothing():
     script = Scripted([1])
     model = fb.NumPyModel(script, bounds=(0, 1))
     attacks.L2ClipAwareGaussianNoise().run(
-        model, victims.images(), np.zeros(4, np.int64), epsilon=1.0
+        model, model_cases.images(), np.zeros(4, np.int64), epsilon=1.0
     )
     assert script.seen == []
 
 
 def test_labels_are_needed_where_noise_is_repeated_and_only_there():
     model = fb.NumPyModel(Scripted([1]), bounds=(0, 1))
-    x = victims.images()
+    x = model_cases.images()
     raw = attacks.L2ClipAwareGaussianNoise().run(model, x, epsilon=1.0)
-    assert victims.reference.norm(raw - x, 2) == pytest.approx(1.0, rel=1e-5)
+    assert model_cases.reference.norm(raw - x, 2) == pytest.approx(1.0, rel=1e-5)
     with pytest.raises(ValueError, match=r"criterion: is missing, and repeats=3 .* the labels"):
         attacks.L2ClipAwareGaussianNoise(repeats=3).run(model, x, epsilon=1.0)
 
 
-@pytest.mark.parametrize("victim", ["torch"], indirect=True)
-def test_more_repeats_fool_the_model_more_often(victim):
+@pytest.mark.parametrize("case", ["torch"], indirect=True)
+def test_more_repeats_fool_the_model_more_often(case):
     def rate(repeats):
-        victims.seed("torch")
+        model_cases.seed("torch")
         attack = attacks.L2ClipAwareGaussianNoise(repeats=repeats)
-        _, _, success = attack(victim.model, victim.x, victim.labels, epsilons=1.0)
+        _, _, success = attack(case.model, case.x, case.labels, epsilons=1.0)
         return success.float().mean()
 
     assert rate(50) > rate(1)
@@ -129,13 +131,13 @@ def test_more_repeats_fool_the_model_more_often(victim):
 
 @pytest.mark.parametrize("make", NOISES)
 @every_backend
-def test_the_noise_has_the_moments_of_its_distribution(victim, make):
+def test_the_noise_has_the_moments_of_its_distribution(case, make):
     # far from the bounds nothing is clipped, and rescaling changes no ratio of moments
     n = 200_000
-    x = victim.kit.tensor(np.full((1, n), 0.5))
-    model = victim.model
-    raw = make(p=2).run(model, ep.astensor(x), victim.labels[:1], epsilon=1.0)
-    z = (victim.numpy(raw) - 0.5).ravel()
+    x = case.kit.tensor(np.full((1, n), 0.5))
+    model = case.model
+    raw = make(p=2).run(model, ep.astensor(x), case.labels[:1], epsilon=1.0)
+    z = (case.numpy(raw) - 0.5).ravel()
     z /= np.sqrt(np.mean(z**2))
     magnitude, kurtosis = MOMENTS[make]
     # five standard errors: one false alarm in two million seeds
@@ -144,11 +146,11 @@ def test_the_noise_has_the_moments_of_its_distribution(victim, make):
     assert abs((z**4).mean() - kurtosis) < 5 * math.sqrt(SPREAD[make] / n)
 
 
-@pytest.mark.parametrize("victim", victims.EVERY, indirect=True)
+@pytest.mark.parametrize("case", model_cases.EVERY, indirect=True)
 @pytest.mark.parametrize("distribution", ["gaussian", "uniform", "laplace"])
-def test_samples_are_finite_fresh_and_of_the_dtype_of_the_input(victim, distribution):
+def test_samples_are_finite_fresh_and_of_the_dtype_of_the_input(case, distribution):
     for dtype in ("float16", "float32"):
-        kit = victims.kits.Kit(victim.kit.framework, dtype)
+        kit = model_cases.kits.Kit(case.kit.framework, dtype)
         like = ep.astensor(kit.tensor(np.zeros((4, 5000))))
         first, second = norms.sample(like, distribution), norms.sample(like, distribution)
         assert kit.dtype_of(first.raw) == dtype
@@ -160,7 +162,7 @@ def test_samples_are_finite_fresh_and_of_the_dtype_of_the_input(victim, distribu
 
 def test_uniform_noise_in_linf_is_the_flat_noise_that_users_know():
     """p = inf: eta is epsilon over the largest element that can move by epsilon."""
-    victims.seed("numpy")
+    model_cases.seed("numpy")
     x = np.full((1, 3, 8, 8), 0.5, np.float32)
     model = fb.NumPyModel(lambda x: x.reshape(len(x), -1)[:, :2], bounds=(0, 1))
     raw = attacks.LinfClipAwareUniformNoise().run(model, x, np.zeros(1, np.int64), epsilon=0.1)
@@ -175,16 +177,16 @@ def test_noise_subclasses_share_one_run():
         assert "run" not in vars(make)
         assert list(inspect.signature(make).parameters) == ["p", "repeats", "inside"]
     generic = attacks.ClipAwareNoise(p=1, distribution="laplace")
-    x = victims.images()
+    x = model_cases.images()
     model = fb.NumPyModel(lambda x: x.reshape(len(x), -1)[:, :2], bounds=(0, 1))
 
     def run(attack):
-        victims.seed("numpy")
+        model_cases.seed("numpy")
         return attack.run(model, x, np.zeros(4, np.int64), epsilon=3.0)
 
     same = run(attacks.L1ClipAwareLaplaceNoise())
     assert np.array_equal(run(generic), same)
-    victims.seed("numpy")
+    model_cases.seed("numpy")
     noise = norms.sample(ep.astensor(x), "laplace").raw
     assert np.array_equal(fc.perturb(x, noise, 3.0, p=1), same)
 
@@ -192,34 +194,34 @@ def test_noise_subclasses_share_one_run():
 @pytest.mark.parametrize("p", [0.5, 1, 1.5, 2, 3, math.inf])
 @pytest.mark.parametrize("distribution", ["signs", "salt_and_pepper", "generalized"])
 @every_backend
-def test_the_other_distributions_are_exactly_epsilon_long_too(victim, distribution, p):
-    epsilon = victim.epsilon(p)
+def test_the_other_distributions_are_exactly_epsilon_long_too(case, distribution, p):
+    epsilon = case.epsilon(p)
     noise = attacks.ClipAwareNoise(p=p, distribution=distribution)
-    raw, _, _ = noise(victim.model, victim.x, victim.labels, epsilons=epsilon)
-    assert victim.norm(raw, p) == pytest.approx(epsilon, rel=1e-4 if p < 1 else 1e-5)
-    assert victim.in_box(raw)
+    raw, _, _ = noise(case.model, case.x, case.labels, epsilons=epsilon)
+    assert case.norm(raw, p) == pytest.approx(epsilon, rel=1e-4 if p < 1 else 1e-5)
+    assert case.in_box(raw)
 
 
 @pytest.mark.parametrize("p", [0.5, 1, 1.5, 2])
 @every_backend
-def test_salt_and_pepper_moves_no_element_more_than_it_needs(victim, p):
+def test_salt_and_pepper_moves_no_element_more_than_it_needs(case, p):
     noise = attacks.ClipAwareSaltAndPepperNoise(p=p)
     part = 0.5
-    raw = noise.run(victim.model, victim.x, victim.labels, epsilon=part * victim.epsilon(p))
-    lower, upper = victim.model.bounds
-    x, y = victim.numpy(victim.x), victim.numpy(raw)
+    raw = noise.run(case.model, case.x, case.labels, epsilon=part * case.epsilon(p))
+    lower, upper = case.model.bounds
+    x, y = case.numpy(case.x), case.numpy(raw)
     moved = y != x
     rooms = np.where(moved, np.where(y > x, upper - x, x - lower), 0).reshape(len(x), -1) ** p
     # with the bounds of one element less, epsilon is out of reach
-    assert np.all(rooms.sum(1) - rooms.max(1) < (part * victim.epsilon(p)) ** p)
+    assert np.all(rooms.sum(1) - rooms.max(1) < (part * case.epsilon(p)) ** p)
     dense = attacks.ClipAwareNoise(p=p, distribution="signs")
-    raw = dense.run(victim.model, victim.x, victim.labels, epsilon=part * victim.epsilon(p))
-    assert (victim.numpy(raw) != x).sum() > 2 * moved.sum()
+    raw = dense.run(case.model, case.x, case.labels, epsilon=part * case.epsilon(p))
+    assert (case.numpy(raw) != x).sum() > 2 * moved.sum()
 
 
 def noise_in_the_middle(n, samples, **arguments):
     """Perturbations that no bound cuts off, (samples, n), at epsilon 0.4."""
-    victims.seed("numpy")
+    model_cases.seed("numpy")
     x = np.full((samples, n), 0.5)
     model = fb.NumPyModel(lambda x: x[:, :2], bounds=(0, 1))
     attack = attacks.ClipAwareNoise(**arguments)
@@ -231,7 +233,7 @@ def test_inside_the_plain_ball_generalized_noise_is_uniform(p):
     """n = 2: the share of points in a smaller ball, and in the diamond that the ball contains."""
     n, samples = 2, 40_000
     moved = noise_in_the_middle(n, samples, p=p, distribution="generalized", inside=True) / 0.4
-    norms_ = victims.reference.norm(moved, p)
+    norms_ = model_cases.reference.norm(moved, p)
     assert norms_.max() <= 1 + 1e-9
     for radius in (0.3, 0.7):
         expected = radius**n
@@ -248,13 +250,13 @@ def test_inside_the_plain_ball_generalized_noise_is_uniform(p):
 
 @pytest.mark.parametrize(("p", "distribution"), [(1, "laplace"), (2, "gaussian"), (2, "signs")])
 def test_inside_the_radius_has_the_law_of_a_uniform_point_with_bounds_too(p, distribution):
-    victims.seed("numpy")
+    model_cases.seed("numpy")
     n, samples = 3, 20_000
     x = np.tile([0.02, 0.5, 0.97], (samples, 1))  # bounds near
     model = fb.NumPyModel(lambda x: x[:, :2], bounds=(0, 1))
     noise = attacks.ClipAwareNoise(p=p, distribution=distribution, inside=True)
     raw = noise.run(model, x, np.zeros(samples, np.int64), epsilon=0.4)
-    norms_ = victims.reference.norm(raw - x, p) / 0.4
+    norms_ = model_cases.reference.norm(raw - x, p) / 0.4
     for radius in (0.5, 0.8):
         expected = radius**n
         error = 5 * math.sqrt(expected * (1 - expected) / samples)
@@ -264,7 +266,7 @@ def test_inside_the_radius_has_the_law_of_a_uniform_point_with_bounds_too(p, dis
 
 
 def test_uniform_noise_inside_linf_is_uniform_in_the_intersection():
-    victims.seed("numpy")
+    model_cases.seed("numpy")
     samples = 20_000
     x = np.tile([0.1, 0.5, 1.0], (samples, 1))
     model = fb.NumPyModel(lambda x: x[:, :2], bounds=(0, 1))
@@ -280,12 +282,12 @@ def test_uniform_noise_inside_linf_is_uniform_in_the_intersection():
 
 
 @every_backend
-def test_inside_takes_an_epsilon_per_sample_and_never_exceeds_it(victim):
+def test_inside_takes_an_epsilon_per_sample_and_never_exceeds_it(case):
     for p, distribution in ((2, "gaussian"), (math.inf, "uniform"), (1, "salt_and_pepper")):
-        epsilon = victim.epsilon(p) * np.linspace(0.1, 1, victims.SAMPLES).astype(np.float32)
+        epsilon = case.epsilon(p) * np.linspace(0.1, 1, model_cases.SAMPLES).astype(np.float32)
         noise = attacks.ClipAwareNoise(p=p, distribution=distribution, inside=True)
-        raw = noise.run(victim.model, victim.x, victim.labels, epsilon=victim.kit.tensor(epsilon))
-        size = victim.norm(raw, p) / epsilon
+        raw = noise.run(case.model, case.x, case.labels, epsilon=case.kit.tensor(epsilon))
+        size = case.norm(raw, p) / epsilon
         assert np.all(size <= 1 + 1e-5)
         assert np.all(size > 0)
-        assert victim.in_box(raw)
+        assert case.in_box(raw)

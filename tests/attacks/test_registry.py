@@ -13,7 +13,7 @@ import pytest
 import foolbox_carescale as fc
 from foolbox_carescale import attacks
 from foolbox_carescale.attacks import registry
-from tests.attacks import victims
+from tests.attacks import model_cases
 
 KINDS = (
     "ClipAwareFGM",
@@ -140,12 +140,12 @@ def test_attacks_survive_pickling(name):
 
 
 def test_a_repeated_attack_survives_pickling_and_attacks_alike():
-    victim = victims.make("torch")
+    case = model_cases.make("torch")
     attack = attacks.L2ClipAwarePGD(steps=2).repeat(2)
 
     def outcome(attack):
-        victims.seed("torch")
-        return attack(victim.model, victim.x, victim.labels, epsilons=1.0)[0].numpy()
+        model_cases.seed("torch")
+        return attack(case.model, case.x, case.labels, epsilons=1.0)[0].numpy()
 
     assert np.array_equal(outcome(attack), outcome(pickle.loads(pickle.dumps(attack))))
 
@@ -162,7 +162,7 @@ def test_the_distance_of_an_attack_is_the_p_norm():
     y = np.random.default_rng(0).normal(size=x.shape).astype(np.float32)
     for p in (0.5, 1, 2, 3, math.inf):
         distance = attacks.ClipAwareGaussianNoise(p=p).distance(x, y)
-        assert distance == pytest.approx(victims.reference.norm(y, p), rel=1e-6)
+        assert distance == pytest.approx(model_cases.reference.norm(y, p), rel=1e-6)
 
 
 @pytest.mark.parametrize("p", [0.5, 1, 1.5, 2, 3, math.inf])
@@ -170,11 +170,11 @@ def test_what_is_longer_than_epsilon_is_cut_and_nothing_else_is_touched(p):
     rng = np.random.default_rng(0)
     x = rng.uniform(size=(3, 3, 4, 4)).astype(np.float32)
     y = np.clip(x + 0.3 * rng.normal(size=x.shape), 0, 1).astype(np.float32)
-    epsilon = victims.reference.norm(y - x, p) * [0.5, 1, 2]
+    epsilon = model_cases.reference.norm(y - x, p) * [0.5, 1, 2]
     distance = attacks.ClipAwareGaussianNoise(p=p).distance
     cut = distance.clip_perturbation(x, y, epsilon.astype(np.float32))
     assert np.array_equal(cut[1:], y[1:])
-    assert victims.reference.norm(cut - x, p)[0] == pytest.approx(epsilon[0], rel=1e-5)
+    assert model_cases.reference.norm(cut - x, p)[0] == pytest.approx(epsilon[0], rel=1e-5)
     # p = inf cuts the coordinates that exceed epsilon, and leaves the others their size
     short = np.abs(y - x)[0] < 0.99 * epsilon[0]
     if p == math.inf:

@@ -8,33 +8,33 @@ import pytest
 from foolbox_carescale import attacks
 from foolbox_carescale.attacks.counting import CountingModel
 from foolbox_carescale.attacks.square import _Grid
-from tests.attacks import victims
+from tests.attacks import model_cases
 
 
-def search(victim, *, queries, p=2, part=0.1, seed=0):
-    model, spent = CountingModel(victim.model), []
+def search(case, *, queries, p=2, part=0.1, seed=0):
+    model, spent = CountingModel(case.model), []
     attack = attacks.ClipAwareSquare(p=p, queries=queries, seed=seed)
     raw = attack.run(
-        model, victim.x, victim.labels, epsilon=part * victim.epsilon(p), on_end=spent.append
+        model, case.x, case.labels, epsilon=part * case.epsilon(p), on_end=spent.append
     )
-    return victim.numpy(raw), spent[0], model
+    return case.numpy(raw), spent[0], model
 
 
-@pytest.mark.parametrize("victim", victims.EVERY, indirect=True)
-def test_a_sample_stops_at_its_first_success_and_others_at_the_limit(victim):
-    points, spent, model = search(victim, queries=40, part=0.4)
+@pytest.mark.parametrize("case", model_cases.EVERY, indirect=True)
+def test_a_sample_stops_at_its_first_success_and_others_at_the_limit(case):
+    points, spent, model = search(case, queries=40, part=0.4)
     assert model.forwards == spent.sum()
     assert model.backwards == 0
-    broken = victim.logits(victim.kit.tensor(points)).argmax(1) != np.asarray(victim.labels)
+    broken = case.logits(case.kit.tensor(points)).argmax(1) != np.asarray(case.labels)
     assert np.all(spent[~broken] == 40)
     assert np.all(spent[broken] <= 40)
 
 
-@pytest.mark.parametrize("victim", ["numpy"], indirect=True)
-def test_the_margin_only_falls_with_more_queries(victim):
+@pytest.mark.parametrize("case", ["numpy"], indirect=True)
+def test_the_margin_only_falls_with_more_queries(case):
     def margin(queries):
-        points, _, _ = search(victim, queries=queries)
-        logits, labels = victim.logits(points), np.asarray(victim.labels)
+        points, _, _ = search(case, queries=queries)
+        logits, labels = case.logits(points), np.asarray(case.labels)
         own = logits[np.arange(len(labels)), labels]
         logits[np.arange(len(labels)), labels] = -np.inf
         return own - logits.max(1)
@@ -43,15 +43,15 @@ def test_the_margin_only_falls_with_more_queries(victim):
     assert margin(60).mean() < margin(2).mean()
 
 
-@pytest.mark.parametrize("victim", victims.EVERY, indirect=True)
-def test_its_seed_decides_and_without_one_the_framework_s(victim):
-    first = search(victim, queries=5)[0]
-    assert np.array_equal(first, search(victim, queries=5)[0])
-    assert not np.array_equal(first, search(victim, queries=5, seed=1)[0])
+@pytest.mark.parametrize("case", model_cases.EVERY, indirect=True)
+def test_its_seed_decides_and_without_one_the_framework_s(case):
+    first = search(case, queries=5)[0]
+    assert np.array_equal(first, search(case, queries=5)[0])
+    assert not np.array_equal(first, search(case, queries=5, seed=1)[0])
     outcomes = []
     for seed in (1, 1, 2):
-        victims.seed(victim.kit.framework, seed)
-        outcomes.append(search(victim, queries=5, seed=None)[0])
+        model_cases.seed(case.kit.framework, seed)
+        outcomes.append(search(case, queries=5, seed=None)[0])
     assert np.array_equal(outcomes[0], outcomes[1])
     assert not np.array_equal(outcomes[0], outcomes[2])
 
@@ -63,7 +63,7 @@ def test_inputs_of_any_shape_are_windowed(shape, p):
     model = fb.NumPyModel(lambda x: np.zeros((len(x), 2), np.float32), bounds=(0, 1))
     labels = np.zeros(3, np.int64)
     raw = attacks.ClipAwareSquare(p=p, queries=12).run(model, x, labels, epsilon=0.4)
-    assert victims.reference.norm(raw - x, p) == pytest.approx(0.4, rel=1e-5)
+    assert model_cases.reference.norm(raw - x, p) == pytest.approx(0.4, rel=1e-5)
 
 
 @pytest.mark.parametrize("data_format", ["channels_first", "channels_last"])

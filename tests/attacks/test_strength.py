@@ -10,8 +10,8 @@ import torch
 import foolbox_carescale as fc
 from foolbox_carescale import attacks
 from tests import reference
-from tests.attacks import victims
-from tests.attacks.rows import (
+from tests.attacks import model_cases
+from tests.attacks.table import (
     ORDERS,
     assert_size,
     every_backend,
@@ -40,12 +40,12 @@ def test_pgd_is_stronger_than_foolbox_s_at_equal_steps(digits, p, epsilon):
 @pytest.mark.parametrize("p", ORDERS)
 @pytest.mark.parametrize("bounds", [(0, 1), (-1, 3)])
 def test_fgm_gains_all_that_any_step_in_ball_and_box_can_gain(bounds, p):
-    victim, weights = victims.linear(bounds=bounds)
-    epsilon = victim.epsilon(p)
-    raw, _, _ = attacks.ClipAwareFGM(p=p)(victim.model, victim.x, victim.labels, epsilons=epsilon)
-    g = loss_direction(victim, weights)
-    gain = (g * (victim.numpy(raw) - victim.numpy(victim.x)).reshape(g.shape)).sum(1)
-    room = reference.room(victim.x, g.reshape(victim.x.shape), *bounds)
+    case, weights = model_cases.linear(bounds=bounds)
+    epsilon = case.epsilon(p)
+    raw, _, _ = attacks.ClipAwareFGM(p=p)(case.model, case.x, case.labels, epsilons=epsilon)
+    g = loss_direction(case, weights)
+    gain = (g * (case.numpy(raw) - case.numpy(case.x)).reshape(g.shape)).sum(1)
+    room = reference.room(case.x, g.reshape(case.x.shape), *bounds)
     for row_gain, row_g, row_room in zip(gain, np.abs(g), room, strict=True):
         bound = best_gain(row_g, row_room, epsilon, p)
         assert row_gain == pytest.approx(bound, rel=1e-5)
@@ -54,22 +54,22 @@ def test_fgm_gains_all_that_any_step_in_ball_and_box_can_gain(bounds, p):
 @pytest.mark.parametrize("constraint", ["sphere", "ball"])
 @pytest.mark.parametrize("p", ORDERS)
 def test_pgd_on_a_linear_model_reaches_the_closed_form_optimum(p, constraint):
-    victim, weights = victims.linear()
-    epsilon = victim.epsilon(p)
-    g = loss_direction(victim, weights)
-    direction = torch.tensor(g, dtype=torch.float32).reshape(victim.x.shape)
-    optimum = fc.steepest_step(victim.x, direction, epsilon, p=p)
-    start = victim.numpy(victim.x)
+    case, weights = model_cases.linear()
+    epsilon = case.epsilon(p)
+    g = loss_direction(case, weights)
+    direction = torch.tensor(g, dtype=torch.float32).reshape(case.x.shape)
+    optimum = fc.steepest_step(case.x, direction, epsilon, p=p)
+    start = case.numpy(case.x)
 
     def gain(points):
-        return (g * (victim.numpy(points) - start).reshape(g.shape)).sum(1)
+        return (g * (case.numpy(points) - start).reshape(g.shape)).sum(1)
 
     # p = 1: its optimum is a corner that steps of few coordinates reach, 4 of 192 here; the
     # default's wider steps suit networks, and stay 18% below on a linear model; half of the steps
-    # are those of the wide start
-    victims.seed("torch")
+    # are those of the start on larger epsilons
+    model_cases.seed("torch")
     attack = attacks.ClipAwarePGD(p=p, constraint=constraint, sparsity=0.02, steps=80)
-    raw, _, _ = attack(victim.model, victim.x, victim.labels, epsilons=epsilon)
+    raw, _, _ = attack(case.model, case.x, case.labels, epsilons=epsilon)
     short = {1: 0.05, 3: 2e-3}.get(p, 1e-3)
     assert np.all(gain(raw) >= gain(optimum) * (1 - short))
     assert np.all(gain(raw) <= gain(optimum) * (1 + 1e-5))
@@ -77,24 +77,24 @@ def test_pgd_on_a_linear_model_reaches_the_closed_form_optimum(p, constraint):
 
 @pytest.mark.parametrize("p", ORDERS)
 @every_backend
-def test_the_best_iterate_is_adversarial_first_and_then_of_highest_loss(victim, p):
+def test_the_best_iterate_is_adversarial_first_and_then_of_highest_loss(case, p):
     def run(keep):
-        victims.seed(victim.kit.framework)
+        model_cases.seed(case.kit.framework)
         return iterates_of(
             attacks.ClipAwarePGD(p=p, steps=6, keep=keep, schedule="constant"),
-            victim,
-            epsilons=victim.epsilon(p) / 10,
+            case,
+            epsilons=case.epsilon(p) / 10,
         )
 
     (best, _, _), seen = run("best")
     (last, _, _), _ = run("last")
-    labels = np.asarray(victim.labels)
-    found = np.stack([victim.logits(i.x).argmax(1) != labels for i in seen])
-    losses = np.stack([victim.losses(i.x) for i in seen])
+    labels = np.asarray(case.labels)
+    found = np.stack([case.logits(i.x).argmax(1) != labels for i in seen])
+    losses = np.stack([case.losses(i.x) for i in seen])
     ranked = np.where(found == found.any(0), losses, -math.inf).max(0)
-    assert victim.losses(best) == pytest.approx(ranked, rel=1e-5)
-    assert np.array_equal(victim.numpy(last), victim.numpy(seen[-1].x))
-    assert np.all(victim.losses(best) >= losses[-1] * (1 - 1e-5))
+    assert case.losses(best) == pytest.approx(ranked, rel=1e-5)
+    assert np.array_equal(case.numpy(last), case.numpy(seen[-1].x))
+    assert np.all(case.losses(best) >= losses[-1] * (1 - 1e-5))
 
 
 @pytest.mark.parametrize(("width", "best_step"), [(0.15, 6), (0.05, 5)])
@@ -106,44 +106,44 @@ def test_an_adversarial_iterate_is_kept_over_one_of_higher_loss(width, best_step
         rest = ((1 - own - other) / 8)[:, None].expand(-1, 8)
         return torch.log(torch.cat([own[:, None], other[:, None], rest], 1))
 
-    victim = victims.build("torch", forward, np.zeros((1, 1, 1, 1), np.float32))
+    case = model_cases.build("torch", forward, np.zeros((1, 1, 1, 1), np.float32))
     attack = attacks.ClipAwareBIM(
         p=math.inf, steps=10, schedule="constant", rel_stepsize=0.1, momentum=0, constraint="ball"
     )
-    (raw, _, success), seen = iterates_of(attack, victim, epsilons=1.0)
+    (raw, _, success), seen = iterates_of(attack, case, epsilons=1.0)
     path = [iterate.x.item() for iterate in seen]
     assert path == pytest.approx(np.arange(1, 11) / 10, abs=1e-5)
     end = seen[-1].x
-    assert victim.logits(end).argmax() == 0
+    assert case.logits(end).argmax() == 0
     assert success.all()
-    assert victim.losses(raw) < victim.losses(end)
+    assert case.losses(raw) < case.losses(end)
     assert raw.item() == path[best_step - 1]
 
 
 @every_backend
-def test_a_wide_start_takes_its_steps_from_the_same_budget_and_reports_no_larger_ball(victim):
-    model = attacks.CountingModel(victim.model)
+def test_a_wide_start_takes_its_steps_from_the_same_budget_and_reports_no_larger_ball(case):
+    model = attacks.CountingModel(case.model)
     seen = []
-    attack = attacks.ClipAwarePGD(p=1, steps=8, wide_start=True)
-    attack(model, victim.x, victim.labels, epsilons=victim.epsilon(1), on_step=seen.append)
-    assert model.backwards == 8 * victims.SAMPLES
+    attack = attacks.ClipAwarePGD(p=1, steps=8, larger_epsilon_start=True)
+    attack(model, case.x, case.labels, epsilons=case.epsilon(1), on_step=seen.append)
+    assert model.backwards == 8 * model_cases.SAMPLES
     # the start that two balls of two steps each lead to, and the four steps that are left
     assert [iterate.step for iterate in seen] == [0, 1, 2, 3, 4]
     assert [iterate.gradients for iterate in seen] == [5, 6, 7, 8, 8]
     for iterate in seen:
-        assert_size(victim, iterate.x, 1, victim.epsilon(1))
-    assert seen[1].stepsize == pytest.approx(victim.epsilon(1))
+        assert_size(case, iterate.x, 1, case.epsilon(1))
+    assert seen[1].stepsize == pytest.approx(case.epsilon(1))
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
 @on_torch
-def test_a_wide_start_costs_no_step_however_few_there_are(victim, steps, keep):
-    model = attacks.CountingModel(victim.model)
-    attack = attacks.ClipAwarePGD(p=2, steps=steps, wide_start=True, keep=keep)
-    raw, _, _ = attack(model, victim.x, victim.labels, epsilons=victim.epsilon(2))
-    assert_size(victim, raw, 2, victim.epsilon(2))
-    assert model.backwards == steps * victims.SAMPLES
+def test_a_wide_start_costs_no_step_however_few_there_are(case, steps, keep):
+    model = attacks.CountingModel(case.model)
+    attack = attacks.ClipAwarePGD(p=2, steps=steps, larger_epsilon_start=True, keep=keep)
+    raw, _, _ = attack(model, case.x, case.labels, epsilons=case.epsilon(2))
+    assert_size(case, raw, 2, case.epsilon(2))
+    assert model.backwards == steps * model_cases.SAMPLES
 
 
 def test_a_wide_start_is_the_default_of_long_runs_for_p_1_only(digits):
@@ -155,19 +155,17 @@ def test_a_wide_start_is_the_default_of_long_runs_for_p_1_only(digits):
         return len(seen) - 1
 
     assert first_step(1, 20) == 10
-    assert first_step(1, 20, wide_start=False) == 20
+    assert first_step(1, 20, larger_epsilon_start=False) == 20
     assert first_step(1, 19) == 19
     assert first_step(2, 20) == 20
 
 
 @on_torch
-def test_the_default_direction_is_momentum_for_steps_of_signs_and_the_gradient_else(victim):
+def test_the_default_direction_is_momentum_for_steps_of_signs_and_the_gradient_else(case):
     def outcome(p, **arguments):
-        victims.seed("torch")
+        model_cases.seed("torch")
         attack = attacks.ClipAwarePGD(p=p, steps=5, **arguments)
-        return victim.numpy(
-            attack.run(victim.model, victim.x, victim.labels, epsilon=victim.epsilon(p))
-        )
+        return case.numpy(attack.run(case.model, case.x, case.labels, epsilon=case.epsilon(p)))
 
     for p in (1, math.inf):
         assert np.array_equal(outcome(p), outcome(p, direction="momentum"))
@@ -175,10 +173,10 @@ def test_the_default_direction_is_momentum_for_steps_of_signs_and_the_gradient_e
     assert np.array_equal(outcome(2), outcome(2, direction="gradient"))
 
 
-def loss_direction(victim, weights):
+def loss_direction(case, weights):
     """Of two classes: the other one's weights minus the label's, (N, n) in float64."""
     difference = (weights[1] - weights[0]).astype(float)
-    return np.where(np.asarray(victim.labels)[:, None] == 0, difference, -difference)
+    return np.where(np.asarray(case.labels)[:, None] == 0, difference, -difference)
 
 
 def best_gain(g, room, epsilon, p):

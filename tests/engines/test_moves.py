@@ -1,4 +1,4 @@
-"""The moves of an ascent in one pass, against the operators that take one pass each."""
+"""The moves of an steps in one pass, against the operators that take one pass each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from foolbox_carescale import engines, perturb, project, steepest_step
-from foolbox_carescale.attacks import steps as ascent
+from foolbox_carescale.attacks import steps
 from foolbox_carescale.engines.numba_cpu import arrays as cpu
 
 SIZES = {1: 20.0, 1.5: 3.0, 2: 1.0, 2.5: 0.7, 3: 0.5, math.inf: 0.1}
@@ -76,10 +76,10 @@ def test_constraint_is_momentum_then_projection_then_growth(
         np.clip(x0 + far * problem(n, np.float64, seed)[1], -0.1, 1.1) for seed in (1, 2, 3)
     )
     mix = None if momentum is None else (momentum, ep(now), ep(before))
-    arguments = {"p": p, "bounds": (0, 1), "sphere": sphere, "ahead": ep(v), "momentum": mix}
+    arguments = {"p": p, "bounds": (0, 1), "sphere": sphere, "direction": ep(v), "momentum": mix}
     arguments["eps"] = size(p, n)
-    expected = without_numba(ascent.constrain, ep(z.copy()), ep(x0), **arguments).raw
-    found = ascent.constrain(ep(z.copy()), ep(x0), **arguments).raw
+    expected = without_numba(steps.enforce_constraint, ep(z.copy()), ep(x0), **arguments).raw
+    found = steps.enforce_constraint(ep(z.copy()), ep(x0), **arguments).raw
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
 
 
@@ -88,8 +88,14 @@ def test_sphere_ends_at_eps_in_float32(p):
     x0, v = problem(40_000, np.float32)
     eps = size(p, 40_000)
     for far in (0.001, 1.0):
-        z = ascent.constrain(
-            ep(x0 + np.float32(far) * v), ep(x0), eps, p=p, bounds=(0, 1), sphere=True, ahead=ep(v)
+        z = steps.enforce_constraint(
+            ep(x0 + np.float32(far) * v),
+            ep(x0),
+            eps,
+            p=p,
+            bounds=(0, 1),
+            sphere=True,
+            direction=ep(v),
         ).raw
         norms = [np.linalg.norm(row, p) for row in (z - x0).astype(np.float64)]
         np.testing.assert_allclose(norms, eps, rtol=2e-6)
@@ -102,7 +108,7 @@ def test_sparse_step_moves_the_largest_gradients_that_can_move(dtype, n):
     g[:, 1] = g[:, 0]  # a tie
     counts = np.array([1, 3, n // 3])
     lengths = ep((0.01 * counts).astype(dtype))
-    moved = ascent.sparse_step(ep(x), ep(g), lengths, counts, bounds=(0, 1)).raw
+    moved = steps.sparse_step(ep(x), ep(g), lengths, counts, bounds=(0, 1)).raw
     can_move = np.where(g > 0, x < 1, x > 0)
     gain = np.where(can_move, np.abs(g), 0)
     for i, count in enumerate(counts):
@@ -114,16 +120,16 @@ def test_sparse_step_moves_the_largest_gradients_that_can_move(dtype, n):
 def test_sparse_step_takes_all_where_few_can_move():
     x, g = np.zeros((1, 6), np.float32), -np.ones((1, 6), np.float32)
     g[0, 2] = 1
-    moved = ascent.sparse_step(ep(x), ep(g), 0.5, np.array([4]), bounds=(0, 1)).raw
+    moved = steps.sparse_step(ep(x), ep(g), 0.5, np.array([4]), bounds=(0, 1)).raw
     np.testing.assert_allclose(moved, [[0, 0, 0.5, 0, 0, 0]], atol=1e-6)
 
 
 def test_sparse_perturbation_without_room_takes_the_next_gradients():
     x0 = np.full((1, 4), 0.5, np.float64)
-    z, ahead = x0.copy(), np.array([[4.0, 3.0, 2.0, 1.0]])
+    z, direction = x0.copy(), np.array([[4.0, 3.0, 2.0, 1.0]])
     z[0, 0] = 0.9
-    found = ascent.constrain(
-        ep(z), ep(x0), 1.2, p=1, bounds=(0, 1), sphere=True, ahead=ep(ahead)
+    found = steps.enforce_constraint(
+        ep(z), ep(x0), 1.2, p=1, bounds=(0, 1), sphere=True, direction=ep(direction)
     ).raw
     np.testing.assert_allclose(found, [[1.0, 1.0, 0.7, 0.5]], atol=1e-12)
 
@@ -173,8 +179,8 @@ def test_growth_starts_where_the_projection_ends():
     x0, v = problem(3000, np.float64)
     z = x0 + 1e-3 * v
     grown = perturb(x0, project(z, x0, 20.0, p=1) - x0, 20.0, p=1)
-    found = ascent.constrain(
-        ep(z.copy()), ep(x0), 20.0, p=1, bounds=(0, 1), sphere=True, ahead=ep(v)
+    found = steps.enforce_constraint(
+        ep(z.copy()), ep(x0), 20.0, p=1, bounds=(0, 1), sphere=True, direction=ep(v)
     ).raw
     np.testing.assert_allclose(found, grown, atol=1e-12)
 
@@ -187,8 +193,8 @@ def test_sum_of_gradients_is_that_of_the_generic_engine(dtype, n, without_numba)
     gradients[2][1] = 0
     expected = found = None
     for g in gradients:
-        expected = without_numba(ascent.accumulate, expected, 0.3, ep(g))
-        found = ascent.accumulate(found, 0.3, ep(g.copy()))
+        expected = without_numba(steps.accumulate, expected, 0.3, ep(g))
+        found = steps.accumulate(found, 0.3, ep(g.copy()))
         rounding = 100 * np.finfo(dtype).eps * np.abs(expected.raw).max()
         np.testing.assert_allclose(found.raw, expected.raw, rtol=0, atol=rounding)
     assert np.isfinite(found.raw).all()
@@ -197,14 +203,14 @@ def test_sum_of_gradients_is_that_of_the_generic_engine(dtype, n, without_numba)
 def test_sum_of_gradients_whose_norm_overflows_keeps_their_unit_length():
     g = np.full((2, 5000), 1e38, np.float32)
     g[1] = 1
-    unit = ascent.accumulate(None, 0.3, ep(g)).raw
+    unit = steps.accumulate(None, 0.3, ep(g)).raw
     np.testing.assert_allclose(np.abs(unit).sum(1), 1, rtol=1e-5)
 
 
 def test_sum_of_gradients_in_a_memory_format_of_its_own():
     g = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
-    total = ascent.accumulate(None, 0.5, ep(g))
-    total = ascent.accumulate(total, 0.5, ep(g))
+    total = steps.accumulate(None, 0.5, ep(g))
+    total = steps.accumulate(total, 0.5, ep(g))
     size = g.abs().sum((1, 2, 3), keepdim=True)
     torch.testing.assert_close(total.raw, 1.5 * g / size)
 
@@ -216,7 +222,9 @@ def test_constraint_of_what_is_not_finite_is_refused(p):
         z = x0 + 0.1 * v
         z[1, 4500] = bad
         with pytest.raises(ValueError, match=r": 1 of 15000 values are NaN or infinite"):
-            ascent.constrain(ep(z), ep(x0), 1.0, p=p, bounds=(0, 1), sphere=True, ahead=ep(v))
+            steps.enforce_constraint(
+                ep(z), ep(x0), 1.0, p=p, bounds=(0, 1), sphere=True, direction=ep(v)
+            )
 
 
 def ep(array):

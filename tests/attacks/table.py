@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foolbox_carescale import attacks
-from tests.attacks import victims
+from tests.attacks import model_cases
 
 ORDERS = (1, 1.5, 2, 3, math.inf)
 NOISES = (
@@ -37,7 +37,7 @@ GRADIENT_ROWS = [
     *(row(attacks.ClipAwareBIM, p=p, schedule="constant", steps=4) for p in (1, 2, math.inf)),
     *(row(attacks.ClipAwareFGM, p=p) for p in ORDERS),
     row(attacks.ClipAwarePGD, p=2, abs_stepsize=0.3, momentum=0.0, keep="last", steps=4),
-    *(row(attacks.ClipAwarePGD, p=p, wide_start=True, steps=4) for p in (1, 2, math.inf)),
+    *(row(attacks.ClipAwarePGD, p=p, larger_epsilon_start=True, steps=4) for p in (1, 2, math.inf)),
     row(attacks.ClipAwareAPGD, p=1, steps=20, restarts=2),
     row(attacks.ClipAwarePGD, p=1, rel_stepsize=0.1, momentum=0.75, sparsity=0.2, steps=4),
     row(attacks.ClipAwarePGD, p=math.inf, random_start=False, steps=4),
@@ -111,25 +111,25 @@ SOME = [
     ),
 ]
 
-every_backend = pytest.mark.parametrize("victim", victims.WITH_GRADIENT, indirect=True)
-on_torch = pytest.mark.parametrize("victim", ["torch"], indirect=True)
+every_backend = pytest.mark.parametrize("case", model_cases.WITH_GRADIENT, indirect=True)
+on_torch = pytest.mark.parametrize("case", ["torch"], indirect=True)
 
 
-def iterates_of(attack, victim, criterion=None, **arguments):
+def iterates_of(attack, case, criterion=None, **arguments):
     """What the attack returns, and every iterate on the way."""
     seen = []
     if isinstance(attack, attacks.ClipAwareGradientAttack):
         arguments["on_step"] = seen.append
-    criterion = victim.labels if criterion is None else criterion
-    return attack(victim.model, victim.x, criterion, **arguments), seen
+    criterion = case.labels if criterion is None else criterion
+    return attack(case.model, case.x, criterion, **arguments), seen
 
 
-def assert_size(victim, points, p, epsilon, *, at_most=False):
-    excess = victim.norm(points, p) - epsilon
+def assert_size(case, points, p, epsilon, *, at_most=False):
+    excess = case.norm(points, p) - epsilon
     if at_most:
         # each coordinate is rounded once more when it is added to x, which p = inf feels
-        rounding = np.spacing(np.float32(max(map(abs, victim.model.bounds)))) / 2
+        rounding = np.spacing(np.float32(max(map(abs, case.model.bounds)))) / 2
         assert np.all(excess <= 1e-6 * epsilon + (rounding if p == math.inf else 0.0))
     else:
         assert np.all(np.abs(excess) <= 1e-5 * epsilon)
-    assert victim.in_box(points)
+    assert case.in_box(points)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from foolbox_carescale.attacks import directions as parts
+from foolbox_carescale.attacks import directions, schedules
 
 
 def tensor(*rows):
@@ -13,7 +13,7 @@ def tensor(*rows):
 
 
 def test_cosine_falls_from_the_first_size_towards_the_last():
-    schedule = parts.Cosine(2.0, 0.005, 10)
+    schedule = schedules.Cosine(2.0, 0.005, 10)
     sizes = [schedule.size(t) for t in range(10)]
     assert sizes[0] == 2.0
     assert sizes == sorted(sizes, reverse=True)
@@ -22,7 +22,7 @@ def test_cosine_falls_from_the_first_size_towards_the_last():
 
 
 def test_halving_halves_what_stalls_and_leaves_alone_what_rises():
-    schedule = parts.Halving(2.0, 100)  # the first checkpoint is after 22 steps
+    schedule = schedules.Halving(2.0, 100)  # the first checkpoint is after 22 steps
     for t in range(22):
         assert schedule.observe(t, np.array([float(t), -float(t)])) is None
     back = schedule.observe(22, np.array([22.0, -22.0]))
@@ -36,26 +36,26 @@ def test_halving_halves_what_stalls_and_leaves_alone_what_rises():
 
 
 def test_momentum_sums_gradients_of_unit_l1_norm():
-    momentum = parts.Momentum(0.5)
+    momentum = directions.Momentum(0.5)
     assert momentum(tensor([4.0, 0.0])).numpy().tolist() == [[1.0, 0.0]]
     assert momentum(tensor([0.0, -2.0])).numpy().tolist() == [[0.5, -1.0]]
-    momentum.forget(ep.astensor(torch.tensor([[True]])))
+    momentum.reset(ep.astensor(torch.tensor([[True]])))
     assert momentum(tensor([1.0, 1.0])).numpy().tolist() == [[0.5, 0.5]]
 
 
 def test_adam_begins_with_a_power_of_the_gradient_at_any_scale():
-    slope = tensor([3e-20, -1e-20, 0.0])
-    signs = parts.Adam(partial=0.5)(slope).numpy()
+    grad = tensor([3e-20, -1e-20, 0.0])
+    signs = directions.Adam(partial=0.5)(grad).numpy()
     np.testing.assert_allclose(signs, [[1.0, -1.0, 0.0]], rtol=1e-6)
     # m / v^(1/8), where at first v = m^2: the power 3/4 of the gradient
-    partial = parts.Adam()(slope).numpy()
+    partial = directions.Adam()(grad).numpy()
     np.testing.assert_allclose(partial, [[1.0, -((1 / 3) ** 0.75), 0.0]], rtol=1e-6)
 
 
 def test_adam_follows_the_formula_over_several_gradients():
     rng = np.random.default_rng(0)
     gradients = rng.normal(size=(5, 1, 4))
-    adam, first, second = parts.Adam(0.8, 0.95, 0.25), 0.0, 0.0
+    adam, first, second = directions.Adam(0.8, 0.95, 0.25), 0.0, 0.0
     for t, gradient in enumerate(gradients, 1):
         direction = adam(tensor(*gradient.tolist())).numpy()
         scaled = gradient / np.abs(gradient).max()
@@ -68,9 +68,9 @@ def test_adam_follows_the_formula_over_several_gradients():
 def test_conjugate_directions_solve_a_quadratic_in_as_many_steps_as_dimensions():
     a = np.array([[4.0, 1.0, 0.0], [1.0, 3.0, 0.5], [0.0, 0.5, 2.0]])
     b = np.array([1.0, 2.0, -1.0])
-    direction, x = parts.Conjugate(), np.zeros(3)
+    conjugate, x = directions.Conjugate(), np.zeros(3)
     for _ in range(3):  # ascend -x'Ax/2 + b'x with exact line search
         gradient = b - a @ x
-        ahead = direction(tensor(gradient.tolist())).numpy()[0]
-        x = x + (ahead @ gradient) / (ahead @ a @ ahead) * ahead
+        direction = conjugate(tensor(gradient.tolist())).numpy()[0]
+        x = x + (direction @ gradient) / (direction @ a @ direction) * direction
     np.testing.assert_allclose(a @ x, b, atol=1e-10)

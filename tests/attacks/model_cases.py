@@ -21,7 +21,7 @@ EPSILONS = {0.5: 300.0, 1: 6.0, 1.5: 2.5, 2: 1.5, 3: 0.8, float("inf"): 0.15}
 
 
 @dataclass(frozen=True)
-class Victim:
+class ModelCase:
     """A model of Foolbox's, with inputs and the labels that it gives them."""
 
     kit: kits.Kit
@@ -61,7 +61,7 @@ class Victim:
         return np.log(np.exp(shifted).sum(axis=1)) - own
 
 
-def make(name: str) -> Victim:
+def make(name: str) -> ModelCase:
     """``torch-wide`` has the bounds (-1, 3), ``torch-conv`` is a convolution."""
     framework, _, kind = name.partition("-")
     return _build(framework, kind)
@@ -69,13 +69,13 @@ def make(name: str) -> Victim:
 
 def build(
     framework: str, forward: Any, x: np.ndarray, *, bounds: Any = (0, 1), dtype: str = "float32"
-) -> Victim:
-    """The victim that the function of native tensors makes."""
+) -> ModelCase:
+    """The case that the function of native tensors makes."""
     kit = kits.Kit(framework, dtype)
     model = _wrap(framework, forward, bounds)
     points = kit.tensor(x)
     labels = model(ep.astensor(points)).argmax(-1)
-    return Victim(kit, model, points, labels.raw)
+    return ModelCase(kit, model, points, labels.raw)
 
 
 def images(bounds: Any = (0, 1), *, on_bounds: float = 0.7, shape: Any = None) -> np.ndarray:
@@ -109,7 +109,7 @@ def native(tensor: Any) -> Any:
 
 def linear(
     *, bounds: Any = (0, 1), classes: int = 2, samples: int = 6, seed: int = 1
-) -> tuple[Victim, np.ndarray]:
+) -> tuple[ModelCase, np.ndarray]:
     """A linear model in PyTorch, and its weights (classes, n)."""
     rng = np.random.default_rng(seed)
     n = int(np.prod(SHAPE))
@@ -121,7 +121,7 @@ def linear(
     return build("torch", lambda t: (t.reshape(len(t), -1) - mean) @ w.T, x, bounds=bounds), weights
 
 
-def digits(samples: int) -> Victim:
+def digits(samples: int) -> ModelCase:
     from foolbox_carescale.evaluate.config import types as config
     from foolbox_carescale.evaluate.data import digits as data
     from foolbox_carescale.evaluate.models.loading import load_model
@@ -129,11 +129,11 @@ def digits(samples: int) -> Victim:
     model, _ = load_model(config.ModelConfig(), device="cpu")
     x, labels, _ = data.digits()
     kit = kits.Kit("torch", "float32")
-    return Victim(kit, model, torch.tensor(x[:samples]), torch.tensor(labels[:samples]))
+    return ModelCase(kit, model, torch.tensor(x[:samples]), torch.tensor(labels[:samples]))
 
 
 @functools.cache
-def _build(framework: str, kind: str) -> Victim:
+def _build(framework: str, kind: str) -> ModelCase:
     bounds = (-1, 3) if kind == "wide" else (0, 1)
     x = images(bounds)
     if kind == "conv":
