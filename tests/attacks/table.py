@@ -111,6 +111,18 @@ SOME = [
     ),
 ]
 
+
+def in_turns(rows, names=("make", "arguments")):
+    """Parametrise with each row on PyTorch, and on one of the other model cases."""
+    others = model_cases.WITH_GRADIENT[1:]
+    pairs = [
+        pytest.param(name, *row.values, id=f"{name}-{row.id}")
+        for i, row in enumerate(rows)
+        for name in ("torch", others[(i + i // len(others)) % len(others)])
+    ]
+    return pytest.mark.parametrize(("case", *names), pairs, indirect=["case"])
+
+
 every_backend = pytest.mark.parametrize("case", model_cases.WITH_GRADIENT, indirect=True)
 on_torch = pytest.mark.parametrize("case", ["torch"], indirect=True)
 

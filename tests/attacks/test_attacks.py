@@ -17,14 +17,13 @@ from tests.attacks.table import (
     SOME,
     SOME_GRADIENT,
     assert_size,
-    every_backend,
+    in_turns,
     iterates_of,
     on_torch,
 )
 
 
-@pytest.mark.parametrize(("make", "arguments"), ROWS)
-@every_backend
+@in_turns(ROWS)
 def test_every_iterate_is_exactly_epsilon_away_and_inside_the_box(case, make, arguments):
     attack = make(**arguments)
     epsilon = case.epsilon(1.5 if attack.p == 1.3 else attack.p)
@@ -39,8 +38,7 @@ def test_every_iterate_is_exactly_epsilon_away_and_inside_the_box(case, make, ar
     )
 
 
-@pytest.mark.parametrize(("make", "arguments"), SOME)
-@every_backend
+@in_turns(SOME)
 def test_the_seed_of_the_framework_decides_the_outcome(case, make, arguments):
     def outcome(seed):
         model_cases.seed(case.kit.framework, seed)
@@ -70,8 +68,7 @@ def test_the_backends_agree(p):
         assert losses == pytest.approx(results[0][1], rel=1e-3)
 
 
-@pytest.mark.parametrize(("make", "arguments"), SOME)
-@every_backend
+@in_turns(SOME)
 def test_a_list_of_epsilons_gives_lists_and_one_epsilon_a_tensor(case, make, arguments):
     attack, p = make(**arguments), arguments["p"]
     epsilons = [case.epsilon(p) * part for part in (0.1, 0.5, 1)]
@@ -86,8 +83,7 @@ def test_a_list_of_epsilons_gives_lists_and_one_epsilon_a_tensor(case, make, arg
     assert tuple(success.shape) == (model_cases.SAMPLES,)
 
 
-@pytest.mark.parametrize(("make", "arguments"), SOME)
-@every_backend
+@in_turns(SOME)
 def test_each_sample_has_its_own_epsilon(case, make, arguments):
     p = arguments["p"]
     epsilon = case.epsilon(p) * np.linspace(0, 1, model_cases.SAMPLES).astype(np.float32)
@@ -97,8 +93,7 @@ def test_each_sample_has_its_own_epsilon(case, make, arguments):
         assert_size(case, raw, p, epsilon.astype(float), at_most=ball)
 
 
-@pytest.mark.parametrize(("make", "arguments"), SOME)
-@every_backend
+@in_turns(SOME)
 def test_epsilon_zero_returns_the_inputs(case, make, arguments):
     raw, clipped, success = make(**arguments)(case.model, case.x, case.labels, epsilons=0.0)
     for points in (raw, clipped):
@@ -106,8 +101,7 @@ def test_epsilon_zero_returns_the_inputs(case, make, arguments):
     assert not np.asarray(success).any()
 
 
-@pytest.mark.parametrize(("make", "arguments"), SOME)
-@every_backend
+@in_turns(SOME)
 def test_an_epsilon_out_of_reach_goes_as_far_as_the_box_allows(case, make, arguments):
     p = arguments["p"]
     far = 10 * case.span * np.prod(model_cases.SHAPE)
@@ -125,8 +119,7 @@ def test_an_epsilon_out_of_reach_goes_as_far_as_the_box_allows(case, make, argum
         assert case.norm(points, p) == pytest.approx(reachable, rel=1e-5)
 
 
-@pytest.mark.parametrize(("make", "arguments"), SOME_GRADIENT)
-@every_backend
+@in_turns(SOME_GRADIENT)
 def test_on_step_gets_native_tensors_numbered_in_order(case, make, arguments):
     attack = make(**arguments)
     _, seen = iterates_of(attack, case, epsilons=case.epsilon(attack.p))
@@ -155,8 +148,7 @@ def test_the_cosine_schedule_falls_from_two_epsilon_and_the_constant_one_stays(c
     assert given[-1] == pytest.approx(last + (0.3 - last) * (1 + math.cos(math.pi * 4 / 5)) / 2)
 
 
-@pytest.mark.parametrize(("make", "arguments"), SOME)
-@every_backend
+@in_turns(SOME)
 def test_a_targeted_attack_reaches_its_target(case, make, arguments):
     labels = np.asarray(case.labels)
     target = (labels + 1) % model_cases.CLASSES
@@ -176,8 +168,7 @@ def test_a_targeted_attack_reaches_its_target(case, make, arguments):
         assert np.asarray(success).all()
 
 
-@pytest.mark.parametrize(("make", "arguments"), SOME)
-@every_backend
+@in_turns(SOME)
 def test_repeat_keeps_size_and_box_and_never_loses_a_success(case, make, arguments):
     p, epsilon = arguments["p"], case.epsilon(arguments["p"]) / 4
 

@@ -14,23 +14,21 @@ from tests.attacks.table import (
     SOME,
     SOME_GRADIENT,
     assert_size,
-    every_backend,
+    in_turns,
     on_torch,
 )
 
 
-@pytest.mark.parametrize("epsilon", [-1.0, math.nan, math.inf, np.float32(-1), "torch"], ids=repr)
 @pytest.mark.parametrize(("make", "arguments"), SOME)
 @on_torch
-def test_a_bad_epsilon_is_refused(case, make, arguments, epsilon):
-    epsilon = torch.tensor(-1.0) if isinstance(epsilon, str) else epsilon
-    for epsilons in (epsilon, [0.1, epsilon]):
-        with pytest.raises(ValueError, match=r"^epsilon: expected.*finite number.*>= 0, got"):
-            make(**arguments)(case.model, case.x, case.labels, epsilons=epsilons)
+def test_a_bad_epsilon_is_refused(case, make, arguments):
+    for epsilon in (-1.0, math.nan, math.inf, np.float32(-1), torch.tensor(-1.0)):
+        for epsilons in (epsilon, [0.1, epsilon]):
+            with pytest.raises(ValueError, match=r"^epsilon: expected.*finite number.*>= 0, got"):
+                make(**arguments)(case.model, case.x, case.labels, epsilons=epsilons)
 
 
-@pytest.mark.parametrize(("make", "arguments"), SOME)
-@every_backend
+@in_turns(SOME)
 def test_the_tensor_comes_back_in_the_type_that_it_came_in(case, make, arguments):
     attack, before = make(**arguments), case.numpy(case.x)
     call = {"epsilons": case.epsilon(arguments["p"])}
@@ -69,8 +67,7 @@ def test_a_criterion_without_classes_is_refused_by_name(case, make, arguments):
         make(**arguments)(case.model, case.x, Confident(), epsilons=1.0)
 
 
-@pytest.mark.parametrize(("make", "arguments"), SOME)
-@every_backend
+@in_turns(SOME)
 def test_labels_that_are_not_one_for_each_input_are_refused_by_name(case, make, arguments):
     attack, n = make(**arguments), model_cases.SAMPLES
     targets = fb.criteria.TargetedMisclassification(case.labels[1:])
@@ -105,8 +102,7 @@ def test_an_unknown_argument_of_the_call_is_a_type_error_with_its_name(case, mak
         make(**arguments)(case.model, case.x, case.labels, epsilons=1.0, early_stop=1)
 
 
-@pytest.mark.parametrize(("make", "arguments"), SOME)
-@every_backend
+@in_turns(SOME)
 def test_inputs_outside_the_bounds_are_refused_with_the_worst_value(case, make, arguments):
     x = case.numpy(case.x)
     x[2, 0, 0, 0] = 4.5
@@ -117,8 +113,7 @@ def test_inputs_outside_the_bounds_are_refused_with_the_worst_value(case, make, 
         make(**arguments)(case.model, case.kit.tensor(x), case.labels, epsilons=1.0)
 
 
-@pytest.mark.parametrize(("make", "arguments"), SOME)
-@every_backend
+@in_turns(SOME)
 def test_inputs_outside_the_bounds_by_rounding_count_as_on_them(case, make, arguments):
     lower, upper = case.model.bounds
     x = case.numpy(case.x)

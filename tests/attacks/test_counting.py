@@ -9,6 +9,7 @@ import torch
 from foolbox_carescale import attacks
 from foolbox_carescale.attacks.counting import CountingModel
 from tests.attacks import model_cases
+from tests.attacks.table import in_turns
 
 N = model_cases.SAMPLES
 CLOSING = N  # Foolbox judges the result by one more forward pass
@@ -32,8 +33,9 @@ COSTS = [
 ]
 
 
-@pytest.mark.parametrize("case", model_cases.WITH_GRADIENT, indirect=True)
-@pytest.mark.parametrize(("attack", "forwards", "backwards"), COSTS, ids=lambda value: str(value))
+@in_turns(
+    [pytest.param(*row, id=str(row[0])) for row in COSTS], ("attack", "forwards", "backwards")
+)
 def test_an_attack_costs_the_passes_that_its_steps_say(case, attack, forwards, backwards):
     model = CountingModel(case.model)
     attack(model, case.x, case.labels, epsilons=case.epsilon(2) / 4)

@@ -13,10 +13,9 @@ from tests.attacks import model_cases
 from tests.attacks.table import ORDERS, assert_size, iterates_of
 
 
-@pytest.mark.parametrize("keep", ["best", "last"])
 @pytest.mark.parametrize("p", ORDERS)
 @pytest.mark.parametrize("direction", ["gradient", "momentum", "adam", "conjugate"])
-def test_a_gradient_that_is_nan_does_not_reach_the_result(direction, p, keep):
+def test_a_gradient_that_is_nan_does_not_reach_the_result(direction, p):
     def forward(t):
         flat = t.reshape(len(t), -1)
         # the root of 0 has an infinite slope, times 0: NaN
@@ -27,13 +26,11 @@ def test_a_gradient_that_is_nan_does_not_reach_the_result(direction, p, keep):
     x = case.x.clone().requires_grad_()
     case.model(x)[:, 0].sum().backward()
     assert x.grad.isnan().any()
-    (raw, clipped, _), seen = iterates_of(
-        attacks.ClipAwarePGD(p=p, steps=4, keep=keep, direction=direction),
-        case,
-        epsilons=case.epsilon(p),
-    )
-    for points in [raw, clipped, *(iterate.x for iterate in seen)]:
-        assert_size(case, points, p, case.epsilon(p))
+    for keep in ("best", "last"):
+        attack = attacks.ClipAwarePGD(p=p, steps=4, keep=keep, direction=direction)
+        (raw, clipped, _), seen = iterates_of(attack, case, epsilons=case.epsilon(p))
+        for points in [raw, clipped, *(iterate.x for iterate in seen)]:
+            assert_size(case, points, p, case.epsilon(p))
 
 
 def convolution(**options):

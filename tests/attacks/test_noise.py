@@ -11,6 +11,7 @@ import pytest
 import foolbox_carescale as fc
 from foolbox_carescale import attacks
 from foolbox_carescale.core import norms
+from tests import kits
 from tests.attacks import model_cases
 
 NOISES = (
@@ -33,9 +34,13 @@ SPREAD = {
 every_backend = pytest.mark.parametrize("case", model_cases.EVERY, indirect=True)
 
 
-@pytest.mark.parametrize("p", [0.5, 1, 2, math.inf])
-@pytest.mark.parametrize("make", [*NOISES, attacks.ClipAwareSaltAndPepperNoise])
-@every_backend
+@pytest.mark.parametrize(
+    ("case", "make", "p"),
+    kits.covering(
+        model_cases.EVERY, [*NOISES, attacks.ClipAwareSaltAndPepperNoise], [0.5, 1, 2, math.inf]
+    ),
+    indirect=["case"],
+)
 def test_noise_is_exactly_epsilon_when_most_pixels_sit_on_the_bounds(case, make, p):
     lower, upper = case.model.bounds
     x = model_cases.images((lower, upper), on_bounds=0.9)
@@ -191,9 +196,15 @@ def test_noise_subclasses_share_one_run():
     assert np.array_equal(fc.perturb(x, noise, 3.0, p=1), same)
 
 
-@pytest.mark.parametrize("p", [0.5, 1, 1.5, 2, 3, math.inf])
-@pytest.mark.parametrize("distribution", ["signs", "salt_and_pepper", "generalized"])
-@every_backend
+@pytest.mark.parametrize(
+    ("case", "distribution", "p"),
+    kits.covering(
+        model_cases.EVERY,
+        ["signs", "salt_and_pepper", "generalized"],
+        [0.5, 1, 1.5, 2, 3, math.inf],
+    ),
+    indirect=["case"],
+)
 def test_the_other_distributions_are_exactly_epsilon_long_too(case, distribution, p):
     epsilon = case.epsilon(p)
     noise = attacks.ClipAwareNoise(p=p, distribution=distribution)

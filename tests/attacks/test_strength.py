@@ -15,6 +15,7 @@ from tests.attacks.table import (
     ORDERS,
     assert_size,
     every_backend,
+    in_turns,
     iterates_of,
     on_torch,
 )
@@ -75,8 +76,7 @@ def test_pgd_on_a_linear_model_reaches_the_closed_form_optimum(p, constraint):
     assert np.all(gain(raw) <= gain(optimum) * (1 + 1e-5))
 
 
-@pytest.mark.parametrize("p", ORDERS)
-@every_backend
+@in_turns([pytest.param(p, id=str(p)) for p in ORDERS], ("p",))
 def test_the_best_iterate_is_adversarial_first_and_then_of_highest_loss(case, p):
     def run(keep):
         model_cases.seed(case.kit.framework)
@@ -121,7 +121,9 @@ def test_an_adversarial_iterate_is_kept_over_one_of_higher_loss(width, best_step
 
 
 @every_backend
-def test_a_wide_start_takes_its_steps_from_the_same_budget_and_reports_no_larger_ball(case):
+def test_a_start_on_larger_epsilons_costs_no_extra_steps_and_reports_no_larger_ball(
+    case,
+):
     model = attacks.CountingModel(case.model)
     seen = []
     attack = attacks.ClipAwarePGD(p=1, steps=8, larger_epsilon_start=True)
@@ -138,7 +140,7 @@ def test_a_wide_start_takes_its_steps_from_the_same_budget_and_reports_no_larger
 @pytest.mark.parametrize("keep", ["best", "last"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
 @on_torch
-def test_a_wide_start_costs_no_step_however_few_there_are(case, steps, keep):
+def test_a_start_on_larger_epsilons_costs_no_step_however_few_there_are(case, steps, keep):
     model = attacks.CountingModel(case.model)
     attack = attacks.ClipAwarePGD(p=2, steps=steps, larger_epsilon_start=True, keep=keep)
     raw, _, _ = attack(model, case.x, case.labels, epsilons=case.epsilon(2))
@@ -146,7 +148,7 @@ def test_a_wide_start_costs_no_step_however_few_there_are(case, steps, keep):
     assert model.backwards == steps * model_cases.SAMPLES
 
 
-def test_a_wide_start_is_the_default_of_long_runs_for_p_1_only(digits):
+def test_a_start_on_larger_epsilons_is_the_default_of_long_runs_for_p_1_only(digits):
     def first_step(p, steps, **arguments):
         seen = []
         attacks.ClipAwarePGD(p=p, steps=steps, **arguments).run(
