@@ -1,6 +1,7 @@
 """An engine whose library is installed and broken is reported once, and the next one answers."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -34,3 +35,41 @@ def test_a_numba_that_does_not_import_is_reported_once_and_the_eager_engine_answ
     )
     assert done.stdout.startswith("eager: "), done.stderr
     assert "not numba_cpu: it cannot be imported" in done.stdout
+
+
+PERTURB = """
+import numpy as np, sys
+from foolbox_carescale import engines, perturb
+x, v = np.full((2, 3), 0.5), np.ones((2, 3))
+if sys.argv[1:] == ["full"]:
+    import numba.core.caching
+    def refuse(*_): raise OSError(28, "No space left on device")
+    numba.core.caching.IndexDataCacheFile._open_for_write = refuse
+assert abs(np.linalg.norm(perturb(x, v, 0.3) - x, axis=1) - 0.3).max() < 1e-12
+print(engines.explain(x))
+"""
+
+
+def test_a_damaged_cache_or_a_full_disk_makes_numba_compile_again(tmp_path):
+    def run(folder, *arguments):
+        done = subprocess.run(
+            [sys.executable, "-c", PERTURB, *arguments],
+            env={**os.environ, "NUMBA_CACHE_DIR": str(folder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.startswith("numba_cpu: "), done.stderr
+
+    whole = tmp_path / "whole"
+    run(whole)
+    assert list(whole.rglob("*.nbi"))
+    assert list(whole.rglob("*.nbc"))
+    for pattern in ("*.nbi", "*.nbc"):
+        damaged = tmp_path / pattern[2:]
+        shutil.copytree(whole, damaged)
+        for path in damaged.rglob(pattern):
+            os.truncate(path, path.stat().st_size // 2)
+        run(damaged)
+        run(damaged)  # what was saved in its place can be loaded
+    run(tmp_path / "full", "full")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from numba import njit, types
@@ -35,11 +36,37 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         try:
-            return njit(cache=True, **options)(function)
+            return _forgiving(njit(cache=True, **options)(function))
         except RuntimeError:  # no writable place
             return njit(**options)(function)
 
     return decorate
+
+
+def _forgiving(dispatcher: Any) -> Any:
+    """Return the dispatcher, which compiles where its cache cannot be read or written to.
+
+    numba raises what a truncated file, a full disk or a folder that became read-only raises.
+    """
+    cache = getattr(dispatcher, "_cache", None)
+    if cache is None:  # NUMBA_DISABLE_JIT
+        return dispatcher
+    load, save = cache.load_overload, cache.save_overload
+
+    def load_overload(*args):
+        try:
+            return load(*args)
+        except Exception:  # a damaged pickle raises anything
+            with suppress(OSError):
+                cache.flush()  # saving reads the index, too
+            return None
+
+    def save_overload(*args):
+        with suppress(OSError):
+            save(*args)
+
+    cache.load_overload, cache.save_overload = load_overload, save_overload
+    return dispatcher
 
 
 # Bounds are numbers or arrays. These resolve by type when compiling, so that numbers cost nothing.
