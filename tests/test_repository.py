@@ -45,6 +45,13 @@ def test_workflows_and_forms_parse(path):
         assert field["attributes"].keys() <= {"label", "description", "render"}
 
 
+def test_modules_that_are_mutated_are_there():
+    tomllib = pytest.importorskip("tomllib")
+    text = (ROOT / "experiments/mutation/modules.toml").read_text(encoding="utf-8")
+    missing = [name for name in tomllib.loads(text)["modules"] if not list(ROOT.glob(name))]
+    assert not missing
+
+
 def test_package_and_docs_speak_the_language_of_the_field():
     files = [ROOT / "README.md"] + [
         path

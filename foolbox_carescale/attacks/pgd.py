@@ -119,8 +119,6 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         larger_epsilon_start: bool | None = None,
     ) -> None:
         super().__init__(p=p)
-        if restarts > 1 and keep == "last":
-            raise ValueError(f"restarts: {restarts} with keep='last' is wasted; use keep='best'")
         self.steps = steps
         self.loss = loss
         self.restarts = restarts
@@ -135,6 +133,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         self.sparsity = sparsity
         self.targets = targets
         self.larger_epsilon_start = larger_epsilon_start
+        if restarts > 1 and keep == "last":
+            raise ValueError(f"restarts: {restarts} with keep='last' is wasted; use keep='best'")
 
     def run(
         self,

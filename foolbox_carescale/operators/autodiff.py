@@ -1,7 +1,7 @@
 """Gradients of the root: its value from an engine, its derivatives from the closed form.
 
 One pattern, in each framework's own words: the derivative of eta is the framework's autodiff
-of ``closed_form.with_gradient``, which is exact to every order, and is computed only when
+of ``core.formulas.with_gradient``, which is exact to every order, and is computed only when
 somebody differentiates.
 """
 

@@ -4,8 +4,9 @@ Given x in [a, b], a direction v and eps, clipping-aware rescaling is the smalle
 
     || clip(x + eta v, a, b) - x ||_p = || min(eta |v|, room) ||_p = eps.
 
-Every engine is tested against this page. It trades speed and range for clarity: |v|^p is taken
-as it is, so that very large p, or numbers near the ends of float64, under- or overflow here.
+Every engine that runs without a GPU is tested against this page. It trades speed and range for
+clarity: |v|^p is taken as it is, so that very large p, or numbers near the ends of float64, under-
+or overflow here.
 
 Sources: Rauber & Bethge 2020, arXiv 2007.07677; for the root without a sort Cominetti,
 Mascarenhas & Silva 2014, Math. Prog. Comp. 6; docs/mathematics.md has the proofs.
@@ -59,9 +60,15 @@ def eta_gradient(x: Any, v: Any, eps: Any, p: float, a: Any = 0.0, b: Any = 1.0)
 
     With M = sum |v|^p over the unsaturated set U: on U d eta/d v = -eta |v|^(p-1) sign(v) / M,
     on the rest d eta/d x = (room / eta)^(p-1) sign(v) / M, and d eta/d eps = (eps / eta)^(p-1) / M.
-    0 where eps cannot be reached. For finite p.
+    0 where eps cannot be reached. For p = inf the fastest coordinate with room for eps decides
+    alone. On the bound that v points at it is the derivative from inside the box; 0 for p < 1.
     """
     factor, r, eps = eta(x, v, eps, p, a, b), room(x, v, a, b), np.reshape(eps, (-1, 1))
+    if np.isinf(p):
+        fastest = np.where(r >= eps, abs(v), 0.0).max(axis=1, keepdims=True, initial=0.0)
+        share = np.divide(1.0, fastest, out=np.zeros_like(fastest), where=fastest > 0)
+        first = (r >= eps) & (abs(v) == fastest)
+        return np.zeros_like(r), np.where(first, -factor * np.sign(v) * share, 0.0), share
     unsaturated = (factor * abs(v) < r) & (r > 0)
     weight = np.where(unsaturated, abs(v) ** p, 0.0).sum(axis=1, keepdims=True)
     share = np.divide(1.0, weight, out=np.zeros_like(weight), where=weight > 0)
@@ -69,7 +76,8 @@ def eta_gradient(x: Any, v: Any, eps: Any, p: float, a: Any = 0.0, b: Any = 1.0)
     to_v = -factor * np.where(unsaturated, abs(v), 1.0) ** (p - 1) * np.sign(v) * share
     to_x = (np.where(r > 0, r, 1.0) / scale) ** (p - 1) * np.sign(v) * share
     to_eps = (np.where(eps > 0, eps, 1.0) / scale) ** (p - 1) * share
-    return np.where(~unsaturated & (r > 0), to_x, 0.0), np.where(unsaturated, to_v, 0.0), to_eps
+    counts = ~unsaturated & ((r > 0) | (p == 1))  # without room, room^(p-1) is 0 for p > 1
+    return np.where(counts, to_x, 0.0), np.where(unsaturated, to_v, 0.0), to_eps
 
 
 def project(z: Any, x: Any, eps: Any, p: float, a: Any = 0.0, b: Any = 1.0) -> Any:

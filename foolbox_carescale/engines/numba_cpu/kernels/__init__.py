@@ -1,4 +1,4 @@
-"""The compiled passes over rows: what `engines.cpu` calls, a file for each kind of work."""
+"""The compiled passes over rows: what `numba_cpu.arrays` calls, a file for each kind of work."""
 
 from __future__ import annotations
 
