@@ -41,7 +41,7 @@ few = settings(max_examples=15)
 ANY_ORDER = st.one_of(
     st.sampled_from((1.0, 1.3, 1.5, 2.0, 3.0, math.inf)), st.floats(1, 4), st.floats(4, 1000)
 )
-UNITS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
+TASKS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
 # of the directions: ratios up to what the dtype can scale back
 LEAST = {"float16": 2e-3, "bfloat16": 1e-15, "float32": 1e-15, "float64": 1e-60}
 
@@ -212,7 +212,7 @@ def test_perturbation_is_no_longer_than_eps(operator, case):
     size = reference.norm(moved - x, case.p)
     # of the sum x + s: half a unit in the last place of the larger of the bounds
     largest = np.maximum(np.abs(lower), np.abs(upper)).max(axis=1, initial=0.0)
-    rounding = UNITS[case.dtype] * largest * max(x.shape[1], 1) ** (1 / case.p)
+    rounding = TASKS[case.dtype] * largest * max(x.shape[1], 1) ** (1 / case.p)
     assert np.all(size <= case.eps * (1 + tolerance(case.dtype, case.p)) + 2 * rounding)
     if operator is not MOVES["project"]:
         wanted = np.minimum(case.eps, case.reach())
@@ -233,7 +233,7 @@ def test_no_element_goes_back_as_eps_grows(operator, case, share):
 def test_projection_lies_between_centre_and_target_and_stays_there(case):
     once = applied(MOVES["project"], case)
     target = _rounded(case.dtype, case.x + case.v)
-    unit = UNITS[case.dtype]
+    unit = TASKS[case.dtype]
     ulps = 4 * unit * np.maximum(np.abs(case.x), np.abs(target))
     assert np.all(np.abs(once - case.x) <= np.abs(target - case.x) * (1 + 4 * unit) + ulps)
     assert np.all((target - once) * case.v >= -ulps * np.abs(case.v))

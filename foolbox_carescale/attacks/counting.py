@@ -26,7 +26,7 @@ class CountingModel(Model):
         model: The Foolbox model to ask; its bounds and data format are kept.
 
     Attributes:
-        forwards: Forward passes until now. Set it to 0 to begin anew.
+        forwards: Forward passes until now. Set it to 0 to start again.
         backwards: Backward passes until now.
     """
 

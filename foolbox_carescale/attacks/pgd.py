@@ -48,7 +48,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             one more forward pass.
         loss: "ce", "margin", "dlr", "dlr_or_margin", a function (logits, classes) -> (N,); or
             "dlr_targeted", which aims at the ``targets`` most likely other classes in turn.
-        restarts: How often to start anew; the best iterate of all is returned.
+        restarts: How often to start again; the best iterate of all is returned.
         rel_stepsize: First step relative to epsilon; by default 2, and 2.5 / steps (Madry et
             al. 2018, arXiv 1706.06083) for the constant schedule.
         abs_stepsize: First step in the units of the inputs; takes precedence.

@@ -44,12 +44,12 @@ def as_eagerpy(value: Any, name: str) -> ep.Tensor:
 
 
 def framework(t: ep.Tensor) -> str:
-    """One of ``"numpy"``, ``"torch"``, ``"tensorflow"``, ``"jax"``."""
+    """Return one of ``"numpy"``, ``"torch"``, ``"tensorflow"``, ``"jax"``."""
     return _FRAMEWORKS[type(t).__name__]
 
 
 def is_traced(*tensors: ep.Tensor) -> bool:
-    """Whether values cannot be read: jit, vmap, grad transforms, graphs, compilation.
+    """Return whether values cannot be read: jit, vmap, grad transforms, graphs, compilation.
 
     Of one framework; of the tensors any one suffices.
     """
@@ -84,7 +84,7 @@ def is_traced(*tensors: ep.Tensor) -> bool:
 
 
 def is_compiling(t: ep.Tensor) -> bool:
-    """Whether torch.compile, and nothing inside it that maps or differentiates, traces t now."""
+    """Return whether torch.compile, and nothing that maps or differentiates inside, traces t."""
     torch = sys.modules["torch"]
     inside = torch._C._functorch.peek_interpreter_stack() is not None
     # below Dynamo PyTorch 2.7 does not say that it compiles
@@ -93,7 +93,7 @@ def is_compiling(t: ep.Tensor) -> bool:
 
 
 def on_cpu(t: ep.Tensor) -> bool:
-    """Whether a concrete tensor lies in the memory of the host."""
+    """Return whether a concrete tensor lies in the memory of the host."""
     kind, raw = framework(t), t.raw
     if kind == "torch":
         return bool(raw.device.type == "cpu")
@@ -105,7 +105,7 @@ def on_cpu(t: ep.Tensor) -> bool:
 
 
 def to_numpy(t: ep.Tensor) -> np.ndarray[Any, Any]:
-    """The values as a NumPy array, without a copy where the framework allows it."""
+    """Return the values as a NumPy array, without a copy where the framework allows it."""
     if framework(t) == "torch":
         view: np.ndarray[Any, Any] = t.raw.numpy(force=True)
         return view
@@ -113,7 +113,7 @@ def to_numpy(t: ep.Tensor) -> np.ndarray[Any, Any]:
 
 
 def from_numpy(like: ep.Tensor, array: np.ndarray[Any, Any]) -> ep.Tensor:
-    """A tensor of the framework and device of ``like`` with the values and dtype of ``array``."""
+    """Return an array as a tensor of the framework and device of ``like``, in its own dtype."""
     if framework(like) == "torch" and like.raw.device.type == "cpu":
         # EagerPy names the device to PyTorch, which costs six times as long
         tensor: ep.Tensor = type(like)(sys.modules["torch"].from_numpy(array))
@@ -122,7 +122,7 @@ def from_numpy(like: ep.Tensor, array: np.ndarray[Any, Any]) -> ep.Tensor:
 
 
 def detach(t: ep.Tensor) -> ep.Tensor:
-    """The same values, constant for every kind of differentiation."""
+    """Return the same values, constant for every kind of differentiation."""
     kind, raw = framework(t), t.raw
     if kind == "numpy":
         return t
@@ -170,7 +170,7 @@ def value_aux_and_grad(
 
 
 def may_need_gradient(*tensors: ep.Tensor, concrete: bool) -> bool:
-    """False only where it is certain that nobody differentiates through these tensors.
+    """Return False only where it is certain that no gradient through these is required.
 
     ``concrete``: whether none of them is traced.
     """
@@ -191,7 +191,7 @@ def may_need_gradient(*tensors: ep.Tensor, concrete: bool) -> bool:
 
 
 def dtype_name(t: ep.Tensor) -> str:
-    """``"float32"`` and so on, spelt alike for every framework."""
+    """Return ``"float32"`` and so on, spelt alike for every framework."""
     return _name(t.dtype)
 
 
@@ -201,7 +201,7 @@ def _name(dtype: Any) -> str:
 
 
 def largest(t: ep.Tensor) -> float:
-    """The largest finite value of the dtype of ``t``."""
+    """Return the largest finite value of the dtype of ``t``."""
     name = dtype_name(t)
     if name == "bfloat16":
         return 3.3895313892515355e38
@@ -209,7 +209,7 @@ def largest(t: ep.Tensor) -> float:
 
 
 def widen(t: ep.Tensor) -> ep.Tensor:
-    """The tensor in float64 where the framework and the device have it, else as it is."""
+    """Return the tensor in float64 where the framework and the device have it, else as it is."""
     kind = framework(t)
     if kind == "jax" and not sys.modules["jax"].config.jax_enable_x64:
         return t
@@ -220,7 +220,7 @@ def widen(t: ep.Tensor) -> ep.Tensor:
 
 
 def reshape(t: ep.Tensor, shape: tuple[int, ...]) -> ep.Tensor:
-    """The tensor in another shape."""
+    """Return the tensor in another shape."""
     if framework(t) == "tensorflow":
         # TensorFlow converts a tuple three times as long as it reshapes
         reshaped: ep.Tensor = ep.astensor(
@@ -231,7 +231,7 @@ def reshape(t: ep.Tensor, shape: tuple[int, ...]) -> ep.Tensor:
 
 
 def at_least_float32(t: ep.Tensor) -> ep.Tensor:
-    """The tensor, half precision as float32."""
+    """Return the tensor, half precision as float32."""
     return t.float32() if dtype_name(t) in ("float16", "bfloat16") else t
 
 

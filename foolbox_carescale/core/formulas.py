@@ -11,7 +11,7 @@ from .problem import Problem
 
 
 def with_gradient(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
-    """The same eta, as an expression whose derivatives, of every order, are the right ones.
+    """Return the same eta as an expression whose derivatives, of every order, are right.
 
     With the saturated set S and the rest U held fixed,
 
@@ -55,7 +55,7 @@ def room_of(problem: Problem) -> ep.Tensor:
 
 
 def moved(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
-    """``clip(x + eta delta)``, shape (N, n).
+    """Return ``clip(x + eta delta)``, shape (N, n).
 
     What eta takes to its bound lies on it, and depends on nothing, also where the rounding of
     eta or of the sum stops a digit short of it.

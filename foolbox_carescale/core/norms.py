@@ -25,12 +25,12 @@ WIDE_BELOW = 1.2
 
 
 def positive_or_one(a: ep.Tensor) -> ep.Tensor:
-    """What may be divided by: a, and where it is not positive and the quotient not used 1."""
+    """Return a divisor: a where it is positive, and 1 where the quotient is not used."""
     return ep.where(a > 0, a, 1.0)
 
 
 def power(a: ep.Tensor, p: float) -> ep.Tensor:
-    """``a**p`` for ``a >= 0``, with all derivatives zero (not infinite or NaN) at ``a = 0``."""
+    """Return ``a**p`` for ``a >= 0``, with all derivatives 0 (not infinite or NaN) at ``a = 0``."""
     if p == 1:
         return a
     if p == 2:
@@ -50,7 +50,7 @@ def accumulate(a: ep.Tensor) -> ep.Tensor:
 
 
 def lp_norm(a: ep.Tensor, p: float) -> ep.Tensor:
-    """The p-norm of each row, shape (N, 1), for p in (0, inf]; neither over- nor underflows."""
+    """Return the p-norm of each row, (N, 1), p in (0, inf], without over- or underflow."""
     magnitudes = ep.where(a < 0, -a, a)  # frameworks differ in the derivative of abs at 0
     top = magnitudes.max(axis=-1, keepdims=True)
     if p == math.inf:
@@ -61,7 +61,7 @@ def lp_norm(a: ep.Tensor, p: float) -> ep.Tensor:
 
 
 def dual_direction(gradient: ep.Tensor, p: float) -> ep.Tensor:
-    """``sign(g) |g|^(q-1)`` with ``1/p + 1/q = 1``, p in (1, inf], scaled to a largest value of 1.
+    """Return ``sign(g) |g|^(q-1)``, ``1/p + 1/q = 1``, p in (1, inf], scaled to a maximum of 1.
 
     Its clipping-aware rescaling is the step that maximises the inner product
     with the gradient over the intersection of an Lp ball and the box. For p near 1 the
@@ -80,7 +80,7 @@ def dual_direction(gradient: ep.Tensor, p: float) -> ep.Tensor:
 
 
 def sample(like: ep.Tensor, distribution: str) -> ep.Tensor:
-    """Independent noise of the shape, framework and device of ``like``, from its global generator.
+    """Sample noise of the shape, framework and device of ``like``, from its global generator.
 
     Args:
         like: The tensor whose shape and dtype to take (half precision is sampled in float32).

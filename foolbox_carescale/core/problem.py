@@ -42,17 +42,17 @@ class Problem:
 
     @functools.cached_property
     def x(self) -> ep.Tensor:
-        """The points, shape (N, n)."""
+        """Return the points, shape (N, n)."""
         return flat(self.shaped_x, self.n)
 
     @functools.cached_property
     def delta(self) -> ep.Tensor:
-        """The second tensor, shape (N, n)."""
+        """Return the second tensor, shape (N, n)."""
         return flat(self.shaped_delta, self.n)
 
     @functools.cached_property
     def arrays(self) -> tuple[Array, Array, Array, float, Array, Array]:
-        """What the compiled engines take: x, delta, eps (float64), p, lower, upper, as NumPy's.
+        """Return what compiled engines take: x, delta, eps (float64), p, lower, upper, as arrays.
 
         Shapes (N, n), (N, n), (N,), (), and of the bounds (1, 1), (1, n) or (N, n); not to be
         written to.
@@ -69,13 +69,13 @@ class Problem:
         return x, delta, eps, self.p, lower, upper
 
     def rows(self, t: ep.Tensor) -> Array:
-        """A tensor of the shape of x as an array of shape (N, n), without a copy where it can."""
+        """Return a tensor of the shape of x as an array (N, n), without a copy if possible."""
         array = backends.to_numpy(t)
         return array if array.ndim == 2 else array.reshape(len(array), self.n)
 
     @property
     def n(self) -> int:
-        """How many elements a sample has."""
+        """Return how many elements a sample has."""
         return math.prod(self.shape[1:])
 
     @property
@@ -88,11 +88,11 @@ class Problem:
         return self._restore(flat, tuple(self.shape[1:]))
 
     def restore_eta(self, eta: ep.Tensor) -> Any:
-        """The same for one number per sample, as (N, 1, ..., 1)."""
+        """Return one number per sample as (N, 1, ..., 1), in the caller's dtype and wrapping."""
         return self._restore(eta, (1,) * (len(self.shape) - 1))
 
     def restore_norm(self, norm: ep.Tensor) -> Any:
-        """The same for one number per sample, as (N,)."""
+        """Return one number per sample as (N,), in the caller's dtype and wrapping."""
         return self._restore(norm, ())
 
     def _restore(self, t: ep.Tensor, sample_shape: tuple[int, ...]) -> Any:
@@ -107,7 +107,7 @@ class Problem:
         return self.eps if self.eps.dtype == like.dtype else self.eps.astype(like.dtype)
 
     def widened(self) -> Problem:
-        """The same in float64, where the framework has it; results keep the caller's dtype."""
+        """Return the problem in float64 where there is that; results keep the caller's dtype."""
         wide: dict[str, Any] = {
             name: backends.widen(value)
             for name in ("shaped_x", "shaped_delta", "eps", "lower", "upper")
@@ -129,14 +129,14 @@ class Problem:
             raise ValueError(_describe(self, x, delta))
 
     def _holds(self, x: ep.Tensor) -> bool:
-        """Whether x certainly lies inside bounds that are numbers: three reads, nothing stored."""
+        """Return whether x certainly lies inside bounds that are numbers: three reads, no copy."""
         if not (isinstance(self.lower, float) and isinstance(self.upper, float)):
             return False
         low, high = self.lower - self.tolerance, self.upper + self.tolerance
         return all_finite(x) and low <= x.min().item() and x.max().item() <= high
 
     def reject_bad_directions(self) -> None:
-        """The same for delta alone, before it is turned into something that hides the offence."""
+        """Reject bad values of delta alone, before it becomes something that hides them."""
         if not self.concrete or self.empty:
             return
         delta = backends.detach(self.delta)
@@ -145,7 +145,7 @@ class Problem:
 
 
 def all_finite(t: ep.Tensor) -> bool:
-    """True only where all values are finite: a sum reads them once and stores nothing.
+    """Return True only where all values are finite: a sum reads them once and stores nothing.
 
     Where the sum of finite values overflows the answer is False, and somebody has to look closer.
     """
@@ -154,7 +154,7 @@ def all_finite(t: ep.Tensor) -> bool:
 
 
 def flat(t: ep.Tensor, n: int) -> ep.Tensor:
-    """Shape (N, n) of whatever shape (N, ...)."""
+    """Return shape (N, n) of whatever shape (N, ...)."""
     if t.ndim == 2:
         return t
     # -1: the batch size may be unknown while tracing; it is not inferred from no elements
@@ -162,7 +162,7 @@ def flat(t: ep.Tensor, n: int) -> ep.Tensor:
 
 
 def values_of(bound: float | ep.Tensor) -> Any:
-    """A bound as a number or NumPy's array."""
+    """Return a bound as a number or NumPy's array."""
     return bound if isinstance(bound, float) else backends.to_numpy(bound)
 
 

@@ -91,7 +91,7 @@ def solve(
 def bracket(
     points: ep.Tensor, reaches: Callable[[ep.Tensor], ep.Tensor]
 ) -> tuple[ep.Tensor, ep.Tensor]:
-    """The two neighbours among the sorted points between which a monotone test turns true.
+    """Return the two neighbours among the sorted points between which a monotone test turns true.
 
     Args:
         points: Nonnegative, shape (N, n), in any order; 0 is added as the first point.
@@ -118,7 +118,7 @@ def bracket(
 
 
 def _zero_index(points: ep.Tensor) -> ep.Tensor:
-    """An int tensor of shape (N, 1) that is 0, also where N is not known while tracing."""
+    """Return an int tensor of shape (N, 1) that is 0, also where N is not known while tracing."""
     return points[:, :1].argmax(axis=-1).reshape((-1, 1))
 
 

@@ -49,33 +49,33 @@ SMALLEST_START = 1e-30
 
 
 def lanes_of(n: int) -> int:
-    """The elements of a part, for rows of this length; 0 where there are too few to cut it up."""
+    """Return the elements of a part, for rows of this length; 0 where there are too few to cut."""
     return min(max(LANES, n // (PARTS * MOST_SEGMENTS)), n // PARTS) // ALIGNED * ALIGNED
 
 
 def spread(n: int, p: float) -> float:
-    """The least share that the root has of that of the largest term alone, were all as large."""
+    """Return the least share of the root in that of the largest term, were all as large."""
     return max(math.pow(n, -0.5 / p), SMALLEST_START)
 
 
 def slack_of(dtype: str, p: float) -> float:
-    """What total may miss 1 by, of which the norm is a root."""
+    """Return how far total may miss 1, of which the norm is a root."""
     return SLACK[dtype] * max(p, 1.0)
 
 
 def sizes(ops: Any, x: Any, v: Any, low: Any, high: Any, inverse: Any) -> tuple[Any, Any]:
-    """|v| and r = min(room / eps, 1), ``inverse`` being 1 / eps."""
+    """Return |v| and r = min(room / eps, 1), ``inverse`` being 1 / eps."""
     room = ops.where(v > 0, high - x, x - low)
     return ops.abs(v), ops.minimum(ops.maximum(room, 0.0) * inverse, 1.0)
 
 
 def positive_or_one(ops: Any, a: Any) -> Any:
-    """What may be divided by: a, and where it is not positive and the quotient not used 1."""
+    """Return a divisor: a where it is positive, and 1 where the quotient is not used."""
     return ops.where(a > 0, a, ops.ones_like(a))
 
 
 def breakpoints(ops: Any, v: Any, r: Any, largest: float) -> Any:
-    """``r / |v|`` where v is not 0, else 0; at most the largest number."""
+    """Return ``r / |v|`` where v is not 0, else 0; at most the largest number."""
     points = ops.where(v > 0, r / positive_or_one(ops, v), ops.zeros_like(v))
     return ops.minimum(points, largest)
 
@@ -89,7 +89,7 @@ def step(
     digits: float,
     slack: float,
 ) -> tuple[Any, ...]:
-    """One step of the search for the root from a start below it; where there is none, for the end.
+    """Take one step of the search for the root from below; where there is none, for the end.
 
     A row where Newton's step leads nowhere (all is at its bounds, or the terms of the rest
     underflow) or does not arrive goes on from the far corner, from where on nothing moves. That is
@@ -140,7 +140,7 @@ def power(
     split: Callable[[Any], tuple[Any, Any]],
     two_to: Callable[[Any], Any],
 ) -> Any:
-    """``c**p`` for 0 <= c <= 1.
+    """Return ``c**p`` for 0 <= c <= 1.
 
     Args:
         ops: See above.

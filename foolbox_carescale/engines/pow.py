@@ -43,7 +43,7 @@ ROOT_HALF_BITS = 0x3F3504F3  # sqrt(1/2) as an integer: where the mantissas are 
 
 
 def split_order(p: float) -> tuple[float, float]:
-    """``(high, rest)`` with ``high + rest = p`` and high of few bits."""
+    """Return ``(high, rest)`` with ``high + rest = p`` and high of few bits."""
     fraction, exponent = math.frexp(p)
     high = math.ldexp(round(math.ldexp(fraction, HIGH_BITS)), exponent - HIGH_BITS)
     return high, p - high

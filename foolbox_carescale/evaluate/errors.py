@@ -51,7 +51,7 @@ def warn(warning: EvaluationWarning, *, stacklevel: int = 2) -> None:
 
 
 def nearest(name: str, valid: Iterable[str], *, shown: int = 3) -> str:
-    """A remedy for a misspelt name: the closest valid names, or all if they are few.
+    """Return a remedy for a misspelt name: the closest valid names, or all if they are few.
 
     Returns:
         A phrase such as ``did you mean 'steps'?`` or ``valid: 'a', 'b'``.

@@ -68,7 +68,9 @@ def _unconverted(function: Callable[P, R]) -> Callable[P, R]:
 def clipping_aware_rescaling(
     x: T, delta: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)
 ) -> T:
-    """The eta that makes the clipped perturbation eps long: ``||clip(x + eta delta) - x|| = eps``.
+    """Return the eta for which the clipped perturbation has norm eps.
+
+    ``||clip(x + eta delta) - x||_p = eps``.
 
     Solves sum_i min(eta |delta_i|, room_i)^p = eps^p, exactly, one eta per sample.
     Differentiable in x, delta and eps, to any order (implicit function theorem).
@@ -139,7 +141,7 @@ def perturb(
 
 @_opaque_to_compilers
 def reachable_norm(x: T, delta: T, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) -> T:
-    """The largest p-norm that moving x along delta can have inside the bounds.
+    """Return the largest p-norm that moving x along delta can have inside the bounds.
 
     R = || room ||_p over the coordinates with delta != 0, where room is the
     distance from x to the bound that delta points at.
@@ -166,7 +168,7 @@ def reachable_norm(x: T, delta: T, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) 
 
 @_opaque_to_compilers
 def project(x: T, x0: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) -> T:
-    """The nearest point to x (Euclidean) in ball and box: argmin ||z - x||_2, ||z - x0||_p <= eps.
+    """Return the point of ball and box nearest to x: argmin ||z - x||_2, ||z - x0||_p <= eps.
 
     Exact for p = 1 (soft threshold, then clip), p = 2 (``clip(x0 + eta (x - x0))`` with
     ``eta = min(1, clipping_aware_rescaling)``) and p = inf (two clips). For any other p the
@@ -211,7 +213,7 @@ def project(x: T, x0: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) 
 
 @_opaque_to_compilers
 def steepest_step(x: T, grad: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) -> T:
-    """The point x + s with s = argmax <grad, s> over ||s||_p <= eps and x + s inside the bounds.
+    """Return x + s with s = argmax <grad, s> over ||s||_p <= eps and x + s inside the bounds.
 
     Exact for every p: for 1 < p < inf the clipping-aware rescaling of
     sign(g) |g|^(1/(p-1)), for p = inf of sign(g), and for p = 1 the coordinates are filled
@@ -316,7 +318,7 @@ def _along(problem: Problem, direction: ep.Tensor) -> Problem:
 
 
 def _project_l1(problem: Problem, target: ep.Tensor) -> ep.Tensor:
-    """``sign(v) clip(|v| - t, 0, room)`` with the t >= 0 for which it sums to eps, or t = 0."""
+    """Return ``sign(v) clip(|v| - t, 0, room)``, t >= 0 so that it sums to eps, or t = 0."""
     v, room = problem.delta.abs(), room_of(problem)
     wide_v, wide_room = backends.widen(backends.detach(v)), backends.widen(backends.detach(room))
     eps = problem.eps_tensor(wide_v)

@@ -22,7 +22,7 @@ from ..core.problem import Problem
 
 
 def needed(problem: Problem) -> bool:
-    """False only where it is certain that nobody differentiates through this problem."""
+    """Return False only where it is certain that no gradient of this problem is required."""
     return backends.may_need_gradient(*_variables(problem), concrete=problem.concrete)
 
 
@@ -32,7 +32,7 @@ def solve(problem: Problem) -> ep.Tensor:
 
 
 def perturb(problem: Problem) -> ep.Tensor:
-    """``clip(x + eta delta)``, shape (N, n), differentiable like eta."""
+    """Return ``clip(x + eta delta)``, shape (N, n), differentiable like eta."""
     if not needed(problem):
         return engines.perturb(problem)[0]
     kind = backends.framework(problem.shaped_x)
@@ -98,7 +98,7 @@ def _variables(problem: Problem) -> list[ep.Tensor]:
 
 
 def _replaced(problem: Problem, x: Any, delta: Any, eps: Any = None) -> Problem:
-    """The problem with other raw tensors for its variables."""
+    """Return the problem with other raw tensors for its variables."""
     tensors = [ep.astensor(t) for t in (x, delta) + (() if eps is None else (eps,))]
     return dataclasses.replace(
         problem,
@@ -151,7 +151,7 @@ def _torch_function() -> Any:
 
 
 def _like(product: Any, variable: Any) -> Any:
-    """A flat product in the shape of its variable; one eps for all samples gets their sum."""
+    """Return a flat product in its variable's shape; one eps for all samples gets their sum."""
     if product.numel() == variable.numel():
         return product.reshape(variable.shape)
     return product.sum_to_size(variable.shape)

@@ -26,7 +26,7 @@ def call(name: str, *args: Any, **kwargs: Any) -> Any:
 
 
 def solve(problem: Problem) -> ep.Tensor:
-    """``engines.solve`` as a node."""
+    """Return ``engines.solve`` as a node."""
     x = problem.x
     eps = problem.eps_tensor(x).raw.detach()
     lower, upper = (None if isinstance(b, float) else b.raw for b in (problem.lower, problem.upper))

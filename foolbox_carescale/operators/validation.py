@@ -172,7 +172,7 @@ def _same_shape(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
 
 
 def _like(value: Any, x: ep.Tensor, name: str) -> ep.Tensor:
-    """A tensor of the framework, device and dtype of x."""
+    """Return a tensor of the framework, device and dtype of x."""
     if isinstance(value, np.ndarray) and backends.framework(x) != "numpy":
         value = ep.from_numpy(x, value.astype(backends.dtype_name(x)))
     tensor = backends.as_eagerpy(value, name)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from foolbox_carescale.evaluate import diagnostics as diagnostics
+from foolbox_carescale.evaluate import diagnostics
 from tests.evaluate import synthetic
 
 PAGE = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")

@@ -27,7 +27,7 @@ from foolbox_carescale.evaluate.store.folder import FORMAT, RunFolder
 from tests.evaluate import factories
 from tests.evaluate.factories import ATTACKS, computed, rows, tiny
 
-UNITS = 12 * 4
+TASKS = 12 * 4
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def in_process(task, root, *numbers):
 def test_only_what_is_missing_is_computed(tmp_path, reference):
     folder = started(tmp_path / "run")
     kept = {p: p.stat().st_mtime_ns for p in (folder / "results").iterdir()}
-    assert computed(folder) == UNITS - 10
+    assert computed(folder) == TASKS - 10
     assert rows(folder) == reference
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
 
@@ -88,7 +88,7 @@ def test_a_run_is_continued_by_its_own_stored_config(tmp_path, reference):
 def test_progress_counts_what_was_there_before(tmp_path):
     seen = []
     evaluate(tiny(started(tmp_path / "run")), on_progress=seen.append)
-    assert [p.done for p in seen] == list(range(10, UNITS + 1))
+    assert [p.done for p in seen] == list(range(10, TASKS + 1))
     assert {p.resumed for p in seen} == {10}
     last = seen[-1]
     assert (last.setting.label, last.setting_done, last.setting_total) == ("pgd", 12, 12)
@@ -221,7 +221,7 @@ def test_a_damaged_part_is_set_aside_and_computed_again(tmp_path, reference, dam
     damage(victim)
     damaged = victim.read_bytes()
     with pytest.warns(EvaluationWarning, match="cannot be trusted .* is computed again") as said:
-        assert computed(folder) == (1 if complete else UNITS - 9)
+        assert computed(folder) == (1 if complete else TASKS - 9)
     assert len(said) == 1
     assert rows(folder) == reference
     (aside,) = (folder / "damaged").iterdir()
@@ -268,7 +268,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path):
 def test_nothing_is_lost_or_doubled_when_a_run_is_killed_again_and_again(tmp_path, reference):
     stored = in_process("kill_at_random_moments", tmp_path, 20)
     assert len(stored) == 20
-    assert any(0 < tasks < UNITS for tasks in stored)
+    assert any(0 < tasks < TASKS for tasks in stored)
     folders = [path for path in tmp_path.iterdir() if path.name.startswith("killed")]
     assert folders
     for folder in folders:
@@ -286,7 +286,7 @@ def test_a_run_survives_a_kill_between_any_two_steps_of_storing(tmp_path, refere
 def test_processes_and_shards_share_a_folder_and_compute_each_task_once(tmp_path, reference):
     ends, tasks = in_process("several_at_once", tmp_path)
     assert ends == [0, 0, 0, 0]
-    assert sum(tasks) == UNITS
+    assert sum(tasks) == TASKS
     assert rows(tmp_path / "shared") == reference
 
 
@@ -300,7 +300,7 @@ def test_what_another_process_chose_while_this_one_started_holds(tmp_path, refer
         return start(self, record)
 
     monkeypatch.setattr(RunFolder, "start", late)
-    assert computed(folder) == UNITS - 5
+    assert computed(folder) == TASKS - 5
     assert list(RunFolder(folder).record()["resolved"]["attacks"]) == list(backwards)
     found = rows(folder)
     expected = [dict(row) for row in reference]
@@ -312,7 +312,7 @@ def test_what_another_process_chose_while_this_one_started_holds(tmp_path, refer
 
 def test_shards_one_after_the_other_give_the_same_run(tmp_path, reference):
     parts = [computed(tmp_path / "run", shard=f"{i}/3") for i in range(3)]
-    assert parts == [UNITS // 3] * 3
+    assert parts == [TASKS // 3] * 3
     assert rows(tmp_path / "run") == reference
 
 

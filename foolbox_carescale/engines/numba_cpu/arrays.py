@@ -55,7 +55,7 @@ def solve(
     *,
     tolerance: float,
 ) -> tuple[Array, Array]:
-    """Eta with ||min(eta |delta|, room)||_p = eps; the largest breakpoint where out of reach.
+    """Return eta with ||min(eta |delta|, room)||_p = eps, or the largest breakpoint.
 
     room is upper - x where delta > 0, x - lower where delta < 0, and 0 where delta = 0.
     Eta is 0 where eps is 0 or nothing can move.
@@ -133,7 +133,7 @@ def gradients(
     upper: Array,
     upstream: Array,
 ) -> tuple[Array, Array, Array]:
-    """The vector-Jacobian product of `solve` or `perturb`, with the saturated set held fixed.
+    """Return the vector-Jacobian product of `solve` or `perturb`, for a fixed saturated set.
 
     That of eta is 0 where eps is out of reach or 0, or nothing can move; always finite.
 
@@ -184,7 +184,7 @@ def steepest(
     tolerance: float,
     counts: Array | None = None,
 ) -> tuple[Array, Array]:
-    """The point x + s with s = argmax <gradient, s>, ||s||_p <= eps, x + s inside the bounds.
+    """Return x + s with s = argmax <gradient, s>, ||s||_p <= eps, x + s inside the bounds.
 
     Args:
         x: Points, shape (N, n).
@@ -232,7 +232,7 @@ def constrain(
     sphere: bool,
     momentum: tuple[float, Array, Array] | None,
 ) -> tuple[Array, Array, Array, Array]:
-    """The nearest point to x in ball and box; with ``sphere`` moved on to eps. Overwrites x.
+    """Project x onto ball and box; with ``sphere`` move on to eps. Overwrites x.
 
     For p other than 1, 2 and inf the radial point instead of the nearest.
 
@@ -319,7 +319,7 @@ def _spread(run: Callable[[int, int], None], rows: int, n: int) -> None:
 
 
 def _slack(p: float, dtype: np.dtype[Any]) -> float:
-    """By how much the sum of powers may miss that of eps, of which the norm is a root."""
+    """Return how far the sum of powers may miss that of eps, of which the norm is a root."""
     return SLACK[dtype] * max(p, 1.0)
 
 
@@ -338,7 +338,7 @@ def _has_flat_rows(a: Array) -> bool:
 
 
 def _flat(a: Array) -> tuple[Array, int]:
-    """The elements from the first to the last as one row, and how far apart the rows begin."""
+    """Return the elements from first to last as one row, and how far apart rows begin."""
     if not a.flags.c_contiguous:
         if _has_flat_rows(a):
             step = a.strides[0] // a.itemsize
@@ -368,7 +368,7 @@ class _Writeable:
 
 
 def _one_type(a: Array) -> Array:
-    """The array as if it could be written, which the kernels do to `out` only.
+    """Return the array as if it could be written, which the kernels do to `out` only.
 
     To numba a read-only array (as JAX gives them) is another type, for which it would compile
     everything once more.

@@ -27,7 +27,7 @@ _num_threads: int | None = None
 
 
 def get_num_threads() -> int:
-    """How many threads share the rows of a call."""
+    """Return how many threads share the rows of a call."""
     global _num_threads
     if _num_threads is None:
         _num_threads = _default()

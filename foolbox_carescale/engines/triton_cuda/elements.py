@@ -36,7 +36,7 @@ def load_block(
 
 @triton.jit
 def sizes_of(point, direction, low, high, inverse):
-    """|v| and min(room / eps, 1), which is 0 where v is."""
+    """Return |v| and min(room / eps, 1), which is 0 where v is."""
     room = tl.where(direction > 0, high - point, point - low)
     room = tl.where(direction != 0, tl.maximum(room, 0.0), 0.0)
     return tl.abs(direction), tl.minimum(room * inverse, 1.0)
@@ -44,13 +44,13 @@ def sizes_of(point, direction, low, high, inverse):
 
 @triton.jit
 def constant(value: tl.constexpr, TYPE: tl.constexpr):
-    """A number that has not been rounded to float32 on its way."""
+    """Return a number that has not been rounded to float32 on its way."""
     return tl.full((), value, TYPE)
 
 
 @triton.jit
 def inverse_of(eps, TYPE: tl.constexpr):
-    """1 / eps in the dtype that computes."""
+    """Return 1 / eps in the dtype that computes."""
     usable = eps >= smallest_normal(TYPE)
     if TYPE == tl.float32:  # noqa: SIM300
         eps = tl.minimum(eps, constant(LARGEST_EPS, tl.float64))
@@ -59,7 +59,7 @@ def inverse_of(eps, TYPE: tl.constexpr):
 
 @triton.jit
 def smallest_normal(TYPE: tl.constexpr):
-    """The smallest normal number."""
+    """Return the smallest normal number."""
     if TYPE == tl.float32:  # noqa: SIM300
         return constant(2.0**-126, tl.float64)
     return constant(2.0**-1022, tl.float64)
@@ -67,7 +67,7 @@ def smallest_normal(TYPE: tl.constexpr):
 
 @triton.jit
 def largest_number(TYPE: tl.constexpr):
-    """The largest finite number."""
+    """Return the largest finite number."""
     if TYPE == tl.float32:  # noqa: SIM300
         return constant((2.0 - 2.0**-23) * 2.0**127, tl.float64)
     return constant((2.0 - 2.0**-52) * 2.0**1023, tl.float64)
@@ -75,7 +75,7 @@ def largest_number(TYPE: tl.constexpr):
 
 @triton.jit
 def last_digit(TYPE: tl.constexpr):
-    """The distance from 1 to the next number."""
+    """Return the distance from 1 to the next number."""
     if TYPE == tl.float32:  # noqa: SIM300
         return constant(2.0**-23, tl.float64)
     return constant(2.0**-52, tl.float64)
@@ -83,7 +83,7 @@ def last_digit(TYPE: tl.constexpr):
 
 @triton.jit
 def rounded(h, TYPE: tl.constexpr):
-    """A scalar in float64 as TYPE holds it."""
+    """Return a scalar in float64 as TYPE holds it."""
     return h.to(TYPE).to(tl.float64)
 
 

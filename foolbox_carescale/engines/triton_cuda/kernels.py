@@ -50,7 +50,7 @@ def _survey(
     LOWER: tl.constexpr, UPPER: tl.constexpr, TOLERANCE: tl.constexpr, TYPE: tl.constexpr,
     BLOCK: tl.constexpr
 ):  # fmt: skip
-    """The largest |v| that decides, the largest r / |v|, sum r^p, and flags.
+    """Return the largest |v| that decides, the largest r / |v|, sum r^p, and flags.
 
     It decides with any room, or for p = inf with room for all of eps.
     """
@@ -90,7 +90,7 @@ def _sums(
     x, v, lower, upper, inverse, h, first, last, n, P: tl.constexpr, HIGH: tl.constexpr,
     LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """The sums of min(w, r)^p, and of it where w < r."""
+    """Return the sums of min(w, r)^p, and of it where w < r."""
     total = tl.zeros((), tl.float64)
     moving = tl.zeros((), tl.float64)
     scale = h.to(TYPE)
@@ -231,7 +231,7 @@ def survey_kernel(
     parts, P: tl.constexpr, HIGH: tl.constexpr, SLACK: tl.constexpr, TOLERANCE: tl.constexpr,
     LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """The survey of a part of a row."""
+    """Survey a part of a row."""
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     inverse = inverse_of(tl.load(eps + row), TYPE)
     first = part * size
@@ -252,7 +252,7 @@ def _surveyed(
     found, faults, eps, row, n, parts, P: tl.constexpr, SLACK: tl.constexpr, TYPE: tl.constexpr,
     PARTS: tl.constexpr
 ):  # fmt: skip
-    """The start of the search from the parts of the survey."""
+    """Return the start of the search from the parts of the survey."""
     part = tl.arange(0, PARTS)
     there = part < parts
     place = row * parts + part
@@ -275,7 +275,7 @@ def _resumed(
     sums, state, row, rows, parts, count, P: tl.constexpr, SLACK: tl.constexpr,
     TYPE: tl.constexpr, PARTS: tl.constexpr
 ):  # fmt: skip
-    """The search after the pass of launch `count - 1`."""
+    """Return the search after the pass of launch `count - 1`."""
     before = ((count - 1) % 2) * rows + row
     h, low = tl.load(state + 4 * before), tl.load(state + 4 * before + 1)
     high, done = tl.load(state + 4 * before + 2), tl.load(state + 4 * before + 3)
@@ -295,7 +295,7 @@ def pass_kernel(
     SLACK: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr, LOWER: tl.constexpr,
     UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr
 ):  # fmt: skip
-    """A pass over a part of a row, after the step that the pass before leads to."""
+    """Make a pass over a part of a row, after the step that the pass before leads to."""
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     wanted = tl.load(eps + row)
     if count == 0:
@@ -328,7 +328,7 @@ def finish_kernel(
     LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr,
     PARTS: tl.constexpr
 ):  # fmt: skip
-    """Eta and flags of a row, from what the passes left; further passes where it needs them."""
+    """Store eta and flags of a row, from what the passes left; make further passes if needed."""
     row = tl.program_id(0).to(tl.int64)
     wanted = tl.load(eps + row)
     h, low, high, done = _surveyed(found, faults, wanted, row, n, parts, P, SLACK, TYPE, PARTS)
@@ -353,7 +353,7 @@ def write_kernel(
     P: tl.constexpr, HIGH: tl.constexpr, SLACK: tl.constexpr, TOLERANCE: tl.constexpr,
     LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """The points of a part of a row."""
+    """Write the points of a part of a row."""
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     first = part * size
     _write(

@@ -81,7 +81,7 @@ def perturb(
     tolerance: float,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``clip(x + eta delta, lower, upper)`` with the eta of `solve`.
+    """Return ``clip(x + eta delta, lower, upper)`` with the eta of `solve`.
 
     Args:
         x: Points, shape (N, n).

@@ -104,7 +104,7 @@ def _newton(
     done: Array,
     p: float,
 ) -> Array:
-    """The root from a start below it; where there is none, the far corner."""
+    """Return the root from a start below it; where there is none, the far corner."""
     digits = 2.0 * float(np.finfo(start.dtype).eps)
     slack = newton.slack_of(str(start.dtype), p)
 
@@ -130,7 +130,7 @@ def _newton(
 
 
 def _root_inf(row: Any, x: Array) -> Array:
-    """The first coordinate that moves by eps decides; if none has that room, the far corner."""
+    """Return the root for p = inf: of the first coordinate to move by eps, or the far corner."""
     n = x.shape[-1]
 
     def free(first: Any, count: int) -> Array:
@@ -151,7 +151,7 @@ def _root_inf(row: Any, x: Array) -> Array:
 def _sizes(
     x: Array, delta: Array, lower: Any, upper: Any, inverse: Array, first: Any, count: int
 ) -> tuple[Array, Array]:
-    """|v| and min(room / eps, 1) of `count` columns from `first` on."""
+    """Return |v| and min(room / eps, 1) of `count` columns from `first` on."""
     x, v, low, high = (_columns(a, first, count) for a in (x, delta, lower, upper))
     return newton.sizes(jnp, x, v, low, high, inverse)
 
@@ -186,7 +186,7 @@ def _total(terms: Terms, n: int) -> tuple[Array, Array]:
 
 
 def _largest(terms: Callable[[Any, int], Array], n: int) -> Array:
-    """The maximum over the row of terms >= 0, (N, 1)."""
+    """Return the maximum over the row of terms >= 0, (N, 1)."""
 
     def bits(first: Any, count: int) -> Array:
         # numbers >= 0 and their bits have one order; the maximum of floats, which has to mind
@@ -207,7 +207,7 @@ _SAME_BITS = {
 
 
 def _reduce(terms: Callable[[Any, int], Array], n: int, combine: Any, reduce: Any) -> Array:
-    """The row in `PARTS` parts at a time, combined element by element into `lanes` results."""
+    """Combine the row, `PARTS` parts at a time, element by element into `lanes` results."""
     lanes = newton.lanes_of(n)
     if lanes == 0:
         short: Array = reduce(terms(0, n), axis=-1, keepdims=True)

@@ -4,7 +4,7 @@ Runs in ``tf.function``, with and without ``jit_compile``, under ``tf.GradientTa
 constant) and with an unknown number of rows. TensorFlow's own kernels store every intermediate
 result: a pass by them takes 14 to 21 ms on two cores for 32 rows of 150528, by XLA 2 to 4 ms. So
 the search is a function of its own with ``jit_compile``, which a graph calls like any operation.
-XLA compiles it anew, in about a second, for every number of rows that it meets.
+XLA compiles it again, in about a second, for every number of rows that it meets.
 
 Units, unknown, sums and steps are those of `newton`.
 """
@@ -65,7 +65,7 @@ def solve(
 
 @functools.cache
 def _compiled(p: float) -> Any:
-    """The search for one p, traced anew for other dtypes and shapes of the arguments."""
+    """Return the search for one p, traced again for other dtypes and shapes of the arguments."""
     return tf.function(functools.partial(_solve, p), jit_compile=True, autograph=False)
 
 
@@ -115,7 +115,7 @@ def _newton(
     done: Array,
     p: float,
 ) -> Array:
-    """The root from a start below it; where there is none, the far corner."""
+    """Return the root from a start below it; where there is none, the far corner."""
     digits = 2.0 * _resolution(start.dtype)
     slack = newton.slack_of(start.dtype.name, p)
 
@@ -135,7 +135,7 @@ def _newton(
 
 
 def _root_inf(row: Any, x: Array) -> Array:
-    """The first coordinate that moves by eps decides; if none has that room, the far corner."""
+    """Return the root for p = inf: of the first coordinate to move by eps, or the far corner."""
     n = x.shape[-1]
 
     def free(first: Any, count: int) -> Array:
@@ -156,7 +156,7 @@ def _root_inf(row: Any, x: Array) -> Array:
 def _sizes(
     x: Array, delta: Array, lower: Array, upper: Array, inverse: Array, first: Any, count: int
 ) -> tuple[Array, Array]:
-    """|v| and min(room / eps, 1) of `count` columns from `first` on."""
+    """Return |v| and min(room / eps, 1) of `count` columns from `first` on."""
     x, v, low, high = (_columns(a, first, count) for a in (x, delta, lower, upper))
     return newton.sizes(tf, x, v, low, high, inverse)
 
@@ -175,7 +175,7 @@ def _breakpoints(v: Array, r: Array) -> Array:
 
 
 def _largest(terms: Terms, n: int, like: Array) -> Array:
-    """The maximum over the row of terms >= 0, (N, 1)."""
+    """Return the maximum over the row of terms >= 0, (N, 1)."""
     # numbers >= 0 and their bits have one order; the maximum of floats, which has to mind NaN,
     # is not vectorised
     whole = tf.int32 if like.dtype == tf.float32 else tf.int64
@@ -188,7 +188,7 @@ def _largest(terms: Terms, n: int, like: Array) -> Array:
 
 
 def _reduce(terms: Terms, n: int, combine: Any, reduce: Any, like: Array) -> Array:
-    """The row in `PARTS` parts at a time, combined element by element; see `xla`."""
+    """Combine the row, `PARTS` parts at a time, element by element into `lanes` results."""
     lanes = newton.lanes_of(n)
     if lanes == 0:
         return reduce(terms(0, n), axis=-1, keepdims=True)

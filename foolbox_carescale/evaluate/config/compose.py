@@ -61,7 +61,7 @@ EVALUATION = ConfigSpec("evaluate", Evaluation, CONFIG_GROUPS, DEFAULT_CHOICES, 
 
 
 def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Evaluation:
-    """The run that a YAML file, config groups and overrides describe.
+    """Return the run that a YAML file, config groups and overrides describe.
 
     What the file and the groups leave out is the bundled default's. ``attacks`` and
     ``epsilons`` are the exception: a file that has them replaces them as a whole. In
@@ -88,7 +88,7 @@ def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = (
 
 
 def compose_tree(spec: ConfigSpec, path: str | Path | None, overrides: Sequence[str]) -> Tree:
-    """What a YAML file, config groups and overrides say, before types are checked.
+    """Return what a YAML file, config groups and overrides say, before types are checked.
 
     Args:
         spec: Of the config.
@@ -159,7 +159,7 @@ def _fill_attacks(defaults: list[Any], content: Tree, chosen: list[str], spec: C
 
 
 def typed(spec: ConfigSpec, tree: Tree, standing: Any, path: str | Path | None) -> Any:
-    """The dataclasses, with every key and type checked by OmegaConf.
+    """Return the dataclasses, with every key and type checked by OmegaConf.
 
     Args:
         spec: Of the config.
@@ -179,7 +179,7 @@ def typed(spec: ConfigSpec, tree: Tree, standing: Any, path: str | Path | None) 
 
 
 def parse_override(override: str, spec: ConfigSpec = EVALUATION) -> Override:
-    """An override in Hydra's grammar, of a key that a run has.
+    """Return an override in Hydra's grammar, of a key that a run has.
 
     Raises:
         UserError: It does not parse, or there is no such key.
@@ -201,7 +201,7 @@ def parse_override(override: str, spec: ConfigSpec = EVALUATION) -> Override:
 
 
 def options(group: str, beside: Path | None = None, spec: ConfigSpec = EVALUATION) -> list[str]:
-    """The names that a config group can take: files of the package, and beside a file."""
+    """Return the names that a config group can take: files of the package, and beside a file."""
     roots = [*spec.folders, *([] if beside is None else [beside])]
     folders = [root / group for root in roots]
     return sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
@@ -279,7 +279,7 @@ def _check_option(group: str, option: Any, beside: Path | None, spec: ConfigSpec
 
 
 def _force(override: Override) -> str:
-    """The override with leave to add a key: what keys there are is checked once, afterwards."""
+    """Return the override with leave to add a key: keys are checked once, afterwards."""
     line = str(override.input_line)
     return line if override.is_delete() else f"++{line.lstrip('+')}"
 
@@ -306,7 +306,7 @@ def with_floats(value: Any, hint: Any) -> Any:
 
 
 def _explain(error: BaseException, path: str | Path | None) -> str:
-    """One line from Hydra's and OmegaConf's chain of errors: key, offence, remedy."""
+    """Return one line of Hydra's and OmegaConf's chain of errors: key, offence, remedy."""
     chain = [error]
     # under a debugger, OmegaConf's errors may be their own causes
     while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:

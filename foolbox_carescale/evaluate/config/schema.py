@@ -51,7 +51,7 @@ EVALUATE = SchemaSpec(
 
 
 def json_schema(of: str | None = None, commands: Sequence[SchemaSpec] = (EVALUATE,)) -> Schema:
-    """The schema (JSON Schema 2020-12) of a YAML file that a command reads.
+    """Return the schema (JSON Schema 2020-12) of a YAML file that a command reads.
 
     Args:
         of: The command, the first one by default; or a config group, such as ``model``, for the
@@ -98,7 +98,7 @@ _DEFAULTS = {
 
 
 def _object(kind: Any, definitions: Schema) -> Schema:
-    """The schema of a dataclass; those that it holds go below ``$defs``."""
+    """Return the schema of a dataclass; those that it holds go below ``$defs``."""
     documented = _attribute_docs(kind)
     hints = typing.get_type_hints(kind)
     defaults = kind()
@@ -153,7 +153,7 @@ _NAMES = {
 
 
 def _attribute_docs(kind: type) -> dict[str, str]:
-    """The entries of a docstring's ``Attributes:``, in one line each."""
+    """Return the entries of a docstring's ``Attributes:``, in one line each."""
     section = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
     found: dict[str, str] = {}
     for entry in re.split(r"\n(?= {4}\S)", f"\n{section}"):

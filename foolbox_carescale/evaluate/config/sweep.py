@@ -19,7 +19,7 @@ LONGEST_NAME = 100
 
 
 def load_sweep(path: str | Path | None, overrides: Sequence[str]) -> list[Evaluation]:
-    """The runs of a sweep: every combination of the values that its overrides hold.
+    """Return the runs of a sweep: every combination of the values that its overrides hold.
 
     The run with ``model=resnet18 seed=0`` goes into ``output/model=resnet18,seed=0``, so that a
     sweep which is started again, also with more values, computes only what is missing. Without
@@ -58,7 +58,7 @@ def _values(override: str) -> list[str]:
 
 
 def _folder_name(swept: Sequence[str]) -> str:
-    """What tells a run from the others, as far as file systems allow."""
+    """Return what tells a run from the others, as far as file systems allow."""
     full = ",".join(swept) or "run"
     name = re.sub(r"[^\w.,=+-]", "_", full)
     if name == full and len(name) <= LONGEST_NAME:

@@ -189,7 +189,7 @@ def default_epsilons() -> dict[str, list[float]]:
 
 @functools.cache
 def _default_group() -> dict[str, Any]:
-    """The file that ``attack=default`` chooses, which Hydra is not needed to read."""
+    """Return the file that ``attack=default`` chooses, which Hydra is not needed to read."""
     path = Path(__file__).with_name("conf") / "attack" / "default.yaml"
     content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content
@@ -204,9 +204,9 @@ class Evaluation:
         data: The images.
         attacks: By label; the label names the curve and the rows of the table.
         epsilons: By norm: ``L1``, ``L2``, ``Linf``; an attack's own list overrides them.
-            Tasks of the images, whose pixels are in [0, 1].
+            In the units of the images, whose pixels are in [0, 1].
         samples: At most this many; None takes all.
-        batch_size: Samples that are attacked together. Random attacks draw anew per batch,
+        batch_size: Samples that are attacked together. Random attacks draw again per batch,
             so another batch size gives other draws.
         seed: Of everything random in the attacks.
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda:0``, ...
@@ -286,7 +286,7 @@ class Evaluation:
                 _check_epsilons(f"attacks.{label}.epsilons", attack.epsilons)
 
     def to_yaml(self) -> str:
-        """The run as YAML that ``load_evaluation`` reads back, without ``output`` and ``shard``."""
+        """Return YAML that ``load_evaluation`` reads back, without ``output`` and ``shard``."""
         content = to_builtins(self)
         for key in ("output", "shard"):  # where a run is stored is no part of what it computes
             del content[key]
@@ -321,7 +321,7 @@ def gather_arguments(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def gather(node: dict[str, Any], config: type, key: str) -> dict[str, Any]:
-    """A node whose keys that its config class does not know went below ``params``."""
+    """Return a node whose keys that its config class does not know went below ``params``."""
     known = field_names(config)
     beside = {k: v for k, v in node.items() if k not in known}
     params = node.get("params") or {}
@@ -331,12 +331,12 @@ def gather(node: dict[str, Any], config: type, key: str) -> dict[str, Any]:
 
 
 def field_names(config: type) -> list[str]:
-    """The keys that a config class knows."""
+    """Return the keys that a config class knows."""
     return [f.name for f in fields(config)]
 
 
 def shard_of(shard: str | None) -> tuple[int, int]:
-    """A shard's number, and how many there are: (1, 4) for ``1/4``, (0, 1) for None."""
+    """Return a shard's number, and how many there are: (1, 4) for ``1/4``, (0, 1) for None."""
     if shard is None:
         return 0, 1
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
@@ -349,7 +349,7 @@ def shard_of(shard: str | None) -> tuple[int, int]:
 
 
 def norm_order(name: str) -> float:
-    """The order p of a norm's name: 2.0 for ``L2``, inf for ``Linf``, 1.5 for ``L1.5``."""
+    """Return the order p of a norm's name: 2.0 for ``L2``, inf for ``Linf``, 1.5 for ``L1.5``."""
     match = re.fullmatch(r"L(inf|\d+(?:\.\d+)?)", name)
     if not match or float(match[1]) == 0:
         raise UserError(
@@ -359,7 +359,7 @@ def norm_order(name: str) -> float:
 
 
 def norm_name(p: float) -> str:
-    """The name of the norm of order p: ``Linf`` for inf, ``L2`` for 2.0."""
+    """Return the name of the norm of order p: ``Linf`` for inf, ``L2`` for 2.0."""
     return f"L{p:g}"
 
 

@@ -119,7 +119,7 @@ class Source:
 
 
 def open_source(config: DataConfig, split: Split = "test") -> Source:
-    """The data set that a config names.
+    """Return the data set that a config names.
 
     Args:
         config: Which data.
@@ -331,7 +331,7 @@ _NOT_BY_NAME = ("DatasetFolder", "ImageFolder", "LSUN", "VisionDataset")
 
 
 def _data_set(name: str, made: Any) -> Source:
-    """A map-style data set in PyTorch's manner."""
+    """Return a map-style data set in PyTorch's manner."""
     class_names = getattr(made, "classes", ())
     # what torchvision's data sets call their labels
     known = (getattr(made, key, None) for key in ("targets", "labels", "_labels"))

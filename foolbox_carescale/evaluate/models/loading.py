@@ -62,7 +62,7 @@ class Precise(torch.nn.Module):
 def load_model(
     config: ModelConfig, *, data: str = "digits", num_classes: int = 10, device: str = "auto"
 ) -> tuple[Any, ModelConfig]:
-    """The Foolbox model that a config describes, in evaluation mode, with bounds (0, 1).
+    """Return the Foolbox model that a config describes, in evaluation mode, with bounds (0, 1).
 
     Args:
         config: Which model.
@@ -93,7 +93,7 @@ def build_network(
     num_classes: int = 10,
     made: torch.nn.Module | None = None,
 ) -> tuple[torch.nn.Module, ModelConfig]:
-    """The module that a config describes, on the CPU: from images in [0, 1] to logits.
+    """Return the module that a config describes, on the CPU: from images in [0, 1] to logits.
 
     Args:
         config: Which model.
@@ -136,7 +136,7 @@ def build_network(
 
 
 def _from_target(config: ModelConfig) -> Any:
-    """The user's own module or Foolbox model."""
+    """Return the user's own module or Foolbox model."""
     assert config._target_ is not None
     made = call_target("model", config._target_, config.params)
     if not isinstance(made, (torch.nn.Module, Model)):
@@ -148,7 +148,7 @@ def _from_target(config: ModelConfig) -> Any:
 
 
 def _foolbox_model(made: Any, config: ModelConfig) -> Any:
-    """A Foolbox model of the user's own, on [0, 1]."""
+    """Return a Foolbox model of the user's own, on [0, 1]."""
     if config.mean is not None or config.std is not None or config.dtype != "float32":
         raise UserError(
             f"model.mean, model.std, model.dtype: {config._target_} returned a Foolbox model,"
@@ -172,7 +172,7 @@ def _set_to_eval(module: torch.nn.Module) -> None:
 
 
 def resolve_model(config: ModelConfig, *, data: str, num_classes: int) -> ModelConfig:
-    """The config with ``auto`` and ``DEFAULT`` replaced by the weights that they stand for.
+    """Return the config with ``auto`` and ``DEFAULT`` replaced by the weights that they stand for.
 
     Args:
         config: Which model.
@@ -193,7 +193,7 @@ def resolve_model(config: ModelConfig, *, data: str, num_classes: int) -> ModelC
 
 
 def named_weights(config: ModelConfig) -> Any:
-    """The member of torchvision's enum that a config's weights name; None for other weights."""
+    """Return the member of torchvision's enum that the weights name; None for other weights."""
     if config._target_ is not None or config.weights in (None, "auto", "embedded"):
         return None
     assert config.weights is not None
@@ -221,7 +221,7 @@ def _weights_file(config: ModelConfig) -> Path | None:
 
 
 def find_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` is a GPU where there is one."""
+    """Return the device of a name; ``auto`` is a GPU where there is one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -234,12 +234,12 @@ def find_device(name: str) -> torch.device:
 
 
 def call_target(key: str, target: str, params: Mapping[str, Any]) -> Any:
-    """What ``_target_`` names, called with its keyword arguments."""
+    """Return what ``_target_`` names, called with its keyword arguments."""
     return find_target(key, target)(**params)
 
 
 def find_target(key: str, target: str) -> Callable[..., Any]:
-    """What ``_target_`` names.
+    """Return what ``_target_`` names.
 
     Modules in the working directory are found, as with ``python -m``.
     """

@@ -30,7 +30,7 @@ class WeightsMetadata:
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict of a safetensors file, or of one that ``torch.save`` wrote.
+    """Return the state dict of a safetensors file, or of one that ``torch.save`` wrote.
 
     Raises:
         UserError: The file cannot be read, or holds anything but tensors by name.
@@ -62,7 +62,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_notes(path: Path) -> WeightsMetadata:
-    """What ``carescale train`` and ``experiments/train_digits.py`` note in a safetensors file.
+    """Return what ``carescale train`` and ``experiments.train_digits`` note in safetensors.
 
     Raises:
         UserError: The file cannot be read, or the note is none of theirs.

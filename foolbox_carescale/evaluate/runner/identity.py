@@ -41,7 +41,7 @@ _SHOWN = 4
 def record_of(
     asked: Evaluation, resolved: Evaluation, data: Data, tasks: int, clean_losses: Sequence[float]
 ) -> dict[str, Any]:
-    """What identifies a run, for ``RunFolder.start``.
+    """Return what identifies a run, for ``RunFolder.start``.
 
     Args:
         asked: The run as it was asked for, and
@@ -65,7 +65,7 @@ def record_of(
 
 
 def reconcile(evaluation: Evaluation, record: Mapping[str, Any], folder: Path) -> Evaluation:
-    """The run that is asked for, with the choices that the run in the folder has made.
+    """Return the run that is asked for, with the choices that the run in the folder has made.
 
     A key fits if it is what was asked for then, or what came of it: a run is continued by the
     command that started it, and by the folder's own config. What was left to choose stays as
@@ -100,7 +100,7 @@ def reconcile(evaluation: Evaluation, record: Mapping[str, Any], folder: Path) -
 
 
 def same_choices(adopted: Evaluation, resolved: Evaluation) -> bool:
-    """Whether a run made the choices that the folder has, which another process started."""
+    """Return whether a run made the choices that the folder has, which another process started."""
     return (
         adopted.threads == resolved.threads
         and adopted.device.partition(":")[0] == resolved.device.partition(":")[0]

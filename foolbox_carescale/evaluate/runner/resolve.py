@@ -11,7 +11,7 @@ from ..models.loading import named_weights, resolve_model
 
 
 def resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
-    """The run with ``auto`` and None replaced by what they stand for, and its data.
+    """Return the run with ``auto`` and None replaced by what they stand for, and its data.
 
     What is returned is all that another process needs: there ``load_model(run.model)`` and
     ``load_data(run.data, run.samples)`` give the same model and the same data.

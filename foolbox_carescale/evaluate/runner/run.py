@@ -167,13 +167,13 @@ class _CompletionLog:
         return (number for number in self._numbers if not self._done[number])
 
     def look(self, number: int) -> bool:
-        """Whether a task is done, by this process or another; a damaged one is set aside."""
+        """Return whether a task is done, here or elsewhere; quarantine a damaged one."""
         name = self.tasks[number].name
         if not self._done[number] and self.folder.has(name):
             try:
                 rows = self.folder.read(name)
             except IntegrityError as error:
-                # not while another process may be writing it anew
+                # not while another process may be writing it again
                 if self.folder.claim(number):
                     self.folder.quarantine(name, str(error))
                     self.folder.release(number)
@@ -190,7 +190,7 @@ class _CompletionLog:
         np.add.at(self._counted, settings, np.stack([robust, np.ones_like(robust)], axis=1))
 
     def progress(self, task: Task | None) -> Progress:
-        """How far the run is after a task."""
+        """Return how far the run is after a task."""
         done, total = self._how_many, len(self._numbers)
         if task is None:
             return Progress(None, done, total, resumed=self._resumed, folder=self.folder.path)
@@ -253,7 +253,7 @@ def _named(setting: AttackSetting) -> tuple[str, float]:
 
 
 def _resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
-    """The run without anything left to choose, in any process of it, and its data."""
+    """Return the run without anything left to choose, in any process of it, and its data."""
     resolved, data = resolve(evaluation)
     settings = resolved.executor
     device, threads = resolved.device, resolved.threads
@@ -271,7 +271,7 @@ def _resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
 
 
 def _header() -> str:
-    """The versions that make a run, as a comment."""
+    """Return the versions that make a run, as a comment."""
     return "# " + ", ".join(" ".join(item) for item in identity.versions().items()) + "\n"
 
 

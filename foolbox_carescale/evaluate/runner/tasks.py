@@ -72,7 +72,7 @@ class Task:
 
     @property
     def setting(self) -> AttackSetting:
-        """The one with the largest epsilon."""
+        """Return the one with the largest epsilon."""
         return self.settings[-1]
 
     @property
@@ -132,7 +132,7 @@ class Tasks(Sequence[Task]):
         return np.arange(start, min(start + self._batch_size, self.samples))
 
     def named(self, name: str) -> Task | None:
-        """The task of a name; None where there is none."""
+        """Return the task of a name; None where there is none."""
         match = re.fullmatch(r"(\d{4,})-.+-(\d{5,})", name)
         if match is None:
             return None
@@ -144,7 +144,7 @@ class Tasks(Sequence[Task]):
 
 
 def make_settings(evaluation: Evaluation) -> list[AttackSetting]:
-    """The settings of a run, in the order of its attacks and epsilons.
+    """Return the settings of a run, in the order of its attacks and epsilons.
 
     Raises:
         UserError: An attack cannot be made, or there is no epsilon for its norm.
@@ -170,7 +170,7 @@ def make_settings(evaluation: Evaluation) -> list[AttackSetting]:
 
 
 def task_seed(seed: int, setting: AttackSetting, batch: int) -> int:
-    """A seed of 63 bits from a hash of all that identifies a task."""
+    """Return a seed of 63 bits from a hash of all that identifies a task."""
     identity = [
         seed,
         setting.label,
@@ -217,7 +217,7 @@ def make_attack(label: str, config: AttackConfig) -> tuple[Any, str]:
 
 
 def _groups(settings: list[AttackSetting]) -> list[tuple[AttackSetting, ...]]:
-    """An attack's settings, as far as one call of the attack serves them."""
+    """Return an attack's settings, as far as one call of the attack serves them."""
     return [tuple(settings)] if settings[0].minimises else [(setting,) for setting in settings]
 
 
@@ -255,7 +255,7 @@ def _check_arguments(label: str, name: str, constructor: Any, params: dict[str, 
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value may be of a type; types that YAML cannot hold are left to the attack."""
+    """Return whether a value fits a type; types that YAML cannot hold are left to the attack."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(hint))
     if typing.get_origin(hint) is Literal:

@@ -159,7 +159,7 @@ class Worker:
         images: Array,
         labels: Array,
     ) -> list[Array]:
-        """What the attack returns, clipped to each epsilon by Foolbox, as it comes otherwise."""
+        """Return the attack's results, clipped to each epsilon by Foolbox, else as they come."""
         attack, inputs, targets = settings[0].attack, self._native(images), self._native(labels)
         if settings[0].minimises:
             # without an epsilon, so that no list of epsilons ends the search early
@@ -246,12 +246,12 @@ class Worker:
         return logits.astype(np.float64)
 
     def _native(self, array: Array) -> Any:
-        """The array as a tensor of the model's framework, on its device."""
+        """Return the array as a tensor of the model's framework, on its device."""
         return ep.from_numpy(self._model.dummy, np.ascontiguousarray(array)).raw
 
 
 def make_worker(evaluation: Evaluation, data: Data, tasks: Tasks) -> tuple[Worker, ModelProbe]:
-    """The worker of a resolved run.
+    """Return the worker of a resolved run.
 
     Raises:
         UserError: The model cannot be had, or cannot classify the data.
@@ -276,7 +276,7 @@ def make_worker(evaluation: Evaluation, data: Data, tasks: Tasks) -> tuple[Worke
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
-    """-log softmax(logits)[label], shape (N,), in float64; NaN or inf of logits that overflowed."""
+    """Return -log softmax(logits)[label], shape (N,), float64; NaN or inf of overflowed logits."""
     with np.errstate(invalid="ignore"):  # inf - inf: diagnostics tell of it, in words
         shifted = logits - logits.max(axis=1, keepdims=True) if len(logits) else logits
     log_sum = np.log(np.exp(shifted).sum(axis=1))
@@ -285,7 +285,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 def perturbation_norms(clean: Array, perturbed: Array, *orders: float) -> Array:
-    """||perturbed - clean||_p per order p and sample, shape (len(orders), N), in float64."""
+    """Return ||perturbed - clean||_p per order and sample, shape (orders, N), in float64."""
     norms = np.empty((len(orders), len(clean)))
     step = max(1, _AT_ONCE // max(clean[0].size, 1)) if len(clean) else 1
     for start in range(0, len(clean), step):
@@ -297,14 +297,14 @@ def perturbation_norms(clean: Array, perturbed: Array, *orders: float) -> Array:
 
 
 def reachable_norms(images: Array, p: float) -> Array:
-    """The largest ||z - image||_p over z in [0, 1]^n, per sample, shape (N,), in float64."""
+    """Return the largest ||z - image||_p over z in [0, 1]^n, shape (N,), in float64."""
     farthest_corners = (images < 0.5).astype(np.float32)
     norms: Array = perturbation_norms(images, farthest_corners, p)[0]
     return norms
 
 
 def quantise(images: Array) -> Array:
-    """The images as 8-bit files hold them: rounded to the nearest multiple of 1/255."""
+    """Return the images as 8-bit files hold them: rounded to the nearest multiple of 1/255."""
     rounded: Array = (np.rint(images * 255) / 255).astype(np.float32)
     return rounded
 

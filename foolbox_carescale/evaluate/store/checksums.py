@@ -29,7 +29,7 @@ class IntegrityError(Exception):
 
 
 def write_checksummed_bytes(table: pa.Table, notes: Mapping[str, str]) -> bytes:
-    """A table as a Parquet file with a checksum.
+    """Return a table as the bytes of a Parquet file with a checksum.
 
     Args:
         table: The rows.
@@ -47,7 +47,7 @@ def write_checksummed_bytes(table: pa.Table, notes: Mapping[str, str]) -> bytes:
 
 
 def read_verified(content: bytes) -> tuple[pa.Table, dict[str, str]]:
-    """The rows and the notes of a sealed file.
+    """Return the rows and the notes of a file, whose checksum must be right.
 
     Raises:
         IntegrityError: A byte differs from what was written.
@@ -82,7 +82,7 @@ def write_atomically(path: Path, content: bytes, *, temporary: Path) -> None:
 
 
 def create_atomically(path: Path, content: bytes, *, temporary: Path) -> bool:
-    """As ``write_atomically``, but leave a file that is there as it is.
+    """Write as ``write_atomically`` does, but leave a file that is there as it is.
 
     Returns:
         Whether this call made the file. Of several processes exactly one does.

@@ -116,7 +116,7 @@ class RunFolder:
 
     @classmethod
     def new(cls) -> RunFolder:
-        """A folder below ``runs``, named for the time, that no other process has."""
+        """Return a folder below ``runs``, named for the time, that no other process has."""
         now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         for number in itertools.count(1):
             path = Path("runs") / (now if number == 1 else f"{now}_{number}")
@@ -126,7 +126,7 @@ class RunFolder:
         return cls(path)
 
     def record(self) -> dict[str, Any] | None:
-        """What ``start`` recorded; None where no run was started.
+        """Return what ``start`` recorded; None where no run was started.
 
         Raises:
             UserError: The folder holds something else, or the record cannot be read.
@@ -228,11 +228,11 @@ class RunFolder:
         self._write(self.path / "warnings.json", text.encode())
 
     def has(self, task: str) -> bool:
-        """Whether there is a file of a task, right or not."""
+        """Return whether there is a file of a task, right or not."""
         return self._place(task).exists()
 
     def read(self, task: str) -> pa.Table | None:
-        """The rows of a task; None where it is not there.
+        """Return the rows of a task; None where it is not there.
 
         Raises:
             IntegrityError: It, or a file that belongs to it, is not what was written.
@@ -316,7 +316,7 @@ class RunFolder:
             self._claims = None
 
     def tables(self) -> Iterator[pa.Table]:
-        """The rows of each task that is stored, one by one.
+        """Yield the rows of each task that is stored, one by one.
 
         Raises:
             UserError: This is no run folder, or nothing is stored in it.
@@ -348,7 +348,7 @@ class RunFolder:
             raise UserError(f"{self.path}: holds no results of a run (results/*.parquet)")
 
     def read_results(self) -> pa.Table:
-        """All rows that are stored.
+        """Return all rows that are stored.
 
         Raises:
             UserError: This is no run folder, or nothing is stored in it.
@@ -356,7 +356,7 @@ class RunFolder:
         return pa.concat_tables(self.tables())
 
     def read_examples(self) -> list[dict[str, Array]]:
-        """The stored examples, task by task; those that are not what was written are left out."""
+        """Return the stored examples, task by task, without those that fail their checksum."""
         examples, damaged = [], 0
         for part in sorted((self.path / "examples").glob("*.npz")):
             content = part.read_bytes()

@@ -55,7 +55,7 @@ class Results:
 
     @classmethod
     def load(cls, folder: str | Path) -> Results:
-        """The results in a run folder, complete or not.
+        """Return the results in a run folder, complete or not.
 
         Raises:
             UserError: It holds none.
@@ -69,12 +69,12 @@ class Results:
 
     @functools.cached_property
     def table(self) -> pa.Table:
-        """One row per setting and sample, read when first asked for; columns: ``store.SCHEMA``."""
+        """Return one row per setting and sample, read on first use; columns: ``SCHEMA``."""
         return RunFolder(self.folder).read_results()
 
     @property
     def complete(self) -> bool:
-        """Whether all tasks of the run are there, those of other shards too."""
+        """Return whether all tasks of the run are there, those of other shards too."""
         folder = RunFolder(self.folder)
         record = folder.record()
         return record is not None and sum(1 for _ in folder.stored()) >= int(record["tasks"])
@@ -98,7 +98,7 @@ class Results:
         )
 
     def summary(self) -> list[SettingSummary]:
-        """One entry per setting: norms in ascending order, then the run's order.
+        """Return one entry per setting: norms in ascending order, then the run's order.
 
         Reads one task after the other, unless the table is in memory.
         """
@@ -113,7 +113,7 @@ class Results:
 
 
 def _gathered(parts: Iterable[pa.Table]) -> pa.Table:
-    """One table; many small ones at once would take ten times the memory of their rows."""
+    """Return one table; many small ones at once would take ten times the memory of their rows."""
     gathered: list[pa.Table] = []
     for part in parts:
         gathered.append(part)
@@ -123,7 +123,7 @@ def _gathered(parts: Iterable[pa.Table]) -> pa.Table:
 
 
 def by_setting(rows: pa.Table) -> Iterator[pa.Table]:
-    """The rows of each setting of what ``Results.select`` returned."""
+    """Return the rows of each setting of what ``Results.select`` returned."""
     numbers = rows["setting"].to_numpy()
     ends = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
     for first, last in itertools.pairwise(ends):

@@ -30,7 +30,7 @@ CALLED_FROM_PYTHON = {"no_cpython_wrapper": False, "forceinline": False}
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """`numba.njit`, cached on disk where there is a place to cache."""
+    """Return `numba.njit`, cached on disk where there is a place to cache."""
     # Python's error model tests every division for zero, which also prevents vectorisation.
     options = {"nogil": True, "error_model": "numpy", **INTERNAL, **options}
 
@@ -73,17 +73,17 @@ def _forgiving(dispatcher: Any) -> Any:
 
 
 def value_at(bound, j):
-    """Element j of a bound."""
+    """Return element j of a bound."""
     raise NotImplementedError
 
 
 def part_of(bound, start, stop):
-    """Elements start..stop of a bound."""
+    """Return elements start..stop of a bound."""
     raise NotImplementedError
 
 
 def row_of(bound, i):
-    """The bound of row i."""
+    """Return the bound of row i."""
     raise NotImplementedError
 
 
@@ -110,13 +110,13 @@ def _row_of_overload(bound, i):
 
 @compiled(fastmath=FAST)
 def room_at(x, v, lower, upper, j):
-    """The distance from x to the bound that v points at, at element j."""
+    """Return the distance from x to the bound that v points at, at element j."""
     return value_at(upper, j) - x[j] if v[j] > 0 else x[j] - value_at(lower, j)
 
 
 @compiled(fastmath=FAST)
 def clipped(a, lower, upper, j):
-    """A number between the bounds of element j."""
+    """Return a number between the bounds of element j."""
     a = a if a > value_at(lower, j) else value_at(lower, j)
     return a if a < value_at(upper, j) else value_at(upper, j)
 

@@ -57,7 +57,7 @@ def _gradient_row(x, v, lower, upper, eps, eta, p, one, order, grad, grad_x, gra
 
 @compiled()
 def _gradient_row_inf(x, v, lower, upper, eps, grad, grad_x, grad_v):
-    """Of eta = eps / |v_k|: ties for the largest |v_k| share evenly."""
+    """Write the gradient of eta = eps / |v_k|: ties for the largest |v_k| share evenly."""
     grad_x[:] = 0
     grad_v[:] = 0
     infinity = x.dtype.type(np.inf)
@@ -110,7 +110,7 @@ def gradient_rows(
     x, x_step, v, v_step, n, lower, upper, eps, eta, order, wide, grad, grad_x, grad_v, grad_eps,
     first, last,
 ):  # fmt: skip
-    """The vector-Jacobian products for rows first..last; grad_x and grad_v are (N, n)."""
+    """Write the vector-Jacobian products for rows first..last; grad_x and grad_v are (N, n)."""
     _gradient_rows(
         x, x_step, v, v_step, n, lower, upper, eps, eta, order, wide, grad, grad_x, grad_v,
         grad_eps, first, last,
@@ -123,7 +123,7 @@ def gradient_rows(
 
 @compiled(fastmath=FAST)
 def _moving_dot(x, v, lower, upper, eta, g):
-    """The sum of g v over what is not saturated."""
+    """Return the sum of g v over what is not saturated."""
     total = 0.0
     for j in range(x.size):
         room = room_at(x, v, lower, upper, j)
@@ -146,7 +146,7 @@ def point_gradient_rows(
     x, x_step, v, v_step, n, lower, upper, eps, eta, order, wide, g, grad, grad_x, grad_v, grad_eps,
     first, last,
 ):  # fmt: skip
-    """The vector-Jacobian products of the perturbed point with g, shape (N, n); grad is scratch."""
+    """Write the products of the perturbed point with g, shape (N, n); grad is scratch."""
     for i in range(first, last):
         xi, vi = x[i * x_step : i * x_step + n], v[i * v_step : i * v_step + n]
         low, high = row_of(lower, i), row_of(upper, i)

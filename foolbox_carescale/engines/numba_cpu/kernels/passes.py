@@ -112,7 +112,7 @@ def _far_block(x, v, lower, upper, inverse, order):
 
 @compiled()
 def far_corner(x, v, lower, upper, inverse, order):
-    """The sum of r^p over v != 0, the largest breakpoint room / |v|, the largest |v| with room."""
+    """Return sum r^p over v != 0, the largest room / |v|, and the largest |v| with room."""
     reach = furthest = largest = 0.0
     for start in range(0, x.size, BLOCK):
         stop = min(start + BLOCK, x.size)
@@ -132,13 +132,13 @@ def far_corner(x, v, lower, upper, inverse, order):
 
 @compiled()
 def beyond(x):
-    """A factor after which a breakpoint is still passed when rounded to the dtype of x."""
+    """Return a factor after which a breakpoint is still passed when rounded to the dtype of x."""
     return 1 + 2 * float(np.finfo(x.dtype).eps)
 
 
 @compiled(fastmath=FAST)
 def _block_largest(x, v, lower, upper, eps, tolerance):
-    """The largest |v| with room >= eps, and the number of offences."""
+    """Return the largest |v| with room >= eps, and the number of offences."""
     zero, one = v.dtype.type(0), v.dtype.type(1)
     infinity = bits_of(v.dtype.type(np.inf))
     # Maxima are taken of the bits: those of numbers >= 0 are in the order of the numbers, and
@@ -156,7 +156,7 @@ def _block_largest(x, v, lower, upper, eps, tolerance):
 
 @compiled()
 def largest_open(x, v, lower, upper, eps, tolerance):
-    """The largest |v| with room >= eps in a row, and the number of offences."""
+    """Return the largest |v| with room >= eps in a row, and the number of offences."""
     largest, offences = v.dtype.type(0), 0.0
     for start in range(0, x.size, BLOCK):
         stop = min(start + BLOCK, x.size)
@@ -175,7 +175,7 @@ def largest_open(x, v, lower, upper, eps, tolerance):
 
 @compiled(fastmath=FAST)
 def largest_movable(x, g, lower, upper):
-    """The largest |g| among what can move along g."""
+    """Return the largest |g| among what can move along g."""
     largest = bits_of(g.dtype.type(0))
     for j in range(x.size):
         room = room_at(x, g, lower, upper, j)
@@ -185,7 +185,7 @@ def largest_movable(x, g, lower, upper):
 
 @compiled()
 def sample_size(n):
-    """All of a short row, whole runs of a long one."""
+    """Return the size of a sample: all of a short row, whole runs of a long one."""
     if n <= SAMPLE_MIN:
         return n
     return min(max(n // SAMPLE_SHARE, SAMPLE_MIN), SAMPLE_MAX) // SAMPLE_RUN * SAMPLE_RUN
@@ -193,7 +193,7 @@ def sample_size(n):
 
 @compiled()
 def start_of_run(k, runs, n):
-    """Where run k of a sample begins in a row: the first and the last at its ends."""
+    """Return where run k of a sample begins in a row: the first and the last at its ends."""
     return k * (n - SAMPLE_RUN) // (runs - 1)
 
 

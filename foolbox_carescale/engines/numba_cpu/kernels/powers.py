@@ -52,7 +52,7 @@ def lowered_power(c, order):
 
 
 def general_order(p: float, dtype: np.dtype[Any]) -> tuple[float, ...]:
-    """The numbers that a general power takes.
+    """Return the numbers that a general power takes.
 
     Returns:
         p rounded to 12 bits, whose product with an exponent is exact, and the rest of p, because
@@ -136,7 +136,7 @@ def _power32(c, high, low, p, least, most):
 
 @compiled(fastmath={"contract"})
 def _power64(c, high, low, p, least, most):
-    """As `_power32`."""
+    """Return what `_power32` returns, in float64."""
     clamped = c if c > least else least
     bits = bits_of(clamped if clamped < most else most)
     exponent = (bits - _ROOT_HALF_BITS64) >> _MANTISSA64

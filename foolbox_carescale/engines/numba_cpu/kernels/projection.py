@@ -70,7 +70,7 @@ def _limit_block(center, a, lower, upper, eps, tolerance):
 
 @compiled()
 def _limit(center, a, lower, upper, eps, tolerance):
-    """`_limit_block` over a row, which it leaves at the first block with an offence."""
+    """Run `_limit_block` over a row, and stop at the first block with an offence."""
     largest = a.dtype.type(0)
     for start in range(0, a.size, BLOCK):
         stop = min(start + BLOCK, a.size)
@@ -90,7 +90,7 @@ def _limit(center, a, lower, upper, eps, tolerance):
 
 @compiled(fastmath=FAST)
 def _shrunk_block(x, v, lower, upper, t):
-    """The sum of min(max(|v| - t, 0), room), and how many of its terms still change with t."""
+    """Return sum min(max(|v| - t, 0), room), and how many terms still change with t."""
     zero, one = 0.0, 1.0
     size, active = zero, zero
     for j in range(x.size):
@@ -105,7 +105,7 @@ def _shrunk_block(x, v, lower, upper, t):
 
 @compiled()
 def _threshold_l1(x, v, lower, upper, eps, start, high, slack):
-    """The t > 0 with sum min(max(|v| - t, 0), room) = eps, which at t = 0 is more than eps.
+    """Return the t > 0 with sum min(max(|v| - t, 0), room) = eps; at t = 0 it is more than eps.
 
     Newton on a piecewise linear function, and halving where that leads out of the bracket. In
     float64: where a hundred thousand terms change with t, its rounding to float32 is seen in their

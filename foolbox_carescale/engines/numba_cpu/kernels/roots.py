@@ -65,7 +65,7 @@ SMALLEST_EPS = float(np.finfo(np.float64).tiny)  # below it 1 / eps overflows: t
 def _newton(
     x, v, lower, upper, target, p, inverse, order, scale, total, moving, low, high, slack, passes
 ):
-    """The scale with |total - target| <= slack, or NO_ROOT.
+    """Return the scale with |total - target| <= slack, or NO_ROOT.
 
     total and moving are the sums at the first scale. low and high are scales on either side of the
     root, 0 and infinity if not known. Elements are computed with in the type of `inverse`.
@@ -116,7 +116,7 @@ def _newton(
 
 @compiled()
 def _bracketed(x, v, lower, upper, eps, order, slack):
-    """Eta for any row, at several times the cost: in float64, between bounds known beforehand."""
+    """Return eta for any row, at several times the cost: in float64, between known bounds."""
     p, inverse = order[-1], 1 / eps
     reach, furthest, largest = far_corner(x, v, lower, upper, inverse, order)
     if reach <= 1 + slack:
@@ -133,7 +133,7 @@ def _bracketed(x, v, lower, upper, eps, order, slack):
 
 @compiled()
 def solve_row(x, v, lower, upper, eps, order, wide, tolerance, slack, room, direction):
-    """Eta and flags of one row; room and direction are scratch for the sample."""
+    """Return eta and flags of one row; room and direction are scratch for the sample."""
     if eps < SMALLEST_EPS:
         return 0.0, find_offences(x, v, lower, upper, tolerance)
     p, n, m = wide[-1], x.size, room.size
@@ -180,7 +180,7 @@ def solve_row(x, v, lower, upper, eps, order, wide, tolerance, slack, room, dire
 
 @compiled()
 def solve_row_inf(x, v, lower, upper, eps, wide, tolerance):
-    """Eta and flags of one row for p = inf, in closed form."""
+    """Return eta and flags of one row for p = inf, in closed form."""
     largest, offences = largest_open(x, v, lower, upper, x.dtype.type(eps), tolerance)
     if offences > 0:
         return 0.0, find_offences(x, v, lower, upper, tolerance)

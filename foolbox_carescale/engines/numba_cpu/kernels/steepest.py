@@ -49,7 +49,7 @@ def _fill_dual(g, top, smallest, order, scratch):
 
 @compiled(fastmath=FAST)
 def _fill_gains(x, g, lower, upper, scratch):
-    """|g| where g can move, else 0."""
+    """Write |g| where g can move, else 0."""
     zero = x.dtype.type(0)
     for j in range(x.size):
         room = room_at(x, g, lower, upper, j)
@@ -76,7 +76,7 @@ def _room_from(x, g, lower, upper, gains, threshold):
 
 @compiled()
 def _count_from(gains, threshold, room_of):
-    """How many gains are >= threshold, or (room_of is given) how much room they have."""
+    """Return how many gains are >= threshold, or (room_of is given) how much room they have."""
     if room_of is not None:
         return _room_from(room_of[0], room_of[1], room_of[2], room_of[3], gains, threshold)
     count = 0.0
@@ -87,14 +87,14 @@ def _count_from(gains, threshold, room_of):
 
 @compiled()
 def _of_bits(bits, gains):
-    """The number with these bits, in the type of the gains."""
+    """Return the number with these bits, in the type of the gains."""
     kind = type(bits_of(gains.dtype.type(np.inf)))
     return bits_of(kind(bits))
 
 
 @compiled()
 def _narrowed(gains, count, room_of, low, high, middle):
-    """The half of the bracket that holds the threshold; of no width where any there will do."""
+    """Return the half of the bracket with the threshold; of no width where any there will do."""
     found = _count_from(gains, _of_bits(middle, gains), room_of)
     if found == count:
         return middle, middle
@@ -103,7 +103,7 @@ def _narrowed(gains, count, room_of, low, high, middle):
 
 @compiled()
 def _threshold_of(gains, count, room_of, guesses):
-    """The largest t > 0 such that at least ``count`` of the gains (or their room) are >= t.
+    """Return the largest t > 0 such that at least ``count`` gains (or their room) are >= t.
 
     The least positive number where not so many are positive. Halving the bits of t, whose order is
     that of floats >= 0, ends at the exact value. A guess that is off costs a pass, no more.
@@ -131,7 +131,7 @@ def _fill_signs(g, threshold, scratch):
 
 @compiled(fastmath=FAST)
 def _write_filled(x, g, lower, upper, gains, threshold, part, out):
-    """All their room to gains above the threshold, a part of it to those at it."""
+    """Give all their room to gains above the threshold, a part of it to those at it."""
     zero, one = x.dtype.type(0), x.dtype.type(1)
     for j in range(x.size):
         end = value_at(upper, j) if g[j] > 0 else value_at(lower, j)
@@ -142,7 +142,7 @@ def _write_filled(x, g, lower, upper, gains, threshold, part, out):
 
 @compiled()
 def _fill_up(x, g, lower, upper, eps, gains, out):
-    """The steepest step for p = 1, where ``gains`` are |g| of what can move."""
+    """Write the steepest step for p = 1, where ``gains`` are |g| of what can move."""
     room_of = (x, g, lower, upper)
     zero = x.dtype.type(0)
     last = _threshold_of(gains, eps, room_of, (zero, zero))

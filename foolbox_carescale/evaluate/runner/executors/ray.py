@@ -143,7 +143,7 @@ class RayExecutor:
             signal.signal(signal.SIGTERM, handler)  # Ray's own would exit with code 15
 
     def _slots(self) -> int:
-        """How many workers the nodes have room for."""
+        """Return how many workers the nodes have room for."""
         needed = {"CPU": self._settings.cpus, "GPU": self._settings.gpus}
         slots = 0
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
@@ -168,7 +168,7 @@ class RayExecutor:
         self._starting[actor.start.remote(self._evaluation, self._shared)] = actor
 
     def _wait(self, running: dict[Any, Any]) -> Any | None:
-        """The next task that is done; None where something else has happened."""
+        """Return the next task that is done; None where something else has happened."""
         began, warned = time.monotonic(), False
         while True:
             # tasks first: where several are ready, a worker that gets free comes before a new one
