@@ -28,7 +28,7 @@ from torchvision.models import shufflenet_v2_x0_5
 
 from foolbox_carescale.attacks import L2ClipAwarePGD
 from foolbox_carescale.evaluate.data.digits import digits
-from foolbox_carescale.evaluate.models.loading import EMBEDDED_WEIGHTS, Normalized
+from foolbox_carescale.evaluate.models.loading import BUNDLED_WEIGHTS, Normalized
 
 MEAN = STD = (0.5, 0.5, 0.5)
 EPOCHS = 40
@@ -103,7 +103,7 @@ def accuracy(model: torch.nn.Module, split: str) -> float:
 def main() -> None:
     """Train, print the accuracy, write the weights."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=EMBEDDED_WEIGHTS)
+    parser.add_argument("--output", type=Path, default=BUNDLED_WEIGHTS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--adversarial", type=float, default=0.0, metavar="EPSILON")

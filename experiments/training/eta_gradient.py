@@ -2,7 +2,7 @@
 
     python -m experiments.training.eta_gradient [--quick]
 
-A ``NoiseGenerator`` learns to fool the embedded digits model, in three ways that differ only in
+A ``NoiseGenerator`` learns to fool the bundled digits model, in three ways that differ only in
 training:
 
     exact     clip(x + eta g(z)), differentiated through eta

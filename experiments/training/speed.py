@@ -3,7 +3,7 @@
     python -m experiments.training.speed [--quick]
 
 A training step (forward, backward, SGD) of torchvision's ResNet-18 on 16 x 3 x 224 x 224, and an
-epoch of the embedded digits model's architecture. The images are clean, or perturbed to exactly
+epoch of the bundled digits model's architecture. The images are clean, or perturbed to exactly
 epsilon by Gaussian noise, or by a direction that is learned, so that the gradient goes through
 the operator. The official code is the sort-based one of the paper, which Foolbox ships. All run in
 turns on the same data; the operator's own time is also taken alone, because the difference of two

@@ -2,7 +2,7 @@
 
     python -m experiments.training.universal [--quick]
 
-On the embedded digits model, for p from 1 to 2 and inf:
+On the bundled digits model, for p from 1 to 2 and inf:
 
 1. Perturbations per image by ``ClipAwarePGD``, at the epsilon where half of the images are still
    classified correctly, found by bisection: equal strength, so that only their shape differs.

@@ -88,7 +88,7 @@ class ClipAwareAttack(FixedEpsilonAttack, ABC):
             **kwargs: For ``run``.
 
         Returns:
-            Raw adversarials, clipped adversarials, success; lists where epsilons is one.
+            Adversarial examples as found, the same clipped, success; lists where epsilons is one.
 
         Raises:
             ValueError: inputs outside the model's bounds, not one label for each, epsilon

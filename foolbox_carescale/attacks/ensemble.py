@@ -132,7 +132,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
             **kwargs: None; a TypeError names what is left.
 
         Returns:
-            The adversarials, type of the inputs.
+            The adversarial examples, type of the inputs.
 
         Raises:
             ValueError: "apgd-t" with the DLR loss on a model of fewer than 4 classes, or "apgd-t"

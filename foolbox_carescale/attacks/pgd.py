@@ -157,7 +157,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             **kwargs: None; a TypeError names what is left.
 
         Returns:
-            The adversarials, type of the inputs.
+            The adversarial examples, type of the inputs.
         """
         raise_if_kwargs(kwargs)
         x0, criterion, epsilon, restore = checked_arguments(model, inputs, criterion, epsilon)

@@ -25,7 +25,7 @@ def case(request):
 
 @pytest.fixture(scope="session")
 def digits():
-    """The embedded digits model with 32 images: the strength of an attack in small."""
+    """The bundled digits model with 32 images: the strength of an attack in small."""
     from tests.attacks import model_cases
 
     return model_cases.digits(32)

@@ -180,11 +180,11 @@ def probabilities():
     from foolbox_carescale.evaluate import ModelConfig
     from foolbox_carescale.evaluate.models.loading import load_model
 
-    embedded, _ = load_model(ModelConfig(weights="embedded"))
+    bundled, _ = load_model(ModelConfig(weights="bundled"))
 
     class Softmax(torch.nn.Module):
         def forward(self, x):
-            return embedded(x).softmax(1)
+            return bundled(x).softmax(1)
 
     return Softmax().eval()
 

@@ -17,7 +17,7 @@ from foolbox_carescale.evaluate import (
     UserError,
 )
 from foolbox_carescale.evaluate.data.digits import digits
-from foolbox_carescale.evaluate.models.loading import EMBEDDED_WEIGHTS, load_model, resolve_model
+from foolbox_carescale.evaluate.models.loading import BUNDLED_WEIGHTS, load_model, resolve_model
 from foolbox_carescale.evaluate.runner.resolve import resolve
 
 
@@ -42,13 +42,13 @@ def predictions(model, images):
     return model(torch.from_numpy(images)).argmax(1).numpy()
 
 
-def test_the_embedded_model_is_at_least_97_percent_right_on_digits_it_never_saw():
+def test_the_bundled_model_is_at_least_97_percent_right_on_digits_it_never_saw():
     model, config = load_model(ModelConfig())
     images, labels, index = digits("test")
     assert not set(index) & set(digits("train")[2])
-    assert config.weights == "embedded"
+    assert config.weights == "bundled"
     assert np.mean(predictions(model, images) == labels) >= 0.97
-    assert EMBEDDED_WEIGHTS.stat().st_size <= 2_000_000
+    assert BUNDLED_WEIGHTS.stat().st_size <= 2_000_000
 
 
 def test_normalisation_is_inside_the_model_so_that_bounds_stay_0_and_1():
@@ -89,7 +89,7 @@ def test_a_weight_file_that_could_run_code_is_refused(tmp_path):
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
 def test_a_damaged_weight_file_is_one_line(tmp_path, ending):
     whole, path = tmp_path / f"whole.{ending}", tmp_path / f"w.{ending}"
-    state = load_file(EMBEDDED_WEIGHTS)
+    state = load_file(BUNDLED_WEIGHTS)
     save_file(state, whole) if ending == "safetensors" else torch.save(state, whole)
     content = whole.read_bytes()
     generator, refused = np.random.default_rng(0), []
@@ -116,7 +116,7 @@ def test_a_damaged_weight_file_is_one_line(tmp_path, ending):
 )
 def test_a_weight_files_note_that_cannot_be_read_is_one_line(tmp_path, note):
     path = tmp_path / "w.safetensors"
-    save_file(load_file(EMBEDDED_WEIGHTS), path, metadata={"carescale": note})
+    save_file(load_file(BUNDLED_WEIGHTS), path, metadata={"carescale": note})
     with pytest.raises(UserError, match="save it without the metadata 'carescale'"):
         load_model(ModelConfig(weights=str(path)))
 
@@ -196,8 +196,8 @@ def test_a_weight_file_has_the_classes_of_the_data_unless_it_says_otherwise(tmp_
         load_model(run.model)
     untrained = ModelConfig("squeezenet1_1", weights=None)
     assert resolve(Evaluation(untrained, labels))[0].model.num_classes == 7
-    embedded = ModelConfig(weights="embedded")
-    assert resolve(Evaluation(embedded, labels))[0].model.num_classes == 10
+    bundled = ModelConfig(weights="bundled")
+    assert resolve(Evaluation(bundled, labels))[0].model.num_classes == 10
 
 
 def labels_up_to_6():
@@ -205,7 +205,7 @@ def labels_up_to_6():
 
 
 def test_auto_takes_the_weights_that_fit_the_data(downloaded):
-    for data, classes, weights in (("digits", 10, "embedded"), ("imagenet", 1000, "IMAGENET1K_V1")):
+    for data, classes, weights in (("digits", 10, "bundled"), ("imagenet", 1000, "IMAGENET1K_V1")):
         config = resolve_model(ModelConfig(), data=data, num_classes=classes)
         assert config.weights == weights
 
@@ -321,10 +321,10 @@ def jax_model():
     [
         (ModelConfig("resnet81"), "did you mean 'resnet18'"),
         (ModelConfig("fasterrcnn_resnet50_fpn"), "torchvision has no classifier"),
-        (ModelConfig("resnet18", "embedded"), "the embedded ones are shufflenet_v2_x0_5's"),
+        (ModelConfig("resnet18", "bundled"), "the bundled ones are shufflenet_v2_x0_5's"),
         (ModelConfig("resnet18", "IMAGENET1K_V9"), "did you mean 'IMAGENET1K_V1'?"),
         (ModelConfig("resnet18", "no/such.pt"), "'no/such.pt' is no such file"),
-        (ModelConfig("resnet18", str(EMBEDDED_WEIGHTS)), "does not fit resnet18"),
+        (ModelConfig("resnet18", str(BUNDLED_WEIGHTS)), "does not fit resnet18"),
         (ModelConfig("resnet18", __file__), "is not a plain PyTorch state dict"),
         (ModelConfig("resnet18", None, params={"widht": 3}), "unexpected keyword argument"),
         (ModelConfig("resnet18", None, num_classes=-1), "torchvision cannot build resnet18"),

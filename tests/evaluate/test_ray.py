@@ -35,7 +35,7 @@ DIGITS = {
     },
     "samples": 12,
     "batch_size": 5,
-    "save": "adversarials",
+    "save": "adversarial_examples",
 }
 
 
@@ -74,8 +74,11 @@ def test_two_workers_complete_a_run_bit_identically_to_this_process(cluster, tmp
     assert len(taken) == 9
     assert max(ahead) <= 2 * PREFETCH  # no task waits in a queue that grows
     assert rows(tmp_path / "ray") == rows(tmp_path / "local")
-    for kept in (tmp_path / "local" / "adversarials").iterdir():
-        assert kept.read_bytes() == (tmp_path / "ray" / "adversarials" / kept.name).read_bytes()
+    for kept in (tmp_path / "local" / "adversarial_examples").iterdir():
+        assert (
+            kept.read_bytes()
+            == (tmp_path / "ray" / "adversarial_examples" / kept.name).read_bytes()
+        )
 
 
 def test_a_task_that_always_kills_its_worker_is_one_error(cluster, tmp_path):

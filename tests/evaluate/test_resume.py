@@ -111,7 +111,7 @@ def test_progress_counts_what_was_there_before(tmp_path):
         ),
         ({"threads": 2, "batch_size": 2}, ["threads is 1", "batch_size is 1 there and 2 here"]),
         ({"device": "cuda"}, ["device is 'auto' there and 'cuda' here"]),
-        ({"save": "adversarials"}, ["save is None there"]),
+        ({"save": "adversarial_examples"}, ["save is None there"]),
     ],
 )
 def test_another_config_is_refused_with_the_keys_that_differ(tmp_path, changes, words):
@@ -228,13 +228,13 @@ def test_a_damaged_part_is_set_aside_and_computed_again(tmp_path, reference, dam
     assert aside.read_bytes() == damaged
 
 
-@pytest.mark.parametrize("name", ["adversarials", "examples"])
+@pytest.mark.parametrize("name", ["adversarial_examples", "examples"])
 def test_a_damaged_file_beside_the_rows_is_found_too(tmp_path, name):
-    evaluate(tiny(tmp_path / "run", save="adversarials"))
+    evaluate(tiny(tmp_path / "run", save="adversarial_examples"))
     flipped(next((tmp_path / "run" / name).glob("0002*")))
     with pytest.warns(EvaluationWarning, match=f"{name}/.* is damaged"):
-        assert computed(tmp_path / "run", save="adversarials") == 1
-    assert computed(tmp_path / "run", save="adversarials") == 0
+        assert computed(tmp_path / "run", save="adversarial_examples") == 1
+    assert computed(tmp_path / "run", save="adversarial_examples") == 0
 
 
 def test_a_part_of_another_run_is_set_aside(tmp_path, reference):

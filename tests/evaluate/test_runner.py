@@ -188,7 +188,7 @@ def test_what_was_computed_before_an_error_stays(tmp_path):
 def test_the_stored_config_runs_again_with_the_same_result(tmp_path):
     first = evaluate(small(tmp_path / "a"))
     stored = load_evaluation(tmp_path / "a" / "config.yaml", [f"output={tmp_path / 'b'}"])
-    assert stored.model.weights == "embedded"
+    assert stored.model.weights == "bundled"
     assert rows(evaluate(stored)) == rows(first)
 
 
@@ -218,10 +218,10 @@ def test_an_error_of_a_model_of_ones_own_is_not_touched(tmp_path):
 
 def test_rows_identify_the_input_and_hold_all_norms(tmp_path):
     attacks = {"pgd": AttackConfig("L2PGD", [0.5], params={"steps": 5})}
-    run = evaluate(small(tmp_path / "run", attacks=attacks, save="adversarials"))
+    run = evaluate(small(tmp_path / "run", attacks=attacks, save="adversarial_examples"))
     images = {int(i): x for x, i in zip(*_digits(12), strict=True)}
     kept = {}
-    for part in (run.folder / "adversarials").iterdir():
+    for part in (run.folder / "adversarial_examples").iterdir():
         tensors = load_file(part)
         kept |= dict(zip(tensors["sample"].tolist(), tensors["epsilon=0.5"], strict=True))
     attacked = [row for row in rows(run) if row["attacked"]]

@@ -56,7 +56,7 @@ def test_schemas_are_schemas_and_every_key_is_described(group):
         ("attacks: {mine: {name: L2PDG}}", "'L2PDG' is not one of"),
         ("attacks: {mine: {name: L2PGD, repeat: often}}", "'often' is not of type 'integer'"),
         ("executor: {name: slurm}", "'slurm' is not one of"),
-        ("save: adversarial", "'adversarial' is not one of ['adversarials', None]"),
+        ("save: adversarial", "'adversarial' is not one of ['adversarial_examples', None]"),
         ("tracking: {nme: mlflow}", "'nme' was unexpected"),
         ("defaults: {data: folder}", "is not of type 'array'"),
     ],

@@ -25,7 +25,7 @@ from tests.evaluate.factories import data, rows, tiny
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs") / "run"
-    evaluate(tiny(root, save="adversarials"))
+    evaluate(tiny(root, save="adversarial_examples"))
     return root
 
 
@@ -69,13 +69,15 @@ def test_results_open_in_pandas_polars_and_duckdb_as_they_are(folder):
     assert duckdb.sql(query).fetchall() == [(6,)]
 
 
-def test_adversarials_are_those_of_the_rows(folder):
+def test_saved_adversarial_examples_are_those_of_the_rows(folder):
     images, _ = data()
     table = [r for r in rows(folder) if r["attacked"]]
     for row in table:
         (name,) = [
             path
-            for path in (folder / "adversarials").glob(f"*-{row['attack']}-*-{row['batch']:05d}.*")
+            for path in (folder / "adversarial_examples").glob(
+                f"*-{row['attack']}-*-{row['batch']:05d}.*"
+            )
             if f"-{row['epsilon']!r}-" in path.name or "-all-" in path.name
         ]
         kept = load_file(name)
@@ -87,9 +89,9 @@ def test_adversarials_are_those_of_the_rows(folder):
     assert len(table) > 40
 
 
-def test_adversarials_are_only_kept_when_asked_for(tmp_path):
+def test_adversarial_examples_are_only_saved_when_asked_for(tmp_path):
     evaluate(tiny(tmp_path / "run"))
-    assert not (tmp_path / "run" / "adversarials").exists()
+    assert not (tmp_path / "run" / "adversarial_examples").exists()
 
 
 @pytest.fixture
@@ -197,10 +199,10 @@ def test_a_file_system_without_links_holds_a_run_like_any_other(tmp_path, folder
 
 
 def test_what_belongs_to_rows_and_is_gone_is_computed_again(tmp_path):
-    evaluate(tiny(tmp_path / "run", save="adversarials"))
-    victim = next((tmp_path / "run" / "adversarials").glob("0004-*"))
+    evaluate(tiny(tmp_path / "run", save="adversarial_examples"))
+    victim = next((tmp_path / "run" / "adversarial_examples").glob("0004-*"))
     content = victim.read_bytes()
     victim.unlink()
     with pytest.warns(EvaluationWarning, match=f"{victim.name} is missing.*is computed again"):
-        evaluate(tiny(tmp_path / "run", save="adversarials"))
+        evaluate(tiny(tmp_path / "run", save="adversarial_examples"))
     assert victim.read_bytes() == content

@@ -19,7 +19,7 @@ EXECUTORS = ("local", "ray")
 EXECUTOR_GROUP = "carescale.executors"
 DTYPES = ("float32", "bfloat16", "float16", "autocast")
 TRACKERS = ("none", "mlflow", "tensorboard")
-SAVES = ("adversarials",)
+SAVES = ("adversarial_examples",)
 
 
 @dataclass
@@ -28,10 +28,10 @@ class ModelConfig:
 
     Attributes:
         name: A torchvision classifier, such as ``resnet18``.
-        weights: ``auto``, ``embedded`` (the digits classifier that ships with the package),
+        weights: ``auto``, ``bundled`` (the digits classifier that ships with the package),
             ``DEFAULT`` or another of torchvision's weights by name, a file (safetensors, or
             a PyTorch state dict, which is read without running code), or None: untrained.
-            ``auto`` takes what fits the data: the embedded weights for digits, DEFAULT for
+            ``auto`` takes what fits the data: the bundled weights for digits, DEFAULT for
             data with ImageNet's 1000 classes; otherwise the network stays untrained, and a
             warning says so.
         num_classes: None takes it from the weights, otherwise from the data.
@@ -59,7 +59,7 @@ class DataConfig:
     """Images in [0, 1] with labels.
 
     Attributes:
-        name: ``digits`` (embedded, held-out images only), ``foolbox/imagenet`` or another of
+        name: ``digits`` (bundled, held-out images only), ``foolbox/imagenet`` or another of
             Foolbox's sample sets (20 images each), ``folder`` (one directory per class), or a
             torchvision data set by name, such as ``CIFAR10``.
         root: Directory of ``folder`` and of torchvision's data sets.
@@ -215,7 +215,7 @@ class Evaluation:
             choice. Results are bit-identical only at the same number of threads.
         executor: Where the run is computed.
         tracking: Where the finished run is reported besides its folder.
-        save: ``adversarials`` stores them too, as float32, one safetensors file per task.
+        save: ``adversarial_examples`` stores them too, as float32, one safetensors file per task.
         shard: ``i/n`` computes part i of n, counted from 0, for job arrays. All parts write into
             one folder, in any order, at any time.
         output: The run folder; None makes a new one below ``runs``, named for the time. A folder

@@ -1,4 +1,4 @@
-"""The embedded data: scikit-learn's handwritten digits as small RGB images."""
+"""The bundled data: scikit-learn's handwritten digits as small RGB images."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def open_source(config: DataConfig, split: Split = "test") -> Source:
 
     Args:
         config: Which data.
-        split: Of the embedded digits, and of torchvision's data sets where ``data.params`` does
+        split: Of the bundled digits, and of torchvision's data sets where ``data.params`` does
             not say another; a folder and data of one's own have no splits.
 
     Raises:

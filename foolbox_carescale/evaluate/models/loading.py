@@ -19,10 +19,10 @@ from ..config.types import ModelConfig
 from ..errors import EvaluationWarning, UserError, nearest, warn
 from .weights import read_notes, read_state
 
-EMBEDDED_WEIGHTS = Path(__file__).with_name("digits_shufflenet.safetensors")
+BUNDLED_WEIGHTS = Path(__file__).with_name("digits_shufflenet.safetensors")
 """Made by ``experiments/train_digits.py``."""
 
-EMBEDDED_NAME = "shufflenet_v2_x0_5"
+BUNDLED_NAME = "shufflenet_v2_x0_5"
 
 IMAGENET_CLASSES = 1000
 
@@ -194,7 +194,7 @@ def resolve_model(config: ModelConfig, *, data: str, num_classes: int) -> ModelC
 
 def named_weights(config: ModelConfig) -> Any:
     """Return the member of torchvision's enum that the weights name; None for other weights."""
-    if config._target_ is not None or config.weights in (None, "auto", "embedded"):
+    if config._target_ is not None or config.weights in (None, "auto", "bundled"):
         return None
     assert config.weights is not None
     if _weights_file(config) is not None:
@@ -205,7 +205,7 @@ def named_weights(config: ModelConfig) -> Any:
         (".safetensors", ".pt", ".pth", ".bin")
     )
     if looks_like_file or name not in enum.__members__:
-        valid = nearest(name, ["embedded", "auto", "DEFAULT", *enum.__members__])
+        valid = nearest(name, ["bundled", "auto", "DEFAULT", *enum.__members__])
         raise UserError(
             f"model.weights: {config.weights!r} is no such file"
             + ("" if looks_like_file else f", nor weights of {config.name}; {valid}")
@@ -216,7 +216,7 @@ def named_weights(config: ModelConfig) -> Any:
 def _weights_file(config: ModelConfig) -> Path | None:
     if config.weights is None:
         return None
-    path = EMBEDDED_WEIGHTS if config.weights == "embedded" else Path(config.weights).expanduser()
+    path = BUNDLED_WEIGHTS if config.weights == "bundled" else Path(config.weights).expanduser()
     return path if path.is_file() else None
 
 
@@ -272,8 +272,8 @@ def _choose_weights(config: ModelConfig, data: str, num_classes: int) -> ModelCo
             f" {nearest(config.name, names)}"
         )
     if config.weights == "auto":
-        if config.name == EMBEDDED_NAME and data == "digits":
-            return dataclasses.replace(config, weights="embedded")
+        if config.name == BUNDLED_NAME and data == "digits":
+            return dataclasses.replace(config, weights="bundled")
         if num_classes == IMAGENET_CLASSES:
             return dataclasses.replace(config, weights="DEFAULT")
         warn(
@@ -285,9 +285,9 @@ def _choose_weights(config: ModelConfig, data: str, num_classes: int) -> ModelCo
             stacklevel=3,
         )
         return dataclasses.replace(config, weights=None)
-    if config.weights == "embedded" and config.name != EMBEDDED_NAME:
+    if config.weights == "bundled" and config.name != BUNDLED_NAME:
         raise UserError(
-            f"model.weights: the embedded ones are {EMBEDDED_NAME}'s, not {config.name}'s;"
+            f"model.weights: the bundled ones are {BUNDLED_NAME}'s, not {config.name}'s;"
             " give DEFAULT, a file or null"
         )
     return config

@@ -74,7 +74,7 @@ class Worker:
             name: Of the model.
             data: All samples of the run.
             tasks: All tasks of the run.
-            keep: Whether parts hold the adversarials.
+            keep: Whether parts hold the adversarial examples.
         """
         self._model, self._name, self._data, self._tasks = model, name, data, tasks
         self._keep = keep
@@ -260,7 +260,7 @@ def make_worker(evaluation: Evaluation, data: Data, tasks: Tasks) -> tuple[Worke
     with diagnostics.capture_warnings() as captured:
         model, config = load_model(evaluation.model, device=evaluation.device)
     name = config._target_ or config.name
-    worker = Worker(model, name, data, tasks, keep=evaluation.save == "adversarials")
+    worker = Worker(model, name, data, tasks, keep=evaluation.save == "adversarial_examples")
     try:
         probe = worker.probe_model()
     except (RuntimeError, AssertionError) as error:

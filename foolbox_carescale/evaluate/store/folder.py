@@ -1,4 +1,4 @@
-"""The run folder: config, per-sample results, example images and, if wanted, adversarials."""
+"""The run folder: config, per-sample results, example images, saved adversarial examples."""
 
 from __future__ import annotations
 
@@ -88,13 +88,13 @@ class TaskResult:
         task: Its name.
         rows: One per setting of the task and sample, of ``SCHEMA``.
         examples: Images that pictures of the run show, with what identifies them.
-        adversarials: Perturbed images by setting and their samples, where they are to be saved.
+        adversarial_examples: By setting, with their samples, where they are saved.
     """
 
     task: str
     rows: pa.Table
     examples: Mapping[str, Array] | None = None
-    adversarials: Mapping[str, Array] | None = None
+    adversarial_examples: Mapping[str, Array] | None = None
 
 
 class RunFolder:
@@ -103,8 +103,8 @@ class RunFolder:
     ``run.json`` says which run it is, ``config.yaml`` is its resolved config, ``warnings.json``
     holds the diagnostics about its numbers. Of each task
     there are ``results/<task>.parquet`` and, of some or all, ``examples/<task>.npz`` and
-    ``adversarials/<task>.safetensors``. The Parquet file is written last and holds checksums of
-    itself and of the others: a task is done where it is there and right. Any number of
+    ``adversarial_examples/<task>.safetensors``. The Parquet file is written last and holds
+    checksums of itself and of the others: a task is done where it is there and right. Any number of
     processes may write into a folder: tasks have the same rows whoever computes them, and a
     claim, which ends with the process that holds it, keeps two from computing the same.
     """
@@ -209,10 +209,12 @@ class RunFolder:
             buffer = io.BytesIO()
             np.savez(buffer, **part.examples)  # type: ignore[arg-type]
             files[f"examples/{part.task}.npz"] = buffer.getvalue()
-        if part.adversarials is not None:
+        if part.adversarial_examples is not None:
             from safetensors.numpy import save
 
-            files[f"adversarials/{part.task}.safetensors"] = save(dict(part.adversarials))
+            files[f"adversarial_examples/{part.task}.safetensors"] = save(
+                dict(part.adversarial_examples)
+            )
         notes = {
             "carescale.run": self._fingerprint,
             "carescale.task": part.task,
