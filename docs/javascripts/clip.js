@@ -45,7 +45,7 @@
     }
   }
 
-  // Three pictures of the digit, and the curve of sizes.
+  // Three pictures of the digit, and the curve of norms.
   const picture = (host) => {
     const root = svg("svg", { viewBox: "0 0 80 80", role: "img" }, host);
     return x.map((_, i) =>
@@ -65,7 +65,7 @@
   const H = 240;
   const M = { left: 44, right: 12, top: 12, bottom: 36 };
   const plot = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img" }, get("plot"));
-  svg("title", {}, plot).textContent = "Size after the clip against epsilon";
+  svg("title", {}, plot).textContent = "Norm after the clip against epsilon";
   const axes = svg("g", { class: "axes" }, plot);
   const exactCurve = svg("path", { class: "exact" }, plot);
   const naiveCurve = svg("path", { class: "naive" }, plot);
@@ -76,7 +76,7 @@
     svg("text", attributes, plot).textContent = text;
   };
   label("epsilon", { x: W - M.right, y: H - 4, "text-anchor": "end" });
-  label("size after the clip", { x: M.left + 6, y: M.top + 8 });
+  label("norm after the clip", { x: M.left + 6, y: M.top + 8 });
 
   function draw() {
     const p = order.value === "inf" ? Infinity : Number(order.value);
@@ -102,15 +102,15 @@
       svg("text", { x: M.left - 6, y: py(t) + 4, "text-anchor": "end" }, axes).textContent = text;
     }
 
-    const sizes = { naive: naive(eps), exact: exact(eps) };
+    const norms = { naive: naive(eps), exact: exact(eps) };
     const place = (dot, size) => {
       dot.setAttribute("cx", px(eps));
       dot.setAttribute("cy", py(size));
     };
-    place(naiveDot, sizes.naive);
-    place(exactDot, sizes.exact);
+    place(naiveDot, norms.naive);
+    place(exactDot, norms.exact);
     for (const [key, value] of Object.entries({
-      x1: px(eps), x2: px(eps), y1: py(sizes.naive), y2: py(sizes.exact),
+      x1: px(eps), x2: px(eps), y1: py(norms.naive), y2: py(norms.exact),
     })) eaten.setAttribute(key, value);
 
     const eta = rescaling(eps, p);
@@ -119,9 +119,9 @@
     paint(pictures[1], at(eps / norm(v, p)));
     paint(pictures[2], at(eta));
     get("asked").textContent = eps.toFixed(3);
-    get("size-naive").textContent = sizes.naive.toFixed(3);
-    get("size-exact").textContent = sizes.exact.toFixed(3);
-    get("lost").textContent = eps > 0 ? `${Math.round(100 * (1 - sizes.naive / eps))} %` : "0 %";
+    get("norm-naive").textContent = norms.naive.toFixed(3);
+    get("norm-exact").textContent = norms.exact.toFixed(3);
+    get("lost").textContent = eps > 0 ? `${Math.round(100 * (1 - norms.naive / eps))} %` : "0 %";
     get("reach").textContent = reach.toFixed(3);
     get("eta").textContent = eta.toFixed(4);
     get("beyond").hidden = eps <= reach;

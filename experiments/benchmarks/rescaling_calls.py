@@ -146,7 +146,7 @@ def _wait_for_cuda(value: Any) -> Any:
 CLIP, BISECTION = "clip, torch", "bisection, torch"
 CLIP_INTO = "clip, torch, into given memory"
 FUSED, BACKWARD, GENERIC = (
-    "ours, torch, perturb", "ours, torch, with backward", "ours, torch, generic engine"
+    "ours, torch, perturb", "ours, torch, with backward", "ours, torch, eager engine"
 )  # fmt: skip
 COPY = "copy of x and delta, cuda"
 

@@ -1,4 +1,4 @@
-"""Measure a model from Python, and read the results with pandas, polars and DuckDB.
+"""Evaluate a model from Python, and read the results with pandas, polars and DuckDB.
 
 python -m experiments.examples.evaluate_model [--output runs/example]
 """
@@ -15,18 +15,18 @@ from foolbox_carescale.evaluate import AttackConfig, Evaluation, evaluate, print
 
 
 def main(arguments: list[str] | None = None) -> dict[tuple[str, float], float]:
-    """Robust accuracy by attack and epsilon."""
+    """Return robust accuracy by attack and epsilon."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("runs/example"))
     options = parser.parse_args(arguments)
 
     epsilons = [0.3, 0.6]
     results = evaluate(
-        Evaluation(  # the bundled model and digits; ModelConfig and DataConfig say others
+        Evaluation(  # the bundled model and digits; ModelConfig and DataConfig choose others
             attacks={
                 "noise": AttackConfig("L2ClipAwareGaussianNoise", epsilons),
-                "foolbox": AttackConfig("L2PGD", epsilons, params={"steps": 10}),
-                "ours": AttackConfig("L2ClipAwarePGD", epsilons, params={"steps": 10}),
+                "foolbox_pgd": AttackConfig("L2PGD", epsilons, params={"steps": 10}),
+                "clip_aware_pgd": AttackConfig("L2ClipAwarePGD", epsilons, params={"steps": 10}),
             },
             samples=20,
             output=str(options.output),
@@ -41,15 +41,16 @@ def main(arguments: list[str] | None = None) -> dict[tuple[str, float], float]:
     print(rows.group_by("attack", "epsilon").agg(pl.col("robust").mean()).sort("attack", "epsilon"))
 
     files = f"read_parquet('{options.output}/results/*.parquet')"
-    # the samples that withstand Foolbox's attack but not ours
+    # the samples that withstand only Foolbox's attack
     print(
         duckdb.sql(
             f"SELECT a.epsilon, count(*) AS missed FROM {files} a JOIN {files} b "
-            "USING (sample, epsilon) WHERE a.attack = 'foolbox' AND b.attack = 'ours' "
-            "AND a.robust AND NOT b.robust GROUP BY ALL ORDER BY ALL"
+            "USING (sample, epsilon) WHERE a.attack = 'foolbox_pgd' "
+            "AND b.attack = 'clip_aware_pgd' AND a.robust AND NOT b.robust "
+            "GROUP BY ALL ORDER BY ALL"
         )
     )
-    return {(cell.attack, cell.epsilon): cell.robust_accuracy for cell in results.summary()}
+    return {(row.attack, row.epsilon): row.robust_accuracy for row in results.summary()}
 
 
 if __name__ == "__main__":

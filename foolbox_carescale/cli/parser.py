@@ -13,19 +13,19 @@ from . import commands
 _EVALUATE_HELP = """\
 examples:
   carescale evaluate
-      the bundled default: a small classifier of digits, Foolbox's attacks beside clip-aware ones
-  carescale evaluate experiments/quickstart.yaml model.name=resnet18 attacks.ours.steps=20
-      a file, and overrides of what is in it
+      the bundled default: a small classifier of digits, attacks of Foolbox and of this package
+  carescale evaluate experiments/quickstart.yaml attacks.clip_aware_l2_pgd.steps=20
+      a file, and an override
   carescale evaluate samples=20 '~attacks.foolbox_l1_pgd' output=runs/small
-      the default with fewer samples, without one of its attacks, into a folder of your choice
+      the default with fewer samples, without one of its attacks, in a folder of your choice
   carescale evaluate '~attacks' attacks.mine.name=L2DeepFoolAttack 'epsilons.L2=[0.5,1]'
       an attack of your choice instead of the default ones
   carescale evaluate model=resnet50 data=imagenet_samples attack=imagenet tracking=mlflow
-      config groups: files of the package, or files beside yours
+      config groups: bundled files, or files in the folder of your config
   carescale evaluate --multirun attack=pgd,noise seed=0,1 output=runs/sweep
       every combination, each in its own folder, and one report of all
   carescale evaluate my.yaml output=runs/mine --shard 0/8
-      one of eight shards; all write into one folder, and running one again resumes it
+      one of eight shards; all write to one folder, and the same command resumes a shard
   carescale evaluate my.yaml executor=ray executor.address=auto
       on a Ray cluster
   carescale evaluate --print-config
@@ -38,11 +38,11 @@ examples:
   carescale train
       the bundled default: a small classifier of digits, in less than a minute
   carescale train recipe=gaussian-exact recipe.eps=8 patience=5
-      on noise of exactly epsilon, until the loss no longer falls
+      on noise of exactly epsilon, until the loss no longer decreases
   carescale train recipe=pgd-at recipe.p=inf recipe.eps=0.03 model=resnet18 data=cifar10
       config groups: model, data, recipe, optimizer, schedule, tracking
   carescale train output=runs/mine
-      resumes the training in that folder, if it was interrupted
+      resume an interrupted training in that folder
   carescale train --print-config
       all keys and their values, as a file to start from
 """
@@ -94,7 +94,7 @@ def make_parser() -> argparse.ArgumentParser:
     _take_config(train)
     train.set_defaults(command=commands.train)
     report = subparsers.add_parser(
-        "report", help="write the page, tables and figures of runs, from their folders"
+        "report", help="write the page, tables and figures of runs from their folders"
     )
     report.add_argument("runs", nargs="+", metavar="RUN", help="a run folder; several: compared")
     report.add_argument(

@@ -54,8 +54,8 @@ def test_drop_in_of_the_readme_runs():
         code = code.replace(long, short)  # nothing to download, and seconds in place of minutes
     names = {}
     exec(compile(code, "README.md", "exec"), names)
-    for points, epsilon in zip(names["adversarials"], [0.1, 0.5, 1.0], strict=True):
-        norms = (points - names["images"]).flatten(1).norm(dim=1)
+    for advs, epsilon in zip(names["advs"], [0.1, 0.5, 1.0], strict=True):
+        norms = (advs - names["images"]).flatten(1).norm(dim=1)
         assert norms.tolist() == pytest.approx([epsilon], rel=1e-4)
 
 

@@ -48,7 +48,7 @@ def test_evaluate_model(tmp_path, capsys):
     for (attack, epsilon), accuracy in robust.items():
         assert attack in printed
         assert accuracy <= robust["noise", epsilon]
-    assert robust["ours", 0.6] <= robust["foolbox", 0.6]
+    assert robust["clip_aware_pgd", 0.6] <= robust["foolbox_pgd", 0.6]
     assert "missed" in printed
 
 

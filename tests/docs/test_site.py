@@ -99,14 +99,14 @@ def test_figure_computes_what_the_operator_computes(page, address, order, p):
         page.locator("[data-epsilon]").fill(str(place))
         said = {
             name: float(page.locator(f"[data-{name}]").inner_text())
-            for name in ("asked", "size-naive", "size-exact", "reach")
+            for name in ("asked", "norm-naive", "norm-exact", "reach")
         }
         exact = np.linalg.norm(perturb(x, delta, said["asked"], p=p) - x, ord=p, axis=1)
         scale = said["asked"] / np.linalg.norm(delta, ord=p, axis=1)
         naive = np.linalg.norm(np.clip(x + scale * delta, 0, 1) - x, ord=p, axis=1)
-        assert said["size-exact"] == pytest.approx(exact[0], abs=2e-3)
-        assert said["size-exact"] == pytest.approx(min(said["asked"], said["reach"]), abs=2e-3)
-        assert said["size-naive"] == pytest.approx(naive[0], abs=2e-3)
+        assert said["norm-exact"] == pytest.approx(exact[0], abs=2e-3)
+        assert said["norm-exact"] == pytest.approx(min(said["asked"], said["reach"]), abs=2e-3)
+        assert said["norm-naive"] == pytest.approx(naive[0], abs=2e-3)
         seen.add(page.locator("[data-exact] rect").first.get_attribute("fill"))
         assert page.locator("[data-beyond]").is_visible() == (place == 1000)
     assert len(seen) > 1 or p == 1
