@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from tests import kits
+from tests import backends
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's notes on this machine's CPU
 
@@ -33,9 +33,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def kit(request: pytest.FixtureRequest) -> Iterator[kits.Kit]:
-    """``@pytest.mark.parametrize("kit", kits.SINGLE, indirect=True)``."""
-    with kits.make(request.param) as made:
+def backend(request: pytest.FixtureRequest) -> Iterator[backends.Backend]:
+    """``@pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)``."""
+    with backends.make(request.param) as made:
         yield made
 
 

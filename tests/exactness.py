@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tests import kits, reference
+from tests import backends, reference
 
 # relative error of the norm; half: eta itself is rounded to the dtype, and the norm follows
 # eta at most proportionally
@@ -28,7 +28,7 @@ def tolerance(dtype: str, p: float) -> float:
 
 
 def assert_size(
-    kit: kits.Kit,
+    backend: backends.Backend,
     eta: Any,
     x: Any,
     delta: Any,
@@ -41,10 +41,10 @@ def assert_size(
     wanted = np.minimum(eps, reference.reachable_norm(x, delta, p, lower, upper))
     size = reference.realised_norm(eta, x, delta, p, lower, upper)
     error = np.abs(size - wanted)
-    exact_enough = error <= tolerance(kit.dtype, p) * wanted
+    exact_enough = error <= tolerance(backend.dtype, p) * wanted
     if not exact_enough.all():
         exact = reference.bisected_eta(x, delta, eps, p, lower, upper)
-        smallest, largest = NORMAL[kit.dtype]
+        smallest, largest = NORMAL[backend.dtype]
         # below the normal numbers half a step of the dtype is more than a relative error says
         exact_enough |= exact < smallest
         exact_enough |= (exact > largest) & (size < wanted)

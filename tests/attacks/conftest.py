@@ -19,7 +19,7 @@ def case(request):
     from tests.attacks import model_cases
 
     made = model_cases.make(request.param)
-    model_cases.seed(made.kit.framework)
+    model_cases.seed(made.backend.framework)
     return made
 
 

@@ -11,7 +11,7 @@ import foolbox as fb
 import numpy as np
 import torch
 
-from tests import kits, reference
+from tests import backends, reference
 
 SAMPLES, SHAPE, CLASSES = 4, (3, 8, 8), 5
 WITH_GRADIENT = ("torch", "torch-conv", "torch-wide", "tensorflow", "jax")
@@ -24,7 +24,7 @@ EPSILONS = {0.5: 300.0, 1: 6.0, 1.5: 2.5, 2: 1.5, 3: 0.8, float("inf"): 0.15}
 class ModelCase:
     """A model of Foolbox's, with inputs and the labels that it gives them."""
 
-    kit: kits.Kit
+    backend: backends.Backend
     model: Any
     x: Any
     labels: Any
@@ -35,7 +35,7 @@ class ModelCase:
         return float(upper - lower)
 
     def numpy(self, tensor: Any) -> np.ndarray:
-        return self.kit.numpy(native(tensor))
+        return self.backend.numpy(native(tensor))
 
     def norm(self, tensor: Any, p: float) -> np.ndarray:
         """Of the perturbation, in float64 from the values as they are."""
@@ -71,11 +71,11 @@ def build(
     framework: str, forward: Any, x: np.ndarray, *, bounds: Any = (0, 1), dtype: str = "float32"
 ) -> ModelCase:
     """The case that the function of native tensors makes."""
-    kit = kits.Kit(framework, dtype)
+    backend = backends.Backend(framework, dtype)
     model = _wrap(framework, forward, bounds)
-    points = kit.tensor(x)
+    points = backend.tensor(x)
     labels = model(ep.astensor(points)).argmax(-1)
-    return ModelCase(kit, model, points, labels.raw)
+    return ModelCase(backend, model, points, labels.raw)
 
 
 def images(bounds: Any = (0, 1), *, on_bounds: float = 0.7, shape: Any = None) -> np.ndarray:
@@ -128,8 +128,8 @@ def digits(samples: int) -> ModelCase:
 
     model, _ = load_model(config.ModelConfig(), device="cpu")
     x, labels, _ = data.digits()
-    kit = kits.Kit("torch", "float32")
-    return ModelCase(kit, model, torch.tensor(x[:samples]), torch.tensor(labels[:samples]))
+    backend = backends.Backend("torch", "float32")
+    return ModelCase(backend, model, torch.tensor(x[:samples]), torch.tensor(labels[:samples]))
 
 
 @functools.cache

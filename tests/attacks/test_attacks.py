@@ -41,7 +41,7 @@ def test_every_iterate_is_exactly_epsilon_away_and_inside_the_box(case, make, ar
 @in_turns(SOME)
 def test_the_seed_of_the_framework_decides_the_outcome(case, make, arguments):
     def outcome(seed):
-        model_cases.seed(case.kit.framework, seed)
+        model_cases.seed(case.backend.framework, seed)
         raw, _, _ = make(**arguments)(
             case.model, case.x, case.labels, epsilons=case.epsilon(arguments["p"]) / 4
         )
@@ -88,7 +88,7 @@ def test_each_sample_has_its_own_epsilon(case, make, arguments):
     p = arguments["p"]
     epsilon = case.epsilon(p) * np.linspace(0, 1, model_cases.SAMPLES).astype(np.float32)
     ball = arguments.get("constraint") == "ball"
-    for form in (case.kit.tensor(epsilon), epsilon):
+    for form in (case.backend.tensor(epsilon), epsilon):
         raw = make(**arguments).run(case.model, case.x, case.labels, epsilon=form)
         assert_size(case, raw, p, epsilon.astype(float), at_most=ball)
 
@@ -125,7 +125,7 @@ def test_on_step_gets_native_tensors_numbered_in_order(case, make, arguments):
     _, seen = iterates_of(attack, case, epsilons=case.epsilon(attack.p))
     first = 0 if attack.random_start else 1
     assert [iterate.step for iterate in seen] == list(range(first, attack.steps + 1))
-    assert all(case.kit.is_own(iterate.x) for iterate in seen)
+    assert all(case.backend.is_own(iterate.x) for iterate in seen)
 
 
 @on_torch
@@ -173,7 +173,7 @@ def test_repeat_keeps_size_and_box_and_never_loses_a_success(case, make, argumen
     p, epsilon = arguments["p"], case.epsilon(arguments["p"]) / 4
 
     def successes(attack):
-        model_cases.seed(case.kit.framework)
+        model_cases.seed(case.backend.framework)
         raw, clipped, success = attack(case.model, case.x, case.labels, epsilons=[epsilon])
         for points in (raw[0], clipped[0]):
             ball = arguments.get("constraint") == "ball"

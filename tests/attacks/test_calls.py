@@ -34,9 +34,9 @@ def test_the_tensor_comes_back_in_the_type_that_it_came_in(case, make, arguments
     call = {"epsilons": case.epsilon(arguments["p"])}
     raw, clipped, success = attack(case.model, case.x, case.labels, **call)
     for tensor in (raw, clipped):
-        assert case.kit.is_own(tensor)
-        assert case.kit.dtype_of(tensor) == "float32"
-    assert case.kit.is_own(success)
+        assert case.backend.is_own(tensor)
+        assert case.backend.dtype_of(tensor) == "float32"
+    assert case.backend.is_own(success)
     wrapped = attack(case.model, ep.astensor(case.x), ep.astensor(case.labels), **call)
     assert all(isinstance(tensor, ep.Tensor) for tensor in wrapped)
     assert np.array_equal(case.numpy(case.x), before), "the inputs were modified"
@@ -107,10 +107,10 @@ def test_inputs_outside_the_bounds_are_refused_with_the_worst_value(case, make, 
     x = case.numpy(case.x)
     x[2, 0, 0, 0] = 4.5
     with pytest.raises(ValueError, match=r"x: 1 of 768 values lie outside.* 4\.5 in sample 2"):
-        make(**arguments)(case.model, case.kit.tensor(x), case.labels, epsilons=1.0)
+        make(**arguments)(case.model, case.backend.tensor(x), case.labels, epsilons=1.0)
     x[2, 0, 0, 0] = math.nan
     with pytest.raises(ValueError, match=r"x: 1 of 768 values are NaN.* sample 2"):
-        make(**arguments)(case.model, case.kit.tensor(x), case.labels, epsilons=1.0)
+        make(**arguments)(case.model, case.backend.tensor(x), case.labels, epsilons=1.0)
 
 
 @in_turns(SOME)
@@ -118,7 +118,7 @@ def test_inputs_outside_the_bounds_by_rounding_count_as_on_them(case, make, argu
     lower, upper = case.model.bounds
     x = case.numpy(case.x)
     excess = np.where(x == upper, 3e-7, np.where(x == lower, -3e-7, 0.0)) * abs(upper)
-    outside = case.kit.tensor(x + excess)
+    outside = case.backend.tensor(x + excess)
     assert not case.in_box(outside)
     p = arguments["p"]
     raw, _, _ = make(**arguments)(case.model, outside, case.labels, epsilons=case.epsilon(p))

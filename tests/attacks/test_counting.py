@@ -41,9 +41,9 @@ def test_an_attack_costs_the_passes_that_its_steps_say(case, attack, forwards, b
     attack(model, case.x, case.labels, epsilons=case.epsilon(2) / 4)
     assert (model.forwards, model.backwards) == (forwards + CLOSING, backwards)
     # and it attacks as it does without being counted
-    model_cases.seed(case.kit.framework)
+    model_cases.seed(case.backend.framework)
     counted, _, _ = attack(model, case.x, case.labels, epsilons=case.epsilon(2) / 4)
-    model_cases.seed(case.kit.framework)
+    model_cases.seed(case.backend.framework)
     plain, _, _ = attack(case.model, case.x, case.labels, epsilons=case.epsilon(2) / 4)
     assert np.array_equal(case.numpy(counted), case.numpy(plain))
 

@@ -49,7 +49,7 @@ def test_each_stage_attacks_only_what_is_unbroken_and_says_what_it_spent(case):
 
 @every_backend
 def test_a_seed_makes_two_runs_equal_and_leaves_the_framework_s_generator_alone(case):
-    framework = case.kit.framework
+    framework = case.backend.framework
 
     def draw():
         return case.numpy(ep.normal(ep.astensor(case.x), (3,)))
@@ -70,7 +70,7 @@ def test_a_seed_makes_two_runs_equal_and_leaves_the_framework_s_generator_alone(
 
 @pytest.mark.parametrize("case", model_cases.EVERY, indirect=True)
 def test_what_follows_a_seeded_block_depends_on_the_seed_before_it(case):
-    like, framework = ep.astensor(case.x), case.kit.framework
+    like, framework = ep.astensor(case.x), case.backend.framework
 
     def after(seed):
         model_cases.seed(framework, seed)
@@ -132,7 +132,7 @@ def test_together_they_are_stronger_than_the_first_alone(digits):
         def epsilon(self, p):
             return 0.55
 
-    digits_in_units = Digits(digits.kit, digits.model, digits.x, digits.labels)
+    digits_in_units = Digits(digits.backend, digits.model, digits.x, digits.labels)
     alone, _ = robust(attacks=("apgd-ce",))
     together, seen = robust()
     assert together <= alone

@@ -11,7 +11,7 @@ import pytest
 import foolbox_carescale as fc
 from foolbox_carescale import attacks
 from foolbox_carescale.core import norms
-from tests import kits
+from tests import backends
 from tests.attacks import model_cases
 
 NOISES = (
@@ -36,7 +36,7 @@ every_backend = pytest.mark.parametrize("case", model_cases.EVERY, indirect=True
 
 @pytest.mark.parametrize(
     ("case", "make", "p"),
-    kits.covering(
+    backends.covering(
         model_cases.EVERY, [*NOISES, attacks.ClipAwareSaltAndPepperNoise], [0.5, 1, 2, math.inf]
     ),
     indirect=["case"],
@@ -45,7 +45,7 @@ def test_noise_is_exactly_epsilon_when_most_pixels_sit_on_the_bounds(case, make,
     lower, upper = case.model.bounds
     x = model_cases.images((lower, upper), on_bounds=0.9)
     assert np.mean((x == lower) | (x == upper)) > 0.85
-    x = case.kit.tensor(x)
+    x = case.backend.tensor(x)
     epsilon = case.epsilon(p)
     raw, clipped, _ = make(p=p)(case.model, x, case.labels, epsilons=epsilon)
     size = model_cases.reference.norm(case.numpy(raw) - case.numpy(x), p)
@@ -57,7 +57,7 @@ def test_noise_is_exactly_epsilon_when_most_pixels_sit_on_the_bounds(case, make,
 
 @pytest.mark.parametrize("case", ["numpy", "torch"], indirect=True)
 def test_foolbox_falls_short_where_ours_is_exact(case):
-    x = case.kit.tensor(model_cases.images(on_bounds=0.9))
+    x = case.backend.tensor(model_cases.images(on_bounds=0.9))
 
     def size(attack):
         raw, _, _ = attack(case.model, x, case.labels, epsilons=2.0)
@@ -139,7 +139,7 @@ def test_more_repeats_fool_the_model_more_often(case):
 def test_the_noise_has_the_moments_of_its_distribution(case, make):
     # far from the bounds nothing is clipped, and rescaling changes no ratio of moments
     n = 200_000
-    x = case.kit.tensor(np.full((1, n), 0.5))
+    x = case.backend.tensor(np.full((1, n), 0.5))
     model = case.model
     raw = make(p=2).run(model, ep.astensor(x), case.labels[:1], epsilon=1.0)
     z = (case.numpy(raw) - 0.5).ravel()
@@ -155,13 +155,13 @@ def test_the_noise_has_the_moments_of_its_distribution(case, make):
 @pytest.mark.parametrize("distribution", ["gaussian", "uniform", "laplace"])
 def test_samples_are_finite_fresh_and_of_the_dtype_of_the_input(case, distribution):
     for dtype in ("float16", "float32"):
-        kit = model_cases.kits.Kit(case.kit.framework, dtype)
-        like = ep.astensor(kit.tensor(np.zeros((4, 5000))))
+        backend = model_cases.backends.Backend(case.backend.framework, dtype)
+        like = ep.astensor(backend.tensor(np.zeros((4, 5000))))
         first, second = norms.sample(like, distribution), norms.sample(like, distribution)
-        assert kit.dtype_of(first.raw) == dtype
-        assert np.isfinite(kit.numpy(first.raw)).all()
-        assert not np.array_equal(kit.numpy(first.raw), kit.numpy(second.raw))
-        rows = kit.numpy(first.raw)
+        assert backend.dtype_of(first.raw) == dtype
+        assert np.isfinite(backend.numpy(first.raw)).all()
+        assert not np.array_equal(backend.numpy(first.raw), backend.numpy(second.raw))
+        rows = backend.numpy(first.raw)
         assert not np.array_equal(rows[0], rows[1])
 
 
@@ -198,7 +198,7 @@ def test_noise_subclasses_share_one_run():
 
 @pytest.mark.parametrize(
     ("case", "distribution", "p"),
-    kits.covering(
+    backends.covering(
         model_cases.EVERY,
         ["signs", "salt_and_pepper", "generalized"],
         [0.5, 1, 1.5, 2, 3, math.inf],
@@ -297,7 +297,7 @@ def test_inside_takes_an_epsilon_per_sample_and_never_exceeds_it(case):
     for p, distribution in ((2, "gaussian"), (math.inf, "uniform"), (1, "salt_and_pepper")):
         epsilon = case.epsilon(p) * np.linspace(0.1, 1, model_cases.SAMPLES).astype(np.float32)
         noise = attacks.ClipAwareNoise(p=p, distribution=distribution, inside=True)
-        raw = noise.run(case.model, case.x, case.labels, epsilon=case.kit.tensor(epsilon))
+        raw = noise.run(case.model, case.x, case.labels, epsilon=case.backend.tensor(epsilon))
         size = case.norm(raw, p) / epsilon
         assert np.all(size <= 1 + 1e-5)
         assert np.all(size > 0)

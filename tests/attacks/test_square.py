@@ -25,7 +25,7 @@ def test_a_sample_stops_at_its_first_success_and_others_at_the_limit(case):
     points, spent, model = search(case, queries=40, part=0.4)
     assert model.forwards == spent.sum()
     assert model.backwards == 0
-    broken = case.logits(case.kit.tensor(points)).argmax(1) != np.asarray(case.labels)
+    broken = case.logits(case.backend.tensor(points)).argmax(1) != np.asarray(case.labels)
     assert np.all(spent[~broken] == 40)
     assert np.all(spent[broken] <= 40)
 
@@ -50,7 +50,7 @@ def test_its_seed_decides_and_without_one_the_framework_s(case):
     assert not np.array_equal(first, search(case, queries=5, seed=1)[0])
     outcomes = []
     for seed in (1, 1, 2):
-        model_cases.seed(case.kit.framework, seed)
+        model_cases.seed(case.backend.framework, seed)
         outcomes.append(search(case, queries=5, seed=None)[0])
     assert np.array_equal(outcomes[0], outcomes[1])
     assert not np.array_equal(outcomes[0], outcomes[2])

@@ -79,7 +79,7 @@ def test_pgd_on_a_linear_model_reaches_the_closed_form_optimum(p, constraint):
 @in_turns([pytest.param(p, id=str(p)) for p in ORDERS], ("p",))
 def test_the_best_iterate_is_adversarial_first_and_then_of_highest_loss(case, p):
     def run(keep):
-        model_cases.seed(case.kit.framework)
+        model_cases.seed(case.backend.framework)
         return iterates_of(
             attacks.ClipAwarePGD(p=p, steps=6, keep=keep, schedule="constant"),
             case,

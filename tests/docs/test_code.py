@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import kits
+from tests import backends
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -66,16 +66,20 @@ README_PARTS = re.split(r"\n\n(?=# )", BLOCK.findall((ROOT / "README.md").read_t
 def test_operators_of_the_readme_run_in_every_framework(part):
     """The parts share their names: x and delta are tensors of the framework that each one names."""
     framework = re.split("[ :\n]", part)[1].lower()
-    with kits.make(f"{framework if framework in kits.FRAMEWORKS else 'torch'}-float32") as kit:
+    with backends.make(
+        f"{framework if framework in backends.FRAMEWORKS else 'torch'}-float32"
+    ) as backend:
         rng = np.random.default_rng(0)
         x, delta, grad = rng.uniform(size=(2, 3, 4, 4)), *rng.normal(size=(2, 2, 3, 4, 4))
-        names = {key: kit.tensor(value) for key, value in (("x", x), ("z", x), ("delta", delta))}
-        names |= {"grad": kit.tensor(grad), "lower": kit.tensor([0.0] * 3)}
-        names |= {"upper": kit.tensor([1.0] * 3), "tf": None}
+        names = {
+            key: backend.tensor(value) for key, value in (("x", x), ("z", x), ("delta", delta))
+        }
+        names |= {"grad": backend.tensor(grad), "lower": backend.tensor([0.0] * 3)}
+        names |= {"upper": backend.tensor([1.0] * 3), "tf": None}
         for module in ("torch", "jax"):
             names[module] = importlib.import_module(module)
         if framework == "tensorflow":
-            names["tf"] = kit.library
+            names["tf"] = backend.library
         exec(README_PARTS[0], names)
         exec(compile(part, "README.md", "exec"), names)
 

@@ -11,7 +11,7 @@ import foolbox_carescale as fc
 from foolbox_carescale import engines
 from foolbox_carescale.core import norms
 from foolbox_carescale.operators.validation import prepare
-from tests import kits
+from tests import backends
 
 RNG = np.random.default_rng(0)
 X, V = RNG.random((3, 2, 4)), RNG.normal(size=(3, 2, 4))
@@ -20,40 +20,40 @@ LOWER, UPPER = np.full((1, 2, 1), -0.5), np.full((1, 2, 1), 1.5)
 
 
 @pytest.fixture
-def without_generic(monkeypatch):
+def without_eager(monkeypatch):
     def refuse(*_):
-        raise AssertionError("the generic engine was asked")
+        raise AssertionError("the eager engine was asked")
 
     monkeypatch.setattr(engines.eager.Eager, "solve", refuse)
 
 
-@pytest.fixture(params=kits.FRAMEWORKS)
-def kit(request):
-    return kits.Kit(request.param, "float32")
+@pytest.fixture(params=backends.FRAMEWORKS)
+def backend(request):
+    return backends.Backend(request.param, "float32")
 
 
-@pytest.mark.usefixtures("without_generic")
-def test_tensors_in_main_memory_are_served_by_compiled_code_alone(kit, monkeypatch):
-    if kit.framework in ("jax", "tensorflow"):
+@pytest.mark.usefixtures("without_eager")
+def test_tensors_in_main_memory_are_served_by_compiled_code_alone(backend, monkeypatch):
+    if backend.framework in ("jax", "tensorflow"):
         from foolbox_carescale.engines.xla import jax_solver as xla
         from foolbox_carescale.engines.xla import tensorflow_solver as graph
 
         for module in (graph, xla):
             monkeypatch.setattr(module, "solve", None)
-    x, v = kit.tensor(X), kit.tensor(V)
+    x, v = backend.tensor(X), backend.tensor(V)
     assert engines.explain(x).startswith("numba_cpu: ")
     for p in (0.5, 1, 2, math.inf):
         fc.clipping_aware_rescaling(x, v, EPS, p=p)
         fc.perturb(x, v, EPS, p=p)
     problem = prepare(x, v, EPS, 2, (0, 1))
-    assert engines.project(prepare(x, kit.tensor(X + V), EPS, 1, (0, 1))) is not None
+    assert engines.project(prepare(x, backend.tensor(X + V), EPS, 1, (0, 1))) is not None
     assert engines.steepest_step(problem) is not None
     assert engines.steepest_step(prepare(x, v, EPS, 1, (0, 1))) is not None
     eta = engines.solve(problem)
     assert engines.vjp(problem, eta, eta, of_points=False) is not None
 
 
-@pytest.mark.usefixtures("without_generic")
+@pytest.mark.usefixtures("without_eager")
 @pytest.mark.parametrize("bounds", [(-0.5, 1.5), (LOWER, UPPER)], ids=["numbers", "tensors"])
 def test_what_jax_and_tensorflow_trace_is_served_by_xla(bounds):
     def eta(x, v):
@@ -62,19 +62,19 @@ def test_what_jax_and_tensorflow_trace_is_served_by_xla(bounds):
     expected = eta(X.astype(np.float32), V.astype(np.float32))
     jax, tf = pytest.importorskip("jax"), pytest.importorskip("tensorflow")
     tensors = {
-        "jax": (jax.jit(eta), kits.Kit("jax", "float32")),
-        "tensorflow": (tf.function(eta), kits.Kit("tensorflow", "float32")),
+        "jax": (jax.jit(eta), backends.Backend("jax", "float32")),
+        "tensorflow": (tf.function(eta), backends.Backend("tensorflow", "float32")),
     }
-    for traced, kit in tensors.values():
-        found = np.asarray(traced(kit.tensor(X), kit.tensor(V)))
+    for traced, backend in tensors.values():
+        found = np.asarray(traced(backend.tensor(X), backend.tensor(V)))
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_gradients_are_summed_in_memory_that_can_be_written(kit):
-    writable = kit.framework in ("numpy", "torch")
-    total = engines.accumulate(None, 1.0, ep.astensor(kit.tensor(V)), 1e-12)
+def test_gradients_are_summed_in_memory_that_can_be_written(backend):
+    writable = backend.framework in ("numpy", "torch")
+    total = engines.accumulate(None, 1.0, ep.astensor(backend.tensor(V)), 1e-12)
     assert (total is not None) == writable
-    half = kits.Kit(kit.framework, "float16").tensor(V)
+    half = backends.Backend(backend.framework, "float16").tensor(V)
     assert engines.accumulate(None, 1.0, ep.astensor(half), 1e-12) is None
 
 
@@ -102,7 +102,7 @@ def test_a_batch_of_vectors_goes_back_through_torch_at_once():
             np.testing.assert_allclose(b[k], a, rtol=1e-9, atol=1e-12)
 
 
-def test_what_torch_traces_without_compiling_is_served_by_the_generic_engine():
+def test_what_torch_traces_without_compiling_is_served_by_the_eager_engine():
     said = []
 
     def eta(x, v):

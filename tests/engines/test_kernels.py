@@ -82,7 +82,7 @@ def test_the_parts_of_kernels():
     root = pathlib.Path(__file__).parents[2]
     plain = ["-p", "experiments.mutation.kernels", "-p", "no:xdist", "-q"]
     subprocess.run(
-        [sys.executable, "-m", "pytest", *plain, "tests/engines/plain_python.py"],
+        [sys.executable, "-m", "pytest", *plain, "tests/engines/kernels_nojit.py"],
         cwd=root,
         check=True,
     )

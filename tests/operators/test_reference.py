@@ -8,7 +8,7 @@ import pytest
 
 import foolbox_carescale as fc
 from foolbox_carescale.operators import reference
-from tests import kits
+from tests import backends
 from tests import reference as truth
 
 ORDERS = (0.5, 1.0, 1.5, 2.0, 3.0, math.inf)
@@ -102,7 +102,7 @@ def in_a_graph(operator):
 
 
 WAYS = [
-    *((name, as_it_comes) for name in kits.DOUBLE),
+    *((name, as_it_comes) for name in backends.DOUBLE),
     ("torch-float64", mapped_by_torch),
     ("jax-float64", jitted),
     ("tensorflow-float64", in_a_graph),
@@ -111,10 +111,10 @@ WAYS = [
 
 @pytest.mark.parametrize(("name", "way"), WAYS)
 def test_every_engine_computes_what_the_page_says(name, way):
-    with kits.make(name) as kit:
+    with backends.make(name) as backend:
         for p in ORDERS:
             eps = eps_for(p)
-            x, v, z, e = (kit.tensor(t) for t in (X, V, Z, eps))
+            x, v, z, e = (backend.tensor(t) for t in (X, V, Z, eps))
             pairs = [
                 (fc.clipping_aware_rescaling, reference.eta, (x, v, e), (X, V, eps)),
                 (fc.project, reference.project, (z, x, e), (Z, X, eps)),
@@ -123,7 +123,7 @@ def test_every_engine_computes_what_the_page_says(name, way):
                 pairs.append((fc.steepest_step, reference.steepest_step, (x, v, e), (X, V, eps)))
             for operator, page, tensors, arrays in pairs:
                 bound = functools.partial(operator, p=p, bounds=BOUNDS)
-                found = kit.numpy(way(lambda *t, f=bound: f(*t))(*tensors))
+                found = backend.numpy(way(lambda *t, f=bound: f(*t))(*tensors))
                 np.testing.assert_allclose(
                     found,
                     page(*arrays, p, *BOUNDS),
@@ -133,14 +133,14 @@ def test_every_engine_computes_what_the_page_says(name, way):
                 )
 
 
-@pytest.mark.parametrize("name", kits.WITH_GRADIENT)
+@pytest.mark.parametrize("name", backends.WITH_GRADIENT)
 @pytest.mark.parametrize("p", ORDERS)
 def test_gradients_of_every_framework_are_those_of_the_page(name, p):
     rows = [0, 1, 2, 4]  # reachable, and with somewhere to go
     x, v, eps = X[rows], V[rows], eps_for(p)[rows]
     expected = reference.eta_gradient(x, v, eps, p, *BOUNDS)
-    with kits.make(name) as kit:
-        found = kit.gradient(
+    with backends.make(name) as backend:
+        found = backend.gradient(
             lambda *t: fc.clipping_aware_rescaling(*t, p=p, bounds=BOUNDS), x, v, eps
         )
     for ours, page in zip(found, expected, strict=True):

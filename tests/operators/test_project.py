@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import foolbox_carescale as fc
-from tests import kits, reference, solver
+from tests import backends, reference, solver
 from tests.exactness import tolerance
 from tests.reference import ORDERS
 
 EXACT = (1.0, 2.0, math.inf)
 each_exact = pytest.mark.parametrize("p", EXACT)
-each_kit = pytest.mark.parametrize("kit", kits.SINGLE, indirect=True)
+each_backend = pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
 
 
 def targets(name, seed=0, n=9):
@@ -78,60 +78,66 @@ def test_projection_in_bounds_that_differ_by_coordinate(p):
 
 
 @pytest.mark.parametrize("p", ORDERS)
-@each_kit
-def test_points_inside_ball_and_box_stay_to_the_last_digit(kit, p):
+@each_backend
+def test_points_inside_ball_and_box_stay_to_the_last_digit(backend, p):
     # far from the centre, so that x0 + (x - x0) is rounded
-    x0, x = (kit.rounded(reference.case("uniform", shape=(4, 30), seed=s)[0]) for s in (0, 1))
-    assert np.any(kit.numpy(kit.tensor(x0) + (kit.tensor(x) - kit.tensor(x0))) != x)
+    x0, x = (backend.rounded(reference.case("uniform", shape=(4, 30), seed=s)[0]) for s in (0, 1))
+    assert np.any(backend.numpy(backend.tensor(x0) + (backend.tensor(x) - backend.tensor(x0))) != x)
     eps = 1.01 * reference.norm(x - x0, p)
-    np.testing.assert_array_equal(kit.numpy(fc.project(kit.tensor(x), kit.tensor(x0), eps, p=p)), x)
+    np.testing.assert_array_equal(
+        backend.numpy(fc.project(backend.tensor(x), backend.tensor(x0), eps, p=p)), x
+    )
 
 
 @pytest.mark.parametrize("p", ORDERS)
-@each_kit
-def test_eps_zero_gives_the_centre(kit, p):
-    x0, delta = (kit.tensor(t) for t in reference.case("on the bounds", shape=(4, 30)))
-    result = kit.numpy(fc.project(x0 + delta, x0, 0.0, p=p))
-    np.testing.assert_allclose(result, kit.numpy(x0), atol=1e-7)
+@each_backend
+def test_eps_zero_gives_the_centre(backend, p):
+    x0, delta = (backend.tensor(t) for t in reference.case("on the bounds", shape=(4, 30)))
+    result = backend.numpy(fc.project(x0 + delta, x0, 0.0, p=p))
+    np.testing.assert_allclose(result, backend.numpy(x0), atol=1e-7)
 
 
 @pytest.mark.parametrize("p", ORDERS)
-@each_kit
-def test_the_centre_stays_where_it_is(kit, p):
-    x0 = kit.tensor(reference.case("on the bounds", shape=(4, 30))[0])
-    np.testing.assert_array_equal(kit.numpy(fc.project(x0, x0, 0.5, p=p)), kit.numpy(x0))
+@each_backend
+def test_the_centre_stays_where_it_is(backend, p):
+    x0 = backend.tensor(reference.case("on the bounds", shape=(4, 30))[0])
+    np.testing.assert_array_equal(backend.numpy(fc.project(x0, x0, 0.5, p=p)), backend.numpy(x0))
 
 
 @pytest.mark.parametrize("p", ORDERS)
-@each_kit
-def test_unreachable_eps_only_clips(kit, p):
-    x0, delta = (kit.rounded(t) for t in reference.case("uniform", shape=(4, 30)))
-    x = kit.rounded(x0 + delta)
+@each_backend
+def test_unreachable_eps_only_clips(backend, p):
+    x0, delta = (backend.rounded(t) for t in reference.case("uniform", shape=(4, 30)))
+    x = backend.rounded(x0 + delta)
     eps = 2 * reference.reachable_norm(x0, delta, p)
-    result = kit.numpy(fc.project(kit.tensor(x), kit.tensor(x0), eps, p=p))
+    result = backend.numpy(fc.project(backend.tensor(x), backend.tensor(x0), eps, p=p))
     np.testing.assert_allclose(result, np.clip(x, 0, 1), atol=1e-7)
 
 
 @pytest.mark.parametrize("p", ORDERS)
 @pytest.mark.parametrize("name", ["uniform", "on the bounds", "cauchy", "quantised"])
-@pytest.mark.parametrize("kit", kits.FULL, indirect=True)
-def test_result_is_in_the_box_and_on_the_sphere_where_the_clipped_point_was_outside(kit, name, p):
-    x0, delta = (kit.rounded(t) for t in reference.case(name))
-    x = kit.rounded(x0 + delta)
+@pytest.mark.parametrize("backend", backends.FULL, indirect=True)
+def test_result_is_in_the_box_and_on_the_sphere_where_the_clipped_point_was_outside(
+    backend, name, p
+):
+    x0, delta = (backend.rounded(t) for t in reference.case(name))
+    x = backend.rounded(x0 + delta)
     size = reference.norm(np.clip(x, 0, 1) - x0, p)
     fractions = np.array([0.05, 0.3, 0.6, 0.9, 0.99, 2.0])
-    eps = kit.rounded(fractions * size)
-    result = kit.numpy(fc.project(kit.tensor(x), kit.tensor(x0), kit.tensor(eps), p=p))
+    eps = backend.rounded(fractions * size)
+    result = backend.numpy(
+        fc.project(backend.tensor(x), backend.tensor(x0), backend.tensor(eps), p=p)
+    )
     assert result.min() >= 0
     assert result.max() <= 1
     # the points of the dtype are this far apart, in each of the n coordinates
-    unit = np.finfo(kit.dtype).eps
+    unit = np.finfo(backend.dtype).eps
     rounding = reference.norm(np.full((len(x), x[0].size), unit), p)
     if p == 1:  # |v| - t carries the rounding of the largest |v|
         rounding = rounding * (1 + np.abs(x - x0).reshape(len(x), -1).max(1))
     error = np.abs(reference.norm(result - x0, p) - np.minimum(eps, size))
     if p >= 1:
-        assert np.all(error <= tolerance(kit.dtype, p) * eps + rounding)
+        assert np.all(error <= tolerance(backend.dtype, p) * eps + rounding)
     else:
         assert np.all(error <= 1e-2 * eps)
 
@@ -145,32 +151,32 @@ def test_projection_is_radial(p):
 
 
 @each_exact
-@pytest.mark.parametrize("kit", kits.SINGLE + kits.DOUBLE, indirect=True)
-def test_every_framework_projects_to_the_same_point(kit, p):
-    x0, x = (kit.rounded(t) for t in targets("any", n=50))
+@pytest.mark.parametrize("backend", backends.SINGLE + backends.DOUBLE, indirect=True)
+def test_every_framework_projects_to_the_same_point(backend, p):
+    x0, x = (backend.rounded(t) for t in targets("any", n=50))
     eps = np.array([0.1, 0.4, 0.2, 1.0, 2.0])
     expected = fc.project(x, np.clip(x0, 0, 1), eps, p=p)
-    result = kit.numpy(fc.project(kit.tensor(x), kit.tensor(x0), eps, p=p))
-    np.testing.assert_allclose(result, expected, atol=1e-6 if kit.dtype == "float32" else 1e-13)
+    result = backend.numpy(fc.project(backend.tensor(x), backend.tensor(x0), eps, p=p))
+    np.testing.assert_allclose(result, expected, atol=1e-6 if backend.dtype == "float32" else 1e-13)
 
 
-@pytest.mark.parametrize("kit", kits.HALF, indirect=True)
+@pytest.mark.parametrize("backend", backends.HALF, indirect=True)
 @each_exact
-def test_half_precision_projects_up_to_its_rounding(kit, p):
-    x0, x = (kit.rounded(t) for t in targets("any", n=50))
+def test_half_precision_projects_up_to_its_rounding(backend, p):
+    x0, x = (backend.rounded(t) for t in targets("any", n=50))
     expected = fc.project(x, x0, 0.5, p=p)
-    result = kit.numpy(fc.project(kit.tensor(x), kit.tensor(x0), 0.5, p=p))
+    result = backend.numpy(fc.project(backend.tensor(x), backend.tensor(x0), 0.5, p=p))
     np.testing.assert_allclose(
-        result, expected, atol=2.0**-8 if kit.dtype == "bfloat16" else 2.0**-11
+        result, expected, atol=2.0**-8 if backend.dtype == "bfloat16" else 2.0**-11
     )
 
 
-@pytest.mark.parametrize("kit", ["torch-float32", "jax-float32"], indirect=True)
-def test_l1_norm_is_exact_in_float32_at_the_size_of_an_image(kit):
+@pytest.mark.parametrize("backend", ["torch-float32", "jax-float32"], indirect=True)
+def test_l1_norm_is_exact_in_float32_at_the_size_of_an_image(backend):
     rng = np.random.default_rng(0)
-    x0 = kit.rounded(rng.uniform(size=(2, 150_528)))
-    x = kit.rounded(x0 + 0.02 * rng.normal(size=x0.shape))
-    result = kit.numpy(fc.project(kit.tensor(x), kit.tensor(x0), 40.0, p=1))
+    x0 = backend.rounded(rng.uniform(size=(2, 150_528)))
+    x = backend.rounded(x0 + 0.02 * rng.normal(size=x0.shape))
+    result = backend.numpy(fc.project(backend.tensor(x), backend.tensor(x0), 40.0, p=1))
     np.testing.assert_allclose(np.abs(result - x0).sum(1), 40.0, rtol=2e-5)
 
 

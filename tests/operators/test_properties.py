@@ -1,6 +1,6 @@
 """What holds for any input of the operators: shapes, dtypes, memory, bounds, orders, extremes.
 
-The values of `tests.test_rescale` and its neighbours are chosen; here hypothesis chooses them,
+The values of `test_rescale` and its neighbours are chosen; here hypothesis chooses them,
 and with them how they lie in memory.
 """
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import foolbox_carescale as fc
-from tests import kits, reference
+from tests import backends, reference
 from tests.exactness import NORMAL, assert_size, tolerance
 
 OPERATORS = {
@@ -31,11 +31,11 @@ MOVES = {name: OPERATORS[name] for name in ("perturb", "project", "steepest_step
 each_operator = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
 each_move = pytest.mark.parametrize("operator", MOVES.values(), ids=MOVES)
 
-NATIVE = [f"{f}-{d}" for f in ("numpy", "torch") for d in kits.DTYPES[f]]
+NATIVE = [f"{f}-{d}" for f in ("numpy", "torch") for d in backends.DTYPES[f]]
 WHOLE = [n for n in NATIVE if not n.endswith("16")]
 # they compile for each shape, and are served by the same engine where values can be read
-COSTLY = [f"{f}-{d}" for f in ("tensorflow", "jax") for d in kits.DTYPES[f]]
-BFLOAT16 = kits.Kit("torch", "bfloat16")  # NumPy itself has none
+COSTLY = [f"{f}-{d}" for f in ("tensorflow", "jax") for d in backends.DTYPES[f]]
+BFLOAT16 = backends.Backend("torch", "bfloat16")  # NumPy itself has none
 few = settings(max_examples=15)
 
 ANY_ORDER = st.one_of(
@@ -62,10 +62,13 @@ class Case:
     def dtype(self) -> str:
         return self.name.partition("-")[2]
 
-    def arguments(self, kit: kits.Kit) -> tuple[list[Any], dict[str, Any]]:
+    def arguments(self, backend: backends.Backend) -> tuple[list[Any], dict[str, Any]]:
         """For an operator."""
-        bounds = tuple(b if isinstance(b, float) else kit.tensor(b) for b in self.bounds)
-        return [kit.tensor(self.x), kit.tensor(self.v), self.eps], {"p": self.p, "bounds": bounds}
+        bounds = tuple(b if isinstance(b, float) else backend.tensor(b) for b in self.bounds)
+        return [backend.tensor(self.x), backend.tensor(self.v), self.eps], {
+            "p": self.p,
+            "bounds": bounds,
+        }
 
     @property
     def bounds(self) -> tuple[Any, Any]:
@@ -125,15 +128,15 @@ def cases(draw: Any, names: Any = NATIVE, *, empty: bool = True) -> Case:
 
 def _rounded(dtype: str, values: Any) -> np.ndarray:
     # one library for all: the first use of another would import it within a strategy
-    return (BFLOAT16 if dtype == "bfloat16" else kits.Kit("numpy", dtype)).rounded(values)
+    return (BFLOAT16 if dtype == "bfloat16" else backends.Backend("numpy", dtype)).rounded(values)
 
 
 def applied(operator: Any, case: Case) -> np.ndarray:
-    with kits.make(case.name) as kit:
-        tensors, keywords = case.arguments(kit)
+    with backends.make(case.name) as backend:
+        tensors, keywords = case.arguments(backend)
         result = operator(*tensors, **keywords)
-        assert kit.dtype_of(result) == kit.dtype
-        return kit.numpy(result)
+        assert backend.dtype_of(result) == backend.dtype
+        return backend.numpy(result)
 
 
 # Size
@@ -154,8 +157,8 @@ def check_size(case):
     eta = applied(fc.clipping_aware_rescaling, case)
     assert eta.shape == (len(case.x), *(1,) * (case.x.ndim - 1))
     x, v, lower, upper = case.flat
-    with kits.make(case.name) as kit:
-        assert_size(kit, eta, x, v, case.eps, case.p, lower, upper)
+    with backends.make(case.name) as backend:
+        assert_size(backend, eta, x, v, case.eps, case.p, lower, upper)
 
 
 @given(cases())
@@ -249,37 +252,39 @@ def test_projection_lies_between_centre_and_target_and_stays_there(case):
 def test_how_values_lie_in_memory_does_not_matter(operator, case, layout):
     if layout == "one row":
         case = case.repeated()
-    with kits.make(case.name) as kit:
+    with backends.make(case.name) as backend:
         bounds = [np.broadcast_to(b, case.x.shape) for b in case.bounds]
         values = (case.x, case.v, case.eps, *bounds)
-        compact = [kit.tensor(v) for v in values]
-        spread = [laid_out(kit, v, layout) for v in values]
+        compact = [backend.tensor(v) for v in values]
+        spread = [laid_out(backend, v, layout) for v in values]
         results = [
-            kit.numpy(operator(x, v, eps, p=case.p, bounds=both))
+            backend.numpy(operator(x, v, eps, p=case.p, bounds=both))
             for x, v, eps, *both in (compact, spread)
         ]
     np.testing.assert_array_equal(*results)
 
 
-def laid_out(kit: kits.Kit, values: np.ndarray, layout: str) -> Any:
+def laid_out(backend: backends.Backend, values: np.ndarray, layout: str) -> Any:
     """The same values in memory that is not contiguous."""
     if layout == "one row" and values.ndim > 1:
-        row = kit.tensor(values[:1])
+        row = backend.tensor(values[:1])
         return (
             row.expand(values.shape)
-            if kit.framework == "torch"
+            if backend.framework == "torch"
             else np.broadcast_to(row, values.shape)
         )
     if layout == "turned":
-        turned = kit.tensor(values.T)
-        return turned.permute(*range(values.ndim)[::-1]) if kit.framework == "torch" else turned.T
-    if layout == "backwards" and kit.framework == "numpy":  # PyTorch has no negative strides
+        turned = backend.tensor(values.T)
+        return (
+            turned.permute(*range(values.ndim)[::-1]) if backend.framework == "torch" else turned.T
+        )
+    if layout == "backwards" and backend.framework == "numpy":  # PyTorch has no negative strides
         back = (slice(None, None, -1),) * values.ndim
-        return kit.tensor(values[back])[back]
+        return backend.tensor(values[back])[back]
     wide = np.full([2 * n + 1 for n in values.shape], 0.5)
     every_other = tuple(slice(1, 2 * n, 2) for n in values.shape)
     wide[every_other] = values
-    return kit.tensor(wide)[every_other]
+    return backend.tensor(wide)[every_other]
 
 
 @each_operator
@@ -394,8 +399,8 @@ def test_norm_is_right_wherever_the_dtype_holds_eta(case):
         # nor where eta itself is below all numbers
         kept &= (case.eps == 0) | (case.eps / np.abs(v).max(axis=1, initial=1e-300) > 1e-300)
     x, v, lower, upper, eta = x[kept], v[kept], lower[kept], upper[kept], eta[kept]
-    with np.errstate(all="ignore"), kits.make(case.name) as kit:
-        assert_size(kit, eta, x, v, case.eps[kept], case.p, lower, upper)
+    with np.errstate(all="ignore"), backends.make(case.name) as backend:
+        assert_size(backend, eta, x, v, case.eps[kept], case.p, lower, upper)
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")

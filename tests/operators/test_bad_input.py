@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import foolbox_carescale as fc
-from tests import kits, reference
+from tests import backends, reference
 
 X, DELTA = (part.astype(np.float32) for part in reference.case("uniform", shape=(3, 4, 5)))
 
@@ -22,7 +22,7 @@ each_operator = pytest.mark.parametrize(
     ("operator", "points", "directions"), TWO_TENSORS.values(), ids=TWO_TENSORS
 )
 each_order = pytest.mark.parametrize("p", [1.0, 1.3, 2.0, math.inf])
-each_kit = pytest.mark.parametrize("kit", kits.SINGLE, indirect=True)
+each_backend = pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
 
 
 def with_value(values, at, value):
@@ -51,61 +51,61 @@ def test_shapes_that_differ(operator, points, directions):
 
 @each_order
 @each_operator
-@each_kit
-def test_points_outside_the_bounds(kit, operator, points, directions, p):
-    far = kit.tensor(with_value(X, (1, 0, 2), 1.5))
+@each_backend
+def test_points_outside_the_bounds(backend, operator, points, directions, p):
+    far = backend.tensor(with_value(X, (1, 0, 2), 1.5))
     with pytest.raises(
         ValueError,
         match=says(f"{points}: 1 of 60", "1.5 in sample 1", "[0, 1]", f"clip {points}", "bounds="),
     ):
-        operator(far, kit.tensor(DELTA), 0.5, p=p)
+        operator(far, backend.tensor(DELTA), 0.5, p=p)
 
 
-@each_kit
-def test_points_below_the_bounds_of_their_channel(kit):
+@each_backend
+def test_points_below_the_bounds_of_their_channel(backend):
     lower = np.array([0.0, 0.1, 0.0, 0.0]).reshape(1, 4, 1)
     x = with_value(np.clip(X, lower, 1.0), (2, 1, 3), 0.05)
-    bounds = (kit.tensor(lower), 1.0)
+    bounds = (backend.tensor(lower), 1.0)
     with pytest.raises(ValueError, match=says("x: 1 of 60", "0.05 in sample 2", "[0.1, 1]")):
-        fc.perturb(kit.tensor(x), kit.tensor(DELTA), 0.5, bounds=bounds)
+        fc.perturb(backend.tensor(x), backend.tensor(DELTA), 0.5, bounds=bounds)
 
 
-@each_kit
-def test_excess_of_more_than_rounding(kit):
-    nearly = kit.tensor(with_value(X, (0, 0, 0), 1.0 + 2e-6))
+@each_backend
+def test_excess_of_more_than_rounding(backend):
+    nearly = backend.tensor(with_value(X, (0, 0, 0), 1.0 + 2e-6))
     with pytest.raises(ValueError, match="outside the bounds"):
-        fc.perturb(nearly, kit.tensor(DELTA), 0.5)
+        fc.perturb(nearly, backend.tensor(DELTA), 0.5)
 
 
 @each_order
 @each_operator
-@each_kit
-def test_nan_in_the_points(kit, operator, points, directions, p):
-    x = kit.tensor(with_value(X, (2, 1, 1), np.nan))
+@each_backend
+def test_nan_in_the_points(backend, operator, points, directions, p):
+    x = backend.tensor(with_value(X, (2, 1, 1), np.nan))
     with pytest.raises(ValueError, match=says(f"{points}: 1 of 60", "NaN", "sample 2")):
-        operator(x, kit.tensor(DELTA), 0.5, p=p)
+        operator(x, backend.tensor(DELTA), 0.5, p=p)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @each_order
 @each_operator
-@each_kit
-def test_nan_or_infinity_in_the_directions(kit, operator, points, directions, p, value):
-    delta = kit.tensor(with_value(DELTA, (1, 3, 3), value))
+@each_backend
+def test_nan_or_infinity_in_the_directions(backend, operator, points, directions, p, value):
+    delta = backend.tensor(with_value(DELTA, (1, 3, 3), value))
     with pytest.raises(
         ValueError, match=says(f"{directions}: 1 of 60", "NaN or infinite", "sample 1", "gradient")
     ):
-        operator(kit.tensor(X), delta, 0.5, p=p)
+        operator(backend.tensor(X), delta, 0.5, p=p)
 
 
-@each_kit
-def test_reachable_norm_of_bad_points(kit):
+@each_backend
+def test_reachable_norm_of_bad_points(backend):
     with pytest.raises(ValueError, match=says("x: 1 of 60", "NaN")):
-        fc.reachable_norm(kit.tensor(with_value(X, (0, 0, 0), np.nan)), kit.tensor(DELTA))
+        fc.reachable_norm(backend.tensor(with_value(X, (0, 0, 0), np.nan)), backend.tensor(DELTA))
     with pytest.raises(ValueError, match=says("x: 1 of 60", "outside the bounds")):
-        fc.reachable_norm(kit.tensor(with_value(X, (0, 0, 0), -1)), kit.tensor(DELTA))
+        fc.reachable_norm(backend.tensor(with_value(X, (0, 0, 0), -1)), backend.tensor(DELTA))
     with pytest.raises(ValueError, match=says("p: expected a number in (0, inf], got -2")):
-        fc.reachable_norm(kit.tensor(X), kit.tensor(DELTA), p=-2)
+        fc.reachable_norm(backend.tensor(X), backend.tensor(DELTA), p=-2)
 
 
 @pytest.mark.parametrize("bounds", [(1.0, 0.0), (0.5, 0.5), (0.0, math.nan), (-math.inf, 1.0)])
@@ -118,14 +118,14 @@ def test_bounds_that_are_no_interval(operator, points, directions, bounds):
         operator(X, DELTA, 0.5, bounds=bounds)
 
 
-@each_kit
-def test_tensor_bounds_that_cross_somewhere(kit):
-    upper = kit.tensor(np.array([1.0, -1.0, 1.0, 1.0]).reshape(1, 4, 1))
+@each_backend
+def test_tensor_bounds_that_cross_somewhere(backend):
+    upper = backend.tensor(np.array([1.0, -1.0, 1.0, 1.0]).reshape(1, 4, 1))
     with pytest.raises(ValueError, match=says("bounds: expected finite lower < upper", "-1.0")):
-        fc.perturb(kit.tensor(X), kit.tensor(DELTA), 0.5, bounds=(0.0, upper))
-    nan = kit.tensor(np.full((1, 4, 1), np.nan))
+        fc.perturb(backend.tensor(X), backend.tensor(DELTA), 0.5, bounds=(0.0, upper))
+    nan = backend.tensor(np.full((1, 4, 1), np.nan))
     with pytest.raises(ValueError, match=says("bounds: expected finite lower < upper", "nan")):
-        fc.perturb(kit.tensor(X), kit.tensor(DELTA), 0.5, bounds=(nan, 1.0))
+        fc.perturb(backend.tensor(X), backend.tensor(DELTA), 0.5, bounds=(nan, 1.0))
 
 
 @pytest.mark.parametrize("bounds", [None, 1.0, (0.0,), (0.0, 0.5, 1.0)])
@@ -158,20 +158,20 @@ def test_eps_that_is_no_length(operator, points, directions, eps):
 
 
 @pytest.mark.parametrize("bad", [-0.5, math.inf, math.nan])
-@each_kit
-def test_eps_of_one_sample_that_is_no_length(kit, bad):
+@each_backend
+def test_eps_of_one_sample_that_is_no_length(backend, bad):
     with pytest.raises(ValueError, match=says("eps: expected finite numbers >= 0", "for sample 1")):
-        fc.perturb(kit.tensor(X), kit.tensor(DELTA), kit.tensor([0.5, bad, 0.5]))
+        fc.perturb(backend.tensor(X), backend.tensor(DELTA), backend.tensor([0.5, bad, 0.5]))
 
 
 @pytest.mark.parametrize("shape", [(2,), (4,), (3, 1), (0,)])
-@each_kit
-def test_eps_of_a_wrong_shape(kit, shape):
+@each_backend
+def test_eps_of_a_wrong_shape(backend, shape):
     with pytest.raises(
         ValueError,
         match=says("eps: expected a number or a tensor of shape (3,)", f"got shape {shape}"),
     ):
-        fc.perturb(kit.tensor(X), kit.tensor(DELTA), kit.tensor(np.ones(shape)))
+        fc.perturb(backend.tensor(X), backend.tensor(DELTA), backend.tensor(np.ones(shape)))
 
 
 @pytest.mark.parametrize(
@@ -213,20 +213,22 @@ def test_tensors_of_a_wrong_type(operator, points, directions, value):
 @pytest.mark.parametrize("other", ["torch-float32", "tensorflow-float32", "jax-float32"])
 @each_operator
 def test_tensors_of_two_frameworks(operator, points, directions, other):
-    with kits.make(other) as kit:
+    with backends.make(other) as backend:
         with pytest.raises(
             ValueError,
             match=says(
-                f"{directions}: expected a numpy tensor like {points}, got {kit.framework}",
+                f"{directions}: expected a numpy tensor like {points}, got {backend.framework}",
                 "convert",
             ),
         ):
-            operator(X, kit.tensor(DELTA), 0.5)
+            operator(X, backend.tensor(DELTA), 0.5)
         with pytest.raises(
             ValueError,
-            match=says(f"{directions}: expected a {kit.framework} tensor like {points}, got numpy"),
+            match=says(
+                f"{directions}: expected a {backend.framework} tensor like {points}, got numpy"
+            ),
         ):
-            operator(kit.tensor(X), DELTA, 0.5)
+            operator(backend.tensor(X), DELTA, 0.5)
 
 
 def test_tensors_of_two_devices():
@@ -252,13 +254,13 @@ def test_points_of_no_floating_dtype(operator, points, directions, dtype):
         operator(np.zeros((2, 3), dtype), np.zeros((2, 3), dtype), 0.5)
 
 
-@each_kit
+@each_backend
 @each_operator
-def test_one_number_in_place_of_a_batch(kit, operator, points, directions):
+def test_one_number_in_place_of_a_batch(backend, operator, points, directions):
     with pytest.raises(
         ValueError, match=says(f"{points}: expected a batch of shape (N, ...)", "scalar")
     ):
-        operator(kit.tensor(0.5), kit.tensor(0.5), 0.5)
+        operator(backend.tensor(0.5), backend.tensor(0.5), 0.5)
 
 
 def test_values_are_not_looked_at_while_tracing():

@@ -14,7 +14,7 @@ import pytest
 
 import foolbox_carescale as fc
 from foolbox_carescale import engines
-from tests import kits, reference
+from tests import backends, reference
 
 ORDERS = (1.0, 1.3, 2.0, np.inf)
 BATCHES = [reference.case("on the bounds", shape=(4, 500), seed=seed) for seed in range(8)]
@@ -23,9 +23,9 @@ silently = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 silent_jax = pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning")
 
 
-def all_operators(kit, x, v):
+def all_operators(backend, x, v):
     """Everything that the operators say of one batch, as one array."""
-    x, v = kit.tensor(x), kit.tensor(v)
+    x, v = backend.tensor(x), backend.tensor(v)
     results = []
     for p in ORDERS:
         results.append(fc.clipping_aware_rescaling(x, v, 3.0, p=p))
@@ -33,12 +33,14 @@ def all_operators(kit, x, v):
         results.append(fc.project(x + v, x, 3.0, p=p))
         results.append(fc.steepest_step(x, v, 3.0, p=p))
         results.append(fc.reachable_norm(x, v, p=p))
-    return np.concatenate([kit.numpy(r).ravel() for r in results])
+    return np.concatenate([backend.numpy(r).ravel() for r in results])
 
 
-def with_gradient(kit, x, v):
+def with_gradient(backend, x, v):
     """The same for derivatives by the framework."""
-    parts = [kit.gradient(lambda x, v, p=p: fc.perturb(x, v, 3.0, p=p) ** 2, x, v) for p in ORDERS]
+    parts = [
+        backend.gradient(lambda x, v, p=p: fc.perturb(x, v, 3.0, p=p) ** 2, x, v) for p in ORDERS
+    ]
     return np.concatenate([g.ravel() for part in parts for g in part])
 
 
@@ -47,8 +49,8 @@ def _jit():
     return importlib.import_module("jax").jit(lambda x, v: fc.perturb(x, v, 3.0, p=1.3))
 
 
-def jitted(kit, x, v):
-    return np.asarray(_jit()(kit.tensor(x), kit.tensor(v)))
+def jitted(backend, x, v):
+    return np.asarray(_jit()(backend.tensor(x), backend.tensor(v)))
 
 
 @functools.cache
@@ -56,15 +58,15 @@ def _graph():
     return importlib.import_module("tensorflow").function(lambda x, v: fc.perturb(x, v, 3.0, p=1.3))
 
 
-def in_a_graph(kit, x, v):
-    return kit.numpy(_graph()(kit.tensor(x), kit.tensor(v)))
+def in_a_graph(backend, x, v):
+    return backend.numpy(_graph()(backend.tensor(x), backend.tensor(v)))
 
 
-def mapped(kit, x, v):
+def mapped(backend, x, v):
     torch = importlib.import_module("torch")
-    return kit.numpy(
+    return backend.numpy(
         torch.func.vmap(lambda x, v: fc.perturb(x[None], v[None], 3.0, p=1.3)[0])(
-            kit.tensor(x), kit.tensor(v)
+            backend.tensor(x), backend.tensor(v)
         )
     )
 
@@ -88,10 +90,10 @@ def test_eight_threads_at_once_get_the_bits_that_one_gets(way, monkeypatch):
     name, function = WAYS[way]
     if way == "generic, numpy":
         monkeypatch.setattr(engines.numba_cpu, "_HAS_NUMBA", False)
-    with kits.make(name) as kit:
-        alone = [function(kit, *batch) for batch in BATCHES]
+    with backends.make(name) as backend:
+        alone = [function(backend, *batch) for batch in BATCHES]
         with ThreadPoolExecutor(8) as pool:
-            together = list(pool.map(lambda batch: function(kit, *batch), BATCHES * 2))
+            together = list(pool.map(lambda batch: function(backend, *batch), BATCHES * 2))
     for i, result in enumerate(together):
         np.testing.assert_array_equal(result, alone[i % len(BATCHES)])
 
@@ -102,10 +104,10 @@ def digest() -> str:
     for name in ("numpy-float32", "torch-float64"):
         for seed in range(2):
             x, v = reference.case("cauchy", shape=(40, 3000), seed=seed)
-            with kits.make(name) as kit:
-                total.update(all_operators(kit, x, v).tobytes())
-                if kit.framework == "torch":
-                    total.update(with_gradient(kit, x[:8], v[:8]).tobytes())
+            with backends.make(name) as backend:
+                total.update(all_operators(backend, x, v).tobytes())
+                if backend.framework == "torch":
+                    total.update(with_gradient(backend, x[:8], v[:8]).tobytes())
     return total.hexdigest()
 
 

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import foolbox_carescale as fc
-from tests import kits, reference, solver
+from tests import backends, reference, solver
 from tests.exactness import tolerance
 
 CONVEX = (1.0, 1.1, 1.3, 1.5, 2.0, 3.0, math.inf)
 each_order = pytest.mark.parametrize("p", CONVEX)
-each_kit = pytest.mark.parametrize("kit", kits.SINGLE, indirect=True)
+each_backend = pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
 
 
 def gradients(name, seed=0, n=8):
@@ -53,15 +53,17 @@ def test_no_step_gains_more_than_ours(name, p):
 
 @pytest.mark.parametrize("p", [1.03, 1.05, 1.1, 1.3])
 @pytest.mark.parametrize(
-    "kit", ["numpy-float32", "torch-float32", "tensorflow-float32"], indirect=True
+    "backend", ["numpy-float32", "torch-float32", "tensorflow-float32"], indirect=True
 )
-def test_no_step_gains_more_in_float32_for_p_near_one(kit, p):
+def test_no_step_gains_more_in_float32_for_p_near_one(backend, p):
     # most of the large gradients have little room; the powers of the others span 1e-60 and more
     x, g = gradients("on the bounds", n=60)
     x[np.abs(g) > 0.5] = np.where(g > 0, 0.99, 0.01)[np.abs(g) > 0.5]
-    x, g = kit.rounded(x), kit.rounded(g)
-    eps = kit.rounded(FRACTIONS * reference.reachable_norm(x, g, p))
-    moved = kit.numpy(fc.steepest_step(kit.tensor(x), kit.tensor(g), kit.tensor(eps), p=p))
+    x, g = backend.rounded(x), backend.rounded(g)
+    eps = backend.rounded(FRACTIONS * reference.reachable_norm(x, g, p))
+    moved = backend.numpy(
+        fc.steepest_step(backend.tensor(x), backend.tensor(g), backend.tensor(eps), p=p)
+    )
     for i, room in enumerate(reference.room(x, g)):
         best = solver.most_gain(g[i], room, eps[i], p)
         assert abs(g[i] @ (moved - x)[i] - best) <= 1e-5 * best
@@ -79,56 +81,60 @@ def test_bounds_that_differ_by_coordinate_are_kept(p):
 
 
 @pytest.mark.parametrize(
-    ("kit", "p", "name"),
-    kits.covering(
-        kits.FULL,
+    ("backend", "p", "name"),
+    backends.covering(
+        backends.FULL,
         [1.0, 1.05, *CONVEX[1:]],
         ["uniform", "on the bounds", "cauchy", "quantised", "mostly zero"],
     ),
-    indirect=["kit"],
+    indirect=["backend"],
 )
-def test_step_has_length_eps_or_all_that_is_reachable(kit, name, p):
-    x, g = (kit.rounded(t) for t in reference.case(name))
+def test_step_has_length_eps_or_all_that_is_reachable(backend, name, p):
+    x, g = (backend.rounded(t) for t in reference.case(name))
     reach = reference.reachable_norm(x, g, p)
-    eps = kit.rounded(np.array(reference.FRACTIONS) * reach)
-    moved = kit.numpy(fc.steepest_step(kit.tensor(x), kit.tensor(g), kit.tensor(eps), p=p))
+    eps = backend.rounded(np.array(reference.FRACTIONS) * reach)
+    moved = backend.numpy(
+        fc.steepest_step(backend.tensor(x), backend.tensor(g), backend.tensor(eps), p=p)
+    )
     assert moved.min() >= 0
     assert moved.max() <= 1
     still = (g == 0) | (reference.room(x, g).reshape(x.shape) == 0)
     np.testing.assert_array_equal(moved[still], x[still])
-    unit = np.finfo(kit.dtype).eps  # of the sum x + s, in each coordinate
+    unit = np.finfo(backend.dtype).eps  # of the sum x + s, in each coordinate
     rounding = reference.norm(np.full((len(x), x[0].size), unit), p)
     error = np.abs(reference.norm(moved - x, p) - np.minimum(eps, reach))
     # A sum of 1083 equal powers, one after the other as an older compiler adds them, is off by
     # 45 units: more than a few, and far less than what is promised.
-    assert np.all(error <= tolerance(kit.dtype, p) * eps + rounding)
+    assert np.all(error <= tolerance(backend.dtype, p) * eps + rounding)
 
 
 @each_order
-@each_kit
-def test_scale_of_the_gradient_does_not_matter(kit, p):
+@each_backend
+def test_scale_of_the_gradient_does_not_matter(backend, p):
     x, g = reference.case("on the bounds", shape=(3, 40))
-    expected = kit.numpy(fc.steepest_step(kit.tensor(x), kit.tensor(g), 0.5, p=p))
+    expected = backend.numpy(fc.steepest_step(backend.tensor(x), backend.tensor(g), 0.5, p=p))
     for scale in (1e-25, 1e-8, 1e20):
-        result = kit.numpy(fc.steepest_step(kit.tensor(x), kit.tensor(g * scale), 0.5, p=p))
+        result = backend.numpy(
+            fc.steepest_step(backend.tensor(x), backend.tensor(g * scale), 0.5, p=p)
+        )
         np.testing.assert_allclose(result, expected, atol=3e-6)
 
 
 @each_order
-@each_kit
-def test_zero_gradient_does_not_move(kit, p):
-    x = kit.tensor(reference.case("on the bounds", shape=(3, 40))[0])
-    result = fc.steepest_step(x, kit.tensor(np.zeros((3, 40))), 0.5, p=p)
-    np.testing.assert_array_equal(kit.numpy(result), kit.numpy(x))
+@each_backend
+def test_zero_gradient_does_not_move(backend, p):
+    x = backend.tensor(reference.case("on the bounds", shape=(3, 40))[0])
+    result = fc.steepest_step(x, backend.tensor(np.zeros((3, 40))), 0.5, p=p)
+    np.testing.assert_array_equal(backend.numpy(result), backend.numpy(x))
 
 
 @each_order
-@pytest.mark.parametrize("kit", kits.SINGLE + kits.DOUBLE, indirect=True)
-def test_every_framework_steps_to_the_same_point(kit, p):
-    x, g = (kit.rounded(t) for t in gradients("on the bounds", n=50))
+@pytest.mark.parametrize("backend", backends.SINGLE + backends.DOUBLE, indirect=True)
+def test_every_framework_steps_to_the_same_point(backend, p):
+    x, g = (backend.rounded(t) for t in gradients("on the bounds", n=50))
     expected = fc.steepest_step(x, g, 0.5, p=p)
-    result = kit.numpy(fc.steepest_step(kit.tensor(x), kit.tensor(g), 0.5, p=p))
-    np.testing.assert_allclose(result, expected, atol=1e-6 if kit.dtype == "float32" else 1e-13)
+    result = backend.numpy(fc.steepest_step(backend.tensor(x), backend.tensor(g), 0.5, p=p))
+    np.testing.assert_allclose(result, expected, atol=1e-6 if backend.dtype == "float32" else 1e-13)
 
 
 def test_l1_step_fills_the_coordinates_in_the_order_of_their_gradient():

@@ -9,40 +9,48 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import foolbox_carescale as fc
-from tests import kits, reference
+from tests import backends, reference
 from tests.exactness import tolerance
+from tests.operators.test_rescale import problem
 from tests.reference import CASES, ORDERS, SHAPE
-from tests.test_rescale import problem
 
 
 @pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("kit", kits.SINGLE, indirect=True)
-def test_rounding_excess_is_forgiven_and_removed(kit, p):
+@pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
+def test_rounding_excess_is_forgiven_and_removed(backend, p):
     x, delta = reference.case("uniform", shape=(2, 12))
     x[:, :3], x[:, 3:6] = -2.98e-8, 1.0 + 1.2e-7
-    moved = kit.numpy(fc.perturb(kit.tensor(x), kit.tensor(delta), 0.4, p=p))
+    moved = backend.numpy(fc.perturb(backend.tensor(x), backend.tensor(delta), 0.4, p=p))
     assert moved.min() >= 0.0
     assert moved.max() <= 1.0
-    eta = kit.numpy(fc.clipping_aware_rescaling(kit.tensor(x), kit.tensor(delta), 0.4, p=p))
-    size = reference.realised_norm(eta, np.clip(kit.rounded(x), 0, 1), kit.rounded(delta), p)
+    eta = backend.numpy(
+        fc.clipping_aware_rescaling(backend.tensor(x), backend.tensor(delta), 0.4, p=p)
+    )
+    size = reference.realised_norm(
+        eta, np.clip(backend.rounded(x), 0, 1), backend.rounded(delta), p
+    )
     # the excess itself, 1e-7 in six coordinates, is not part of the problem
     np.testing.assert_allclose(size, 0.4, rtol=tolerance("float32", p) + 1e-6)
 
 
 @pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("kit", kits.SINGLE, indirect=True)
-def test_a_point_beyond_its_bound_has_no_room_rather_than_less_than_none(kit, p):
-    x, up = kit.tensor(np.full((2, 5), 1.0 + 1.2e-7)), kit.tensor(np.ones((2, 5)))
-    assert np.all(kit.numpy(fc.reachable_norm(x, up, p=p)) == 0)
-    assert np.all(kit.numpy(fc.clipping_aware_rescaling(x, up, 0.1, p=p)) == 0)
+@pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
+def test_a_point_beyond_its_bound_has_no_room_rather_than_less_than_none(backend, p):
+    x, up = backend.tensor(np.full((2, 5), 1.0 + 1.2e-7)), backend.tensor(np.ones((2, 5)))
+    assert np.all(backend.numpy(fc.reachable_norm(x, up, p=p)) == 0)
+    assert np.all(backend.numpy(fc.clipping_aware_rescaling(x, up, 0.1, p=p)) == 0)
 
 
 @pytest.mark.parametrize(
-    ("kit", "name", "p"), kits.covering(kits.SINGLE, CASES, ORDERS), indirect=["kit"]
+    ("backend", "name", "p"),
+    backends.covering(backends.SINGLE, CASES, ORDERS),
+    indirect=["backend"],
 )
-def test_perturb_stays_inside_the_box_exactly(kit, name, p):
-    x, delta, eps = problem(kit, name, p, shape=(6, 40))
-    moved = kit.numpy(fc.perturb(kit.tensor(x), kit.tensor(delta), kit.tensor(eps), p=p))
+def test_perturb_stays_inside_the_box_exactly(backend, name, p):
+    x, delta, eps = problem(backend, name, p, shape=(6, 40))
+    moved = backend.numpy(
+        fc.perturb(backend.tensor(x), backend.tensor(delta), backend.tensor(eps), p=p)
+    )
     assert moved.min() >= 0.0
     assert moved.max() <= 1.0
     still = (delta == 0) | (reference.room(x, delta).reshape(x.shape) == 0)
@@ -50,73 +58,79 @@ def test_perturb_stays_inside_the_box_exactly(kit, name, p):
 
 
 @pytest.mark.parametrize(
-    ("kit", "p", "name"),
-    kits.covering(
-        kits.FULL, [1.0, 1.3, 2.0, 3.0, math.inf], ["uniform", "on the bounds", "cauchy"]
+    ("backend", "p", "name"),
+    backends.covering(
+        backends.FULL, [1.0, 1.3, 2.0, 3.0, math.inf], ["uniform", "on the bounds", "cauchy"]
     ),
-    indirect=["kit"],
+    indirect=["backend"],
 )
-def test_perturb_is_eps_away_from_x(kit, name, p):
-    x, delta, eps = problem(kit, name, p)
-    moved = kit.numpy(fc.perturb(kit.tensor(x), kit.tensor(delta), kit.tensor(eps), p=p))
+def test_perturb_is_eps_away_from_x(backend, name, p):
+    x, delta, eps = problem(backend, name, p)
+    moved = backend.numpy(
+        fc.perturb(backend.tensor(x), backend.tensor(delta), backend.tensor(eps), p=p)
+    )
     wanted = np.minimum(eps, reference.reachable_norm(x, delta, p))
     # besides what eta may miss, the sum x + eta * delta is rounded in each of the n coordinates
     n = math.prod(SHAPE[1:])
-    rounding = reference.norm(np.full((len(x), n), np.finfo(kit.dtype).eps), p)
-    allowed = tolerance(kit.dtype, p) * wanted + rounding
+    rounding = reference.norm(np.full((len(x), n), np.finfo(backend.dtype).eps), p)
+    allowed = tolerance(backend.dtype, p) * wanted + rounding
     assert np.all(np.abs(reference.norm(moved - x, p) - wanted) <= allowed)
 
 
 @pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("kit", kits.SINGLE, indirect=True)
-def test_all_zero_direction_moves_nothing(kit, p):
-    x = kit.tensor(reference.case("on the bounds", shape=(3, 7))[0])
-    zero = kit.tensor(np.zeros((3, 7)))
-    assert np.all(kit.numpy(fc.clipping_aware_rescaling(x, zero, 0.5, p=p)) == 0)
-    assert np.all(kit.numpy(fc.reachable_norm(x, zero, p=p)) == 0)
-    np.testing.assert_array_equal(kit.numpy(fc.perturb(x, zero, 0.5, p=p)), kit.numpy(x))
+@pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
+def test_all_zero_direction_moves_nothing(backend, p):
+    x = backend.tensor(reference.case("on the bounds", shape=(3, 7))[0])
+    zero = backend.tensor(np.zeros((3, 7)))
+    assert np.all(backend.numpy(fc.clipping_aware_rescaling(x, zero, 0.5, p=p)) == 0)
+    assert np.all(backend.numpy(fc.reachable_norm(x, zero, p=p)) == 0)
+    np.testing.assert_array_equal(backend.numpy(fc.perturb(x, zero, 0.5, p=p)), backend.numpy(x))
 
 
 @pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("kit", kits.SINGLE, indirect=True)
-def test_direction_without_room_moves_nothing(kit, p):
+@pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
+def test_direction_without_room_moves_nothing(backend, p):
     x = np.round(reference.case("uniform", shape=(3, 7))[0])
-    outwards = kit.tensor(np.where(x > 0.5, 3.0, -0.1))
-    x = kit.tensor(x)
-    assert np.all(kit.numpy(fc.clipping_aware_rescaling(x, outwards, 0.5, p=p)) == 0)
-    np.testing.assert_array_equal(kit.numpy(fc.perturb(x, outwards, 0.5, p=p)), kit.numpy(x))
+    outwards = backend.tensor(np.where(x > 0.5, 3.0, -0.1))
+    x = backend.tensor(x)
+    assert np.all(backend.numpy(fc.clipping_aware_rescaling(x, outwards, 0.5, p=p)) == 0)
+    np.testing.assert_array_equal(
+        backend.numpy(fc.perturb(x, outwards, 0.5, p=p)), backend.numpy(x)
+    )
 
 
 @pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("kit", kits.SINGLE, indirect=True)
-def test_unreachable_eps_ends_in_the_far_corner(kit, p):
-    x, delta = (kit.rounded(part) for part in reference.case("uniform", shape=(3, 50)))
-    moved = kit.numpy(fc.perturb(kit.tensor(x), kit.tensor(delta), 1e9, p=p))
+@pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
+def test_unreachable_eps_ends_in_the_far_corner(backend, p):
+    x, delta = (backend.rounded(part) for part in reference.case("uniform", shape=(3, 50)))
+    moved = backend.numpy(fc.perturb(backend.tensor(x), backend.tensor(delta), 1e9, p=p))
     # eta is rounded: the last coordinate may stop a digit short of the bound
     np.testing.assert_allclose(moved, delta > 0, atol=2e-7)
-    size = kit.numpy(fc.reachable_norm(kit.tensor(x), kit.tensor(delta), p=p))
+    size = backend.numpy(fc.reachable_norm(backend.tensor(x), backend.tensor(delta), p=p))
     np.testing.assert_allclose(
         size, reference.reachable_norm(x, delta, p), rtol=tolerance("float32", p)
     )
 
 
 @pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("kit", kits.FULL, indirect=True)
-def test_a_direction_without_room_does_not_hide_a_smaller_one(kit, p):
+@pytest.mark.parametrize("backend", backends.FULL, indirect=True)
+def test_a_direction_without_room_does_not_hide_a_smaller_one(backend, p):
     # the largest entries decide nothing: the first has no room, the second little
     x = np.array([[1.0, 1.0 - 2.0**-10, 0.5]])
     for small in (1e-10, 1e-14):
-        delta = kit.rounded(np.array([[1e25, 1e20, small]]))
-        eta = kit.numpy(fc.clipping_aware_rescaling(kit.tensor(x), kit.tensor(delta), 0.25, p=p))
+        delta = backend.rounded(np.array([[1e25, 1e20, small]]))
+        eta = backend.numpy(
+            fc.clipping_aware_rescaling(backend.tensor(x), backend.tensor(delta), 0.25, p=p)
+        )
         size = reference.realised_norm(eta, x, delta, p)
-        np.testing.assert_allclose(size, 0.25, rtol=tolerance(kit.dtype, p))
+        np.testing.assert_allclose(size, 0.25, rtol=tolerance(backend.dtype, p))
 
 
 @pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("kit", kits.SINGLE, indirect=True)
-def test_eta_beyond_the_dtype_is_cut_to_a_finite_number(kit, p):
-    x, delta = kit.tensor([[0.5, 0.5]]), kit.tensor([[2e-38, 0.0]])
-    eta = kit.numpy(fc.clipping_aware_rescaling(x, delta, 1e5, p=p, bounds=(-1e6, 1e6)))
+@pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
+def test_eta_beyond_the_dtype_is_cut_to_a_finite_number(backend, p):
+    x, delta = backend.tensor([[0.5, 0.5]]), backend.tensor([[2e-38, 0.0]])
+    eta = backend.numpy(fc.clipping_aware_rescaling(x, delta, 1e5, p=p, bounds=(-1e6, 1e6)))
     assert np.isfinite(eta).all()
     assert eta > 1e38
 

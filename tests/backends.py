@@ -28,7 +28,7 @@ WITH_GRADIENT = ["torch-float64", "tensorflow-float64", "jax-float64"]
 def covering(names: list[str], *factors: Any) -> list[tuple[Any, ...]]:
     """Return all combinations for NumPy, and for others each value of the first factor once.
 
-    The same engine answers for all of them. The other factors take turns, shifted for each kit.
+    The same engine answers for all of them. The other factors take turns, shifted for each backend.
     """
     chosen: list[tuple[Any, ...]] = []
     for k, name in enumerate(names):
@@ -43,7 +43,7 @@ def covering(names: list[str], *factors: Any) -> list[tuple[Any, ...]]:
     return chosen
 
 
-class Kit:
+class Backend:
     """Makes, reads and differentiates tensors of one framework and dtype."""
 
     def __init__(self, framework: str, dtype: str) -> None:
@@ -100,8 +100,8 @@ class Kit:
 
 
 @contextlib.contextmanager
-def make(name: str) -> Iterator[Kit]:
-    """The kit of a name such as ``"jax-float64"``; JAX has float64 only within this context."""
+def make(name: str) -> Iterator[Backend]:
+    """The backend of a name such as ``"jax-float64"``; JAX has float64 only within this context."""
     framework, dtype = name.split("-")
     if name == "jax-float64":
         jax = importlib.import_module("jax")
@@ -109,6 +109,6 @@ def make(name: str) -> Iterator[Kit]:
         if enable is None:
             enable = importlib.import_module("jax.experimental").enable_x64
         with enable(True):
-            yield Kit(framework, dtype)
+            yield Backend(framework, dtype)
     else:
-        yield Kit(framework, dtype)
+        yield Backend(framework, dtype)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from foolbox_carescale.engines.xla import jax_solver as xla
-from tests import kits, reference
+from tests import backends, reference
 from tests.engines import hard
 
 
@@ -28,7 +28,7 @@ def test_norm_is_exact_on_hard_rows(p):
 @pytest.mark.parametrize("p", [1.3, 10.0, math.inf])
 def test_norm_is_exact_on_hard_rows_in_double_precision(p):
     problem = hard.Problem(p, "float64")
-    with kits.make("jax-float64"):
+    with backends.make("jax-float64"):
         problem.check(solve(problem))
 
 
@@ -139,8 +139,10 @@ def test_a_jitted_attack_loop_compiles_once():
 
 def test_both_precisions_agree():
     x, delta = reference.case("log-uniform", shape=(3, 500))
-    with kits.make("jax-float64") as kit:
-        wide = xla.solve(kit.tensor(x), kit.tensor(delta), kit.tensor([[0.5]]), 3.0, 0.0, 1.0)
+    with backends.make("jax-float64") as backend:
+        wide = xla.solve(
+            backend.tensor(x), backend.tensor(delta), backend.tensor([[0.5]]), 3.0, 0.0, 1.0
+        )
         wide = np.asarray(wide)
     x, delta = (jnp.asarray(a, jnp.float32) for a in (x, delta))
     narrow = xla.solve(x, delta, jnp.full((1, 1), 0.5), 3.0, 0.0, 1.0)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 import foolbox_carescale as fc
-from tests import kits, reference
+from tests import backends, reference
 from tests.reference import ORDERS
 
 CONVEX_ORDERS = tuple(p for p in ORDERS if p >= 1)
 SHAPE = (3, 2, 4)
-each_kit = pytest.mark.parametrize("kit", kits.WITH_GRADIENT, indirect=True)
+each_backend = pytest.mark.parametrize("backend", backends.WITH_GRADIENT, indirect=True)
 each_single = pytest.mark.parametrize(
-    "kit", [k for k in kits.SINGLE if not k.startswith("numpy")], indirect=True
+    "backend", [k for k in backends.SINGLE if not k.startswith("numpy")], indirect=True
 )
 
 
@@ -38,7 +38,7 @@ each_operator = pytest.mark.parametrize(("name", "p"), TABLE)
 each_kind = pytest.mark.parametrize(
     ("name", "p"), [(n, p) for n, p in TABLE if p in (1, 2, math.inf) or (n, p) == ("eta", 1.3)]
 )
-FRAMEWORKS = [k.removesuffix("-float64") for k in kits.WITH_GRADIENT]
+FRAMEWORKS = [k.removesuffix("-float64") for k in backends.WITH_GRADIENT]
 
 
 def weights(name):
@@ -48,10 +48,10 @@ def weights(name):
 
 
 @pytest.mark.parametrize("p", ORDERS)
-@each_kit
-def test_gradient_of_eta_is_the_closed_form(kit, p):
+@each_backend
+def test_gradient_of_eta_is_the_closed_form(backend, p):
     values = smooth(p)
-    grads = kit.gradient(lambda x, v, e: fc.clipping_aware_rescaling(x, v, e, p=p), *values)
+    grads = backend.gradient(lambda x, v, e: fc.clipping_aware_rescaling(x, v, e, p=p), *values)
     for grad, expected in zip(grads, reference.eta_gradients(*values, p), strict=True):
         np.testing.assert_allclose(grad, expected, rtol=1e-10, atol=1e-12)
 
@@ -59,10 +59,12 @@ def test_gradient_of_eta_is_the_closed_form(kit, p):
 @pytest.mark.parametrize("p", ORDERS)
 @pytest.mark.parametrize("name", ["on the bounds", "cauchy", "mostly zero"])
 @each_single
-def test_gradient_of_eta_is_the_closed_form_in_float32(kit, name, p):
-    x, delta = (kit.rounded(part) for part in reference.case(name, shape=(3, 40)))
-    eps = kit.rounded(np.array([0.2, 0.5, 0.7]) * reference.reachable_norm(x, delta, p))
-    grads = kit.gradient(lambda x, v, e: fc.clipping_aware_rescaling(x, v, e, p=p), x, delta, eps)
+def test_gradient_of_eta_is_the_closed_form_in_float32(backend, name, p):
+    x, delta = (backend.rounded(part) for part in reference.case(name, shape=(3, 40)))
+    eps = backend.rounded(np.array([0.2, 0.5, 0.7]) * reference.reachable_norm(x, delta, p))
+    grads = backend.gradient(
+        lambda x, v, e: fc.clipping_aware_rescaling(x, v, e, p=p), x, delta, eps
+    )
     expected = reference.eta_gradients(x, delta, eps, p)
     live = reference.room(x, delta) > 0  # without room only a one-sided derivative exists
     for grad, truth in zip(grads, expected, strict=True):
@@ -71,21 +73,21 @@ def test_gradient_of_eta_is_the_closed_form_in_float32(kit, name, p):
 
 
 @pytest.mark.parametrize("p", ORDERS)
-@each_kit
-def test_scaling_the_direction_scales_eta_inversely(kit, p):
+@each_backend
+def test_scaling_the_direction_scales_eta_inversely(backend, p):
     x, delta, eps = smooth(p)
-    grad = kit.gradient(
-        lambda x, v: fc.clipping_aware_rescaling(x, v, kit.tensor(eps), p=p), x, delta
+    grad = backend.gradient(
+        lambda x, v: fc.clipping_aware_rescaling(x, v, backend.tensor(eps), p=p), x, delta
     )[1]
     eta = reference.bisected_eta(x, delta, eps, p)
     np.testing.assert_allclose((delta * grad).reshape(3, -1).sum(1), -eta, rtol=1e-10)
 
 
 @pytest.mark.parametrize("p", ORDERS)
-@each_kit
-def test_gradient_of_the_reachable_norm_is_the_closed_form(kit, p):
+@each_backend
+def test_gradient_of_the_reachable_norm_is_the_closed_form(backend, p):
     x, delta, _ = smooth(p)
-    grad = kit.gradient(lambda x: fc.reachable_norm(x, kit.tensor(delta), p=p), x)[0]
+    grad = backend.gradient(lambda x: fc.reachable_norm(x, backend.tensor(delta), p=p), x)[0]
     room = reference.room(x, delta)
     if p == math.inf:
         expected = (room == room.max(1, keepdims=True)).astype(float)
@@ -124,9 +126,9 @@ def test_first_derivatives_agree_among_the_frameworks(name, p):
     operator, values = OPERATORS[name][0], smooth(p)
     grads = {}
     for framework in FRAMEWORKS:
-        with kits.make(f"{framework}-float64") as kit:
-            w = kit.tensor(weights(name))
-            grads[framework] = kit.gradient(lambda *t, w=w: w * operator(*t, p), *values)
+        with backends.make(f"{framework}-float64") as backend:
+            w = backend.tensor(weights(name))
+            grads[framework] = backend.gradient(lambda *t, w=w: w * operator(*t, p), *values)
     for framework in ("tensorflow", "jax"):
         for grad, expected in zip(grads[framework], grads["torch"], strict=True):
             np.testing.assert_allclose(grad, expected, rtol=1e-9, atol=1e-12)
@@ -149,10 +151,10 @@ def test_hessians_agree_among_the_frameworks(name, p):
         lambda v: total(v, *constants), torch.tensor(delta)
     ).numpy()
 
-    with kits.make("jax-float64") as kit:
-        constants = [kit.tensor(t) for t in (x, eps, w)]
+    with backends.make("jax-float64") as backend:
+        constants = [backend.tensor(t) for t in (x, eps, w)]
         np.testing.assert_allclose(
-            jax.hessian(total)(kit.tensor(delta), *constants), theirs, rtol=1e-8, atol=1e-11
+            jax.hessian(total)(backend.tensor(delta), *constants), theirs, rtol=1e-8, atol=1e-11
         )
 
     v, x, eps = (tf.constant(t) for t in (delta, x, eps))
@@ -172,8 +174,8 @@ def test_forward_and_reverse_mode_agree(name, p):
     import jax
 
     operator = OPERATORS[name][0]
-    with kits.make("jax-float64") as kit:
-        values = [kit.tensor(t) for t in smooth(p)]
+    with backends.make("jax-float64") as backend:
+        values = [backend.tensor(t) for t in smooth(p)]
         for at in range(3):
             forward = jax.jacfwd(lambda *t: operator(*t, p), argnums=at)(*values)
             reverse = jax.jacrev(lambda *t: operator(*t, p), argnums=at)(*values)
@@ -188,12 +190,12 @@ def test_forward_and_reverse_mode_agree(name, p):
 )
 @each_operator
 @each_single
-def test_gradient_is_finite_on_corners(kit, name, p, case):
+def test_gradient_is_finite_on_corners(backend, name, p, case):
     operator = OPERATORS[name][0]
-    x, delta = (kit.rounded(part) for part in reference.case(case, shape=(6, 30)))
+    x, delta = (backend.rounded(part) for part in reference.case(case, shape=(6, 30)))
     eps = np.array(reference.FRACTIONS) * reference.reachable_norm(x, delta, p)
     eps[4:] += 0.1  # also where nothing can move
-    for grad in kit.gradient(lambda *t: operator(*t, p), x, delta, eps):
+    for grad in backend.gradient(lambda *t: operator(*t, p), x, delta, eps):
         assert np.isfinite(grad).all()
 
 
@@ -216,53 +218,55 @@ def test_second_derivatives_are_finite_on_corners(name, p, case):
 
 
 @pytest.mark.parametrize("p", ORDERS)
-@each_kit
-def test_nothing_changes_eta_where_eps_is_out_of_reach(kit, p):
+@each_backend
+def test_nothing_changes_eta_where_eps_is_out_of_reach(backend, p):
     x, delta, _ = smooth(p)
     eps = 2 * reference.reachable_norm(x, delta, p)
-    grads = kit.gradient(lambda *t: fc.clipping_aware_rescaling(*t, p=p), x, delta, eps)
+    grads = backend.gradient(lambda *t: fc.clipping_aware_rescaling(*t, p=p), x, delta, eps)
     assert all(np.all(grad == 0) for grad in grads)
 
 
 @pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("kit", [k for k in kits.FULL if "numpy" not in k], indirect=True)
-def test_the_far_corner_depends_on_nothing(kit, p):
+@pytest.mark.parametrize("backend", [k for k in backends.FULL if "numpy" not in k], indirect=True)
+def test_the_far_corner_depends_on_nothing(backend, p):
     # samples of one coordinate: each is the last to arrive, where x + eta v may round below
     x, delta = reference.case("uniform", shape=(500, 1))
     eps = 2 * reference.reachable_norm(x, delta, p)
     for operator in (fc.perturb, lambda x, v, e, p: fc.project(x + 1e4 * v, x, e, p=p)):
-        grads = kit.gradient(lambda *t, f=operator: f(*t, p=p), x, delta, eps)
+        grads = backend.gradient(lambda *t, f=operator: f(*t, p=p), x, delta, eps)
         assert all(np.all(grad == 0) for grad in grads)
 
 
-@each_kit
-def test_on_a_bound_the_derivative_is_the_one_into_the_box(kit):
+@each_backend
+def test_on_a_bound_the_derivative_is_the_one_into_the_box(backend):
     # for p = 1 a pixel without room counts as much as any other that is saturated
     x, delta = np.array([[1.0, 0.0, 0.4, 0.7, 0.5]]), np.array([[2.0, -1.0, 3.0, -0.5, 0.25]])
-    to_x = kit.gradient(lambda x: fc.reachable_norm(x, kit.tensor(delta), p=1), x)[0]
+    to_x = backend.gradient(lambda x: fc.reachable_norm(x, backend.tensor(delta), p=1), x)[0]
     np.testing.assert_array_equal(to_x, -np.sign(delta))
     eps = 0.9  # the third is saturated at 0.6, the last two move by 0.3
-    to_x = kit.gradient(lambda x: fc.clipping_aware_rescaling(x, kit.tensor(delta), eps, p=1), x)[0]
+    to_x = backend.gradient(
+        lambda x: fc.clipping_aware_rescaling(x, backend.tensor(delta), eps, p=1), x
+    )[0]
     np.testing.assert_allclose(to_x, [[1 / 0.75, -1 / 0.75, 1 / 0.75, 0, 0]], rtol=1e-12)
 
 
 @pytest.mark.parametrize("p", ORDERS)
 @each_single
-def test_a_step_of_no_length_passes_the_gradient_of_x_on(kit, p):
+def test_a_step_of_no_length_passes_the_gradient_of_x_on(backend, p):
     x, delta, _ = smooth(p)
-    to_x, to_delta = kit.gradient(lambda x, v: fc.perturb(x, v, 0.0, p=p), x, delta)
+    to_x, to_delta = backend.gradient(lambda x, v: fc.perturb(x, v, 0.0, p=p), x, delta)
     np.testing.assert_array_equal(to_x, np.ones(SHAPE))
     np.testing.assert_array_equal(to_delta, np.zeros(SHAPE))
 
 
 @pytest.mark.parametrize("p", ORDERS)
 @each_single
-def test_projection_is_the_identity_inside_ball_and_box(kit, p):
+def test_projection_is_the_identity_inside_ball_and_box(backend, p):
     x0, delta, _ = smooth(p)
     x = x0 + 0.01 * np.sign(delta) * np.minimum(x0, 1 - x0)
     x[:, 0] = x0[:, 0]  # also for coordinates that are where the centre is
     eps = 2 * reference.norm((x - x0), p).max()
-    to_x, to_x0 = kit.gradient(lambda x, x0: fc.project(x, x0, eps, p=p), x, x0)
+    to_x, to_x0 = backend.gradient(lambda x, x0: fc.project(x, x0, eps, p=p), x, x0)
     np.testing.assert_array_equal(to_x, np.ones(SHAPE))
     np.testing.assert_array_equal(to_x0, np.zeros(SHAPE))
 
@@ -270,40 +274,40 @@ def test_projection_is_the_identity_inside_ball_and_box(kit, p):
 # What is differentiated, and how
 
 
-@pytest.mark.parametrize("kit", [k for k in kits.HALF if "numpy" not in k], indirect=True)
-def test_half_precision_has_gradients_of_its_dtype(kit):
+@pytest.mark.parametrize("backend", [k for k in backends.HALF if "numpy" not in k], indirect=True)
+def test_half_precision_has_gradients_of_its_dtype(backend):
     x, delta, eps = smooth(2.0)
-    grads = kit.gradient(lambda x, v: fc.clipping_aware_rescaling(x, v, eps), x, delta)
-    expected = reference.eta_gradients(kit.rounded(x), kit.rounded(delta), eps, 2.0)
+    grads = backend.gradient(lambda x, v: fc.clipping_aware_rescaling(x, v, eps), x, delta)
+    expected = reference.eta_gradients(backend.rounded(x), backend.rounded(delta), eps, 2.0)
     for grad, truth in zip(grads, expected, strict=False):
         np.testing.assert_allclose(grad, truth, atol=0.02 * np.abs(truth).max())
 
 
-@each_kit
-def test_eps_for_the_whole_batch_collects_the_gradient_of_all_samples(kit):
+@each_backend
+def test_eps_for_the_whole_batch_collects_the_gradient_of_all_samples(backend):
     x, delta, _ = smooth(2.0)
     each = reference.eta_gradients(x, delta, 0.4, 2.0)[2]
     for eps in (0.4, [0.4]):
-        grad = kit.gradient(
-            lambda e: fc.clipping_aware_rescaling(kit.tensor(x), kit.tensor(delta), e), eps
+        grad = backend.gradient(
+            lambda e: fc.clipping_aware_rescaling(backend.tensor(x), backend.tensor(delta), e), eps
         )[0]
         assert grad.shape == np.shape(eps)
         np.testing.assert_allclose(grad.sum(), each.sum(), rtol=1e-10)
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])
-@each_kit
-def test_only_what_needs_a_gradient_gets_one(kit, at):
+@each_backend
+def test_only_what_needs_a_gradient_gets_one(backend, at):
     values = smooth(2.0)
     expected = reference.eta_gradients(*values, 2.0)[at]
 
     def of_one(value):
-        arguments = [kit.tensor(v) for v in values]
+        arguments = [backend.tensor(v) for v in values]
         arguments[at] = value
         return fc.clipping_aware_rescaling(*arguments)
 
     np.testing.assert_allclose(
-        kit.gradient(of_one, values[at])[0], expected, rtol=1e-10, atol=1e-12
+        backend.gradient(of_one, values[at])[0], expected, rtol=1e-10, atol=1e-12
     )
 
 

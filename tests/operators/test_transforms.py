@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import foolbox_carescale as fc
-from tests import kits, reference
+from tests import backends, reference
 
 ORDERS = (0.5, 1.0, 1.5, 2.0, math.inf)
 OPERATORS = {
@@ -58,8 +58,8 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-11)
 
 @pytest.fixture
 def double():
-    with kits.make("jax-float64") as kit:
-        yield kit
+    with backends.make("jax-float64") as backend:
+        yield backend
 
 
 @each_operator
@@ -115,12 +115,12 @@ def test_jax_grad_under_jit_and_vmap(double, name, p):
 def test_jax_float32_is_enough_under_jit():
     import jax
 
-    with kits.make("jax-float32") as kit:
-        x, delta, eps = (kit.rounded(t) for t in inputs())
+    with backends.make("jax-float32") as backend:
+        x, delta, eps = (backend.rounded(t) for t in inputs())
         jitted = jax.jit(fc.clipping_aware_rescaling)
-        eta = kit.numpy(jitted(kit.tensor(x), kit.tensor(delta), kit.tensor(eps)))
+        eta = backend.numpy(jitted(backend.tensor(x), backend.tensor(delta), backend.tensor(eps)))
     size = reference.realised_norm(eta, x, delta, 2)
-    np.testing.assert_allclose(size, kit.rounded(eps), rtol=1e-6)
+    np.testing.assert_allclose(size, backend.rounded(eps), rtol=1e-6)
 
 
 def test_jax_scan_carries_the_operator(double):
