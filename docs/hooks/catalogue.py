@@ -1,4 +1,4 @@
-"""Writes the catalogue of attacks: everything that the package registers, as it is today.
+"""Write the catalogue of attacks from everything that the package registers.
 
 Descriptions and parameters come from the classes, costs from a run of each, strength from
 experiments/results/strength.csv.
@@ -17,7 +17,7 @@ import torch
 from griffe import Docstring, DocstringSectionKind, parse_google
 
 with warnings.catch_warnings():
-    # foolbox/attacks/blur.py imports from an old name of SciPy's, and MkDocs shows such warnings
+    # foolbox/attacks/blur.py imports from an old name of SciPy, and MkDocs shows such warnings
     warnings.simplefilter("ignore", DeprecationWarning)
     import foolbox
 
@@ -25,7 +25,7 @@ with warnings.catch_warnings():
 
 MARK = "<!-- catalogue -->"
 RESULTS = Path(__file__).parents[2] / "experiments" / "results" / "strength.csv"
-# What experiments/benchmarks/strength.py calls them.
+# Names in experiments/benchmarks/strength.py.
 LABELS = {
     "ClipAwareAPGD": "apgd",
     "ClipAwareAdamPGD": "adam",
@@ -39,7 +39,7 @@ LABELS = {
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the catalogue where a page asks for it."""
+    """Put the catalogue at its mark."""
     if MARK not in markdown:
         return markdown
     return markdown.replace(MARK, "\n\n".join(_entry(attack) for attack in families()))
@@ -62,7 +62,7 @@ def _entry(attack: type[Any]) -> str:
     forwards, backwards = _cost(attack)
     parts.append(
         f"**Cost** of the default: {backwards:,} gradients and {forwards:,} forward passes for a "
-        "sample that withstands."
+        "sample that stays correctly classified."
     )
     if measured := _strength(LABELS.get(name, "")):
         parts.append(measured)
@@ -70,7 +70,7 @@ def _entry(attack: type[Any]) -> str:
 
 
 def _prose(doc: str) -> str:
-    """The docstring without its sections."""
+    """Return the docstring without its sections."""
     sections = parse_google(Docstring(doc, lineno=1), warnings=False)
     return "\n\n".join(s.value for s in sections if s.kind is DocstringSectionKind.text)
 
@@ -93,7 +93,7 @@ def _parameters(attack: type[Any], doc: str) -> str:
 
 @functools.cache
 def _cost(attack: type[Any]) -> tuple[int, int]:
-    """Forward and backward passes on one sample that nothing changes the class of."""
+    """Return the forward and backward passes on one sample whose class no attack changes."""
 
     def unshakable(x: torch.Tensor) -> torch.Tensor:
         slopes = torch.linspace(-0.01, 0.01, 16 * 5).reshape(16, 5)
@@ -110,35 +110,37 @@ def _cost(attack: type[Any]) -> tuple[int, int]:
     x, y = ep.astensors(torch.full((1, 1, 4, 4), 0.5), torch.zeros(1, dtype=torch.int64))
     counting.forwards = counting.backwards = 0
     made(counting, x, y, epsilons=epsilons)
-    # Foolbox itself asks once more, to see what succeeded
+    # Foolbox itself calls the model once more, to see which samples are fooled
     return counting.forwards - 1, counting.backwards
 
 
 def _strength(label: str) -> str:
-    """The rows of the strength benchmark, beside Foolbox's attack of the same kind."""
+    """Return the rows of the strength benchmark, with Foolbox's attack of the same kind."""
     rows = [row for row in _rows() if row["suite"] == "fixed"]
     beside = f"foolbox_{label}"
-    cells: dict[tuple[str, str, str, str], dict[str, list[tuple[float, float]]]] = {}
+    settings: dict[tuple[str, str, str, str], dict[str, list[tuple[float, float]]]] = {}
     for row in rows:
         if row["attack"] in (label, beside):
             key = (row["model"], row["p"], row["epsilon"], row["steps"])
             value = (float(row["robust_accuracy"]), float(row["loss"]))
-            cells.setdefault(key, {}).setdefault(row["attack"], []).append(value)
-    if not any(label in by for by in cells.values()):
+            settings.setdefault(key, {}).setdefault(row["attack"], []).append(value)
+    if not any(label in by for by in settings.values()):
         return ""
     lines = [
         '??? note "Measured strength"',
         "",
-        "Robust accuracy / mean cross-entropy; [all cells, and other libraries]"
-        "(results/strength.md).",
+        "Robust accuracy / mean cross-entropy ([all settings and other libraries]"
+        "(results/strength.md)).",
         "",
-        "| model | norm | epsilon | gradients | this | Foolbox's |",
+        "| model | norm | epsilon | iterations | this | Foolbox's |",
         "|---|---|---|---|---|---|",
     ]
-    for (model, p, epsilon, steps), by in sorted(cells.items(), key=lambda item: _order(item[0])):
+    for (model, p, epsilon, steps), by in sorted(
+        settings.items(), key=lambda item: _order(item[0])
+    ):
         if label not in by:
             continue
-        shown = [_cell(by.get(attack)) for attack in (label, beside)]
+        shown = [_entry_text(by.get(attack)) for attack in (label, beside)]
         norm = f"L{float(p):g}"
         lines.append(
             f"| {model} | {norm} | {float(epsilon):.4g} | {steps} | {shown[0]} | {shown[1]} |"
@@ -150,7 +152,7 @@ def _order(key: tuple[str, ...]) -> tuple[str, float, float, int]:
     return key[0], float(key[1]), float(key[2]), int(key[3])
 
 
-def _cell(values: list[tuple[float, float]] | None) -> str:
+def _entry_text(values: list[tuple[float, float]] | None) -> str:
     if values is None:
         return ""
     means = [statistics.mean(column) for column in zip(*values, strict=True)]

@@ -1,6 +1,6 @@
-"""Files outside docs/ that pages link to: they become a part of the site, under their own path.
+"""Add files outside docs/ that pages link to, under their own path.
 
-A link such as ``../experiments/quickstart.yaml`` thus works in a checkout and on the site.
+So a link such as ``../experiments/quickstart.yaml`` works in a checkout and on the site.
 """
 
 import posixpath
@@ -16,7 +16,7 @@ SNIPPET = re.compile(r'^--8<-- "([^":]+)', re.MULTILINE)
 
 
 def on_files(files: Files, *, config: Any) -> Files:
-    """Add what pages link to, and the figures of the results that they include."""
+    """Add the files that pages link to, and the figures of included results."""
     wanted = set()
     for page in files.documentation_pages():
         text = page.content_string
@@ -32,7 +32,7 @@ def on_files(files: Files, *, config: Any) -> Files:
                     wanted.add((posixpath.join(folder, picture.name), source))
     for uri, source in sorted(wanted):
         if not (ROOT / source).is_file():
-            continue  # MkDocs will name the link that leads nowhere
+            continue  # MkDocs reports the broken link
         file = File.generated(config, uri, abs_src_path=str(ROOT / source))
         if uri not in str(config.nav):
             file.inclusion = InclusionLevel.NOT_IN_NAV
@@ -41,7 +41,7 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Point those links at their place on the site."""
+    """Point these links to their place on the site."""
     folder = posixpath.dirname(page.file.src_uri)
 
     def inside(found: re.Match[str]) -> str:
@@ -52,6 +52,6 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 
 def _outside(page: str, link: str) -> str | None:
-    """The path in the repository that a link of docs/``page`` leads to; None if inside docs/."""
+    """Return the path in the repository that a link of docs/``page`` names; None inside docs/."""
     path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), link))
     return None if path.startswith("docs/") else path

@@ -1,4 +1,4 @@
-"""Formulas as MathML, made while the site is built: browsers show it without a script or a font."""
+"""Convert formulas to MathML, which browsers show without a script or a font."""
 
 import html
 import re
@@ -6,7 +6,7 @@ from typing import Any
 
 from latex2mathml.converter import convert
 
-# What the extension arithmatex makes of $...$ and $$...$$.
+# The output of the extension arithmatex for $...$ and $$...$$.
 FORMULA = re.compile(
     r'<(span|div) class="arithmatex">(?:\\\((.*?)\\\)|\\\[(.*?)\\\])</\1>', re.DOTALL
 )

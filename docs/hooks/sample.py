@@ -1,4 +1,4 @@
-"""Embeds the digit and the noise that the interactive figure of idea.md computes with."""
+"""Add the digit and the noise that the interactive figure of idea.md uses."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ DIRECTIONS = 8
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the sample where a page asks for it."""
+    """Put the sample at its mark."""
     if MARK not in markdown:
         return markdown
     data: Any = load_digits()

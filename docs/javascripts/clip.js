@@ -1,4 +1,4 @@
-// The interactive figure of idea.md: a digit, a direction, and what the clip leaves of epsilon.
+// The interactive figure of idea.md: a digit, a direction, and the norm before and after the clip.
 "use strict";
 
 (() => {
@@ -118,11 +118,11 @@
     paint(pictures[0], x);
     paint(pictures[1], at(eps / norm(v, p)));
     paint(pictures[2], at(eta));
-    get("asked").textContent = eps.toFixed(3);
+    get("target").textContent = eps.toFixed(3);
     get("norm-naive").textContent = norms.naive.toFixed(3);
     get("norm-exact").textContent = norms.exact.toFixed(3);
     get("lost").textContent = eps > 0 ? `${Math.round(100 * (1 - norms.naive / eps))} %` : "0 %";
-    get("reach").textContent = reach.toFixed(3);
+    get("reachable").textContent = reach.toFixed(3);
     get("eta").textContent = eta.toFixed(4);
     get("beyond").hidden = eps <= reach;
   }

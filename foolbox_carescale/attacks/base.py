@@ -212,7 +212,7 @@ def variant(
         required: Arguments that lose their default.
 
     Returns:
-        The subclass; its signature shows what is left to choose.
+        The subclass; its signature has the remaining parameters.
     """
     settled, defaults = dict(fixed or {}), dict(defaults or {})
     signature = inspect.signature(attack.__init__)

@@ -32,7 +32,7 @@ class MinimalEpsilon(MinimizationAttack):
         max_runs: Stop after this many runs of the wrapped attack. With ``steps`` gradients
             each, ``steps * max_runs`` is the budget.
         growth: Factor of the bracketing.
-        ray_passes: Forward passes that draw each run's adversarial points back towards the
+        ray_passes: Forward passes that draw each run's adversarial examples back towards the
             inputs, halving the part of the way that may be left out. They cost no gradient.
 
     A sample that is adversarial as it is keeps perturbation 0. Where no epsilon up to the
@@ -80,7 +80,7 @@ class MinimalEpsilon(MinimizationAttack):
         early_stop: float | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Return the nearest adversarial points found; samples below ``early_stop`` are done."""
+        """Return the nearest adversarial examples found; samples below ``early_stop`` are done."""
         raise_if_kwargs(kwargs)
         x0, restore = ep.astensor_(inputs)
         x0 = inside_bounds(x0, model)
@@ -119,7 +119,7 @@ class MinimalEpsilon(MinimizationAttack):
     def _nearer(
         self, x0: ep.Tensor, x: ep.Tensor, found: ep.Tensor, is_adversarial: Any, bounds: Any
     ) -> ep.Tensor:
-        """Return the adversarial points, drawn back to the inputs while they stay adversarial."""
+        """Return the adversarial examples, drawn back to the inputs while they stay adversarial."""
         if self.ray_passes == 0 or not found.any():
             return x
         p = self.attack.p

@@ -1,4 +1,4 @@
-"""Random noise whose size after the clip is exactly epsilon, for any p-norm."""
+"""Random noise whose norm after the clip is exactly epsilon, for any p-norm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attacks by name: Foolbox's and ours in one place, which is ``foolbox.attacks`` itself."""
+"""Attacks by name, Foolbox's and this package's, in ``foolbox.attacks``."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def kind_of(name: str) -> str | None:
 
 
 def list_attacks(pattern: str = "*") -> list[str]:
-    """Return the names of all attacks, Foolbox's and ours, sorted.
+    """Return the names of all attacks, Foolbox's and this package's, sorted.
 
     Args:
         pattern: Keep the names that match, with ``*`` and ``?``, in any case: ``"l2*pgd"``.

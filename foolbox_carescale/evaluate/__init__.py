@@ -1,4 +1,4 @@
-"""Evaluate the robust accuracy of a classifier, and the true size of every perturbation.
+"""Evaluate the robust accuracy of a classifier, and the measured norm of every perturbation.
 
 ``evaluate(Evaluation())`` runs the bundled default; ``carescale evaluate`` does the same.
 Names are imported on first use, so that the command line can say which extra is missing.

@@ -263,7 +263,7 @@ def l2_clipping_aware_rescaling(x: T, delta: T, eps: Any, a: float = 0.0, b: flo
     Args:
         x: Points inside [a, b], shape (N, ...).
         delta: Directions, shape of x.
-        eps: Wanted L2 norm, in the units of x.
+        eps: Target L2 norm, in the units of x.
         a: Lower bound.
         b: Upper bound.
 

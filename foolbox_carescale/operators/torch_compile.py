@@ -1,7 +1,7 @@
 """torch.compile: each public operator is one node of Dynamo's graph, and the root one of the code.
 
 Dynamo cannot look into EagerPy's tensors. As a node in its graph an operator is traced one level
-below, by AOTAutograd, where EagerPy is ordinary Python. There the root, which has no derivative of
+below, by AOTAutograd, where EagerPy is plain Python. There the root, which has no derivative of
 its own, is a node once more: at run time it is found by the engine that serves the tensors, and
 the compiler has only the closed form to compile.
 Imported while torch compiles, never before.

@@ -97,16 +97,17 @@ def test_figure_computes_what_the_operator_computes(page, address, order, p):
     seen = set()
     for place in (0, 300, 900, 1000):
         page.locator("[data-epsilon]").fill(str(place))
-        said = {
+        shown = {
             name: float(page.locator(f"[data-{name}]").inner_text())
-            for name in ("asked", "norm-naive", "norm-exact", "reach")
+            for name in ("target", "norm-naive", "norm-exact", "reachable")
         }
-        exact = np.linalg.norm(perturb(x, delta, said["asked"], p=p) - x, ord=p, axis=1)
-        scale = said["asked"] / np.linalg.norm(delta, ord=p, axis=1)
+        exact = np.linalg.norm(perturb(x, delta, shown["target"], p=p) - x, ord=p, axis=1)
+        scale = shown["target"] / np.linalg.norm(delta, ord=p, axis=1)
         naive = np.linalg.norm(np.clip(x + scale * delta, 0, 1) - x, ord=p, axis=1)
-        assert said["norm-exact"] == pytest.approx(exact[0], abs=2e-3)
-        assert said["norm-exact"] == pytest.approx(min(said["asked"], said["reach"]), abs=2e-3)
-        assert said["norm-naive"] == pytest.approx(naive[0], abs=2e-3)
+        assert shown["norm-exact"] == pytest.approx(exact[0], abs=2e-3)
+        expected = min(shown["target"], shown["reachable"])
+        assert shown["norm-exact"] == pytest.approx(expected, abs=2e-3)
+        assert shown["norm-naive"] == pytest.approx(naive[0], abs=2e-3)
         seen.add(page.locator("[data-exact] rect").first.get_attribute("fill"))
         assert page.locator("[data-beyond]").is_visible() == (place == 1000)
     assert len(seen) > 1 or p == 1

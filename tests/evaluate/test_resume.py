@@ -246,7 +246,7 @@ def test_a_part_of_another_run_is_set_aside(tmp_path, reference):
     with pytest.warns(EvaluationWarning) as said:
         evaluate(tiny(folder))
     reasons = " ".join(str(warning.message) for warning in said)
-    assert "it is no part of this run" in reasons
+    assert "it does not belong to this run" in reasons
     assert "it belongs to another run or task" in reasons
     assert rows(folder) == reference
 

@@ -26,7 +26,7 @@ FRAMEWORKS = ("jax", "tensorflow")
 """Those that a model of the user's own may be written in; PyTorch is always there."""
 
 NON_IDENTITY_KEYS = ("executor", "tracking", "shard", "output")
-"""Keys that say where a run is computed and told, and change none of its rows.
+"""Keys that say where a run is computed and tracked, and change none of its rows.
 
 The device and the number of threads are not among them: both change the last bits.
 """
@@ -45,7 +45,7 @@ def record_of(
 
     Args:
         asked: The run as it was asked for, and
-        resolved: without anything left to choose.
+        resolved: with resolved defaults.
         data: Its samples.
         tasks: How many it has.
         clean_losses: Cross-entropies of the first batch.
@@ -68,8 +68,8 @@ def reconcile(evaluation: Evaluation, record: Mapping[str, Any], folder: Path) -
     """Return the run that is asked for, with the choices that the run in the folder has made.
 
     A key fits if it is what was asked for then, or what came of it: a run is continued by the
-    command that started it, and by the folder's own config. What was left to choose stays as
-    it was chosen, so that a machine with another number of cores can help.
+    command that started it, and by the folder's own config. Resolved defaults stay as
+    they were chosen, so that a machine with another number of cores can help.
 
     Raises:
         UserError: The folder holds another run; the message names the keys that differ.

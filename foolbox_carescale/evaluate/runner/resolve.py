@@ -1,4 +1,4 @@
-"""What a run works on: its config without anything left to choose, and its data."""
+"""Resolve the defaults of a config, and load its data."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Progress:
 def evaluate(
     evaluation: Evaluation, *, on_progress: Callable[[Progress], None] | None = None
 ) -> Results:
-    """Evaluate a model's robust accuracy, and the true size of each perturbation.
+    """Evaluate a model's robust accuracy, and the measured norm of each perturbation.
 
     Samples that the model gets wrong without an attack are not attacked and count as not
     robust. Everything is judged on what an attack returns, clipped to its epsilon (by
@@ -86,7 +86,7 @@ def evaluate(
 
 
 def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | None) -> Results:
-    make_settings(evaluation)  # what is wrong with an attack is said before data are read
+    make_settings(evaluation)  # report a wrong attack before data are read
     folder = None
     if evaluation.output is not None:
         folder = RunFolder(Path(evaluation.output).expanduser())
@@ -153,7 +153,7 @@ class _CompletionLog:
         self._resumed = 0
         for name in folder.stored():
             if tasks.named(name) is None:
-                folder.quarantine(name, "it is no part of this run")
+                folder.quarantine(name, "it does not belong to this run")
         for number in self._numbers:
             self.look(number)
         self._resumed = self._how_many
@@ -253,7 +253,7 @@ def _named(setting: AttackSetting) -> tuple[str, float]:
 
 
 def _resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
-    """Return the run without anything left to choose, in any process of it, and its data."""
+    """Return the run with resolved defaults, the same in each of its processes, and its data."""
     resolved, data = resolve(evaluation)
     settings = resolved.executor
     device, threads = resolved.device, resolved.threads

@@ -34,7 +34,7 @@ class AttackSetting:
         attack: The Foolbox attack itself.
         library: The package of the attack's class, such as ``foolbox`` or the user's own.
         p: Order of the attack's norm.
-        epsilon: Size of the perturbation in that norm.
+        epsilon: Norm of the perturbation.
         minimises: Whether the attack looks for the smallest perturbation, whatever epsilon.
     """
 

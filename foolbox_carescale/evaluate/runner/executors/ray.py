@@ -221,7 +221,7 @@ class _Remote:
 
 
 class _Actor:
-    """What lives in a Ray worker's process. ``start`` is apart, so that its errors are told."""
+    """The actor in a Ray worker. ``start`` is separate, so that its errors are reported."""
 
     def start(self, evaluation: Evaluation, data: Data) -> ModelProbe:
         import torch
