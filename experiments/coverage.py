@@ -54,8 +54,8 @@ def table(summaries: dict[str, dict[str, Any]], tests: str) -> str:
         "",
         f"{describe(PACKAGES)}.",
         "",
-        f"Lines and branches of the package, and the part of both together that was run, of which"
-        f" {WANTED}% is asked. Run were {tests}.",
+        f"Lines and branches of the package, and the share of both that was run; the goal is"
+        f" {WANTED}%. Tests: {tests}.",
         "",
         "| module | lines | not run | branches | not taken | run |",
         "|---|---|---|---|---|---|",

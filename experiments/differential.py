@@ -68,10 +68,11 @@ def main() -> None:
         "",
         describe(("foolbox-carescale", "numpy", "numba")) + f", seed {arguments.seed}.",
         "",
-        f"{sum(e.rows for e in found):,} random rows of 1 to {LENGTHS[-1]} elements. The greatest"
-        " relative error of the norm after the clip, which is promised to be below 1e-6 (float32)"
-        " and 1e-12 (float64); and of eta, in rows with an elasticity (the share of norm^p that"
-        f" still moves) of at least {WELL_CONDITIONED}, where ten times that is allowed.",
+        f"{sum(e.rows for e in found):,} random rows of 1 to {LENGTHS[-1]} elements. `norm` is the"
+        " greatest relative error of the norm after the clip; the promise is below 1e-6 (float32)"
+        " and 1e-12 (float64). The last column is the error of eta in rows with an elasticity (the"
+        f" share of norm^p that still moves) of at least {WELL_CONDITIONED}. It may be ten times"
+        " as large.",
         "",
         "| p | dtype | rows | norm | rows, well-conditioned | eta there |",
         "|---|---|---|---|---|---|",

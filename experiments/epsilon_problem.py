@@ -1,9 +1,9 @@
-"""The epsilon that was not: realised L2 norm of Gaussian noise, scaled before and after the clip.
+"""Measured L2 norm of Gaussian noise, scaled before and after the clip.
 
     python -m experiments.epsilon_problem [--output docs/images/epsilon.png]
 
 On held-out digits (most pixels on the bounds) and on Foolbox's ImageNet samples (photographs).
-Epsilon is given per square root of the number of elements, so that both share one axis: it is
+Epsilon is divided by the square root of the number of elements, so that both share one axis. It is
 the root mean square of the perturbation.
 """
 
@@ -23,44 +23,44 @@ DATA = {"digits": DataConfig(), "photographs": DataConfig(name="foolbox/imagenet
 SIZES = np.linspace(0.0, 0.5, 11)[1:]
 
 
-def realised(images: np.ndarray, size: float, exact: bool, seed: int = 0) -> np.ndarray:
-    """Root mean square of the clipped perturbation, per image."""
+def measured(images: np.ndarray, size: float, exact: bool, seed: int = 0) -> np.ndarray:
+    """Return the root mean square of the clipped perturbation, per image."""
     noise = np.random.default_rng(seed).standard_normal(images.shape)
     epsilon = size * np.sqrt(images[0].size)
     if exact:
-        points = perturb(images, noise, epsilon)
+        perturbed = perturb(images, noise, epsilon)
     else:
         norm = np.linalg.norm(noise.reshape(len(noise), -1), axis=1)
         scale = (epsilon / norm).reshape(-1, *[1] * (images.ndim - 1))
-        points = np.clip(images + scale * noise, 0, 1)
-    return np.sqrt(((points - images) ** 2).reshape(len(images), -1).mean(axis=1))
+        perturbed = np.clip(images + scale * noise, 0, 1)
+    return np.sqrt(((perturbed - images) ** 2).reshape(len(images), -1).mean(axis=1))
 
 
 def main() -> None:
-    """Print realised / asked, and draw it."""
+    """Print measured / target norm, and draw it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("docs/images/epsilon.png"))
     parser.add_argument("--samples", type=int, default=100)
     options = parser.parse_args()
 
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    print("realised / asked, mean over the images\n")
+    print("measured / target norm, mean over the images\n")
     print("| RMS epsilon |" + "|".join(f" {n}, naive | {n}, exact " for n in DATA) + "|")
     print("|---" * (1 + 2 * len(DATA)) + "|")
     columns = []
     for (name, config), color in zip(DATA.items(), ("tab:red", "tab:orange"), strict=True):
         images = load_data(config).images[: options.samples].astype(np.float64)
-        naive = np.array([realised(images, s, exact=False).mean() for s in SIZES])
-        exact = np.array([realised(images, s, exact=True).mean() for s in SIZES])
+        naive = np.array([measured(images, s, exact=False).mean() for s in SIZES])
+        exact = np.array([measured(images, s, exact=True).mean() for s in SIZES])
         columns += [naive / SIZES, exact / SIZES]
         axes.plot(SIZES, naive, "o-", color=color, label=f"scaled, then clipped: {name}")
         axes.plot(SIZES, exact, "x", color=color, label=f"foolbox_carescale: {name}")
     for row in zip(SIZES, *columns, strict=True):
         print(f"| {row[0]:.2f} | " + " | ".join(f"{value:.3f}" for value in row[1:]) + " |")
     axes.axline((0, 0), slope=1, color="0.6", linewidth=1, zorder=0)
-    axes.set_xlabel("epsilon asked for (root mean square per element)")
-    axes.set_ylabel("size after the clip")
-    axes.set_title("Gaussian noise: what was asked, what was realised")
+    axes.set_xlabel("target epsilon (root mean square per element)")
+    axes.set_ylabel("norm after the clip")
+    axes.set_title("Gaussian noise: target norm and measured norm")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -74,9 +74,9 @@ def attacked(
     """The images under a short L2 attack on the model in evaluation mode."""
     attack = L2ClipAwarePGD(steps=ADVERSARIAL_STEPS, keep="last", random_start=False)
     model.eval()
-    points = attack.run(PyTorchModel(model, bounds=(0, 1)), images, labels, epsilon=epsilon)
+    advs = attack.run(PyTorchModel(model, bounds=(0, 1)), images, labels, epsilon=epsilon)
     model.train()
-    return points.detach()  # type: ignore[no-any-return]
+    return advs.detach()  # type: ignore[no-any-return]
 
 
 def shifted(images: torch.Tensor) -> torch.Tensor:

@@ -64,7 +64,7 @@ def goals(
              fold(SMALL, "Foolbox, torch", "ours, torch")),
         Goal("eta against the clip, big", "<=", 1.0, fold(BIG, "ours, torch", CLIP)),
         Goal("fused perturb against the clip, big", "<=", 1.2, fold(BIG, FUSED, CLIP)),
-        Goal("the same by medians instead of least times", "<=", 1.2,
+        Goal("the same by medians instead of minima", "<=", 1.2,
              _over(_median(times, BIG, FUSED), _median(times, BIG, CLIP))),
     ]  # fmt: skip
     for label, shape in (("big", BIG), ("small", SMALL)):
@@ -84,14 +84,14 @@ def goals(
              fold(SMALL, "Foolbox, jax.jit", "ours, jax.jit")),
     ]  # fmt: skip
     for label, shape in (("big", BIG), ("small", SMALL)):
-        rows.append(Goal(f"tf.function against the official code in it, {label}", ">=", 15,
+        rows.append(Goal(f"tf.function against the official code in tf.function, {label}", ">=", 15,
                          fold(shape, "Foolbox, tf.function", "ours, tf.function")))  # fmt: skip
         for name in ("tensorflow", "jax"):
             rows.append(Goal(f"eager {name} against the official code, {label}", ">=", 60,
                              fold(shape, f"Foolbox, {name}", f"ours, {name}")))  # fmt: skip
         rows.append(Goal(f"hardest row against the typical one, {label}", "<=", 6,
                          _worst(r for _, _, r in hard_ratios(times, shape))))  # fmt: skip
-    rows.append(Goal("extra peak memory of eta, part of the batch", "<=", 0.1,
+    rows.append(Goal("extra peak memory of eta, share of the batch", "<=", 0.1,
                      _worst(memory[name] for name in ("ours, numpy", "ours, torch"))))  # fmt: skip
     rows += [
         # the difference of two runs is below 0 where something else disturbed the shorter one
@@ -153,7 +153,7 @@ def report(
     rows: list[Goal],
 ) -> str:
     """Everything as Markdown."""
-    parts = ["# The operator beside its alternatives", "", header, "", "## Goals", ""]
+    parts = ["# The operator and its alternatives", "", header, "", "## Goals", ""]
     parts += goal_table(rows)
     shapes = dict.fromkeys(c.shape for c in times if c.data == "typical")
     for shape in shapes:
@@ -164,8 +164,8 @@ def report(
         parts += hard_table(times, shape)
     parts += ["", "## One row of n elements, p = 2: milliseconds per call", ""]
     parts += growth_table(times)
-    parts += ["", f"## Extra peak memory at {text_of(BIG)}, as a part of the bytes of x", ""]
-    parts += _table(("", "part"), [(n, _figure(m)) for n, m in memory.items()])
+    parts += ["", f"## Extra peak memory at {text_of(BIG)}, as a share of the bytes of x", ""]
+    parts += _table(("", "share"), [(n, _figure(m)) for n, m in memory.items()])
     parts += ["", "## First call in a second process, seconds", ""]
     parts += _table(("", "seconds"), [(n, _figure(s)) for n, s in starts.items()])
     return "\n".join(parts)

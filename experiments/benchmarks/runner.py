@@ -58,11 +58,11 @@ def main() -> None:
     ]
     names = {"default": "`carescale evaluate`", "224": f"ResNet-18, 224x224, {STEPS} steps of PGD"}
     for case, name in names.items():
-        told = _in_process(case, 0)
-        share = told["own"] / told["whole"]
-        seconds = [told[key] for key in ("whole", "setup", "attack", "model", "own")]
+        found = _in_process(case, 0)
+        share = found["own"] / found["whole"]
+        seconds = [found[key] for key in ("whole", "setup", "attack", "model", "own")]
         goal = f"< {GOALS[case]:.0%}, {'met' if share < GOALS[case] else 'missed'}"
-        settings = [name, told["tasks"], f"{told['stored']:.1f}", *(f"{s:.2f}" for s in seconds)]
+        settings = [name, found["tasks"], f"{found['stored']:.1f}", *(f"{s:.2f}" for s in seconds)]
         lines.append("| " + " | ".join(map(str, [*settings, f"{share:.2%}", goal])) + " |")
     lines += [
         "",
@@ -70,9 +70,9 @@ def main() -> None:
         "|---|---|---|---|",
     ]
     for tasks in sizes:
-        told = _in_process("tasks", tasks)
-        each = [1000 * told[key] / told["tasks"] for key in ("whole", "own")]
-        lines.append(f"| {told['tasks']} | {told['peak']:.1f} | {each[0]:.2f} | {each[1]:.2f} |")
+        found = _in_process("tasks", tasks)
+        each = [1000 * found[key] / found["tasks"] for key in ("whole", "own")]
+        lines.append(f"| {found['tasks']} | {found['peak']:.1f} | {each[0]:.2f} | {each[1]:.2f} |")
     text = "\n".join(lines) + "\n"
     print(text)
     if arguments.output is not None:
@@ -145,8 +145,8 @@ def _in_process(case: str, tasks: int) -> dict[str, float]:
     done = subprocess.run(
         [*command, "--case", case, "--tasks", str(tasks)], stdout=subprocess.PIPE, check=True
     )
-    told: dict[str, float] = json.loads(done.stdout)
-    return told
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
 
 
 def _measure(case: str, tasks: int) -> dict[str, float]:

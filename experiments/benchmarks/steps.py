@@ -413,20 +413,20 @@ def report(
         f"## A step's own cost in milliseconds, {batch}x3x224x224, without the model", "",
         *_own_table(own), "",
         "## The same with OMP_WAIT_POLICY=passive", "",
-        "PyTorch's idle threads sleep, and leave the processors to the engine's.", "",
+        "PyTorch's idle threads sleep and leave the processors to the engine's threads.", "",
         *_own_table(passive),
     ]  # fmt: skip
     lines += [
         "", f"## A whole step in milliseconds, {WHOLE_BATCH}x3x224x224, with the model", "",
-        f"Runs of {WHOLE_STEPS} steps, over {WHOLE_STEPS}.", "",
-        "| p | attack | a step | over Foolbox's PGD |", "|---|---|---|---|",
+        f"The time of {WHOLE_STEPS} steps, divided by {WHOLE_STEPS}.", "",
+        "| p | attack | a step | relative to Foolbox's PGD |", "|---|---|---|---|",
     ]  # fmt: skip
     for w in whole:
         order = "inf" if w.p == math.inf else f"{w.p:g}"
         lines.append(f"| {order} | {w.attack} | {w.step * 1e3:.4g} | {w.ratio:.3g} |")
     lines += [
         "", f"## A training step of ResNet-18 in milliseconds, {TRAINING_BATCH}x3x224x224", "",
-        "| setting | step without | with perturb | perturb alone | its part of the step |",
+        "| setting | step without | with perturb | perturb alone | its share of the step |",
         "|---|---|---|---|---|",
     ]  # fmt: skip
     for t in training:

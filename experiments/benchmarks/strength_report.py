@@ -97,30 +97,30 @@ class Results:
     """Rows by what they measured, their seeds together."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self.by_cell: dict[Key, dict[tuple[str, int], list[Row]]] = {}
+        self.by_setting: dict[Key, dict[tuple[str, int], list[Row]]] = {}
         for row in rows:
-            cell = self.by_cell.setdefault((row.suite, row.model, row.p, row.epsilon), {})
-            cell.setdefault((row.attack, row.steps), []).append(row)
-        self.by_cell = dict(sorted(self.by_cell.items(), key=_order))
+            setting = self.by_setting.setdefault((row.suite, row.model, row.p, row.epsilon), {})
+            setting.setdefault((row.attack, row.steps), []).append(row)
+        self.by_setting = dict(sorted(self.by_setting.items(), key=_order))
 
-    def cells(self, suite: str) -> list[Key]:
-        """Suite, model, p and epsilon of all cells."""
-        return [cell for cell in self.by_cell if cell[0] == suite]
+    def settings(self, suite: str) -> list[Key]:
+        """Suite, model, p and epsilon of all attack settings."""
+        return [setting for setting in self.by_setting if setting[0] == suite]
 
-    def rows(self, cell: Key, attack: str, steps: int) -> list[Row]:
+    def rows(self, setting: Key, attack: str, steps: int) -> list[Row]:
         """One row per seed; empty where it is not measured."""
-        return self.by_cell[cell].get((attack, steps), [])
+        return self.by_setting[setting].get((attack, steps), [])
 
-    def attacks(self, cell: Key, steps: int) -> list[str]:
+    def attacks(self, setting: Key, steps: int) -> list[str]:
         """What was measured there with this number of gradients."""
-        return [attack for attack, count in self.by_cell[cell] if count == steps]
+        return [attack for attack, count in self.by_setting[setting] if count == steps]
 
     def pair(
-        self, cell: Key, first: str, second: str, steps: int
+        self, setting: Key, first: str, second: str, steps: int
     ) -> tuple[list[Row], list[Row]] | None:
         """The rows of two attacks under the seeds that both have; None where there is none."""
-        a = {row.seed: row for row in self.rows(cell, first, steps)}
-        b = {row.seed: row for row in self.rows(cell, second, steps)}
+        a = {row.seed: row for row in self.rows(setting, first, steps)}
+        b = {row.seed: row for row in self.rows(setting, second, steps)}
         seeds = sorted(a.keys() & b.keys())
         return ([a[s] for s in seeds], [b[s] for s in seeds]) if seeds else None
 
@@ -142,10 +142,11 @@ def _head(rows: list[Row]) -> list[str]:
     return [
         "# Strength at equal gradients",
         "",
-        "Made by `python -m experiments.benchmarks.strength`; its docstring says what is compared.",
-        f"Samples, all classified correctly: {samples}. Up to {seeds} seeds, of the start and of "
-        "what else is random; the model and the samples stay. "
-        f"{len(rows)} runs, {hours:.1f} hours of them.",
+        "`python -m experiments.benchmarks.strength` made this page; its docstring says what is "
+        "compared.",
+        f"Correctly classified samples: {samples}. Up to {seeds} seeds for everything random in "
+        "the attacks, with the same model and samples. "
+        f"{len(rows)} runs in {hours:.1f} hours.",
         f"Measured {describe(PACKAGES)}.",
         "",
         "![Security curves](strength.png)",
@@ -157,12 +158,12 @@ def _head(rows: list[Row]) -> list[str]:
 
 
 def _goals(results: Results) -> list[str]:
-    """For each goal in how many cells it is met, and those where it is not."""
+    """For each goal in how many attack settings it is met, and those where it is not."""
     lines = [
         "## Goals",
         "",
         "Means over the seeds. `acc` is robust accuracy, `loss` the mean cross-entropy of the "
-        f"points that the attack returns; losses within {SAME:.1%} count as equal.",
+        f"adversarial examples; losses within {SAME:.1%} count as equal.",
         "",
         "| goal | met in | not met |",
         "|---|---|---|",
@@ -198,13 +199,13 @@ def _compared(
     orders: Callable[[float], bool] = lambda p: True,
 ) -> Verdicts:
     verdicts = []
-    for cell in results.cells("fixed"):
+    for setting in results.settings("fixed"):
         for ours, theirs, steps in pairs:
-            found = results.pair(cell, ours, theirs, steps)
-            if found is None or not orders(cell[2]):
+            found = results.pair(setting, ours, theirs, steps)
+            if found is None or not orders(setting[2]):
                 continue
             a, b = found
-            note = f"{_name(cell)} {ours} {steps}: {value(a):.3f} against {value(b):.3f}"
+            note = f"{_name(setting)} {ours} {steps}: {value(a):.3f} against {value(b):.3f}"
             verdicts.append((met(a, b), note))
     return verdicts
 
@@ -220,10 +221,10 @@ def _peer_pairs(*peers: str) -> list[tuple[str, str, int]]:
 def _against_better_mode(results: Results, slack: float) -> Verdicts:
     """Robust accuracy against the lower one of APGD's two modes."""
     verdicts = []
-    for cell in results.cells("fixed"):
+    for setting in results.settings("fixed"):
         for attack, _, steps in _peer_pairs("autoattack_apgd"):
             modes = [
-                results.pair(cell, attack, mode, steps)
+                results.pair(setting, attack, mode, steps)
                 for mode in ("autoattack_apgd", "autoattack_apgd_any")
             ]
             known = [mode for mode in modes if mode is not None]
@@ -231,7 +232,7 @@ def _against_better_mode(results: Results, slack: float) -> Verdicts:
                 continue
             theirs = min(_accuracy(b) for _, b in known)
             mine = _accuracy(known[0][0])
-            note = f"{_name(cell)} {attack} {steps}: {mine:.3f} against {theirs:.3f}"
+            note = f"{_name(setting)} {attack} {steps}: {mine:.3f} against {theirs:.3f}"
             verdicts.append((mine <= theirs + slack, note))
     return verdicts
 
@@ -250,22 +251,22 @@ def _no_higher_accuracy(a: list[Row], b: list[Row]) -> bool:
 
 def _norms(results: Results) -> Verdicts:
     verdicts = []
-    for cell in results.cells("fixed"):
+    for setting in results.settings("fixed"):
         for attack in ("bim", "pgd", "momentum", "adam", "apgd"):
-            rows = results.rows(cell, attack, 40)
+            rows = results.rows(setting, attack, 40)
             if rows:
                 off = max(abs(n - 1) for r in rows for n in (r.least_norm, r.greatest_norm))
-                verdicts.append((off <= 1e-5, f"{_name(cell)} {attack}: off by {off:.1e}"))
+                verdicts.append((off <= 1e-5, f"{_name(setting)} {attack}: off by {off:.1e}"))
     return verdicts
 
 
 def _minimal_norms(results: Results) -> Verdicts:
     verdicts = []
-    for cell in results.cells("minimal"):
+    for setting in results.settings("minimal"):
         for peer in ("foolbox_ddn", "foolbox_fmn", "foolbox_cw"):
-            steps = {s for a, s in results.by_cell[cell] if a == peer}
+            steps = {s for a, s in results.by_setting[setting] if a == peer}
             for count in steps:
-                found = results.pair(cell, "minimal_epsilon", peer, count)
+                found = results.pair(setting, "minimal_epsilon", peer, count)
                 if found is not None:
                     mine, theirs = (mean(r.median_norm for r in part) for part in found)
                     note = f"{peer}: {mine:.4f} against {theirs:.4f}"
@@ -275,14 +276,14 @@ def _minimal_norms(results: Results) -> Verdicts:
 
 def _ensembles(results: Results) -> Verdicts:
     verdicts = []
-    for cell in results.cells("ensemble"):
-        found = results.pair(cell, "ensemble", "autoattack_standard", 100)
+    for setting in results.settings("ensemble"):
+        found = results.pair(setting, "ensemble", "autoattack_standard", 100)
         if found is not None:
             a, b = found
             passes = [mean(r.forwards + r.backwards for r in part) for part in found]
             met = _no_higher_accuracy(a, b) and passes[0] <= passes[1]
             note = (
-                f"{_name(cell)}: {_accuracy(a):.3f} with {passes[0]:.0f} passes against "
+                f"{_name(setting)}: {_accuracy(a):.3f} with {passes[0]:.0f} passes against "
                 f"{_accuracy(b):.3f} with {passes[1]:.0f}"
             )
             verdicts.append((met, note))
@@ -327,7 +328,7 @@ _GOALS: tuple[tuple[str, float, Callable[[Results], Verdicts]], ...] = (
             _no_higher_accuracy, _accuracy,
         ),
     ),
-    ("every point at epsilon to 1e-5", 1.0, _norms),
+    ("every norm at epsilon to 1e-5", 1.0, _norms),
     ("MinimalEpsilon(L2ClipAwareAPGD): median norm not above DDN, FMN, CW", 1.0, _minimal_norms),
     ("ensemble: acc not higher than AutoAttack's standard, with no more passes", 1.0, _ensembles),
 )  # fmt: skip
@@ -339,30 +340,37 @@ _GOALS: tuple[tuple[str, float, Callable[[Results], Verdicts]], ...] = (
 def _tables(results: Results) -> list[str]:
     lines: list[str] = []
     for steps in (1, 40, 100):
-        cells = [
-            c for c in results.cells("fixed") if any(s == steps for _, s in results.by_cell[c])
+        settings = [
+            c
+            for c in results.settings("fixed")
+            if any(s == steps for _, s in results.by_setting[c])
         ]
-        names = list(dict.fromkeys(a for c in cells for a, s in results.by_cell[c] if s == steps))
-        lines += [f"## {steps} gradient{'s' if steps > 1 else ''}: acc / loss", ""]
+        names = list(
+            dict.fromkeys(a for c in settings for a, s in results.by_setting[c] if s == steps)
+        )
+        lines += [f"## {steps} iteration{'s' if steps > 1 else ''}: acc / loss", ""]
         lines += _table(
-            [(_name(c), [_entry(results.rows(c, name, steps)) for name in names]) for c in cells],
+            [
+                (_name(c), [_entry(results.rows(c, name, steps)) for name in names])
+                for c in settings
+            ],
             names,
         )
     lines += ["## Minimal perturbations: median norm", ""]
-    for cell in results.cells("minimal"):
+    for setting in results.settings("minimal"):
         body = []
-        for (attack, _), rows in results.by_cell[cell].items():
+        for (attack, _), rows in results.by_setting[setting].items():
             norms = _spread([row.median_norm for row in rows], 4)
             gradients = f"{mean(row.backwards for row in rows):.0f}"
-            body.append((f"{cell[1]} {norm_name(cell[2])} {attack}", [norms, gradients]))
+            body.append((f"{setting[1]} {norm_name(setting[2])} {attack}", [norms, gradients]))
         lines += _table(body, ["median norm", "gradients per sample"])
     lines += ["## Ensembles: acc, passes per sample", ""]
     body = []
-    for cell in results.cells("ensemble"):
-        for (attack, _), rows in results.by_cell[cell].items():
+    for setting in results.settings("ensemble"):
+        for (attack, _), rows in results.by_setting[setting].items():
             row = rows[0]
             cost = [f"{row.forwards:.0f}", f"{row.backwards:.0f}", f"{row.seconds:.0f}"]
-            body.append((f"{_name(cell)} {attack}", [f"{row.robust_accuracy:.3f}", *cost]))
+            body.append((f"{_name(setting)} {attack}", [f"{row.robust_accuracy:.3f}", *cost]))
     return [*lines, *_table(body, ["acc", "forward", "backward", "seconds"])]
 
 
@@ -384,19 +392,20 @@ def _spread(values: list[float], digits: int) -> str:
     return text if len(values) < 2 else f"{text}±{stdev(values):.{digits}f}"
 
 
-def _name(cell: Key) -> str:
-    return f"{cell[1]} {norm_name(cell[2])} {cell[3]:.4g}"
+def _name(setting: Key) -> str:
+    return f"{setting[1]} {norm_name(setting[2])} {setting[3]:.4g}"
 
 
 def _notes() -> list[str]:
     return [
         "## Notes",
         "",
-        "- `autoattack_apgd` keeps the iterate of the highest loss, `autoattack_apgd_any` any that "
-        "is adversarial; for L1 both run with AutoAttack's large epsilons first.",
-        "- ± is the standard deviation over seeds. FGM and BIM of both sides, and Foolbox's "
-        "momentum, have no randomness.",
-        "- For p = 1.5 the others have no attack. A cell of 50 samples moves in steps of 0.02.",
+        "- `autoattack_apgd` keeps the iterate of the highest loss, `autoattack_apgd_any` any "
+        "adversarial one. For L1 both start with AutoAttack's larger epsilons.",
+        "- ± is the standard deviation over seeds. FGM, BIM and Foolbox's momentum attack have "
+        "no randomness.",
+        "- The other libraries have no attack for p = 1.5. With 50 samples, accuracy changes in "
+        "steps of 0.02.",
         "",
     ]
 
@@ -418,16 +427,16 @@ def _curves(results: Results, path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    cells = results.cells("fixed")
-    models = list(dict.fromkeys(cell[1] for cell in cells))
-    orders = sorted({cell[2] for cell in cells})
+    settings = results.settings("fixed")
+    models = list(dict.fromkeys(setting[1] for setting in settings))
+    orders = sorted({setting[2] for setting in settings})
     figure, axes = pyplot.subplots(
         len(models), len(orders), squeeze=False, sharey=True,
         figsize=(3.2 * len(orders), 2.6 * len(models)),
     )  # fmt: skip
     for model, line in zip(models, axes, strict=True):
         for p, axis in zip(orders, line, strict=True):
-            here = [cell for cell in cells if cell[1] == model and cell[2] == p]
+            here = [setting for setting in settings if setting[1] == model and setting[2] == p]
             for attack, (label, colour, marker) in CURVES.items():
                 points = [(c[3], results.rows(c, attack, 40)) for c in here]
                 known = [(0.0, 1.0)] + [(e, _accuracy(rows)) for e, rows in points if rows]
@@ -436,7 +445,7 @@ def _curves(results: Results, path: Path) -> None:
             axis.set_title(f"{model} {norm_name(p)}", fontsize=9)
             axis.set_xlabel("epsilon", fontsize=8)
             axis.tick_params(labelsize=7)
-        line[0].set_ylabel("robust accuracy, 40 gradients", fontsize=8)
+        line[0].set_ylabel("robust accuracy, 40 iterations", fontsize=8)
     handles = {}
     for axis in axes.flat:
         handles.update(dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True)))

@@ -40,16 +40,16 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     axes[0].set_title(f"digit {labels[0]}")
     for axis, (norm, epsilon) in zip(axes[1:], EPSILON.items(), strict=True):
         attack = getattr(foolbox.attacks, f"{norm}ClipAwarePGD")(steps=20)
-        _, points, fooled = attack(fmodel, images, labels, epsilons=epsilon)
+        _, advs, fooled = attack(fmodel, images, labels, epsilons=epsilon)
         robust[norm] = 1 - float(fooled.float().mean())
         order = float(norm.removeprefix("L"))
-        sizes = torch.linalg.vector_norm((points - images).flatten(1), ord=order, dim=1)
+        norms = torch.linalg.vector_norm((advs - images).flatten(1), ord=order, dim=1)
         print(
             f"{norm:>4}, epsilon {epsilon}: robust accuracy {robust[norm]:.2f}, "
-            f"sizes {sizes.min():.6f} to {sizes.max():.6f}"
+            f"norms {norms.min():.6f} to {norms.max():.6f}"
         )
-        axis.imshow(points[0].permute(1, 2, 0).numpy())
-        axis.set_title(f"{norm}, {epsilon}: seen as {fmodel(points[:1]).argmax()}")
+        axis.imshow(advs[0].permute(1, 2, 0).numpy())
+        axis.set_title(f"{norm}, {epsilon}: seen as {fmodel(advs[:1]).argmax()}")
     for axis in axes:
         axis.set_axis_off()
     figure.savefig(options.output, dpi=90)

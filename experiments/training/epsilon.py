@@ -1,11 +1,11 @@
-"""The epsilon that was not: realised norm of noise and of PGD, against the epsilon asked for.
+"""Measured norm of noise and of PGD against the target epsilon.
 
     python -m experiments.training.epsilon [--quick]
 
-Foolbox's additive noise and projected gradient descent beside ours, on digits, MNIST and ImageNet
-samples. What counts is the perturbation that the attack returns, after the clip. Sizes are per
-element: epsilon is ``size * n**(1/p)`` for n elements, so that one axis serves all data; for
-L2 it is the root mean square.
+Additive noise and projected gradient descent of Foolbox and of this package, on digits, MNIST and
+ImageNet samples. The norm is that of the returned perturbation, after the clip. Sizes are epsilons
+per element: epsilon is ``size * n**(1/p)`` for n elements, so all data share one axis. For L2 the
+size is the root mean square.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from foolbox_carescale.evaluate.models.loading import build_network
 SIZES = (0.02, 0.05, 0.1, 0.2, 0.4)
 ATTACK_SIZES = (0.005, 0.02, 0.1)
 STEPS = 10
-ATTACKED = {"ImageNet": 5}  # images under PGD, where not all: EfficientNet takes its time
-# name: p, Foolbox's attack, ours, the sizes
+ATTACKED = {"ImageNet": 5}  # images under PGD where not all: EfficientNet is slow
+# name: p, Foolbox's attack, this package's, the sizes
 PAIRS: dict[str, tuple[float, Any, Any, tuple[float, ...]]] = {
     "Gaussian noise": (
         2.0,
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure and write."""
     chosen = options(__doc__, arguments)
     torch.manual_seed(0)
-    report = Report("training_epsilon", "The epsilon that was not")
+    report = Report("training_epsilon", "Measured norm of noise and PGD")
     sets = problems(chosen)
     figure, axes = plt.subplots(1, len(sets), figsize=(11, 3.4), layout="constrained", sharey=True)
     for axis, (name, model, images, labels) in zip(axes, sets, strict=True):
@@ -73,16 +73,16 @@ def main(arguments: list[str] | None = None) -> None:
                 x, y = images[:few], labels[:few]
                 for library, instance in zip(LIBRARIES, (theirs, ours), strict=True):
                     eps = size * n ** (1 / p)
-                    _, points, success = instance(model, x, y, epsilons=eps)
-                    part = norm(points - x, p) / eps
+                    _, advs, success = instance(model, x, y, epsilons=eps)
+                    part = norm(advs - x, p) / eps
                     report.add(
                         data=name, images=len(x), attack=attack, p=p, size=size,
                         epsilon=eps, library=library,
-                        realised=part.mean().item(), least=part.min().item(),
+                        measured=part.mean().item(), least=part.min().item(),
                         most=part.max().item(), accuracy=1 - success.double().mean().item(),
                     )  # fmt: skip
         _draw(axis, name, report)
-    axes[0].set_ylabel("realised norm / epsilon")
+    axes[0].set_ylabel("measured norm / epsilon")
     axes[-1].legend(frameon=False, fontsize=8)
     report.figure = figure
     report.write(sections(report), chosen.output)
@@ -112,13 +112,13 @@ def problems(chosen: Options) -> list[tuple[str, Any, torch.Tensor, torch.Tensor
 
 def sections(report: Report) -> list[str]:
     """The tables."""
-    cells: dict[tuple[Any, ...], dict[str, Any]] = {}
+    settings: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in report.rows:
         key = (row["data"], row["attack"], row["size"])
-        cells.setdefault(key, {})[row["library"]] = row
+        settings.setdefault(key, {})[row["library"]] = row
 
     def text(row: dict[str, Any]) -> str:
-        return f"{row['realised']:.3f} ({row['least']:.3f} to {row['most']:.3f})"
+        return f"{row['measured']:.3f} ({row['least']:.3f} to {row['most']:.3f})"
 
     rows = [
         [
@@ -127,16 +127,16 @@ def sections(report: Report) -> list[str]:
             *(text(both[library]) for library in LIBRARIES),
             *(f"{both[library]['accuracy']:.2f}" for library in LIBRARIES),
         ]
-        for key, both in cells.items()
+        for key, both in settings.items()
     ]
-    columns = ["data", "attack", "size", "images", *(f"{n}: realised / epsilon" for n in LIBRARIES)]
+    columns = ["data", "attack", "size", "images", *(f"{n}: measured / epsilon" for n in LIBRARIES)]
     columns += [f"{n}: accuracy" for n in LIBRARIES]
     return [
-        "Mean of the realised norm over epsilon, in brackets the least and the greatest of the"
-        " samples; accuracy under the attack. Sizes are per element: epsilon = size * n^(1/p). PGD"
-        f" takes {STEPS} steps, all else is each library's default.",
+        "Mean of the measured norm over epsilon (least and greatest of the samples), and accuracy"
+        " under the attack. Sizes are epsilons per element: epsilon = size * n^(1/p). PGD takes"
+        f" {STEPS} steps; all else is each library's default.",
         table(columns, rows),
-        "![Realised norm over epsilon](training_epsilon.png)",
+        "![Measured norm over epsilon](training_epsilon.png)",
     ]
 
 
@@ -148,7 +148,7 @@ def _draw(axis: Any, name: str, report: Report) -> None:
                 if (r["data"], r["attack"], r["library"]) == (name, attack, library)
             ]  # fmt: skip
             axis.plot(
-                [r["size"] for r in rows], [r["realised"] for r in rows], style, color=color,
+                [r["size"] for r in rows], [r["measured"] for r in rows], style, color=color,
                 label=f"{attack}, {library}",
             )  # fmt: skip
     axis.set_title(name)

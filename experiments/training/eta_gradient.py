@@ -104,9 +104,9 @@ def _generators(kernel: int, seed: int, quick: bool) -> list[Row]:
     for way, points in WAYS.items():
         generator = new_generator(kernel, seed)
         steps = 3 if quick else STEPS
-        realised = learn(generator, points, network, *train, steps=steps, seed=seed)
+        measured = learn(generator, points, network, *train, steps=steps, seed=seed)
         found = evaluate(generator, network, *held_out)
-        row = {"kernel": kernel, "seed": seed, "way": way, **found, "in_training": realised}
+        row = {"kernel": kernel, "seed": seed, "way": way, **found, "in_training": measured}
         rows.append(row | (angles(generator, network, *train, seed=seed) if way == "exact" else {}))
     return rows
 
@@ -241,13 +241,13 @@ def sections(report: Report, steps: int) -> list[str]:
         columns = {w: _column(report, kernel, w, "cross_entropy") for w in ways}
         for way in (w for w in ways if columns[w]):
             accuracy = _column(report, kernel, way, "accuracy")
-            realised = _column(report, kernel, way, "in_training")
+            measured = _column(report, kernel, way, "in_training")
             rows.append(
                 [
                     subject, way,
                     *(f"{statistics.mean(v):.3f} +- {_spread(v):.3f}"
                       for v in (accuracy, columns[way])),
-                    f"{statistics.mean(realised):.3f}" if realised else "",
+                    f"{statistics.mean(measured):.3f}" if measured else "",
                 ]
             )  # fmt: skip
         for way in ("detached", "naive"):
@@ -269,15 +269,15 @@ def sections(report: Report, steps: int) -> list[str]:
         f" batches of {BATCH}, {DRAWS} draws of noise per held-out image. {OWN.capitalize()}: a"
         f" perturbation for each of {OWN_IMAGES} held-out images, epsilon {OWN_EPSILON:g},"
         f" {OWN_STEPS} steps of gradient ascent on the unit sphere of directions from noise, each"
-        " way with the length of its steps that serves it best, evaluated at exactly epsilon. Mean"
-        " and standard deviation over seeds. What fools better has the lower accuracy and the"
-        " higher cross-entropy. The norm in training is that over epsilon.",
+        " method with its best step length, evaluated at exactly epsilon. Mean and standard"
+        " deviation over seeds. A stronger perturbation has a lower accuracy and a higher"
+        " cross-entropy. The norm in training is relative to epsilon.",
         table(
             ["what learns", "gradient", "accuracy", "cross-entropy", "norm in training"], rows
         ),
-        "Paired by seed; `a difference` where the mean is more than two standard errors from 0. The"
-        " last column is the cosine of the exact gradient of the generator's parameters and the"
-        " other one, at the generator that the exact gradient has trained.",
+        "Paired by seed; `a difference` means that the mean is more than two standard errors from"
+        " 0. The last column is the cosine between the exact gradient of the generator's parameters"
+        " and the other gradient, at the generator trained with the exact gradient.",
         table(
             [
                 "what learns", "cross-entropy", "mean", "standard error", "exact is better",

@@ -3,7 +3,7 @@
     python -m experiments.training.jax_example [--quick]
 
 A two-layer network on scikit-learn's 8 x 8 digits, trained clean, on Gaussian noise at exactly
-epsilon, on noise of a generator that is trained against it, and on adversarial points; plain
+epsilon, on noise of a generator that is trained against it, and on adversarial examples; plain
 gradient descent with momentum. Prints held-out accuracy, on all at the same epsilon.
 """
 
@@ -43,8 +43,8 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
         steps = 40 if options.quick else 600
         network = train(recipe, images[~held_out], labels[~held_out], steps)
         results[recipe] = evaluate(network, images[held_out], labels[held_out])
-        cells = " | ".join(f"{value:.3f}" for value in results[recipe].values())
-        print(f"| {recipe} | {cells} |", flush=True)
+        figures = " | ".join(f"{value:.3f}" for value in results[recipe].values())
+        print(f"| {recipe} | {figures} |", flush=True)
     return results
 
 

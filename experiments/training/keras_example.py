@@ -3,7 +3,7 @@
     python -m experiments.training.keras_example [--quick]
 
 A two-layer network on scikit-learn's 8 x 8 digits, trained clean, on Gaussian noise at exactly
-epsilon and on adversarial points, by ``fit``, which compiles the step into a graph. Prints
+epsilon and on adversarial examples, by ``fit``, which compiles the step into a graph. Prints
 held-out accuracy, on all at the same epsilon.
 """
 
@@ -75,8 +75,8 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
         epochs = 4 if options.quick else 60
         model.fit(images[~held_out], data.target[~held_out], BATCH, epochs, verbose=0)
         results[recipe] = evaluate(model, images[held_out], data.target[held_out])
-        cells = " | ".join(f"{value:.3f}" for value in results[recipe].values())
-        print(f"| {recipe} | {cells} |", flush=True)
+        figures = " | ".join(f"{value:.3f}" for value in results[recipe].values())
+        print(f"| {recipe} | {figures} |", flush=True)
     return results
 
 

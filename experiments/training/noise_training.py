@@ -5,7 +5,7 @@
 A torchvision ShuffleNet v2 x0.5 is trained on the digits by each recipe of ``carescale train``, at
 one epsilon, with the same batches, epochs and seeds. On images that no training has seen it is then
 measured without noise, under noise of several distributions and norms at exactly epsilon, and
-under ``L2ClipAwarePGD``. Two trainings run at a time, each on one thread; all begin anew.
+under ``L2ClipAwarePGD``. Two trainings run at a time, each on one thread; none resumes.
 """
 
 from __future__ import annotations
@@ -129,29 +129,28 @@ def sections(rows: pd.DataFrame, size: Size) -> list[str]:
         f" perturbed at L2 epsilon {EPSILON:g} (naive: scaled to it, then clipped); {size.seeds}"
         " seeds, mean ± standard deviation. Every recipe makes the same number of updates of the"
         " network; adversarial noise costs one more forward and backward pass of the perturbed"
-        f" half, for its generator. Accuracy on {size.samples} images that no training has seen,"
-        f" perturbed at exactly epsilon; under PGD ({PGD_STEPS} steps) on {size.pgd_samples}."
-        " The time above holds all trainings, from the first step on, and all measurements;"
-        f" {size.processes} at a time, on one thread each."
+        f" half, for its generator. Accuracy on {size.samples} held-out images, perturbed at"
+        f" exactly epsilon; under PGD ({PGD_STEPS} steps) on {size.pgd_samples}. The time above"
+        f" includes all trainings and evaluations, {size.processes} at a time, on one thread each."
     )
     lines = []
-    for cell in rows[KEYS].drop_duplicates().itertuples(index=False):
-        chosen = rows[(rows[KEYS] == list(cell)).all(axis=1)]
+    for setting in rows[KEYS].drop_duplicates().itertuples(index=False):
+        chosen = rows[(rows[KEYS] == list(setting)).all(axis=1)]
         shown = [_spread(chosen[chosen.recipe == recipe].accuracy) for recipe in RECIPES]
-        lines.append([_named(cell.perturbation, cell.p), f"{cell.epsilon:g}", *shown])
+        lines.append([_named(setting.perturbation, setting.p), f"{setting.epsilon:g}", *shown])
     accuracies = table(["perturbation", "epsilon", *RECIPES], lines)
     return [about, accuracies, _differences(rows), "![Accuracy](noise_training.png)"]
 
 
 def drawn(rows: pd.DataFrame) -> Figure:
-    """Accuracy over epsilon under Gaussian noise, and in the other cells at the largest epsilon."""
+    """Accuracy over epsilon under Gaussian noise, and in the other rows at the largest epsilon."""
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(9.6, 3.6), layout="constrained", width_ratios=(2, 3)
     )
     gaussian = rows[(rows.perturbation == "gaussian") | (rows.perturbation == "none")]
     last = rows[~rows.perturbation.isin(["gaussian", "none"])]
     last = last[last.epsilon == last.groupby(["perturbation", "p"]).epsilon.transform("max")]
-    cells = list(last[KEYS].drop_duplicates().itertuples(index=False))
+    settings = list(last[KEYS].drop_duplicates().itertuples(index=False))
     for i, (recipe, color) in enumerate(
         zip(RECIPES, ("0.6", "tab:orange", "tab:blue", "tab:green"), strict=True)
     ):
@@ -159,16 +158,16 @@ def drawn(rows: pd.DataFrame) -> Figure:
         left.errorbar(
             over.mean().index, over.mean(), over.std(ddof=0), marker="o", color=color, label=recipe
         )
-        at = [last[(last[list(c._fields)] == list(c)).all(axis=1)] for c in cells]
-        found = [cell[cell.recipe == recipe].accuracy for cell in at]
-        places = [k + (i - 1.5) * 0.2 for k in range(len(cells))]
+        at = [last[(last[list(c._fields)] == list(c)).all(axis=1)] for c in settings]
+        found = [one[one.recipe == recipe].accuracy for one in at]
+        places = [k + (i - 1.5) * 0.2 for k in range(len(settings))]
         spreads = [f.std(ddof=0) for f in found]
         right.bar(places, [f.mean() for f in found], 0.2, yerr=spreads, color=color)
     left.axvline(EPSILON, color="0.8", zorder=0)
     left.set(xlabel="L2 epsilon of Gaussian noise (line: trained at)", ylabel="accuracy")
     left.legend(frameon=False)
-    labels = [f"{_named(c.perturbation, c.p)}\n{c.epsilon:g}" for c in cells]
-    right.set_xticks(range(len(cells)), labels, fontsize="small")
+    labels = [f"{_named(c.perturbation, c.p)}\n{c.epsilon:g}" for c in settings]
+    right.set_xticks(range(len(settings)), labels, fontsize="small")
     for axes in (left, right):
         axes.set_ylim(0, 1)
         axes.spines[["top", "right"]].set_visible(False)
@@ -176,7 +175,7 @@ def drawn(rows: pd.DataFrame) -> Figure:
 
 
 def _differences(rows: pd.DataFrame) -> str:
-    """Of recipes, in the mean over all cells of noise, seed by seed."""
+    """Of recipes, in the mean over all rows with noise, seed by seed."""
     noisy = rows[~rows.perturbation.isin(["none", "pgd"])]
     means = noisy.groupby(["recipe", "seed"]).accuracy.mean().unstack("recipe")
     lines = ["Mean over all rows with noise, differences seed by seed:", ""]

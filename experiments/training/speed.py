@@ -158,13 +158,13 @@ def sections(report: Report, batch: int, side: int) -> list[str]:
             if r["model"] == model
         ]  # fmt: skip
 
-    columns = ["operator", "direction", "median, ms", "least, ms", "alone, ms", "its part"]
+    columns = ["operator", "direction", "median, ms", "least, ms", "alone, ms", "its share"]
     worst = max(r["part"] for r in report.rows if r["operator"] == "ours" and "step" in r["model"])
     met = "met" if worst < GOAL else "not met"
     return [
-        f"Threads for the model and for the operator: {torch.get_num_threads()} each. `alone`: the"
-        " operator (and its backward, where the direction is learned) without a model, its median;"
-        " `its part`: that over the least time without an operator.",
+        f"Threads for the model and for the operator: {torch.get_num_threads()} each. `alone` is"
+        " the median time of the operator (and of its backward, if the direction is learned)"
+        " without a model. `its share` is relative to the least time without an operator.",
         f"## A training step of ResNet-18, {batch}x3x{side}x{side}\n\n"
         + table(columns, rows("resnet18 step")),
         f"Goal: the operator adds under {GOAL:.0%}. Ours adds at most {worst:.2%}: {met}.",

@@ -5,14 +5,14 @@
 On the bundled digits model, for p from 1 to 2 and inf:
 
 1. Perturbations per image by ``ClipAwarePGD``, at the epsilon where half of the images are still
-   classified correctly, found by bisection: equal strength, so that only their shape differs.
-2. One ``UniversalPerturbation`` for all images, at multiples of that epsilon, beside a random
+   classified correctly, found by bisection. All are equally strong; only their shape differs.
+2. One ``UniversalPerturbation`` for all images, at multiples of that epsilon, and a random
    direction of the same norm.
 
 Sparsity: the share of the elements that hold 90% of the squared norm (1 of 3072 is sparsest),
 and the share that moves by less than 1/255. Smoothness: the total variation, the mean absolute
 difference of neighbouring pixels over the mean absolute value; independent noise has about 1.4,
-a constant 0. Orders between 1 and 2 after Duhme et al. 2026, arXiv 2602.06578, in the small.
+a constant 0. Orders between 1 and 2 as in Duhme et al. 2026, arXiv 2602.06578, on a smaller scale.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def main(arguments: list[str] | None = None) -> None:
     report = Report("training_universal", "Universal perturbations, sparsity and smoothness")
     pictures = []
     for p in orders:
-        eps, points = half_broken(model, *few, p, halvings=2 if chosen.quick else HALVINGS)
-        accuracy = _accuracy(network, points, few[1])
-        change = points - few[0]
+        eps, advs = half_broken(model, *few, p, halvings=2 if chosen.quick else HALVINGS)
+        accuracy = _accuracy(network, advs, few[1])
+        change = advs - few[0]
         report.add(
             kind="per image", p=p, epsilon=eps, multiple=1.0, accuracy=accuracy, **shape(change),
-            **realised(change, p, eps),
+            **measured_norms(change, p, eps),
         )  # fmt: skip
         pictures.append((p, "per image", change[0]))
         for multiple in MULTIPLES[1:2] if chosen.quick else MULTIPLES:
@@ -77,7 +77,8 @@ def main(arguments: list[str] | None = None) -> None:
             report.add(
                 kind="universal", p=p, epsilon=size, multiple=multiple,
                 accuracy=_accuracy(network, z, labels), **shape(z - images),
-                **realised(z - images, p, size), noise_accuracy=_accuracy(network, noise, labels),
+                **measured_norms(z - images, p, size),
+                noise_accuracy=_accuracy(network, noise, labels),
             )  # fmt: skip
             if multiple == 4.0:
                 pictures.append((p, "universal", (z - images)[0]))
@@ -89,17 +90,17 @@ def main(arguments: list[str] | None = None) -> None:
 def half_broken(
     model: Any, images: torch.Tensor, labels: torch.Tensor, p: float, *, halvings: int
 ) -> tuple[float, torch.Tensor]:
-    """The epsilon at which about half of the images survive the attack, and its points."""
+    """The epsilon that about half of the images survive, and the adversarial examples."""
     attack = ClipAwarePGD(p=p, steps=STEPS)
     low, high = BRACKETS[p] if p in BRACKETS else _between(p)
     for _ in range(halvings):
         eps = math.sqrt(low * high)
-        _, points, success = attack(model, images, labels, epsilons=eps)
+        _, advs, success = attack(model, images, labels, epsilons=eps)
         if success.double().mean() > 0.5:
             high = eps
         else:
             low = eps
-    return eps, points
+    return eps, advs
 
 
 def learn(
@@ -136,7 +137,7 @@ def shape(change: torch.Tensor) -> dict[str, float]:
     }
 
 
-def realised(change: torch.Tensor, p: float, eps: float) -> dict[str, float]:
+def measured_norms(change: torch.Tensor, p: float, eps: float) -> dict[str, float]:
     """The least and the greatest norm over epsilon."""
     parts = norm(change, p) / eps
     return {"least_norm": parts.min().item(), "most_norm": parts.max().item()}
@@ -160,7 +161,7 @@ def sections(report: Report) -> list[str]:
     return [
         "`90% in`: share of the elements that hold 90% of the squared norm. `unmoved`: share that"
         " moves by less than 1/255. `variation`: mean absolute difference of neighbours over mean"
-        " absolute value. Norms are realised / epsilon.",
+        " absolute value. Norms are measured / epsilon.",
         f"## Per image, at equal strength\n\n`ClipAwarePGD`, {STEPS} steps; for finite p the"
         f" correlation of p with `90% in` is {trend:.2f}.\n\n"
         + table(
@@ -197,8 +198,8 @@ def _between(p: float) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def _accuracy(network: torch.nn.Module, points: torch.Tensor, labels: torch.Tensor) -> float:
-    return (network(points).argmax(1) == labels).double().mean().item()
+def _accuracy(network: torch.nn.Module, advs: torch.Tensor, labels: torch.Tensor) -> float:
+    return (network(advs).argmax(1) == labels).double().mean().item()
 
 
 def _figure(pictures: list[tuple[float, str, torch.Tensor]]) -> Any:
