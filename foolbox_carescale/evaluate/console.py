@@ -18,6 +18,7 @@ from rich import progress
 from rich.console import Console
 
 from .runner.run import Progress
+from .store.folder import RunFolder
 from .store.results import Results
 
 
@@ -86,7 +87,6 @@ def to_json(results: Results, last: Progress, written: Sequence[Path]) -> str:
         written: Files of its report.
     """
     settings = [dataclasses.asdict(setting) for setting in results.summary()]
-    warned = results.folder / "warnings.json"
     content = {
         "folder": str(results.folder),
         "complete": results.complete,
@@ -99,7 +99,7 @@ def to_json(results: Results, last: Progress, written: Sequence[Path]) -> str:
         "settings": [
             {key: _number(value) for key, value in setting.items()} for setting in settings
         ],
-        "warnings": json.loads(warned.read_text(encoding="utf-8")) if warned.exists() else [],
+        "warnings": RunFolder(results.folder).read_warnings(),
         "report": [str(path) for path in written],
     }
     return json.dumps(content, allow_nan=False)

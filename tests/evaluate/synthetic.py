@@ -1,12 +1,11 @@
 """Run folders of any size with invented rows, for what only reads them."""
 
-import json
-
 import numpy as np
 import pyarrow as pa
 
 from foolbox_carescale.evaluate import Results
-from foolbox_carescale.evaluate.store.folder import SCHEMA, RunFolder, TaskResult
+from foolbox_carescale.evaluate.store.folder import RunFolder
+from foolbox_carescale.evaluate.store.schema import SCHEMA, TaskResult
 
 
 def run(
@@ -28,7 +27,7 @@ def run(
     folder.start({"fingerprint": "invented"})
     folder.open()
     folder.write_config(config)
-    folder.write_warnings(json.dumps(list(warnings)))
+    folder.write_warnings(list(warnings))
     numbers = np.arange(samples)
     labels = numbers % classes
     right = generator.random(samples) < 0.9
@@ -72,7 +71,7 @@ def run(
             }
             shown = images is not None and number == len(epsilons) // 2
             task = f"{attack:02d}-{number}"
-            examples = _examples(attack, epsilon, p, images, labels) if shown else None
+            examples = _examples(attack * len(epsilons) + number, images, labels) if shown else None
             folder.write(TaskResult(task, pa.table(table, schema=SCHEMA), examples))
     folder.close()
     return Results.load(path)
@@ -84,14 +83,11 @@ def _column(value, kind, samples):
     return pa.array([value] * samples, kind)
 
 
-def _examples(attack, epsilon, p, images, labels):
+def _examples(setting, images, labels):
     return {
-        "attack": np.array(f"attack_{attack}"),
-        "library": np.array(("foolbox_carescale", "foolbox")[attack % 2]),
-        "p": np.array(p),
-        "epsilon": np.array(epsilon),
+        "setting": np.array(setting),
         "label": labels[: len(images)],
-        "prediction": labels[: len(images)] + attack % 2,
+        "prediction": labels[: len(images)] + setting % 2,
         "clean": images,
-        "perturbed": np.clip(images + 0.1 * (attack + 1) * (images - 0.5), 0, 1),
+        "perturbed": np.clip(images + 0.1 * (setting + 1) * (images - 0.5), 0, 1),
     }

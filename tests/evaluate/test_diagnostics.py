@@ -1,5 +1,3 @@
-import json
-
 import foolbox
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from foolbox_carescale.evaluate import (
 )
 from foolbox_carescale.evaluate.data.sources import load_data
 from foolbox_carescale.evaluate.models.loading import load_model
+from foolbox_carescale.evaluate.store.folder import RunFolder
 
 LEVEL = 100 / 255  # a grey that 8 bits hold
 
@@ -225,9 +224,9 @@ def run(tmp_path, model, attacks, data="grey"):
         output=str(tmp_path / "run"),
     )
     results = evaluate(evaluation)
-    stored = (results.folder / "warnings.json").read_text(encoding="utf-8")
+    stored = RunFolder(results.folder).read_warnings()
     found = diagnostics.of_results(results)
-    assert diagnostics.from_json(stored) == found
+    assert diagnostics.from_dicts(stored) == found
     return found
 
 
@@ -376,7 +375,7 @@ def test_warnings_of_the_model_loader_are_stored_too(tmp_path):
     )
     with pytest.warns(EvaluationWarning, match="training mode"):
         evaluate(evaluation)
-    stored = json.loads((tmp_path / "run" / "warnings.json").read_text(encoding="utf-8"))
+    stored = RunFolder(tmp_path / "run").read_warnings()
     assert [("training mode" in diagnostic["message"]) for diagnostic in stored] == [True]
 
 

@@ -21,7 +21,7 @@ from foolbox_carescale.evaluate import (
 from foolbox_carescale.evaluate.data.sources import load_data
 from foolbox_carescale.evaluate.models.loading import load_model
 from foolbox_carescale.evaluate.runner.worker import cross_entropy, perturbation_norms
-from foolbox_carescale.evaluate.store.folder import SCHEMA
+from foolbox_carescale.evaluate.store.schema import SCHEMA
 
 ATTACKS = {
     "noise": AttackConfig("L2AdditiveGaussianNoiseAttack", [2.0, 8.0]),

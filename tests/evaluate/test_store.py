@@ -1,25 +1,41 @@
 import errno
+import io
 import os
+import random
 import resource
 import subprocess
+import warnings
 
 import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from rich.console import Console
 from safetensors.numpy import load_file
 
-from foolbox_carescale.evaluate import EvaluationWarning, Results, evaluate
+from foolbox_carescale.evaluate import (
+    AttackConfig,
+    EvaluationWarning,
+    Results,
+    UserError,
+    evaluate,
+    print_comparison,
+)
 from foolbox_carescale.evaluate.errors import StorageError
+from foolbox_carescale.evaluate.report.aggregate import aggregate
+from foolbox_carescale.evaluate.report.page import page
 from foolbox_carescale.evaluate.store.checksums import (
     IntegrityError,
     create_atomically,
-    read_verified,
-    write_checksummed_bytes,
+    from_parquet,
+    to_parquet,
 )
-from foolbox_carescale.evaluate.store.folder import SCHEMA, RunFolder
+from foolbox_carescale.evaluate.store.folder import RunFolder
+from foolbox_carescale.evaluate.store.schema import SCHEMA
 from tests.evaluate.factories import data, rows, tiny
+
+KINDS = ("run.json", "config.yaml", "warnings.json", "*.parquet", "examples/*", "adversarial_e*/*")
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +56,18 @@ def test_every_flipped_bit_is_found(checksummed):
         flipped = bytearray(checksummed)
         flipped[place] ^= 1 << generator.integers(8)
         with pytest.raises(IntegrityError):
-            read_verified(bytes(flipped))
+            from_parquet(bytes(flipped), SCHEMA)
 
 
 def test_every_truncation_is_found(checksummed):
     for length in range(0, len(checksummed), 5):
         with pytest.raises(IntegrityError):
-            read_verified(checksummed[:length])
+            from_parquet(checksummed[:length], SCHEMA)
 
 
 def test_a_checksummed_file_is_read_back(checksummed):
-    table, notes = read_verified(checksummed)
-    again, more = read_verified(write_checksummed_bytes(table, {"key": "value"}))
+    table, notes = from_parquet(checksummed, SCHEMA)
+    again, more = from_parquet(to_parquet(table, {"key": "value"}), SCHEMA)
     assert again.equals(table)
     assert table.schema.equals(SCHEMA)
     assert notes["carescale.task"].startswith("0004-pgd")
@@ -206,3 +222,45 @@ def test_what_belongs_to_rows_and_is_gone_is_computed_again(tmp_path):
     with pytest.warns(EvaluationWarning, match=f"{victim.name} is missing.*is computed again"):
         evaluate(tiny(tmp_path / "run", save="adversarial_examples"))
     assert victim.read_bytes() == content
+
+
+def use(folder, changes):
+    """Read a folder in every way, the rows of which must be right, and resume its run."""
+    results = Results.load(folder)
+    page(aggregate([results]))
+    print_comparison([results, results], Console(file=io.StringIO()))
+    return rows(folder), evaluate(tiny(folder, **changes)) and rows(folder)
+
+
+def test_500_flipped_bits_in_all_kinds_of_files_are_noticed_or_harmless(tmp_path):
+    attacks = {"noise": AttackConfig("L2AdditiveUniformNoiseAttack", [0.2])}
+    changes = {"attacks": attacks, "samples": 2, "save": "adversarial_examples"}
+    folder, generator = tmp_path / "run", random.Random(0)
+    evaluate(tiny(folder, **changes))
+    expected = rows(folder)
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    kinds = [[path for path in files if path.match(pattern)] for pattern in KINDS]
+    assert all(kinds)
+    noticed = 0
+    for _ in range(500):
+        victim = generator.choice(generator.choice(kinds))
+        content = bytearray(files[victim])
+        content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+        victim.write_bytes(content)
+        refused = None
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                read, resumed = use(folder, changes)
+            except UserError as error:
+                refused = str(error)
+        if refused is None:
+            assert all(row in expected for row in read)
+            assert resumed == expected
+        else:
+            assert "\n" not in refused
+            assert victim.name in refused or "format" in refused
+        noticed += bool(told) or refused is not None
+        for path, original in files.items():
+            path.write_bytes(original)
+    assert noticed > 480

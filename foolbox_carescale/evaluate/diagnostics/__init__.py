@@ -4,7 +4,7 @@
 ``of_results`` reads the stored rows. Neither raises: a diagnostic is for the reader to judge.
 """
 
-from .diagnostic import Diagnostic, capture_warnings, emit, from_json, to_json
+from .diagnostic import Diagnostic, capture_warnings, emit, from_dicts, to_dicts
 from .model import of_model
 from .results import of_results
 
@@ -12,8 +12,8 @@ __all__ = [
     "Diagnostic",
     "capture_warnings",
     "emit",
-    "from_json",
+    "from_dicts",
     "of_model",
     "of_results",
-    "to_json",
+    "to_dicts",
 ]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -64,16 +63,14 @@ def capture_warnings() -> Iterator[list[Diagnostic]]:
         )
 
 
-def to_json(diagnostics: Iterable[Diagnostic]) -> str:
-    """Return the JSON list of the diagnostics, with code, message and remedy."""
-    unique = dict.fromkeys(diagnostics)
-    listed = [dataclasses.asdict(diagnostic) for diagnostic in unique]
-    return json.dumps(listed, indent=2, ensure_ascii=False) + "\n"
+def to_dicts(diagnostics: Iterable[Diagnostic]) -> list[dict[str, str]]:
+    """Return code, message and remedy of each diagnostic once."""
+    return [dataclasses.asdict(diagnostic) for diagnostic in dict.fromkeys(diagnostics)]
 
 
-def from_json(text: str) -> list[Diagnostic]:
-    """Return the diagnostics that ``to_json`` wrote."""
-    return [Diagnostic(**fields) for fields in json.loads(text)]
+def from_dicts(listed: Iterable[Mapping[str, str]]) -> list[Diagnostic]:
+    """Return the diagnostics that ``to_dicts`` was given."""
+    return [Diagnostic(**{key: str(value) for key, value in one.items()}) for one in listed]
 
 
 def share(flags: Array) -> str:

@@ -17,6 +17,7 @@ from ..config.types import norm_name
 from ..errors import UserError
 from ..serialization import flatten_keys
 from ..statistics import difference, wilson
+from ..store.folder import RunFolder
 from ..store.results import Results, by_setting
 
 QUANTITIES = ("norm_over_epsilon", "loss", "forward_passes", "backward_passes")
@@ -214,7 +215,7 @@ def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
     An attack that some run lacks is one key, with the attack's name as its value.
     """
-    contents = [yaml.safe_load(run.config) for run in runs]
+    contents = [_parsed(run.config) for run in runs]
     shared = set.intersection(*(set(_attacks(content)) for content in contents))
     leaves = []
     for content in contents:
@@ -225,7 +226,7 @@ def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
         leaves.append(
             flatten_keys({**content, "attacks": named} if named else content) if content else {}
         )
-    shown = [{key: json.dumps(leaf) for key, leaf in one.items()} for one in leaves]
+    shown = [{key: json.dumps(leaf, default=str) for key, leaf in one.items()} for one in leaves]
     keys = dict.fromkeys(key for one in shown for key in one)
     return [
         (key, [one.get(key, "") for one in shown])
@@ -241,7 +242,8 @@ def _attacks(content: Any) -> dict[str, Any]:
 
 def _run(name: str, results: Results) -> Run:
     series, inputs, clean, about = _read_rows(results)
-    config, stored = _read(results, "config.yaml"), _read(results, "warnings.json")
+    folder = RunFolder(results.folder)
+    config = _config(folder)
     return Run(
         name=name,
         results=results,
@@ -252,27 +254,42 @@ def _run(name: str, results: Results) -> Run:
         worst=_worst(series),
         config=config,
         versions=config.partition("\n")[0].removeprefix("# ") if config.startswith("# ") else "",
-        diagnostics=_diagnostics(results, stored),
+        diagnostics=_diagnostics(folder),
         inputs=inputs,
     )
 
 
-def _diagnostics(results: Results, stored: str) -> list[diagnostics.Diagnostic]:
-    try:
-        return diagnostics.from_json(stored) if stored else []
-    except (ValueError, TypeError):
-        path = results.folder / "warnings.json"
-        raise UserError(f"{path}: is damaged; remove it to report the run without it") from None
+class _Plain(yaml.SafeLoader):
+    """Refuse aliases, which no run writes: with them a short text can stand for a huge one."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias")
+        return super().compose_node(parent, index)
 
 
-def _read(results: Results, name: str) -> str:
-    path = results.folder / name
+def _parsed(config: str) -> Any:
+    return yaml.load(config, _Plain)
+
+
+def _config(folder: RunFolder) -> str:
+    text = folder.read_config()
     try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        yaml.safe_load(text)  # JSON is YAML
-    except (UnicodeDecodeError, yaml.YAMLError):
-        raise UserError(f"{path}: is damaged; remove it to report the run without it") from None
+        _parsed(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise _damaged(folder, "config.yaml") from error
     return text
+
+
+def _diagnostics(folder: RunFolder) -> list[diagnostics.Diagnostic]:
+    try:
+        return diagnostics.from_dicts(folder.read_warnings())
+    except (TypeError, AttributeError) as error:
+        raise _damaged(folder, "warnings.json") from error
+
+
+def _damaged(folder: RunFolder, name: str) -> UserError:
+    return UserError(f"{folder.path / name}: is damaged; remove it to report the run without it")
 
 
 def _read_rows(

@@ -125,17 +125,17 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
             where = f"that the run in {folder.path} was started with"
             identity.check_same_model(record["clean_losses"], probe.clean_losses, where)
         folder.write_config(_header() + resolved.to_yaml())
-        folder.write_warnings(diagnostics.to_json(captured))
+        folder.write_warnings(diagnostics.to_dicts(captured))
         _compute(executor, log, on_progress or _ignore)
+        results = Results.load(folder.path)
+        about_results = diagnostics.of_results(results)
+        diagnostics.emit(about_results)
+        folder.write_warnings(diagnostics.to_dicts([*captured, *about_results]))
+        return results
     finally:
         executor.stop()
         if folder is not None:
             folder.close()
-    results = Results.load(folder.path)
-    about_results = diagnostics.of_results(results)
-    diagnostics.emit(about_results)
-    folder.write_warnings(diagnostics.to_json([*captured, *about_results]))
-    return results
 
 
 class _CompletionLog:
@@ -172,6 +172,8 @@ class _CompletionLog:
         if not self._done[number] and self.folder.has(name):
             try:
                 rows = self.folder.read(name)
+                if rows is not None:
+                    self._check(number, rows)
             except IntegrityError as error:
                 # not while another process may be writing it again
                 if self.folder.claim(number):
@@ -181,6 +183,13 @@ class _CompletionLog:
                 if rows is not None:
                     self.add(number, rows)
         return bool(self._done[number])
+
+    def _check(self, number: int, rows: pa.Table) -> None:
+        task = self.tasks[number]
+        expected = [(setting.number, len(task.samples)) for setting in task.settings]
+        found = zip(*np.unique(rows["setting"].to_numpy(), return_counts=True), strict=True)
+        if sorted(found) != sorted(expected):
+            raise IntegrityError("its rows are not those of its task")
 
     def add(self, number: int, rows: pa.Table) -> None:
         """Count a task that is done."""

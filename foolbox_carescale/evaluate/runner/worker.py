@@ -21,7 +21,7 @@ from ..config.types import Evaluation
 from ..data.sources import Data
 from ..errors import UserError
 from ..models.loading import load_model
-from ..store.folder import SCHEMA, TaskResult
+from ..store.schema import SCHEMA, TaskResult
 from .tasks import AttackSetting, Task, Tasks
 
 EXAMPLES = 4
@@ -229,10 +229,7 @@ class Worker:
         self, setting: AttackSetting, chosen: Array, perturbed: Array, logits: Array
     ) -> dict[str, Array]:
         return {
-            "attack": np.array(setting.label),
-            "library": np.array(setting.library),
-            "p": np.array(setting.p),
-            "epsilon": np.array(setting.epsilon),
+            "setting": np.array(setting.number),
             "label": self._data.labels[chosen[:EXAMPLES]],
             "prediction": logits[:EXAMPLES].argmax(1),
             "clean": self._data.images[chosen[:EXAMPLES]],

@@ -5,20 +5,16 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
-import io
 import itertools
 import json
-import os
-import time
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from ... import __version__
 from ..errors import EvaluationWarning, StorageError, UserError, warn
@@ -26,75 +22,30 @@ from .checksums import (
     IntegrityError,
     create_atomically,
     digest,
-    read_verified,
+    digest_of_file,
+    from_commented,
+    from_json,
+    from_parquet,
+    read_file,
+    to_commented,
+    to_json,
+    to_parquet,
     write_atomically,
-    write_checksummed_bytes,
 )
+from .locks import Locks
+from .schema import SCHEMA, TaskResult, check_rows, example_of
 
-Array = npt.NDArray[Any]
-
-FORMAT = 2
+FORMAT = 3
 """Number of the run folder's format; it rises when a column or a file changes its meaning."""
 
-SCHEMA = pa.schema(
-    [
-        ("model", pa.string()),
-        ("data", pa.string()),
-        ("setting", pa.int32()),  # number of (attack, epsilon) in the run
-        ("attack", pa.string()),  # the label
-        ("attack_name", pa.string()),
-        ("attack_params", pa.string()),  # JSON
-        ("attack_repeat", pa.int32()),
-        ("library", pa.string()),  # the package of the attack's class
-        ("p", pa.float64()),
-        ("epsilon", pa.float64()),
-        ("batch", pa.int32()),
-        ("seed", pa.int64()),
-        ("sample", pa.int64()),  # index in the data set
-        ("input_hash", pa.string()),  # BLAKE2b, 16 bytes, of the clean float32 pixels in C order
-        ("label", pa.int64()),
-        ("clean_prediction", pa.int64()),
-        ("attacked", pa.bool_()),  # false where the model is wrong without an attack
-        ("adversarial_prediction", pa.int64()),  # null where not attacked, as all marked *
-        ("success", pa.bool_()),  # *
-        ("quantised_success", pa.bool_()),  # *; still misclassified after rounding to 8 bits
-        ("robust", pa.bool_()),  # right without and with the attack
-        ("norm", pa.float64()),  # *; of order p, realised
-        ("norm_over_epsilon", pa.float64()),  # *
-        ("norm_l1", pa.float64()),  # *
-        ("norm_l2", pa.float64()),  # *
-        ("norm_linf", pa.float64()),  # *
-        ("reachable_norm", pa.float64()),  # largest p-norm from the input to a point of the box
-        ("in_bounds", pa.bool_()),  # *; of what the attack returned, before it was clipped
-        ("clean_loss", pa.float64()),  # cross-entropy
-        ("loss", pa.float64()),  # the clean one where not attacked
-        ("forward_passes", pa.float64()),  # *; of the attack, per attacked sample
-        ("backward_passes", pa.float64()),  # *
-        ("seconds", pa.float64()),  # *; the task's, shared evenly among its rows
-    ]
-)
-"""One row per setting and sample."""
+MOST_TEXT, MOST_RESULTS, MOST_IMAGES = 2**26, 2**30, 2**34
+"""Bytes of a file that is opened at all: JSON and YAML, Parquet, safetensors."""
 
 _UNFINISHED, _CLAIMS = ".unfinished", ".claims"
-_HOUR = 3600
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+_WRITERS = 2**31 - 1  # a byte that every process that writes holds; those before it are tasks
 
 
-@dataclass(frozen=True)
-class TaskResult:
-    """What a task yields.
-
-    Attributes:
-        task: Its name.
-        rows: One per setting of the task and sample, of ``SCHEMA``.
-        examples: Images that pictures of the run show, with what identifies them.
-        adversarial_examples: By setting, with their samples, where they are saved.
-    """
-
-    task: str
-    rows: pa.Table
-    examples: Mapping[str, Array] | None = None
-    adversarial_examples: Mapping[str, Array] | None = None
+_T = TypeVar("_T")
 
 
 class RunFolder:
@@ -102,16 +53,19 @@ class RunFolder:
 
     ``run.json`` says which run it is, ``config.yaml`` is its resolved config, ``warnings.json``
     holds the diagnostics about its numbers. Of each task
-    there are ``results/<task>.parquet`` and, of some or all, ``examples/<task>.npz`` and
+    there are ``results/<task>.parquet`` and, of some or all, ``examples/<task>.safetensors`` and
     ``adversarial_examples/<task>.safetensors``. The Parquet file is written last and holds
-    checksums of itself and of the others: a task is done where it is there and right. Any number of
-    processes may write into a folder: tasks have the same rows whoever computes them, and a
+    checksums of itself and of the others: a task is done where it is there and right. Any number
+    of processes may write into a folder: tasks have the same rows whoever computes them, and a
     claim, which ends with the process that holds it, keeps two from computing the same.
+
+    A folder may come from a stranger: nothing is written through a link, what is no file is not
+    opened, and no file makes a reader take much more memory than ``MOST_RESULTS``.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._claims: int | None = None
+        self._claims: Locks | None = None
         self._fingerprint = ""
 
     @classmethod
@@ -132,8 +86,11 @@ class RunFolder:
             UserError: The folder holds something else, or the record cannot be read.
         """
         try:
-            text = (self.path / "run.json").read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError):
+            record = from_json(read_file(self.path / "run.json", MOST_TEXT))
+            written_in = record.pop("format", 1)
+            if written_in == FORMAT:
+                self._fingerprint = record["fingerprint"]
+        except FileNotFoundError:
             for name in ("config.yaml", "results"):
                 if (self.path / name).exists():
                     raise UserError(
@@ -141,23 +98,17 @@ class RunFolder:
                         " (no run.json); choose another folder or remove it"
                     ) from None
             return None
-        try:
-            record: dict[str, Any] = json.loads(text)
-            written_in, checksum = record["format"], record.pop("checksum")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            record, written_in, checksum = {}, FORMAT, None
+        except (IntegrityError, KeyError) as error:
+            raise UserError(
+                f"output: {self.path / 'run.json'} is damaged ({error}), so it is not known which"
+                " run the folder holds; choose another folder"
+            ) from error
         if written_in != FORMAT:
             raise UserError(
                 f"output: {self.path} is a run folder of format {written_in}, but this version"
                 f" reads format {FORMAT}; read it with the version that wrote it, or compute the"
                 " run again into another folder with output=..."
             )
-        if checksum != digest(_canonical(record)):
-            raise UserError(
-                f"output: {self.path / 'run.json'} is damaged, so it is not known which run the"
-                " folder holds; choose another folder"
-            )
-        self._fingerprint = record["fingerprint"]
         return record
 
     def start(self, record: Mapping[str, Any]) -> bool:
@@ -171,31 +122,43 @@ class RunFolder:
         """
         # run.json first: a process that is killed before leaves nothing, and any other can go on
         with self._writing(self.path):
-            unfinished = self.path / _UNFINISHED
-            unfinished.mkdir(parents=True, exist_ok=True)
-            record = {"format": FORMAT, **record}
-            record["checksum"] = digest(_canonical(record))
-            content = json.dumps(record, indent=2, default=repr).encode()
-            first = create_atomically(self.path / "run.json", content, temporary=unfinished)
+            self.path.mkdir(parents=True, exist_ok=True)
+            content = to_json({"format": FORMAT, **record})
+            temporary = self._enter()
+            first = create_atomically(self.path / "run.json", content, temporary=temporary)
         if first:
             self._fingerprint = record["fingerprint"]
         return first
 
     def open(self) -> None:
-        """Make what is missing in the folder, and remove what killed processes left in it."""
-        with self._writing(self.path):
-            for name in ("results", "examples", _UNFINISHED):
-                (self.path / name).mkdir(exist_ok=True)
-            for left in (self.path / _UNFINISHED).iterdir():
-                with contextlib.suppress(FileNotFoundError):
-                    # a write takes milliseconds: what is that old belongs to nobody any more
-                    if time.time() - left.stat().st_mtime > _HOUR:
-                        left.unlink()
+        """Make what is missing in the folder."""
+        for name in ("results", "examples"):
+            self._own(name)
 
     def write_config(self, text: str) -> None:
         """Store the resolved config, in YAML, if none is there."""
         if not (self.path / "config.yaml").exists():
-            self._write(self.path / "config.yaml", text.encode())
+            self._write("config.yaml", to_commented(text))
+
+    def read_config(self) -> str:
+        """Return the resolved config, in YAML; empty where none is there.
+
+        Raises:
+            UserError: It is not what was written.
+        """
+        return self._text("config.yaml", from_commented) or ""
+
+    def write_warnings(self, warnings: list[dict[str, str]]) -> None:
+        """Store what makes the numbers less trustworthy."""
+        self._write("warnings.json", to_json({"warnings": warnings}))
+
+    def read_warnings(self) -> list[dict[str, str]]:
+        """Return what ``write_warnings`` was given; empty where nothing is there.
+
+        Raises:
+            UserError: It is not what was written.
+        """
+        return self._text("warnings.json", lambda content: from_json(content)["warnings"]) or []
 
     def write(self, part: TaskResult) -> None:
         """Store a part.
@@ -203,18 +166,13 @@ class RunFolder:
         Raises:
             StorageError: It cannot be written. Nothing of it is there then.
         """
-        files: dict[str, bytes] = {}
-        if part.examples is not None:
-            # not compressed, which took longer than all else that storing a task takes
-            buffer = io.BytesIO()
-            np.savez(buffer, **part.examples)  # type: ignore[arg-type]
-            files[f"examples/{part.task}.npz"] = buffer.getvalue()
-        if part.adversarial_examples is not None:
-            from safetensors.numpy import save
-
-            files[f"adversarial_examples/{part.task}.safetensors"] = save(
-                dict(part.adversarial_examples)
+        files = {
+            name: save(dict(arrays))
+            for name, arrays in zip(
+                _images(part.task), (part.examples, part.adversarial_examples), strict=True
             )
+            if arrays is not None
+        }
         notes = {
             "carescale.run": self._fingerprint,
             "carescale.task": part.task,
@@ -222,12 +180,8 @@ class RunFolder:
             "carescale.files": json.dumps({name: digest(c) for name, c in files.items()}),
         }
         for name, content in files.items():
-            self._write(self.path / name, content)
-        self._write(self._place(part.task), write_checksummed_bytes(part.rows, notes))
-
-    def write_warnings(self, text: str) -> None:
-        """Store what makes the numbers less trustworthy, as ``diagnostics.to_json`` gives it."""
-        self._write(self.path / "warnings.json", text.encode())
+            self._write(name, content)
+        self._write(f"results/{part.task}.parquet", to_parquet(part.rows, notes))
 
     def has(self, task: str) -> bool:
         """Return whether there is a file of a task, right or not."""
@@ -240,15 +194,12 @@ class RunFolder:
             IntegrityError: It, or a file that belongs to it, is not what was written.
         """
         try:
-            content = self._place(task).read_bytes()
+            rows, files = self._rows(task)
         except FileNotFoundError:
             return None
-        rows, notes = read_verified(content)
-        if notes["carescale.task"] != task or notes["carescale.run"] != self._fingerprint:
-            raise IntegrityError("it belongs to another run or task")
-        for name, expected in json.loads(notes["carescale.files"]).items():
+        for name, expected in files.items():
             try:
-                found = digest((self.path / name).read_bytes())
+                found = digest_of_file(self.path / name, MOST_IMAGES)
             except FileNotFoundError:
                 raise IntegrityError(f"{name} is missing") from None
             if found != expected:
@@ -257,25 +208,22 @@ class RunFolder:
 
     def quarantine(self, task: str, reason: str) -> None:
         """Move a damaged file of results to ``damaged``, and say so."""
-        with self._writing(self.path):
-            aside = self.path / "damaged"
-            aside.mkdir(exist_ok=True)
-            place = self._place(task)
-            target = aside / f"{place.name}.{uuid.uuid4().hex[:8]}"
-            with contextlib.suppress(FileNotFoundError):  # another process was faster
-                place.rename(target)
-                warn(
-                    EvaluationWarning(
-                        f"{place} cannot be trusted ({reason}) and was moved to {target}",
-                        "what it held is computed again",
-                    ),
-                    stacklevel=2,
-                )
+        place = self._place(task)
+        target = self._own("damaged") / f"{place.name}.{uuid.uuid4().hex[:8]}"
+        # not found: another process was faster
+        with self._writing(self.path), contextlib.suppress(FileNotFoundError):
+            place.rename(target)
+            warn(
+                EvaluationWarning(
+                    f"{place} cannot be trusted ({reason}) and was moved to {target}",
+                    "what it held is computed again",
+                ),
+                stacklevel=2,
+            )
 
-    def stored(self) -> Iterator[str]:
-        """Names of the tasks that have a file, right or not."""
-        for part in self._parts():
-            yield part.stem
+    def stored(self) -> list[str]:
+        """Return the names of the tasks that have a file, right or not."""
+        return sorted(path.stem for path in (self.path / "results").glob("*.parquet"))
 
     def claim(self, number: int, *, wait: bool = False) -> bool:
         """Keep other processes from computing a task, until ``release`` or this process's end.
@@ -290,31 +238,20 @@ class RunFolder:
         Returns:
             False if another process has claimed it.
         """
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            return True
-        if self._claims is None:
-            with self._writing(self.path):
-                self._claims = os.open(self.path / _CLAIMS, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.lockf(self._claims, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, number)
-        except OSError as error:
-            return error.errno in _NO_LOCKS
-        return True
+        with self._writing(self.path):
+            self._enter()
+            assert self._claims is not None
+        return self._claims.take(number, wait=wait) is not False
 
     def release(self, number: int) -> None:
         """End a claim."""
         if self._claims is not None:
-            import fcntl
-
-            with contextlib.suppress(OSError):
-                fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, number)
+            self._claims.release(number)
 
     def close(self) -> None:
         """End all claims."""
         if self._claims is not None:
-            os.close(self._claims)
+            self._claims.close()
             self._claims = None
 
     def tables(self) -> Iterator[pa.Table]:
@@ -323,30 +260,26 @@ class RunFolder:
         Raises:
             UserError: This is no run folder, or nothing is stored in it.
         """
-        found = damaged = 0
-        record = self.record() if (self.path / "run.json").exists() else None
-        for part in self._parts():
-            found += 1
+        if (self.path / "run.json").exists():
+            self.record()
+        tasks, damaged = self.stored(), []
+        for task in tasks:
             try:
-                rows, notes = read_verified(part.read_bytes())
-            except IntegrityError:
-                damaged += 1
-                continue
-            run, task = notes.get("carescale.run"), notes.get("carescale.task")
-            if record is not None and (run, task) != (record["fingerprint"], part.stem):
-                damaged += 1  # whole, but of another run or task: its rows are not this run's
+                rows, _ = self._rows(task)
+            except (FileNotFoundError, IntegrityError) as error:
+                damaged.append(f"{task}.parquet: {error}")
             else:
                 yield rows
         if damaged:
             warn(
                 EvaluationWarning(
-                    f"{damaged} of {found} files in {self.path / 'results'} are damaged and left"
-                    " out",
+                    f"{len(damaged)} of {len(tasks)} files in {self.path / 'results'} are damaged"
+                    f" and left out ({damaged[0]})",
                     f"carescale evaluate with output={self.path} computes them again",
                 ),
                 stacklevel=2,
             )
-        if found == damaged:
+        if len(damaged) == len(tasks):
             raise UserError(f"{self.path}: holds no results of a run (results/*.parquet)")
 
     def read_results(self) -> pa.Table:
@@ -357,42 +290,91 @@ class RunFolder:
         """
         return pa.concat_tables(self.tables())
 
-    def read_examples(self) -> list[dict[str, Array]]:
-        """Return the stored examples, task by task, without those that fail their checksum."""
-        examples, damaged = [], 0
-        for part in sorted((self.path / "examples").glob("*.npz")):
-            content = part.read_bytes()
+    def read_examples(self) -> list[dict[str, Any]]:
+        """Return the stored examples, task by task, without those that fail their checksum.
+
+        Beside the images, labels and predictions each says which attack it is of.
+        """
+        if (self.path / "run.json").exists():
+            self.record()
+        examples, damaged = [], []
+        for path in sorted((self.path / "examples").glob("*.safetensors")):
             try:
-                _, notes = read_verified(self._place(part.stem).read_bytes())
-                expected = json.loads(notes["carescale.files"])[f"examples/{part.name}"]
-            except (FileNotFoundError, IntegrityError, KeyError):
-                expected = None
-            if digest(content) != expected:
-                damaged += 1
-                continue
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                examples.append(dict(arrays))
+                rows, files = self._rows(path.stem)
+                content = read_file(path, MOST_RESULTS)
+                if digest(content) != files.get(f"examples/{path.name}"):
+                    raise IntegrityError("its checksum does not fit its bytes")
+                examples.append(example_of(load(content), rows))
+            except (FileNotFoundError, IntegrityError, SafetensorError) as error:
+                damaged.append(f"{path.name}: {error}")
         if damaged:
             warn(
                 EvaluationWarning(
-                    f"{damaged} files in {self.path / 'examples'} are damaged, and their pictures"
-                    " left out",
+                    f"{len(damaged)} files in {self.path / 'examples'} are damaged, and their"
+                    f" pictures left out ({damaged[0]})",
                     f"carescale evaluate with output={self.path} computes them again",
                 ),
                 stacklevel=2,
             )
         return examples
 
-    def _parts(self) -> list[Path]:
-        return sorted((self.path / "results").glob("*.parquet"))
+    def _rows(self, task: str) -> tuple[pa.Table, dict[str, str]]:
+        """Return the rows of a task, and the digests of the files that belong to them."""
+        rows, notes = from_parquet(read_file(self._place(task), MOST_RESULTS), SCHEMA)
+        check_rows(rows)
+        # without run.json any run is the right one
+        run = self._fingerprint or notes.get("carescale.run")
+        if (notes.get("carescale.task"), notes.get("carescale.run")) != (task, run):
+            raise IntegrityError("it belongs to another run or task")
+        try:
+            files = json.loads(notes["carescale.files"])
+            if not set(files) <= set(_images(task)):
+                raise IntegrityError("it names files that are not its own")
+            return rows, dict(files)
+        except (KeyError, ValueError, TypeError, RecursionError):
+            raise IntegrityError("it does not say which files belong to it") from None
 
     def _place(self, task: str) -> Path:
         return self.path / "results" / f"{task}.parquet"
 
-    def _write(self, path: Path, content: bytes) -> None:
+    def _text(self, name: str, parse: Callable[[bytes], _T]) -> _T | None:
+        try:
+            return parse(read_file(self.path / name, MOST_TEXT))
+        except FileNotFoundError:
+            return None
+        except (IntegrityError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{self.path / name}: is damaged; remove it to report the run without it ({error})"
+            ) from error
+
+    def _own(self, name: str) -> Path:
+        """Return a folder inside this one, made where it is missing; never through a link."""
+        path = self.path / name
         with self._writing(path):
-            path.parent.mkdir(exist_ok=True)
-            write_atomically(path, content, temporary=self.path / _UNFINISHED)
+            path.mkdir(exist_ok=True)
+            if path.is_symlink():
+                raise OSError(errno.ELOOP, "it is a symbolic link")
+        return path
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self.path / name
+        with self._writing(path):
+            temporary = self._enter()
+            if path.parent != self.path:
+                self._own(path.parent.name)
+            write_atomically(path, content, temporary=temporary)
+
+    def _enter(self) -> Path:
+        """Return the folder of unfinished files, cleared unless another process writes here."""
+        unfinished = self._own(_UNFINISHED)
+        if self._claims is None:
+            self._claims = Locks(self.path / _CLAIMS)
+            if self._claims.take(_WRITERS):
+                for left in unfinished.iterdir():
+                    with contextlib.suppress(OSError):  # a folder, which no process left here
+                        left.unlink()
+            self._claims.take(_WRITERS, shared=True, wait=True)
+        return unfinished
 
     @staticmethod
     @contextlib.contextmanager
@@ -407,5 +389,6 @@ class RunFolder:
             ) from error
 
 
-def _canonical(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, sort_keys=True, default=repr).encode()
+def _images(task: str) -> tuple[str, str]:
+    """Return the names of the files that may belong to a task: examples, adversarial examples."""
+    return f"examples/{task}.safetensors", f"adversarial_examples/{task}.safetensors"

@@ -13,7 +13,7 @@ from typing import Protocol
 from ...config.types import EXECUTOR_GROUP, Evaluation
 from ...data.sources import Data
 from ...errors import UserError
-from ...store.folder import TaskResult
+from ...store.schema import TaskResult
 from ..tasks import Task, Tasks
 from ..worker import ModelProbe
 

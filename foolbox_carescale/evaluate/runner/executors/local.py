@@ -8,7 +8,7 @@ import torch
 
 from ...config.types import Evaluation
 from ...data.sources import Data
-from ...store.folder import TaskResult
+from ...store.schema import TaskResult
 from ..tasks import Task, Tasks
 from ..worker import ModelProbe, make_worker
 

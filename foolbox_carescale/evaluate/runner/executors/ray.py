@@ -20,7 +20,7 @@ from typing import Any
 from ...config.types import Evaluation
 from ...data.sources import Data
 from ...errors import EvaluationWarning, UserError, warn
-from ...store.folder import TaskResult
+from ...store.schema import TaskResult
 from ..identity import check_same_model
 from ..tasks import Task, Tasks, make_settings
 from ..worker import ModelProbe, Worker, make_worker

@@ -1,0 +1,126 @@
+"""The rows of a run: their columns, and what must hold of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .checksums import IntegrityError
+
+Array = npt.NDArray[Any]
+
+MOST_CLASSES = 2**20
+
+_OF_EXAMPLE = ("attack", "library", "p", "epsilon")
+
+
+def _always(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+def _if_attacked(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind)  # empty where the model is wrong without an attack
+
+
+SCHEMA = pa.schema(
+    [
+        _always("model", pa.string()),
+        _always("data", pa.string()),
+        _always("setting", pa.int32()),  # number of (attack, epsilon) in the run
+        _always("attack", pa.string()),  # the label
+        _always("attack_name", pa.string()),
+        _always("attack_params", pa.string()),  # JSON
+        _always("attack_repeat", pa.int32()),
+        _always("library", pa.string()),  # the package of the attack's class
+        _always("p", pa.float64()),
+        _always("epsilon", pa.float64()),
+        _always("batch", pa.int32()),
+        _always("seed", pa.int64()),
+        _always("sample", pa.int64()),  # index in the data set
+        _always("input_hash", pa.string()),  # BLAKE2b, 16 bytes, of the float32 pixels in C order
+        _always("label", pa.int64()),
+        _always("clean_prediction", pa.int64()),
+        _always("attacked", pa.bool_()),  # false where the model is wrong without an attack
+        _if_attacked("adversarial_prediction", pa.int64()),
+        _if_attacked("success", pa.bool_()),
+        _if_attacked("quantised_success", pa.bool_()),  # still misclassified with 8 bits
+        _always("robust", pa.bool_()),  # right without and with the attack
+        _if_attacked("norm", pa.float64()),  # of order p, measured
+        _if_attacked("norm_over_epsilon", pa.float64()),
+        _if_attacked("norm_l1", pa.float64()),
+        _if_attacked("norm_l2", pa.float64()),
+        _if_attacked("norm_linf", pa.float64()),
+        _always("reachable_norm", pa.float64()),  # largest p-norm from the input inside the box
+        _if_attacked("in_bounds", pa.bool_()),  # of what the attack returned, not clipped
+        _always("clean_loss", pa.float64()),  # cross-entropy
+        _always("loss", pa.float64()),  # the clean one where not attacked
+        _if_attacked("forward_passes", pa.float64()),  # of the attack, per attacked sample
+        _if_attacked("backward_passes", pa.float64()),
+        _if_attacked("seconds", pa.float64()),  # the task's, shared evenly among its rows
+    ]
+)
+"""One row per setting and sample."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a task yields.
+
+    Attributes:
+        task: Its name.
+        rows: One per setting of the task and sample, of ``SCHEMA``.
+        examples: Images that pictures of the run show: ``clean``, ``perturbed``, ``label``,
+            ``prediction``, and the number of their ``setting``.
+        adversarial_examples: By setting, with their samples, where they are saved.
+    """
+
+    task: str
+    rows: pa.Table
+    examples: Mapping[str, Array] | None = None
+    adversarial_examples: Mapping[str, Array] | None = None
+
+
+def check_rows(rows: pa.Table) -> None:
+    """Check what whoever reads the rows relies on.
+
+    Raises:
+        IntegrityError: No run has such rows.
+    """
+    if not len(rows):
+        raise IntegrityError("it has no rows")
+    for name, most in (("setting", 2**31), ("sample", 2**63), ("label", MOST_CLASSES)):
+        ends = pc.min_max(rows[name])
+        if ends["min"].as_py() < 0 or ends["max"].as_py() >= most:
+            raise IntegrityError(f"its column {name!r} is not within 0 and {most - 1}")
+    epsilon, p = rows["epsilon"].to_numpy(), rows["p"].to_numpy()
+    if not (np.isfinite(epsilon).all() and (epsilon > 0).all()):
+        raise IntegrityError("its column 'epsilon' is not positive and finite")
+    if not (p > 0).all():
+        raise IntegrityError("its column 'p' is not positive")
+
+
+def example_of(arrays: Mapping[str, Array], rows: pa.Table) -> dict[str, Any]:
+    """Return the images of ``TaskResult.examples``, and which attack of the rows they are of.
+
+    Raises:
+        IntegrityError: They are no examples of these rows.
+    """
+    try:
+        images = {name: arrays[name] for name in ("clean", "perturbed")}
+        numbers = {name: arrays[name] for name in ("label", "prediction")}
+        setting = rows.filter(pc.equal(rows["setting"], int(arrays["setting"])))
+        of_setting = {name: setting[name][0].as_py() for name in _OF_EXAMPLE}
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise IntegrityError("it holds no examples of its rows") from error
+    shape = images["clean"].shape
+    fit = [image.shape == shape and image.dtype == np.float32 for image in images.values()]
+    fit += [n.shape == shape[:1] and n.dtype == np.int64 for n in numbers.values()]
+    if not shape or not all(fit):
+        raise IntegrityError("its images and labels do not fit each other")
+    return {**of_setting, **images, **numbers}
