@@ -39,6 +39,7 @@ NON_IDENTITY_KEYS = ("tracking", "output", "checkpoint_every")
 """Keys that change no weight."""
 
 _RECORD, _CHECKPOINT, _HISTORY = "train.json", "checkpoint.pt", "history.csv"
+_OLD_CHECKPOINT = "checkpoint.safetensors"
 _WEIGHTS, _UNFINISHED = "weights.safetensors", ".unfinished"
 
 # Fabric logs at length how many processes there are, once per process. Not in a function: this
@@ -166,6 +167,11 @@ def _open(store: RunFolder, record: dict[str, Any] | None, config: str) -> None:
 def _read_record(folder: Path) -> dict[str, Any] | None:
     if (folder / "run.json").exists():
         raise UserError(f"output: {folder} holds an evaluation; choose another folder")
+    if (folder / _OLD_CHECKPOINT).exists():
+        raise UserError(
+            f"checkpoint: {folder / _OLD_CHECKPOINT} is of an older format, which is not resumed;"
+            " remove it to train from the beginning, or choose another folder"
+        )
     try:
         record: dict[str, Any] = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

@@ -3,6 +3,7 @@
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from foolbox_carescale.evaluate import AttackConfig, Evaluation, evaluate, write_report
@@ -95,6 +96,23 @@ def test_the_page_shows_the_numbers_of_the_results(visit, real):
     for setting in Results.load(real / "one").summary():
         if setting.p == 2:
             assert f"{setting.robust_accuracy:.3f}" in text
+
+
+def test_the_page_rounds_each_number_once_and_as_the_tables_do(visit, tmp_path):
+    epsilons = np.linspace(0.5, 2, 16).tolist()
+    results = synthetic.run(tmp_path / "run", epsilons=epsilons, samples=32)
+    write_report(results)
+    panel = visit(tmp_path / "run" / "report.html").get_by_role("tabpanel")
+    shown = panel.locator("table tbody td").all_inner_texts()
+    (run,) = aggregate([results])
+    for series in run.series:
+        for point in series.points:
+            ratio = point.spread("norm_over_epsilon")
+            low, high = point.interval
+            assert f"{point.accuracy:.3f}\n{low:.2f}–{high:.2f}" in shown  # noqa: RUF001
+            assert f"{ratio.mean:.3f}\nmin {ratio.low:.3f}" in shown
+    ties = [point.accuracy * 32 % 4 == 2 for one in run.series for point in one.points]
+    assert any(ties)  # such as 0.0625, of which a browser's own rounding makes 0.063
 
 
 def test_a_click_on_a_column_sorts_the_table_and_a_second_click_reverses_it(visit, real):

@@ -25,7 +25,7 @@ from foolbox_carescale.evaluate import (
 )
 from foolbox_carescale.evaluate.console import to_json
 from foolbox_carescale.evaluate.report.aggregate import aggregate, config_differences, differences
-from foolbox_carescale.evaluate.report.page import _short as short
+from foolbox_carescale.evaluate.report.page import _finite as finite
 from foolbox_carescale.evaluate.runner.run import Progress
 from tests.evaluate import synthetic
 
@@ -241,7 +241,7 @@ def test_a_run_in_which_nothing_could_be_attacked_is_reported_too(tmp_path):
 
 
 def test_a_number_on_the_page_that_is_not_finite_is_null():
-    assert [short(x) for x in (float("nan"), float("inf"), 0.123456)] == [None, None, 0.1235]
+    assert [finite(x) for x in (float("nan"), float("inf"), 0.123456)] == [None, None, 0.123456]
 
 
 def test_data_other_than_images_are_reported_without_pictures(tmp_path):

@@ -221,6 +221,12 @@ def tiny_wider(network=factories.network):
     return network(width=5)
 
 
+def test_a_checkpoint_of_the_older_format_is_refused_in_one_line(tmp_path):
+    (tmp_path / "checkpoint.safetensors").touch()
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors is of an older format.*remove"):
+        train(factories.training(tmp_path))
+
+
 def test_a_damaged_checkpoint_is_one_line(tmp_path, monkeypatch):
     stopped_at(2, monkeypatch, factories.training(tmp_path))
     checkpoint = tmp_path / "checkpoint.pt"

@@ -36,9 +36,6 @@ SCRIPTS = (
 """Files in ``page/``, in the order in which they are joined. They are own code, since a charting
 library is some hundred times their size, and the page asks the network for nothing."""
 
-DIGITS = 4
-"""Significant digits of numbers on the page; the tables beside it have all."""
-
 ENDS = 12
 """Classes at either end of a sorted profile."""
 
@@ -81,7 +78,7 @@ def _about(run: Run) -> dict[str, Any]:
         "name": run.name,
         "model": run.model,
         "data": run.data,
-        "clean": {"k": correct, "n": total, "low": _short(low), "high": _short(high)},
+        "clean": {"k": correct, "n": total, "low": _finite(low), "high": _finite(high)},
         "config": run.config,
         "versions": run.versions,
         "diagnostics": [
@@ -143,7 +140,7 @@ def _edges(values: list[npt.NDArray[Any]]) -> tuple[float, float] | None:
     if high - low < 1e-3 * max(abs(high), 1e-9):
         room = 0.05 * max(abs(high), 1e-9)
         low, high = low - room, high + room
-    return float(f"{low:.7g}"), float(f"{high:.7g}")
+    return low, high
 
 
 def _point(
@@ -154,24 +151,24 @@ def _point(
         "e": point.epsilon,
         "n": len(point.robust),
         "k": int(point.robust.sum()),
-        "low": _short(low),
-        "high": _short(high),
+        "low": _finite(low),
+        "high": _finite(high),
         "attacked": point.attacked,
     }
     if not point.classes.size:
         return shown  # of the worst case
-    shown["seconds"] = _short(point.seconds)
-    shown["quantised"] = None if point.quantised is None else _short(point.quantised)
+    shown["seconds"] = _finite(point.seconds)
+    shown["quantised"] = None if point.quantised is None else _finite(point.quantised)
     for quantity, values in point.values.items():
         spread, ends = point.spread(quantity), edges[quantity, point.epsilon]
         if spread is None or ends is None:
             continue
         counts, _ = np.histogram(np.clip(values, ends[0], ends[1]), BINS, range=(ends[0], ends[1]))
         shown[quantity] = {
-            "mean": _short(spread.mean),
-            "low": _short(spread.low),
-            "high": _short(spread.high),
-            "median": _short(float(np.median(values))),
+            "mean": _finite(spread.mean),
+            "low": _finite(spread.low),
+            "high": _finite(spread.high),
+            "median": _finite(float(np.median(values))),
             "counts": counts.tolist(),
         }
     shown["classes"] = _classes(point.classes)
@@ -189,7 +186,7 @@ def _classes(table: npt.NDArray[Any]) -> dict[str, Any]:
         profile = []
     else:
         listed = np.concatenate([order[:ENDS], order[-ENDS:]])
-        profile = [_short(v, 3) for v in np.quantile(share, np.linspace(0, 1, PROFILE)).tolist()]
+        profile = np.quantile(share, np.linspace(0, 1, PROFILE)).round(3).tolist()
     return {
         "count": len(present),
         "rows": [[int(present[i]), int(total[i]), int(robust[i])] for i in listed],
@@ -206,11 +203,11 @@ def _difference(found: Difference) -> dict[str, Any]:
         "e": found.epsilon,
         "n": found.samples,
         "paired": found.paired,
-        "one": _short(found.accuracy),
-        "two": _short(found.base_accuracy),
-        "value": _short(found.value),
-        "low": _short(found.low),
-        "high": _short(found.high),
+        "one": _finite(found.accuracy),
+        "two": _finite(found.base_accuracy),
+        "value": _finite(found.value),
+        "low": _finite(found.low),
+        "high": _finite(found.high),
         "beyond": found.beyond_chance,
     }
 
@@ -231,6 +228,6 @@ def _colors() -> str:
     )
 
 
-def _short(value: float, digits: int = DIGITS) -> float | None:
-    """Return the value rounded to significant digits; None, JSON's null, if it is not finite."""
-    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+def _finite(value: float) -> float | None:
+    """Return the value, which the page alone rounds; None, JSON's null, if it is not finite."""
+    return float(value) if math.isfinite(value) else None

@@ -38,5 +38,12 @@ const short = (value) =>
     : value && Math.abs(value) < 1e-3
       ? Number(value.toPrecision(3)).toExponential()
       : Number(value.toPrecision(4)).toString();
-const fixed = (value, digits = 3) => (value === null ? "" : value.toFixed(digits));
+const fixed = (value, digits = 3) => {
+  if (value === null) return "";
+  // toFixed rounds ties away from zero, Python, which writes the tables beside the page, to even
+  const rounded = value.toFixed(digits);
+  const exact = value.toFixed(100);
+  const end = exact.length - 100 + digits;
+  return /^50*$/.test(exact.slice(end)) && /[13579]$/.test(rounded) ? exact.slice(0, end) : rounded;
+};
 const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
