@@ -105,7 +105,7 @@ def register_attack(attack: type[Attack]) -> None:
     taken = getattr(foolbox.attacks, name, attack)
     if taken is not attack:
         raise ValueError(
-            f"attack: foolbox.attacks already has a {name}, from {taken.__module__}; rename ours"
+            f"attack: foolbox.attacks already has a {name}, from {taken.__module__}; rename it"
         )
     setattr(foolbox.attacks, name, attack)
 

@@ -83,7 +83,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         else:
             console.print(
                 f"{results.folder}: shard {evaluation.shard} is done, others are not; when all"
-                f" are, run: carescale report {results.folder}",
+                f" are done, run: carescale report {results.folder}",
                 highlight=False,
             )
         if arguments.json:
@@ -192,7 +192,7 @@ def _named(written: Sequence[Path]) -> str:
 
 
 def doctor(_: argparse.Namespace) -> int:
-    """Print versions, devices, engines and what is not installed."""
+    """Print versions, devices, engines and missing packages."""
     from .doctor import diagnose
 
     for subject, finding in diagnose():

@@ -125,7 +125,7 @@ def _cache() -> str:
     if os.access(there, os.W_OK):
         return f"{path}, writable"
     return (
-        f"{path}, not writable: every process compiles again, for seconds;"
+        f"{path}, not writable: every process compiles again, which takes seconds;"
         " set NUMBA_CACHE_DIR to a writable folder"
     )
 

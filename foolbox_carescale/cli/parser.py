@@ -96,17 +96,17 @@ def make_parser() -> argparse.ArgumentParser:
     report = subparsers.add_parser(
         "report", help="write the page, tables and figures of runs from their folders"
     )
-    report.add_argument("runs", nargs="+", metavar="RUN", help="a run folder; several: compared")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run folder; several are compared")
     report.add_argument(
         "--output", help="the folder to write to; default: that of a single run, else report"
     )
     report.set_defaults(command=commands.report)
-    compare = subparsers.add_parser("compare", help="print how runs differ, from their folders")
+    compare = subparsers.add_parser("compare", help="print how runs differ")
     compare.add_argument("base", metavar="RUN", help="the run folder to compare with")
     compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     compare.set_defaults(command=commands.compare)
     doctor = subparsers.add_parser(
-        "doctor", help="print versions, devices, engines and what is not installed"
+        "doctor", help="print versions, devices, engines and missing packages"
     )
     doctor.set_defaults(command=commands.doctor)
     schema = subparsers.add_parser("schema", help="print the JSON schema of a config, for editors")
@@ -118,7 +118,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     schema.set_defaults(command=commands.schema)
     attacks = subparsers.add_parser("attacks", help="list the attacks and their arguments")
-    attacks.add_argument("word", nargs="?", default="", help="only names that contain this")
+    attacks.add_argument("word", nargs="?", default="", help="list only names that contain this")
     attacks.set_defaults(command=commands.attacks)
     return parser
 

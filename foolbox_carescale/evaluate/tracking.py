@@ -98,7 +98,7 @@ def report(config: TrackingConfig, folder: Path, values: Values) -> None:
     except Exception as error:  # a tracker may raise anything, and the results outlive it
         if tracker is not None:
             _leave(tracker, "FAILED")
-        remedy = "Run the same again to repeat only the tracking"
+        remedy = "Run the same command again to repeat only the tracking"
         _warn(config, error, f"the results are in {folder}. {remedy}")
 
 
@@ -128,7 +128,7 @@ def following(config: TrackingConfig, folder: Path) -> Iterator[Callable[[Values
                 tracker.log(values)
         except Exception as error:  # as in report
             ended = True
-            _warn(config, error, "nothing is lost: all is reported when the run has ended")
+            _warn(config, error, "nothing is lost: everything is logged at the end of the run")
 
     status = "FAILED"
     try:

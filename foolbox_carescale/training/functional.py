@@ -303,7 +303,7 @@ def _per_sample(values: Any, z: Any) -> Any:
     shape = values.shape
     if len(shape) == 0 or (None not in (shape[0], z.shape[0]) and shape[0] != z.shape[0]):
         raise ValueError(
-            f"loss: expected a loss for each of {z.shape[0]} points, got shape {tuple(shape)}; "
+            f"loss: expected a loss for each of {z.shape[0]} inputs, got shape {tuple(shape)}; "
             "return it before the mean or sum over the batch"
         )
     return _summed(ep.astensor(values)).raw

@@ -166,7 +166,7 @@ class Loop:
         self.best = content["best"]
         world, stored = self.fabric.world_size, len(content["processes"]["cpu"])
         if world != stored:
-            raise UserError(f"processes: {path} was written by {stored}, and these are {world}")
+            raise UserError(f"processes: {path} was written by {stored} processes, not {world}")
         rank = self.fabric.global_rank
         # a copy: PyTorch reads a generator's state from where the memory of a view begins
         own = {name: values[rank].clone() for name, values in content["processes"].items()}
@@ -315,7 +315,7 @@ def _make_schedule(
     config, module = training.schedule, torch.optim.lr_scheduler
     kind = _named("schedule.name", config.name, module, module.LRScheduler)
     if kind is module.ReduceLROnPlateau:
-        raise UserError("schedule.name: ReduceLROnPlateau goes by epochs; take CosineAnnealingLR")
+        raise UserError("schedule.name: ReduceLROnPlateau works per epoch; use CosineAnnealingLR")
     known = {"total_steps": steps, "T_max": steps, "total_iters": steps}
     known["max_lr"] = training.optimizer.lr  # type: ignore[assignment]
     accepted = inspect.signature(kind).parameters

@@ -229,7 +229,7 @@ def test_what_to_evaluate_with_and_what_to_train_on_are_splits_of_a_data_set(tmp
 
 
 def test_foolboxs_samples_are_not_to_train_on():
-    with pytest.raises(UserError, match="are 20 images to evaluate with; train on digits"):
+    with pytest.raises(UserError, match="has only 20 images, for evaluation; train on digits"):
         open_source(DataConfig("foolbox/mnist"), "train")
 
 

@@ -85,7 +85,7 @@ def test_zero_gradients_are_counted_over_correctly_classified_samples():
     labels[:4] = 1 - labels[:4]  # four that it gets wrong
     (diagnostic,) = of(Rounded(), (given, labels))
     assert diagnostic.code == "gradients"
-    assert "zero at 36 of 36" in diagnostic.message
+    assert "zero for 36 of 36" in diagnostic.message
 
 
 def test_captured_warnings_keep_message_and_remedy_apart_and_are_passed_on():
@@ -118,7 +118,7 @@ def test_gradients_that_are_not_finite_are_reported():
 
     (diagnostic,) = of(Root())
     assert diagnostic.code == "gradients"
-    assert "not finite at 40 of 40" in diagnostic.message
+    assert "not finite for 40 of 40" in diagnostic.message
 
 
 def test_a_model_without_gradients_has_no_diagnostics():
@@ -362,7 +362,7 @@ def test_small_batches_of_sorted_data_hide_no_class(tmp_path):
         batch_size=3,
         output=str(tmp_path / "run"),
     )
-    with pytest.warns(EvaluationWarning, match="is zero at 16 of 32 clean images"):
+    with pytest.warns(EvaluationWarning, match="is zero for 16 of 32 clean images"):
         evaluate(evaluation)
 
 

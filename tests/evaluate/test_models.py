@@ -169,7 +169,7 @@ def test_the_config_has_the_last_word_on_size_and_interpolation(downloaded):
 
 def test_weights_for_other_classes_than_the_datas_are_warned_about(downloaded):
     evaluation = Evaluation(ModelConfig("squeezenet1_1", "DEFAULT"), samples=1)
-    with pytest.warns(EvaluationWarning, match="know 1000 classes, but digits has 10"):
+    with pytest.warns(EvaluationWarning, match="have 1000 classes, but digits has 10"):
         resolve(evaluation)
 
 

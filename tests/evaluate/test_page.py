@@ -202,7 +202,7 @@ def test_runs_are_compared_with_intervals(visit, real):
         for i in (0, 1, 2, 4, 5, 6)
     }
     assert len(colors) == 6
-    config = page.locator("section", has_text="What differs between the configs").inner_text()
+    config = page.locator("section", has_text="Differences between the configs").inner_text()
     assert "attacks.clip_aware_pgd.steps\t2\t6" in config
 
 

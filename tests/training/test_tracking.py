@@ -172,5 +172,5 @@ def test_a_tracker_that_fails_stops_no_training(tmp_path):
         trained = train(factories.training(tmp_path, tracking=nowhere))
     assert len(trained.epochs) == 3
     during, after = (str(warning.message) for warning in caught)
-    assert "nothing is lost: all is reported when the run has ended" in during
-    assert "Run the same again to repeat only the tracking" in after
+    assert "nothing is lost: everything is logged at the end of the run" in during
+    assert "Run the same command again to repeat only the tracking" in after

@@ -138,7 +138,7 @@ def open_source(config: DataConfig, split: Split = "test") -> Source:
     if config.name.startswith("foolbox/"):
         if split == "train":
             raise UserError(
-                f"data.name: {config.name} are {FOOLBOX_SAMPLES} images to evaluate with;"
+                f"data.name: {config.name} has only {FOOLBOX_SAMPLES} images, for evaluation;"
                 " train on digits, folder or one of torchvision's data sets"
             )
         return _from_foolbox(config)

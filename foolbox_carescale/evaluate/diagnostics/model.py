@@ -58,8 +58,8 @@ def _training_mode(model: Any) -> Iterator[Diagnostic]:
     if any(getattr(value, "training", False) is True for value in kept.values()):
         yield Diagnostic(
             "training",
-            "the model is in training mode, so dropout and batch statistics change its answers",
-            "call model.eval() before it is handed over",
+            "the model is in training mode, so dropout and batch statistics change its logits",
+            "call model.eval() before you pass the model",
         )
 
 
@@ -109,8 +109,8 @@ def _two_answers(
     if again.any():
         yield Diagnostic(
             "nondeterministic",
-            f"the model answers differently when asked twice: {share(again)} images",
-            "switch its randomness off, or average over it in the model and attack the average",
+            f"a second call gives other logits for the same images: {share(again)} images",
+            "switch its randomness off, or average over it inside the model",
         )
         return
     together = min(len(first), size)
@@ -119,7 +119,7 @@ def _two_answers(
     if alone.any():
         yield Diagnostic(
             "batch_dependence",
-            f"the model's answer to an image depends on the other images in the batch:"
+            f"the logits of an image depend on the other images in the batch:"
             f" {share(alone)} images",
             "use stored statistics in its normalisation layers (evaluation mode)",
         )
@@ -148,15 +148,15 @@ def _gradients(model: Any, images: Array, labels: Array, size: int) -> Iterator[
     if bad.mean() > FEW:
         yield Diagnostic(
             "gradients",
-            f"the gradient of the cross-entropy is not finite at {share(bad)} clean images",
+            f"the gradient of the cross-entropy is not finite for {share(bad)} clean images",
             "look for overflow, or for 0/0 and log(0) inside the model",
         )
     zero = largest == 0
     if zero.mean() > FEW:
         yield Diagnostic(
             "gradients",
-            f"the gradient of the cross-entropy is zero at {share(zero)} clean images, so that"
+            f"the gradient of the cross-entropy is zero for {share(zero)} clean images, so"
             " gradient attacks cannot start",
             "use loss=margin where confident outputs saturate; look for rounding, thresholds or"
-            " a softmax in the model; add an attack without gradients",
+            " a softmax in the model; add a gradient-free attack",
         )

@@ -92,7 +92,7 @@ def _not_finite(settings: list[_Setting]) -> Iterator[Diagnostic]:
         yield Diagnostic(
             "overflow",
             f"the logits of {overflowed} of {total} perturbed images are not finite"
-            f" ({_listed(found)}), so that it is chance which of them are adversarial",
+            f" ({_listed(found)}), so chance decides which of them are adversarial",
             "compute in bfloat16 or float32, or scale the logits down; look for 0/0 and log(0)",
         )
 
@@ -109,8 +109,8 @@ def _outside(settings: list[_Setting]) -> Iterator[Diagnostic]:
             "bounds",
             f"{sum(n for _, n in found)} of {total} images that an attack returned were outside"
             f" the bounds ({_listed(setting.name for setting, _ in found)}); they were clipped"
-            " before they were judged",
-            "use an attack that keeps to the model's bounds",
+            " before they were evaluated",
+            "use an attack that respects the model's bounds",
         )
 
 
@@ -125,7 +125,7 @@ def _beyond_reach(settings: list[_Setting]) -> Iterator[Diagnostic]:
         total = sum(int(setting.attacked.sum()) for setting, _ in found)
         yield Diagnostic(
             "unreachable_epsilon",
-            f"epsilon is above the norm that the bounds let an image reach for"
+            f"epsilon is above the largest norm inside the bounds for"
             f" {sum(n for _, n in found)} of {total} perturbations"
             f" ({_listed(setting.name for setting, _ in found)})",
             "leave these epsilons out: the measured norm there is below epsilon",
@@ -145,10 +145,10 @@ def _robust_beyond_reach(settings: list[_Setting]) -> Iterator[Diagnostic]:
             yield Diagnostic(
                 "reaches_everything",
                 f"{len(left)} of {len(same[0].samples)} samples are still robust at"
-                f" {norm_name(p)} {epsilon:g}, where every image of the box can be reached,"
-                " one of another class too",
+                f" {norm_name(p)} {epsilon:g}, although epsilon covers the whole box, with images"
+                " of other classes",
                 "do not trust the smaller epsilons either: look for masked gradients, and try"
-                " more steps, another loss or an attack without gradients",
+                " more steps, another loss or a gradient-free attack",
             )
 
 
@@ -164,8 +164,8 @@ def _non_monotonic(settings: list[_Setting]) -> Iterator[Diagnostic]:
                     f"robust accuracy under {attack} rises from {more[1]:.3f} at"
                     f" {norm_name(setting.p)} {lowest.epsilon:g} to {more[0]:.3f} at"
                     f" {setting.epsilon:g} ({more[2]} samples)",
-                    "a larger ball holds the smaller one, so the attack fails at the larger: give"
-                    " it more steps or a smaller step, or report the best over smaller epsilons",
+                    "a larger ball contains the smaller one, so the attack fails at the larger one:"
+                    " use more steps or a smaller step, or report the best over smaller epsilons",
                 )
                 break
 
@@ -183,9 +183,9 @@ def _weaker_than_expected(settings: list[_Setting]) -> Iterator[Diagnostic]:
             yield Diagnostic(
                 "weaker_than_simpler",
                 f"{strong.attack} ({strong.kind}) leaves robust accuracy {more[0]:.3f} at"
-                f" {norm_name(strong.p)} {strong.epsilon:g}, where {weak.attack} ({weak.kind})"
+                f" {norm_name(strong.p)} {strong.epsilon:g}, while {weak.attack} ({weak.kind})"
                 f" leaves {more[1]:.3f} ({more[2]} samples)",
-                "this is how masked gradients look: check the gradients, the steps and the step"
+                "this suggests masked gradients: check the gradients, the steps and the step"
                 " size, and report the worst case over attacks",
             )
 
@@ -204,13 +204,13 @@ def _underperforming(settings: list[_Setting]) -> Iterator[Diagnostic]:
             behind = more[0] - more[1]
             text = (
                 f"{slow.attack} leaves robust accuracy {more[0]:.3f} at {norm_name(slow.p)}"
-                f" {slow.epsilon:g} after {gradients:.0f} gradient evaluations per sample, where"
+                f" {slow.epsilon:g} after {gradients:.0f} gradient evaluations per sample, while"
                 f" {quick.attack} leaves {more[1]:.3f} after {fewer:.0f} ({more[2]} samples)"
             )
             if behind > worst.get(slow.attack, (0.0, ""))[0]:
                 worst[slow.attack] = behind, text
     for _, text in worst.values():
-        yield Diagnostic("underperforms", text, "check its settings before its numbers are quoted")
+        yield Diagnostic("underperforms", text, "check its settings before you quote its numbers")
 
 
 def _lost_by_rounding(settings: list[_Setting]) -> Iterator[Diagnostic]:

@@ -278,8 +278,8 @@ def _choose_weights(config: ModelConfig, data: str, num_classes: int) -> ModelCo
             return dataclasses.replace(config, weights="DEFAULT")
         warn(
             EvaluationWarning(
-                f"{config.name} has no weights for {data}, so it is untrained and its numbers mean"
-                " nothing",
+                f"{config.name} has no weights for {data}, so it is untrained and its results are"
+                " meaningless",
                 "give model.weights (a file, or the name of torchvision's weights)",
             ),
             stacklevel=3,

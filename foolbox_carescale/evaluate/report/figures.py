@@ -121,7 +121,7 @@ def norms(runs: Sequence[Run]) -> Figure:
         panels[-1].set_xlim(low, high)
         panels[-1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         panels[-1].set_xlabel("measured norm of the clipped perturbation / epsilon")
-        figure.suptitle("What is left of epsilon after the clip", fontsize=11, fontweight="bold")
+        figure.suptitle("Share of epsilon left after the clip", fontsize=11, fontweight="bold")
     return figure
 
 

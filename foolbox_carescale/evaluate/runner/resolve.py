@@ -30,7 +30,7 @@ def resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
     if classes != data.num_classes:
         warn(
             EvaluationWarning(
-                f"the weights of {model.name} know {classes} classes, but {data.name} has"
+                f"the weights of {model.name} have {classes} classes, but {data.name} has"
                 f" {data.num_classes}",
                 "its label k must mean the model's class k",
             ),

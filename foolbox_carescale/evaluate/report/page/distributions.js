@@ -4,7 +4,7 @@ const histograms = (norm, quantity, epsilon) => {
   const rows = norm.series.flatMap((one) =>
     one.points.filter((p) => p.e === epsilon && p[quantity]).map((p) => [one, p]),
   );
-  if (!rows.length) return noteOf("Nothing was attacked here, or this was not measured.");
+  if (!rows.length) return noteOf("No sample was attacked here, or this was not measured.");
   const bars = rows.flatMap(([one, p]) => {
     const spread = p[quantity];
     const most = Math.max(...spread.counts, 1);

@@ -58,8 +58,8 @@ const pictures = () => {
     html("h2", {}, "Images"),
     card(
       null,
-      "The first samples that were attacked, at the middle epsilon of each attack. " +
-        `Differences are around grey, scaled to their largest change.${reduced}`,
+      "The first attacked samples, at the middle epsilon of each attack. " +
+        `Differences are shown on grey, scaled to their largest change.${reduced}`,
       thumbs,
       hole,
     ),

@@ -40,15 +40,15 @@ const summary = () =>
       );
     }),
     noteOf(
-      "Each norm at the largest epsilon that at least half of the samples withstand, or at its smallest; " +
-        "all epsilons are below.",
+      "Each norm is shown at the largest epsilon that at least half of the samples withstand, or at its smallest. " +
+        "All epsilons are below.",
     ),
   );
 const setup = () => [
   html("h2", {}, "Setup"),
   data.config.length
     ? card(
-        "What differs between the configs",
+        "Differences between the configs",
         null,
         table(
           ["key", ...data.runs.map((run) => run.name)],

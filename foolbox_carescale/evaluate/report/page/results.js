@@ -42,21 +42,21 @@ const panelOf = (norm, id) => {
   panel.append(
     card(
       html("div", { class: "bar" }, html("h3", {}, "Security curves"), norm.epsilons.length > 1 ? scale : null),
-      "Share of all samples that are correctly classified without and with the attack, with Wilson’s 95% interval. " +
+      "Share of all samples that are correctly classified both without and with the attack, with Wilson’s 95% interval. " +
         "“worst case over attacks” counts a sample as robust only if it withstands every attack at this epsilon " +
         "and below. Click a name to hide it.",
       html("div", { class: "plot" }, holes.curves, key.element),
     ),
     card(
       "Robust accuracy",
-      "By epsilon; below each number its 95% interval. Click a column to sort.",
+      "By epsilon, with the 95% interval below each number. Click a column to sort.",
       accuracyTable(norm),
     ),
     differenceTable(norm) || "",
     card(
       "Measured norm / epsilon",
-      "What is left of epsilon after the clip: mean, and whiskers from the least to the greatest. " +
-        "Below 1 the curve above belongs to a smaller epsilon than its axis says.",
+      "The share of epsilon left after the clip: mean, with whiskers from the least to the greatest. " +
+        "Below 1, the curve above belongs to a smaller epsilon than its axis shows.",
       html("div", { class: "plot" }, holes.norms),
       normTable(norm),
     ),
@@ -89,7 +89,11 @@ const panelOf = (norm, id) => {
       html("p", {}),
       holes.costs,
     ),
-    card("Robust accuracy by class", "At the epsilon chosen above. Few samples per class say little.", holes.classes),
+    card(
+      "Robust accuracy by class",
+      "At the epsilon chosen above. Few samples per class are not conclusive.",
+      holes.classes,
+    ),
   );
   drawCurves();
   drawOne();

@@ -89,7 +89,7 @@ const differenceTable = (norm) => {
   return card(
     `Robust accuracy minus that of ${base}`,
     `With Newcombe’s 95% interval${paired}. Coloured where the interval excludes 0; ` +
-      "of many settings, about one in twenty does so by chance.",
+      "about one in twenty settings does so by chance.",
     table(["attack", ...norm.epsilons.map(short)], rows),
   );
 };
