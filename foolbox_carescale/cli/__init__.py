@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command: Callable[[argparse.Namespace], int] = parsed.command
             return command(parsed)
     except UserError as error:
-        print(f"carescale: error: {error}", file=sys.stderr)
+        for line in str(error).split("\n"):
+            print(f"carescale: error: {line}", file=sys.stderr)
         return CANNOT_STORE if isinstance(error, StorageError) else WRONG_INPUT
     except BrokenPipeError:  # the reader, such as head, has seen enough
         sys.stdout = None

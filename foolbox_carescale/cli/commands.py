@@ -29,6 +29,7 @@ _EXTRA = {
     "hydra": "hydra-core",
     "matplotlib": "matplotlib",
     "pyarrow": "pyarrow",
+    "pydantic": "pydantic",
     "rich": "rich",
     "safetensors": "safetensors",
     "sklearn": "scikit-learn",
@@ -202,10 +203,11 @@ def doctor(_: argparse.Namespace) -> int:
 
 def schema(arguments: argparse.Namespace) -> int:
     """Print the JSON schema of a config."""
-    from ..evaluate.config.schema import EVALUATE, json_schema
-    from ..training.schema import TRAIN
+    from ..evaluate.config.schema import json_schema
+    from ..evaluate.config.types import EVALUATION
+    from ..training.config import TRAINING
 
-    print(json.dumps(json_schema(arguments.of, (EVALUATE, TRAIN)), indent=2))
+    print(json.dumps(json_schema(arguments.of, (EVALUATION, TRAINING)), indent=2))
     return 0
 
 

@@ -13,14 +13,17 @@ LOGGER.addHandler(logging.NullHandler())
 
 
 class UserError(ValueError):
-    """Wrong input: one line that names the argument, the value and the remedy.
+    """Wrong input: lines, each of which names the argument, the value and the remedy.
 
     The command line prints the message and exits with code 2; everything else
     that is raised is a programming error and keeps its traceback.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*(" ".join(line.split()) for line in lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class StorageError(UserError):

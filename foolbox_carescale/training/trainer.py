@@ -82,7 +82,7 @@ def train(training: Training, *, progress: bool = False) -> Trained:
         StorageError: The folder cannot be written.
         KeyboardInterrupt: Ctrl-C; the message says how to resume.
     """
-    training.validate()
+    training = training.validated()
     check_tracking(training.tracking)
     if _rank() is not None and training.output is None:
         raise UserError("output: is missing; give the folder that all processes share")

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from foolbox_carescale.evaluate import (
     load_sweep,
 )
 from foolbox_carescale.evaluate.config.compose import options
-from foolbox_carescale.evaluate.config.types import CONFIG_GROUPS
+from foolbox_carescale.evaluate.config.types import EVALUATION
 
 
 def written(tmp_path, text):
@@ -90,7 +91,7 @@ def test_groups_beside_the_file_can_be_composed(tmp_path):
 
 
 def test_every_group_that_ships_makes_a_run():
-    for group in CONFIG_GROUPS:
+    for group in EVALUATION.groups:
         assert options(group)
         for option in options(group):
             load_evaluation(None, [f"{group}={option}"])
@@ -182,7 +183,7 @@ def test_values_that_no_folder_can_be_named_for_get_folders_that_differ(tmp_path
         ("seed=0,0", "holds a run twice"),
         ("output=a,b", "give one folder"),
         ("sede=0,1", "did you mean 'seed'"),
-        ("seed=0,x", "'x' is not of type Integer"),
+        ("seed=0,x", "'x' is not a valid integer"),
     ],
 )
 def test_a_sweep_that_cannot_be_run_is_one_line(override, line):
@@ -192,7 +193,7 @@ def test_a_sweep_that_cannot_be_run_is_one_line(override, line):
 
 def test_what_is_wrong_is_one_line_under_a_debugger_too(monkeypatch):
     monkeypatch.setenv("OC_CAUSE", "1")  # which OmegaConf assumes where anything traces the program
-    with pytest.raises(UserError, match="'x' is not of type Integer"):
+    with pytest.raises(UserError, match="'x' is not a valid integer"):
         load_evaluation(None, ["seed=x"])
 
 
@@ -214,12 +215,15 @@ def test_the_resolved_config_reads_back_as_the_same_run(tmp_path):
         ("model: {name: x\nseed: 1", "run.yaml: is not valid YAML at line 2"),
         ("seed: 0\nseed: 1", "found duplicate key seed"),
         ("- 1", "run.yaml: holds a list"),
-        ("seed: many", "seed: 'many' is not of type Integer"),
+        ("seed: many", "seed: 'many' is not a valid integer"),
         ("epsilons: [1]", "epsilons: [1] is not a mapping"),
         ("epsilons: {L2: 0.5}", "epsilons.L2: 0.5 is not a list; write [0.5]"),
         ("epsilons: {Linfty: [0.5]}", "'Linfty' is not a norm; did you mean 'Linf'?"),
         ("attacks: {a: L2PGD}", "attacks.a: 'L2PGD' is not a mapping"),
-        ("attacks: {a: {steps: 2}}", "attacks.a.name: is missing"),
+        (
+            "attacks: {a: {steps: 2}}",
+            "attacks: 'a' has no name; give one, e.g. attacks.a.name",
+        ),
         ("attacks: {a/b: {name: L2PGD}}", "the label 'a/b' is not made of"),
         ("attacks: {}", "attacks: there is none"),
         ("seed: ${nowhere}", "seed: Interpolation key 'nowhere' not found"),
@@ -243,20 +247,20 @@ def test_a_file_that_cannot_be_used_is_one_line(tmp_path, text, line):
         ("data=foldr", "data: there is no 'foldr'; did you mean 'folder'"),
         ("tracking=mlflwo", "tracking: there is no 'mlflwo'; did you mean 'mlflow'"),
         ("tracking.name=mlflwo", "tracking.name: there is no 'mlflwo'; did you mean 'mlflow'"),
-        ("executor.cpus=many", "executor.cpus: 'many' is not of type Float"),
+        ("executor.cpus=many", "executor.cpus: 'many' is not a valid number"),
         ("seed=0,1", "seed=0,1: holds several values; add --multirun"),
-        ("model.mean=3", "model.mean: is not a list; write model.mean=[...]"),
+        ("model.mean=3", "model.mean: 3 is not a list; write [3]"),
         ("data.resize=5", "data.resize: 5 is smaller than data.size"),
         ("model.dtype=float8", "model.dtype: there is no 'float8'"),
         ("epsilons.L1.5=[1]", "epsilons.L1.5: write this norm into a YAML file"),
         ("sede=1", "sede: there is no such key; did you mean 'seed'?"),
-        ("seed=abc", "seed: 'abc' is not of type Integer"),
-        ("seed=-1", "seed: -1 is negative"),
-        ("samples=0", "samples: 0 is not positive"),
-        ("data.size=-5", "data.size: -5 is not positive"),
-        ("epsilons.L2=[-0.5]", "epsilons.L2: -0.5 is not a positive, finite number"),
-        ("epsilons.L2=[.inf]", "epsilons.L2: '.inf' is not a float"),
-        ("epsilons.L2=[inf]", "epsilons.L2: inf is not a positive, finite number"),
+        ("seed=abc", "seed: 'abc' is not a valid integer"),
+        ("seed=-1", "seed: -1 is less than 0"),
+        ("samples=0", "samples: 0 is less than 1"),
+        ("data.size=-5", "data.size: -5 is less than 1"),
+        ("epsilons.L2=[-0.5]", "epsilons.L2.0: -0.5 is not greater than 0"),
+        ("epsilons.L2=[.inf]", "epsilons.L2.0: '.inf' is not a valid number"),
+        ("epsilons.L2=[inf]", "epsilons.L2.0: inf is not a finite number"),
         ("epsilons.L2=0.5", "epsilons.L2: 0.5 is not a list; write [0.5]"),
         ("epsilons.L2=[]", "epsilons.L2: the list is empty"),
         ("epsilons.L2=[0.5", "the override 'epsilons.L2=[0.5' does not parse"),
@@ -264,7 +268,10 @@ def test_a_file_that_cannot_be_used_is_one_line(tmp_path, text, line):
         ("executor.retries=-1", "executor.retries: -1 is less than 0"),
         ("attacks.foolbox_l2_pdg.steps=3", "did you mean 'foolbox_l2_pgd'"),
         ("~attacks.nope", "attacks.nope: is not there to be removed"),
-        ("attacks.foolbox_l2_pgd.repeat=0", "attacks.foolbox_l2_pgd.repeat: 0 is not positive"),
+        (
+            "attacks.foolbox_l2_pgd.repeat=0",
+            "foolbox_l2_pgd.repeat: 0 is less than 1",
+        ),
     ],
 )
 def test_an_override_that_cannot_be_used_is_one_line(override, line):
@@ -272,6 +279,29 @@ def test_an_override_that_cannot_be_used_is_one_line(override, line):
         load_evaluation(None, [override])
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_everything_that_is_wrong_is_named_at_once_a_line_each(tmp_path):
+    text = "samples: 0\nmodel: {dtype: float8}\ndata: {sise: 3}\nattacks: {a: {name: x, repeat: 0}}"
+    with pytest.raises(UserError) as caught:
+        load_evaluation(written(tmp_path, text))
+    assert sorted(str(caught.value).split("\n")) == [
+        "attacks.a.repeat: 0 is less than 1",
+        "data.sise: there is no such key; did you mean 'size' or 'resize'?"
+        " (arguments of what is named go below params)",
+        "model.dtype: there is no 'float8'; did you mean 'float32' or 'float16' or 'bfloat16'?",
+        "samples: 0 is less than 1",
+    ]
+
+
+def test_values_that_were_changed_after_construction_are_checked_and_whole_numbers_made_floats():
+    evaluation = Evaluation(epsilons={"L2": [1, 2]}, output=Path("runs"))
+    assert repr(evaluation.validated().epsilons) == "{'L2': [1.0, 2.0]}"
+    assert evaluation.validated().output == "runs"
+    evaluation.attacks["mine"] = AttackConfig("L2PGD", repeat=0)
+    evaluation.data.size = True
+    with pytest.raises(UserError, match=r"data\.size: True is not .*\nattacks\.mine\.repeat"):
+        evaluation.validated()
 
 
 def test_a_file_that_does_not_exist_names_the_nearest(tmp_path):

@@ -332,7 +332,7 @@ def test_a_shard_that_does_not_exist_is_one_line(tmp_path, changes, line):
 
 def test_shards_need_a_folder_that_they_share():
     with pytest.raises(UserError, match="output: is missing"):
-        Evaluation(shard="0/2").validate()
+        Evaluation(shard="0/2").validated()
 
 
 def test_memory_does_not_grow_with_the_number_of_tasks(tmp_path):

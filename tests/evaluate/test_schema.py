@@ -8,7 +8,7 @@ from jsonschema import Draft202012Validator
 import foolbox_carescale
 from foolbox_carescale.evaluate import Evaluation, UserError
 from foolbox_carescale.evaluate.config.schema import json_schema
-from foolbox_carescale.evaluate.config.types import CONFIG_GROUPS
+from foolbox_carescale.evaluate.config.types import EVALUATION
 
 PACKAGE = Path(foolbox_carescale.__file__).parent
 GROUP_FILES = sorted((PACKAGE / "evaluate" / "config" / "conf").glob("*/*.yaml"))
@@ -17,7 +17,8 @@ RUN_FILES = sorted((PACKAGE.parent / "experiments").glob("*.yaml"))
 
 def complaints(text, group=None):
     validator = Draft202012Validator(json_schema(group))
-    return [error.message for error in validator.iter_errors(yaml.safe_load(text))]
+    found = list(validator.iter_errors(yaml.safe_load(text)))
+    return [error.message for each in found for error in (each, *(each.context or ()))]
 
 
 @pytest.mark.parametrize("path", GROUP_FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -34,7 +35,7 @@ def test_the_resolved_default_is_valid():
     assert complaints(Evaluation().to_yaml()) == []
 
 
-@pytest.mark.parametrize("group", [None, *CONFIG_GROUPS])
+@pytest.mark.parametrize("group", [None, *EVALUATION.groups])
 def test_schemas_are_schemas_and_every_key_is_described(group):
     schema = json.loads(json.dumps(json_schema(group)))
     Draft202012Validator.check_schema(schema)

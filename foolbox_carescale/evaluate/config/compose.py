@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import re
-import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from hydra import compose, initialize, initialize_config_dir
@@ -21,43 +18,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, nearest
-from ..serialization import escape_interpolation
-from .types import (
-    CONFIG_GROUPS,
-    DEFAULT_CHOICES,
-    Evaluation,
-    default_epsilons,
-    field_names,
-    gather_arguments,
-)
+from .types import EVALUATION, Evaluation, default_epsilons
+from .validation import ConfigSpec, Tree, field_names, read
 
 _RUN = "carescale_run"
-
-Tree = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class ConfigSpec:
-    """What a command's configs are made of.
-
-    Attributes:
-        command: Its name.
-        config: The dataclass of a run.
-        groups: Hydra's config groups, and the classes of their files.
-        choices: The file of each group that is taken where nobody chooses.
-        folders: Where the files of the groups lie.
-    """
-
-    command: str
-    config: type
-    groups: Mapping[str, type | None]
-    choices: Mapping[str, str | None]
-    folders: tuple[Path, ...]
-
-
-CONFIGS = Path(__file__).with_name("conf")
-
-EVALUATION = ConfigSpec("evaluate", Evaluation, CONFIG_GROUPS, DEFAULT_CHOICES, (CONFIGS,))
 
 
 def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Evaluation:
@@ -79,12 +43,7 @@ def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = (
         UserError: The file or an override cannot be used; the message says which and why.
     """
     composed = compose_tree(EVALUATION, path, overrides)
-    evaluation = typed(
-        EVALUATION, gather_arguments(composed), Evaluation(attacks={}, epsilons={}), path
-    )
-    assert isinstance(evaluation, Evaluation)
-    evaluation.validate()
-    return evaluation
+    return read(Evaluation, {"attacks": {}, "epsilons": {}, **composed})
 
 
 def compose_tree(spec: ConfigSpec, path: str | Path | None, overrides: Sequence[str]) -> Tree:
@@ -121,15 +80,13 @@ def compose_tree(spec: ConfigSpec, path: str | Path | None, overrides: Sequence[
             chosen = [str(choice.input_line) for choice in choices]
             if "attack" in spec.groups:
                 _fill_attacks(defaults, content, chosen, spec)
-            composed = _compose(defaults, content, chosen + values, spec)
+            return _compose(defaults, content, chosen + values, spec)
     except yaml.YAMLError as error:
         raise _not_yaml(
             getattr(getattr(error, "problem_mark", None), "name", path), error
         ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error, path)) from error
-    _check_mappings(composed, spec)
-    return composed
 
 
 def _defaults_list(content: Tree, beside: Path | None, spec: ConfigSpec) -> list[Any]:
@@ -156,26 +113,6 @@ def _fill_attacks(defaults: list[Any], content: Tree, chosen: list[str], spec: C
         content["epsilons"] = default_epsilons()
     if "attacks" not in given:
         defaults[defaults.index({"attack": None})] = {"attack": "default"}
-
-
-def typed(spec: ConfigSpec, tree: Tree, standing: Any, path: str | Path | None) -> Any:
-    """Return the dataclasses, with every key and type checked by OmegaConf.
-
-    Args:
-        spec: Of the config.
-        tree: As ``compose_tree`` returns it.
-        standing: An instance of the spec's class, for what the tree leaves out.
-        path: The file that an error names.
-
-    Raises:
-        UserError: A key is unknown, or a value of another type.
-    """
-    try:
-        # interpolations were resolved when the tree was composed, and what came of them is text
-        given = escape_interpolation(with_floats(tree, spec.config))
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(standing), given))
-    except OmegaConfBaseException as error:
-        raise UserError(_explain(error, path)) from error
 
 
 def parse_override(override: str, spec: ConfigSpec = EVALUATION) -> Override:
@@ -236,21 +173,10 @@ def _read(path: Path, spec: ConfigSpec) -> Tree:
     if not isinstance(content.get("defaults") or [], list):
         raise UserError(f"{path}: defaults is not a list; write [{{data: folder}}, _self_]")
     said = {k: v for k, v in content.items() if v is not None or not _is_node(k, spec)}
-    _check_mappings(said, spec)
-    return said
-
-
-def _check_mappings(content: Tree, spec: ConfigSpec) -> None:
-    for key, value in content.items():
+    for key, value in said.items():
         if _is_node(key, spec) and not isinstance(value, dict):
-            raise UserError(
-                f"{key}: {value!r} is not a mapping; see carescale {spec.command} --help"
-            )
-    for label, attack in content.get("attacks", {}).items():
-        if not isinstance(attack, dict):
-            raise UserError(
-                f"attacks.{label}: {attack!r} is not a mapping; write attacks.{label}.name=..."
-            )
+            raise UserError(f"{key}: {value!r} is not a mapping; see carescale {spec.command} -h")
+    return said
 
 
 def _not_yaml(path: object, error: Exception) -> UserError:
@@ -287,22 +213,8 @@ def _force(override: Override) -> str:
 def _compose(defaults: list[Any], content: Tree, overrides: list[str], spec: ConfigSpec) -> Tree:
     hydra = {"searchpath": [f"file://{folder}" for folder in spec.folders]}
     ConfigStore.instance().store(_RUN, {"defaults": defaults, "hydra": hydra, **content})
-    composed = OmegaConf.to_container(compose(_RUN, overrides=overrides), resolve=True)
-    assert isinstance(composed, dict)
-    return typing.cast(Tree, composed)
-
-
-def with_floats(value: Any, hint: Any) -> Any:
-    """Whole numbers in lists of floats as floats, which OmegaConf insists on."""
-    inner = typing.get_args(hint)
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        hints = typing.get_type_hints(hint)
-        return {k: with_floats(v, hints.get(k, Any)) for k, v in value.items()}
-    if isinstance(value, dict) and typing.get_origin(hint) is dict:
-        return {k: with_floats(v, inner[1]) for k, v in value.items()}
-    if isinstance(value, list) and list[float] in (hint, *inner):
-        return [float(item) if type(item) is int else item for item in value]
-    return value
+    composed = compose(_RUN, overrides=overrides)
+    return cast(Tree, OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
 
 
 def _explain(error: BaseException, path: str | Path | None) -> str:
@@ -312,38 +224,7 @@ def _explain(error: BaseException, path: str | Path | None) -> str:
     while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
         chain.append(cause)
     found = next((e for e in chain if isinstance(e, OmegaConfBaseException)), None)
-    if found is None:  # a delete, or a file of the defaults list, that is not there
-        first = str(error).split("\n")[0].replace(f"In '{_RUN}': ", "")
-        if match := re.match(r"Could not delete from config. '(.+)' does not exist", first):
-            return f"{match[1]}: is not there to be removed"
-        return f"{path or 'configuration'}: {first}"
-    problem = str(found).split("\n")[0]
-    key = str(found.full_key or path or "configuration")
-    parent = found.object_type
-    if problem.startswith("Key ") and dataclasses.is_dataclass(parent):
-        known = field_names(parent if isinstance(parent, type) else type(parent))
-        hint = nearest(key.rpartition(".")[2], known)
-        if "_target_" in known:
-            hint += " (arguments of what is named go below params)"
-        return f"{key}: there is no such key; {hint}"
-    for pattern, replacement in _PLAINER:
-        if match := re.match(pattern, problem):
-            return f"{key}: {match.expand(replacement).replace('KEY', key)}"
-    return f"{key}: {problem}"
-
-
-_PLAINER = (
-    (r"Value (.+) of type '.*' could not be converted to (\w+)", r"\1 is not of type \2"),
-    (
-        r"Value (.+) \(\w+\) is incompatible with type hint 'typing\.List.*",
-        r"\1 is not a list; write [\1]",
-    ),
-    (r"Value (.+) \(\w+\) is incompatible with type hint '(.+)'", r"\1 is not a \2"),
-    (r"Invalid value assigned: \w+ is not a ListConfig.*", "is not a list; write KEY=[...]"),
-    (r"Incompatible value '(.*)' for field of type '(\w+)'", r"\1 is not a \2"),
-    (
-        r"(?:Merge error|Invalid type assigned): .* is not a subclass of \w+\. value: (.*)",
-        r"'\1' is not a mapping; write KEY.name=\1",
-    ),
-)
-"""OmegaConf's messages in this project's words."""
+    first = str(found or error).split("\n")[0].replace(f"In '{_RUN}': ", "")
+    if match := re.match(r"Could not delete from config. '(.+)' does not exist", first):
+        return f"{match[1]}: is not there to be removed"
+    return f"{(found and found.full_key) or path or 'configuration'}: {first}"

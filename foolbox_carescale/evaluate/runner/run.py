@@ -78,7 +78,7 @@ def evaluate(
             Tasks that were computed before stay in the run folder.
         StorageError: The folder cannot be written; the same holds.
     """
-    evaluation.validate()
+    evaluation = evaluation.validated()
     check_tracking(evaluation.tracking)
     results = _evaluate(evaluation, on_progress)
     track(results, evaluation)

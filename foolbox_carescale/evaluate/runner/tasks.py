@@ -18,7 +18,8 @@ import numpy.typing as npt
 from foolbox.attacks.base import MinimizationAttack, Repeated
 
 from ... import get_attack
-from ..config.types import AttackConfig, Evaluation, field_names, norm_name
+from ..config.types import AttackConfig, Evaluation, norm_name
+from ..config.validation import field_names
 from ..errors import UserError, nearest
 from ..models.loading import find_target
 
@@ -255,7 +256,10 @@ def _check_arguments(label: str, name: str, constructor: Any, params: dict[str, 
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a value fits a type; types that YAML cannot hold are left to the attack."""
+    """Return whether a value fits a type; types that YAML cannot hold are left to the attack.
+
+    pydantic would refuse lists for tuples when it is strict, and take texts for numbers otherwise.
+    """
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(hint))
     if typing.get_origin(hint) is Literal:

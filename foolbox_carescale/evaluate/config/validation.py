@@ -1,0 +1,214 @@
+"""Configs are plain dataclasses that pydantic checks: where they are read, and before a run."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from ..errors import UserError, nearest
+from ..serialization import to_builtins
+
+C = TypeVar("C", bound="Config")
+
+Tree = dict[str, Any]
+
+CONFIGS = Path(__file__).with_name("conf")
+
+OPTIONS = ConfigDict(
+    coerce_numbers_to_str=True,  # Hydra reads data.root=2024 as a number
+    extra="forbid",
+    revalidate_instances="always",
+    use_attribute_docstrings=True,
+    validate_default=True,
+)
+
+
+class Config:
+    """A part of a config: pydantic's constraints stand in its annotations."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = OPTIONS
+
+    def validated(self: C) -> C:
+        """Return the config with every value checked, and of the type that it should have.
+
+        Raises:
+            UserError: It holds values that cannot be used; a line names each.
+        """
+        return read(type(self), self)
+
+
+class Arguments(Config):
+    """A config that holds arguments of what it names; in YAML they stand beside its own keys."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = {
+        **OPTIONS,
+        "json_schema_extra": lambda schema: schema.update(additionalProperties=True),
+    }
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Callable[[Any], Any]) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(cls._gather, handler(source))
+
+    @classmethod
+    def _gather(cls, node: Any) -> Any:
+        """Move keys that the config does not know below ``params``."""
+        if not isinstance(node, dict):
+            return node
+        known, params = field_names(cls), node.get("params") or {}
+        if isinstance(params, dict):
+            params = {**params, **{key: value for key, value in node.items() if key not in known}}
+        return {key: value for key, value in node.items() if key in known} | {"params": params}
+
+
+OWN_TARGET = {"required": ["_target_"], "properties": {"_target_": {"type": "string"}}}
+
+
+class TargetArguments(Arguments):
+    """A config in which arguments stand beside ``_target_`` alone."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = {
+        **OPTIONS,
+        "json_schema_extra": lambda schema: schema.update(
+            {
+                "additionalProperties": True,
+                "if": OWN_TARGET,
+                "then": {},
+                "else": {"propertyNames": {"enum": list(schema["properties"])}},
+            }
+        ),
+    }
+
+    @classmethod
+    def _gather(cls, node: Any) -> Any:
+        own = isinstance(node, dict) and node.get("_target_") is not None
+        return super()._gather(node) if own else node
+
+
+@dataclass(frozen=True)
+class ConfigSpec:
+    """What a command's configs are made of."""
+
+    command: str
+    config: type[Config]
+    groups: Mapping[str, type[Config] | None]
+    """Hydra's config groups, folders of ``conf``, and the classes of their files."""
+    choices: Mapping[str, str | None]
+    """The file of each group that is taken where nobody chooses."""
+    folders: tuple[Path, ...] = (CONFIGS,)
+    """Where the files of the groups lie."""
+
+
+def checked_by(check: Callable[[Any], object]) -> AfterValidator:
+    """Return a constraint: values of which a function raises no ValueError."""
+
+    def passed(value: Any) -> Any:
+        check(value)
+        return value
+
+    return AfterValidator(passed)
+
+
+def _refuse_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is not a number")
+    return value
+
+
+def _to_text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+Integer = Annotated[int, BeforeValidator(_refuse_flag)]
+Natural = Annotated[int, Field(ge=0), BeforeValidator(_refuse_flag)]
+Count = Annotated[int, Field(ge=1), BeforeValidator(_refuse_flag)]
+Real = Annotated[float, BeforeValidator(_refuse_flag)]
+Positive = Annotated[float, Field(gt=0), BeforeValidator(_refuse_flag)]
+PathText = Annotated[str, BeforeValidator(_to_text)]
+
+
+adapter: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
+"""What pydantic makes of a config's class."""
+
+
+def read(kind: type[C], content: Any) -> C:
+    """Return a config from plain values, or an instance that was checked again.
+
+    Raises:
+        UserError: Keys are unknown, or values cannot be used; a line names each.
+    """
+    try:
+        config: C = adapter(kind).validate_python(content)
+    except ValidationError as error:
+        lines: dict[str, str] = {}
+        for found in error.errors(include_url=False):
+            *path, last = found["loc"]
+            # of a key that is wrong itself, and of each type that a list's item may have
+            if last != "[key]" and not (path and isinstance(path[-1], int)):
+                path.append(last)
+            key = ".".join(map(str, path))
+            lines.setdefault(key, f"{key}: {_explain(kind, key, found)}")
+        raise UserError(*lines.values()) from None
+    return config
+
+
+def _explain(kind: type[Config], key: str, found: Mapping[str, Any]) -> str:
+    """Return one of pydantic's errors in this project's words: offence and remedy."""
+    value, problem = found["input"], found["type"]
+    if problem == "value_error":
+        return str(found["ctx"]["error"])
+    if problem == "unexpected_keyword_argument":
+        node, _, name = key.rpartition(".")
+        known = field_names(type(getattr(kind(), node)) if node else kind)
+        more = " (arguments of what is named go below params)" if "_target_" in known else ""
+        return f"there is no such key; {nearest(name, known)}{more}"
+    if problem == "literal_error":
+        return no_such(value, re.findall(r"'([^']*)'", found["ctx"]["expected"]))
+    if problem == "dataclass_type":
+        return f"{value!r} is not a mapping; write {key}.name=..."
+    if problem == "list_type":
+        return f"{value!r} is not a list; write [{value}]"
+    said: str = found["msg"].partition(",")[0].replace("Input should be", f"{value!r} is not")
+    for theirs, ours in (("dictionary", "mapping"), ("not greater than or equal to", "less than")):
+        said = said.replace(theirs, ours)
+    return said
+
+
+def no_such(value: object, valid: Any) -> str:
+    """Return that a choice does not exist, and the nearest ones that do."""
+    return f"there is no {value!r}; {nearest(str(value), valid)}"
+
+
+def field_names(config: type[Any]) -> list[str]:
+    """Return the keys that a config class knows."""
+    return [f.name for f in fields(config)]
+
+
+def to_yaml(content: Any) -> str:
+    """Return plain values as YAML that OmegaConf reads back as they are."""
+    from omegaconf import OmegaConf  # a tenth of a second
+
+    return OmegaConf.to_yaml(_escape_interpolation(to_builtins(content)))
+
+
+def _escape_interpolation(content: Any) -> Any:
+    """Return plain values whose texts OmegaConf takes as they are: ``${`` interpolates nothing."""
+    if isinstance(content, dict):
+        return {key: _escape_interpolation(item) for key, item in content.items()}
+    if isinstance(content, list):
+        return [_escape_interpolation(item) for item in content]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", content) if isinstance(content, str) else content
