@@ -1,10 +1,11 @@
-"""The operator against a bisection in float64, on random rows.
+"""The operator against a bisection in float64, on random rows, in every engine of a CPU.
 
     python -m experiments.differential --rows 1000000 --output experiments/results
 
-Rows of 1 to 200 elements; points and directions are Gaussian, uniform, heavy-tailed, sparse or
-mostly on the bounds; epsilon is between a millionth and 0.999999 of what is reachable. The norm is
-taken in float64 from eta, x and delta.
+Rows of 1 to 4096 elements, p from 0.25 to infinity; directions are Gaussian, uniform, heavy-tailed,
+sparse or spread over 16 decimal digits, in any units, and points are anywhere or mostly on the
+bounds; epsilon is between a millionth and 0.999999 of what is reachable. The norm is taken in
+float64 from eta, x and delta.
 
 How much eta itself may be off is a matter of the row: with few elements left to move, the norm
 hardly depends on eta. Its elasticity, d log norm / d log eta, is the share of norm^p that still
@@ -16,9 +17,13 @@ is larger by as much as it may be. The error of eta is that of rows with an elas
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import dataclasses
+import functools
+import itertools
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +31,16 @@ import numpy as np
 
 import foolbox_carescale as fc
 from experiments.benchmarks.environment import describe
+from foolbox_carescale.engines.eager import Eager
+from foolbox_carescale.operators.validation import prepare
 from tests import reference
 
 Array = np.ndarray[Any, Any]
 
-ORDERS = (1.0, 1.3, 1.5, 2.0, 3.0, 7.0, math.inf)
+ENGINES = ("numpy", "eager", "jax.jit", "tf.function")
+ORDERS = (0.25, 0.5, 1.0, 1.3, 1.5, 2.0, 3.0, 7.0, 50.0, 1e3, 1e5, 1e7, 9e7, 1e12, math.inf)
 DTYPES = ("float32", "float64")
-LENGTHS = (1, 2, 3, 5, 8, 16, 40, 100, 200)
+LENGTHS = (1, 8, 200, 4096)  # each of which is compiled for itself
 AT_ONCE = 200  # rows of one length, which are solved in one call
 WELL_CONDITIONED = 0.1
 PROMISED = {"float32": 1e-6, "float64": 1e-12}
@@ -40,13 +48,14 @@ PROMISED = {"float32": 1e-6, "float64": 1e-12}
 
 @dataclasses.dataclass
 class Errors:
-    """The greatest relative errors of one p and dtype.
+    """The greatest relative errors of one engine, p and dtype.
 
     Attributes:
         norm: Of the norm after the clip.
         eta: Of eta, in rows that are well-conditioned, of which there are ``well``.
     """
 
+    engine: str
     p: float
     dtype: str
     rows: int = 0
@@ -66,7 +75,8 @@ def main() -> None:
     lines = [
         "# The operator against a bisection",
         "",
-        describe(("foolbox-carescale", "numpy", "numba")) + f", seed {arguments.seed}.",
+        describe(("foolbox-carescale", "numpy", "numba", "jax", "tensorflow-cpu"))
+        + f", seed {arguments.seed}.",
         "",
         f"{sum(e.rows for e in found):,} random rows of 1 to {LENGTHS[-1]} elements. `norm` is the"
         " greatest relative error of the norm after the clip; the promise is below 1e-6 (float32)"
@@ -74,12 +84,13 @@ def main() -> None:
         f" share of norm^p that still moves) of at least {WELL_CONDITIONED}. It may be ten times"
         " as large.",
         "",
-        "| p | dtype | rows | norm | rows, well-conditioned | eta there |",
-        "|---|---|---|---|---|---|",
+        "| engine | p | dtype | rows | norm | rows, well-conditioned | eta there |",
+        "|---|---|---|---|---|---|---|",
     ]
     for e in found:
         lines.append(
-            f"| {e.p:g} | {e.dtype} | {e.rows:,} | {e.norm:.1e} | {e.well:,} | {e.eta:.1e} |"
+            f"| {e.engine} | {e.p:g} | {e.dtype} | {e.rows:,} | {e.norm:.1e} | {e.well:,}"
+            f" | {e.eta:.1e} |"
         )
     text = "\n".join(lines) + "\n"
     print(text, end="")
@@ -92,35 +103,85 @@ def main() -> None:
             writer.writerows(dataclasses.asdict(e) for e in found)
 
 
-def compare(rows: int, seed: int = 0) -> list[Errors]:
-    """The errors of each p and dtype, among which the rows are divided evenly."""
-    groups = [(p, dtype) for p in ORDERS for dtype in DTYPES]
+def compare(
+    rows: int,
+    seed: int = 0,
+    engines: Sequence[str] = ENGINES,
+    orders: Sequence[float] = ORDERS,
+    dtypes: Sequence[str] = DTYPES,
+    lengths: Sequence[int] = LENGTHS,
+) -> list[Errors]:
+    """Return the errors of each engine, p and dtype, among which the rows are divided evenly."""
+    groups = list(itertools.product(engines, orders, dtypes))
     found = []
-    for number, (p, dtype) in enumerate(groups):
+    for number, (engine, p, dtype) in enumerate(groups):
         generator = np.random.default_rng((seed, number))
-        errors = Errors(p, dtype)
+        errors = Errors(engine, p, dtype)
         wanted = (number + 1) * rows // len(groups) - number * rows // len(groups)
         while errors.rows < wanted:
+            # always as many: an engine that compiles would do it again for another number
+            x, v, eps = problem(generator, AT_ONCE, int(generator.choice(lengths)), p, dtype)
+            eta = _solver(engine)(x, v, eps, p)
             count = min(AT_ONCE, wanted - errors.rows)
-            _add(errors, *problem(generator, count, int(generator.choice(LENGTHS)), p, dtype))
+            _add(errors, *(t[:count] for t in (x, v, eps, eta)))
         found.append(errors)
     return found
+
+
+def _solver(engine: str) -> Callable[[Array, Array, Array, float], Array]:
+    """Return a function from x, delta, eps and p to eta, shape (N,), float64."""
+
+    def solve(x: Array, v: Array, eps: Array, p: float) -> Array:
+        with contextlib.ExitStack() as stack:
+            if engine == "numpy":
+                eta = fc.clipping_aware_rescaling(x, v, eps, p=p)
+            elif engine == "eager":
+                eta = Eager().solve(prepare(x, v, eps, p, (0, 1))).raw
+            elif engine == "jax.jit":
+                import jax
+
+                stack.enter_context(jax.enable_x64(x.dtype == np.float64))
+                eta = _jitted(p)(*(jax.numpy.asarray(t) for t in (x, v, eps)))
+            else:
+                import tensorflow as tf
+
+                eta = _graph(p)(*(tf.constant(t) for t in (x, v, eps)))
+            result: Array = np.asarray(eta)[:, 0].astype(float)
+            return result
+
+    return solve
+
+
+@functools.cache
+def _jitted(p: float) -> Any:
+    import jax
+
+    return jax.jit(functools.partial(fc.clipping_aware_rescaling, p=p))
+
+
+@functools.cache
+def _graph(p: float) -> Any:
+    import tensorflow as tf
+
+    return tf.function(lambda x, v, eps: fc.clipping_aware_rescaling(x, v, eps, p=p))
 
 
 def problem(
     generator: np.random.Generator, rows: int, n: int, p: float, dtype: str
 ) -> tuple[Array, Array, Array]:
-    """x, delta and eps, as the dtype holds them; each row of one of five families."""
+    """Return x, delta and eps, as the dtype holds them; each row of one of six families."""
     shape = (rows, n)
     normal, cauchy = generator.standard_normal(shape), generator.standard_cauchy(shape)
-    family = np.arange(rows)[:, None] % 5
+    family = np.arange(rows)[:, None] % 6
     sparse = np.where(generator.random(shape) < 0.1, normal, 0.0)
-    v = np.choose(family, [normal, generator.uniform(-1, 1, shape), cauchy, sparse, normal])
+    wide = normal * 10 ** generator.uniform(-8, 8, shape)
+    v = np.choose(family, [normal, generator.uniform(-1, 1, shape), cauchy, sparse, normal, wide])
+    v *= 10 ** generator.uniform(-8, 8, (rows, 1))
     x = generator.random(shape)
     x = np.where((family == 4) & (generator.random(shape) < 0.9), np.round(x), x)
     x, v = x.astype(dtype), v.astype(dtype)
     share = np.choose(
-        np.arange(rows) // 5 % 4,
+        np.arange(rows) // 6 % 4,
         [
             10 ** generator.uniform(-6, 0, rows),
             generator.random(rows),
@@ -131,9 +192,8 @@ def problem(
     return x, v, (np.minimum(share, 0.999999) * reference.reachable_norm(x, v, p)).astype(dtype)
 
 
-def _add(errors: Errors, x: Array, v: Array, eps: Array) -> None:
+def _add(errors: Errors, x: Array, v: Array, eps: Array, eta: Array) -> None:
     p = errors.p
-    eta = fc.clipping_aware_rescaling(x, v, eps, p=p)[:, 0].astype(float)
     wanted = eps.astype(float)
     size = reference.realised_norm(eta, x, v, p)
     exact = reference.bisected_eta(x, v, wanted, p)

@@ -176,7 +176,7 @@ def may_need_gradient(*tensors: ep.Tensor, concrete: bool) -> bool:
     """
     kind = framework(tensors[0])
     if kind == "torch":
-        if not concrete:
+        if not concrete or carries_tangent(*tensors):
             return True
         if sys.modules["torch"].is_grad_enabled():
             # a plain loop, as above
@@ -187,7 +187,27 @@ def may_need_gradient(*tensors: ep.Tensor, concrete: bool) -> bool:
     if kind == "jax":
         # a value that jax.grad or jax.jvp follows is a tracer
         return not concrete and is_traced(*tensors)
-    return kind == "tensorflow" and (not concrete or _tape_may_record())
+    if kind == "tensorflow":
+        return not concrete or _tape_may_record() or carries_tangent(*tensors)
+    return False
+
+
+def carries_tangent(*tensors: ep.Tensor) -> bool:
+    """Return False only where it is certain that forward mode follows none of the tensors.
+
+    That is ``torch.autograd.forward_ad`` and ``tf.autodiff.ForwardAccumulator``, which know
+    nothing of a custom function's derivative. JAX's forward mode is a trace.
+    """
+    kind = framework(tensors[0])
+    # nothing public tells, in either
+    if kind == "torch":
+        return bool(sys.modules["torch"].autograd.forward_ad._current_level >= 0)
+    if kind == "tensorflow":
+        forward = sys.modules.get("tensorflow.python.eager.forwardprop_util")
+        return forward is not None and bool(
+            forward.pack_tangents([t.raw for t in tensors]).tangents
+        )
+    return False
 
 
 def dtype_name(t: ep.Tensor) -> str:

@@ -8,10 +8,11 @@ from collections.abc import Callable
 import eagerpy as ep
 
 from ..core import backends
-from ..core.backends import largest
+from ..core.backends import dtype_name, largest
 from ..core.norms import accumulate, positive_or_one, power
 from ..core.problem import Problem
 from .base import LARGEST, Engine
+from .newton import most_room
 
 
 class Eager(Engine):
@@ -57,12 +58,13 @@ def solve(
         breakpoint ``room / magnitude`` where eps is out of reach.
     """
     # In units of eps and of the largest magnitude that can move nothing under- or overflows. A
-    # coordinate never takes more than the whole budget, so more room than that is no use.
+    # coordinate never takes more than the whole budget, so much more room than that is no use.
     live = room > 0
     scale = positive_or_one(ep.where(live, magnitude, 0.0).max(axis=-1, keepdims=True))
     v = ep.where(live, magnitude / scale, 0.0)
     live = v > 0
-    r = ep.where(live, ep.minimum(room / positive_or_one(eps), ep.ones_like(room)), 0.0)
+    most = ep.ones_like(room) * most_room(dtype_name(room), p)
+    r = ep.where(live, ep.minimum(room / positive_or_one(eps), most), 0.0)
     breakpoints = ep.where(live, r / positive_or_one(v), 0.0)
     breakpoints = ep.minimum(breakpoints, ep.ones_like(breakpoints) * largest(breakpoints))
 

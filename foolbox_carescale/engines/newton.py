@@ -4,9 +4,9 @@ Triton's engine has the same units and numbers. ``ops`` is the module whose func
 ``jax.numpy``, or ``tensorflow``, where those that occur here have the same names and meanings.
 
 Everything is measured in units of eps: with ``w_i = (eta / eps) |v_i|`` and
-``r_i = min(room_i / eps, 1)`` the root has ``sum min(w, r)^p = 1`` whatever the units of x and
-delta. The unknown is ``h = sqrt(eta / eps)``, multiplied in twice, so that float32 holds it
-for every finite delta. A pass returns two sums,
+``r_i = min(room_i / eps, most)``, most > 1, the root has ``sum min(w, r)^p = 1`` whatever the
+units of x and delta. The unknown is ``h = sqrt(eta / eps)``, multiplied in twice, so that float32
+holds it for every finite delta. A pass returns two sums,
 
     total  = sum_i min(w_i, r_i)^p
     moving = sum_{w_i < r_i} w_i^p        (u d total / d u for u = eta^p)
@@ -19,13 +19,15 @@ itself, not a difference of large sums: so no cancellation enters where eps is n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from . import pow
 
 # Relative error of the norm at which a row is done: what the rounding of its sums leaves.
-SLACK = {"float32": 1.5e-7, "float64": 2e-14}
+RTOL = {"float32": 1.5e-7, "float64": 2e-14}
 # Newton takes 4 to 6 passes on images, at most 35 on hard rows.
 PASSES = 40
 # Halving the 280 binades of float32 down to its last bit takes 32 passes, the 2100 of float64 63;
@@ -58,15 +60,30 @@ def spread(n: int, p: float) -> float:
     return max(math.pow(n, -0.5 / p), SMALLEST_START)
 
 
-def slack_of(dtype: str, p: float) -> float:
-    """Return how far total may miss 1, of which the norm is a root."""
-    return SLACK[dtype] * max(p, 1.0)
+def sum_rtol(dtype: str, p: float, rtol: Mapping[str, float] = RTOL) -> float:
+    """Return how far total may miss 1 where its p-th root, the norm, may miss it by ``rtol``.
+
+    For small p no less than what a number of the dtype can tell from 1; and never so much that a
+    total without any moving term would do.
+    """
+    return min(max(p * rtol[dtype], float(np.finfo(dtype).eps)), 0.5)
 
 
-def sizes(ops: Any, x: Any, v: Any, low: Any, high: Any, inverse: Any) -> tuple[Any, Any]:
-    """Return |v| and r = min(room / eps, 1), ``inverse`` being 1 / eps."""
+def most_room(dtype: str, p: float) -> float:
+    """Return the r at which room is cut off, so that powers of it, at most 2, do not overflow.
+
+    More than 1: total would stand still at 1 from the root to the far corner, and the two could
+    not be told apart.
+    """
+    return math.pow(2.0, 1.0 / (p + 1.0)) + 4.0 * float(np.finfo(dtype).eps)
+
+
+def sizes(
+    ops: Any, x: Any, v: Any, low: Any, high: Any, inverse: Any, most: float
+) -> tuple[Any, Any]:
+    """Return |v| and r = min(room / eps, most), ``inverse`` being 1 / eps."""
     room = ops.where(v > 0, high - x, x - low)
-    return ops.abs(v), ops.minimum(ops.maximum(room, 0.0) * inverse, 1.0)
+    return ops.abs(v), ops.minimum(ops.maximum(room, 0.0) * inverse, most)
 
 
 def positive_or_one(ops: Any, a: Any) -> Any:
@@ -87,7 +104,7 @@ def step(
     beyond: Callable[[Any, Any], Any],
     p: float,
     digits: float,
-    slack: float,
+    rtol: float,
 ) -> tuple[Any, ...]:
     """Take one step of the search for the root from below; where there is none, for the end.
 
@@ -101,21 +118,21 @@ def step(
         state: Steps so far, h, the bracket's ends, and which rows are done; all but the first
             of shape (N, 1). At first 0, the start, the start, inf, and rows that cannot move.
         sums: From h to total and moving.
-        beyond: From which rows are stuck, and the upper ends, to upper ends that are the far
+        beyond: From which rows are stalled, and the upper ends, to upper ends that are the far
             corner for those.
         p: Order of the norm.
         digits: Relative width of a bracket that holds nothing between its ends.
-        slack: What total may miss 1 by.
+        rtol: What total may miss 1 by.
 
     Returns:
         The next state.
     """
     count, h, low, high, done = state
     total, moving = sums(h)
-    gap = 1.0 - total
-    low = ops.where(gap > 0, ops.maximum(low, h), low)
-    high = ops.where(gap < 0, ops.minimum(high, h), high)
-    share = 1.0 + gap / positive_or_one(ops, moving)
+    residual = 1.0 - total
+    low = ops.where(residual > 0, ops.maximum(low, h), low)
+    high = ops.where(residual < 0, ops.minimum(high, h), high)
+    share = 1.0 + residual / positive_or_one(ops, moving)
     following = h * ops.maximum(share, 0.0) ** (0.5 / p)
     inside = (moving > 0) & (low <= following) & (following <= high)
     bounded = high < math.inf
@@ -124,12 +141,12 @@ def step(
     following = ops.where(newton, following, ops.sqrt(low) * ops.sqrt(high))
     # nothing between the ends of the bracket, or a step below the last digit
     settled = (high <= low * (1.0 + digits)) | (newton & (following == h))
-    lost = gap != gap  # NaN, as x or delta are; eta says so
-    done_now = done | (ops.abs(gap) <= slack) | settled | lost
-    h = ops.where(lost & ~done, gap, h)
-    stuck = ~(done_now | bounded | (inside & (count < PASSES)))
-    high = beyond(stuck, high)
-    h = ops.where(done_now, h, ops.where(stuck, high, following))
+    lost = residual != residual  # NaN, as x or delta are; eta says so
+    done_now = done | (ops.abs(residual) <= rtol) | settled | lost
+    h = ops.where(lost & ~done, residual, h)
+    stalled = ~(done_now | bounded | (inside & (count < PASSES)))
+    high = beyond(stalled, high)
+    h = ops.where(done_now, h, ops.where(stalled, high, following))
     return count + 1, h, low, high, done_now
 
 
@@ -140,7 +157,7 @@ def power(
     split: Callable[[Any], tuple[Any, Any]],
     two_to: Callable[[Any], Any],
 ) -> Any:
-    """Return ``c**p`` for 0 <= c <= 1.
+    """Return ``c**p`` for 0 <= c <= 2.
 
     Args:
         ops: See above.

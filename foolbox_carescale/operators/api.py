@@ -79,13 +79,17 @@ def clipping_aware_rescaling(
         x: Points inside the bounds, shape (N, ...): NumPy, PyTorch, TensorFlow, JAX or EagerPy.
         delta: Directions, shape of x.
         eps: Target norm, in the units of x: a number, or a tensor of shape (N,).
-        p: Order of the norm, in (0, inf].
+        p: Order of the norm, in (0, inf]. From 1e8 on (float64: 1e14) it counts as infinity, from
+            which the norm then differs by less than the dtype resolves.
         bounds: Lower and upper bound, numbers or tensors that broadcast to x.
 
     Returns:
         eta, shape (N, 1, ..., 1), tensor type, dtype and device of x. Where eps is more than
         ``reachable_norm``, the smallest eta that reaches the far corner of the box; 0 for an
-        all-zero direction and for eps 0. Cut to the largest finite number of the dtype.
+        all-zero direction and for eps 0. Cut to the largest finite number of the dtype. The
+        relative error of the norm is at most 1e-6 in float32 and 1e-12 in float64 for p from
+        0.25 on; below, where the norm of a few thousand elements may be no number of the dtype
+        any more, it grows with 1 / p. XLA takes subnormal directions for 0.
 
     Raises:
         ValueError: shapes differ, x outside the bounds by more than rounding, lower >= upper,

@@ -80,6 +80,8 @@ _POINTS = _Operator(engines.perturb, _points, of_points=True)
 
 def _differentiable(problem: Problem, operator: _Operator) -> ep.Tensor:
     kind = backends.framework(problem.shaped_x)
+    if backends.carries_tangent(*_variables(problem)):
+        return operator.formula(problem, backends.detach(operator.value(problem)[1]))
     if kind == "torch" and problem.concrete:
         raw = [t.raw for t in _variables(problem)]
         result: ep.Tensor = ep.astensor(_torch_function().apply(operator, problem, *raw))

@@ -35,8 +35,8 @@ def backend(request):
 @pytest.mark.usefixtures("without_eager")
 def test_tensors_in_main_memory_are_served_by_compiled_code_alone(backend, monkeypatch):
     if backend.framework in ("jax", "tensorflow"):
-        from foolbox_carescale.engines.xla import jax_solver as xla
-        from foolbox_carescale.engines.xla import tensorflow_solver as graph
+        from foolbox_carescale.engines.xla import jax_ops as xla
+        from foolbox_carescale.engines.xla import tensorflow_ops as graph
 
         for module in (graph, xla):
             monkeypatch.setattr(module, "solve", None)

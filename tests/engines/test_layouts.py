@@ -106,9 +106,3 @@ def test_work_is_dealt_out_by_what_there_is_to_read(monkeypatch):
     for a in (x, x[:0], x[:, :0]):
         cpu.solve(a, a, np.ones(len(a)), 2.0, *arrays((0.0, 1.0)), tolerance=0.0)
     assert dealt == [(3, 150)]
-
-
-def test_how_near_is_near_enough():
-    for dtype, slack in ((np.float32, 4e-7), (np.float64, 1e-13)):
-        found = [cpu._slack(p, np.dtype(dtype)) for p in (0.5, 1.0, 4.0)]
-        assert found == [slack, slack, 4 * slack]

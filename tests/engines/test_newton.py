@@ -37,7 +37,8 @@ def search(problem):
     eps = problem.eps.astype(kind)
     solvable = eps >= np.finfo(kind).tiny
     inverse = 1 / np.where(solvable, np.minimum(eps, kind(passes.LARGEST_EPS)), kind(1))
-    v, r = passes.sizes(np, x, delta, kind(problem.lower), kind(problem.upper), inverse)
+    most = kind(passes.most_room(problem.dtype, p))
+    v, r = passes.sizes(np, x, delta, kind(problem.lower), kind(problem.upper), inverse, most)
     largest = v.max(axis=1, keepdims=True)
     spread = kind(passes.spread(x.shape[1], p))
     start = spread * np.sqrt(1 / np.where(largest != 0, largest, kind(1)))
@@ -54,9 +55,9 @@ def search(problem):
 
     infinite = np.full_like(start, math.inf)
     state = 0, start, start, infinite, ~(solvable & (largest != 0))
-    digits, slack = kind(2 * np.finfo(kind).eps), kind(passes.slack_of(problem.dtype, p))
+    digits, rtol = kind(2 * np.finfo(kind).eps), kind(passes.sum_rtol(problem.dtype, p))
     while not state[-1].all() and state[0] < passes.PASSES + passes.BRACKETED_PASSES:
-        state = passes.step(np, state, sums, beyond, kind(p), digits, slack)
+        state = passes.step(np, state, sums, beyond, kind(p), digits, rtol)
         assert all(t.dtype == kind for t in state[1:4])
     h = np.where(solvable & (largest != 0), state[1], kind(0))
     return np.minimum((h * eps) * h, np.finfo(kind).max), state[0]
@@ -87,11 +88,18 @@ def test_nan_ends_the_search_of_its_row_alone():
     assert count <= passes.PASSES
 
 
-def test_sizes_are_in_units_of_eps_and_at_most_one():
+def test_sizes_are_in_units_of_eps_and_cut_off():
     x, v = np.array([-0.5, 0.5, 0.75, 1.5, 2.001]), np.array([-2.0, 3.0, 0.0, 1.0, 1.0])
-    size, r = passes.sizes(np, x, v, -1.0, 2.0, 0.8)  # the last has left the box by rounding
+    size, r = passes.sizes(np, x, v, -1.0, 2.0, 0.8, 1.1)  # the last has left the box by rounding
     np.testing.assert_array_equal(size, [2, 3, 0, 1, 1])
-    np.testing.assert_allclose(r[[0, 1, 3, 4]], [0.4, 1, 0.4, 0])
+    np.testing.assert_allclose(r[[0, 1, 3, 4]], [0.4, 1.1, 0.4, 0])
+
+
+@pytest.mark.parametrize(("dtype", "orders"), [("float32", 1e8), ("float64", 1e14)])
+def test_the_sum_still_rises_beyond_the_root(dtype, orders):
+    for p in (0.05, 1.0, 2.0, 1e3, orders):
+        beyond = float(np.dtype(dtype).type(passes.most_room(dtype, p))) ** np.longdouble(p)
+        assert 1 + passes.sum_rtol(dtype, p) < beyond < np.finfo(dtype).max / 1e8
 
 
 @pytest.mark.parametrize(
@@ -105,7 +113,11 @@ def test_rows_are_cut_up_where_cache_lines_begin(n, lanes):
 def test_where_the_search_begins_and_how_near_is_near_enough():
     assert passes.spread(16, 2.0) == 0.5
     assert passes.spread(10**6, 0.01) == 1e-30
-    assert passes.slack_of("float32", 4.0) == 4 * passes.slack_of("float32", 0.5) == 6e-7
+    assert passes.sum_rtol("float32", 4.0) == 6e-7
+    # no less than a number of the dtype can tell from 1, nor so much that no term need move
+    assert passes.sum_rtol("float32", 0.05) == 2.0**-23
+    assert passes.sum_rtol("float64", 1e14) == 0.5
+    assert passes.sum_rtol("float64", 2.0, {"float64": 1e-13}) == 2e-13
 
 
 def test_what_is_divided_by_is_positive():

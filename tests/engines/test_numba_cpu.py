@@ -20,7 +20,7 @@ ORDERS = [
     *[(np.float64, p) for p in (0.3, 0.5, 1.3, 2.0, 2.5, 10.0, 50.0, math.inf)],
 ]
 ACCURACY = {np.float32: 1e-6, np.float64: 1e-12}
-SLACK = {np.float32: 1e-6, np.float64: 1e-12}
+TOLERANCE = {np.float32: 1e-6, np.float64: 1e-12}
 
 
 def norms(values: np.ndarray, p: float) -> np.ndarray:
@@ -69,7 +69,7 @@ def scalar(value, dtype) -> np.ndarray:
 def solve(x, delta, eps, p, lower=0.0, upper=1.0, tolerance=None) -> np.ndarray:
     dtype = x.dtype.type
     lower, upper = (b if isinstance(b, np.ndarray) else scalar(b, dtype) for b in (lower, upper))
-    tolerance = SLACK[dtype] if tolerance is None else tolerance
+    tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
     eta, flags = cpu.solve(x, delta, eps, p, lower, upper, tolerance=tolerance)
     assert eta.dtype == np.float64
     assert flags.dtype == np.uint8
@@ -144,7 +144,7 @@ def test_unreachable_eps_takes_every_coordinate_to_its_bound(dtype, p):
     x, delta = (a.astype(dtype) for a in uniform(np.random.default_rng(2), (4, 1000)))
     eps = 10 * norms(rooms(x, delta), p)
     out, eta, _ = cpu.perturb(
-        x, delta, eps, p, scalar(0, dtype), scalar(1, dtype), tolerance=SLACK[dtype]
+        x, delta, eps, p, scalar(0, dtype), scalar(1, dtype), tolerance=TOLERANCE[dtype]
     )
     np.testing.assert_array_equal(out, (delta > 0).astype(dtype))
     breakpoints = rooms(x, delta) / np.abs(delta.astype(np.float64))

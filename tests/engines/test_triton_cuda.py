@@ -265,7 +265,7 @@ def test_kernels_compile_for_a_gpu_where_none_is(cuda, monkeypatch, tmp_path, p)
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     constants = {
-        "P": p, "HIGH": 1.25, "SLACK": 1e-7, "TOLERANCE": 0.0, "LARGEST": 1e38, "LOWER": 0.1,
+        "P": p, "HIGH": 1.25, "RTOL": 1e-7, "TOLERANCE": 0.0, "LARGEST": 1e38, "LOWER": 0.1,
         "UPPER": None, "TYPE": tl.float32, "BLOCK": 1024, "PARTS": 4, "PASSED": 7, "WRITE": True,
     }  # fmt: skip
     if p == math.inf:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from foolbox_carescale.engines.xla import jax_solver as xla
+from foolbox_carescale.engines.xla import jax_ops as xla
 from tests import backends, reference
 from tests.engines import hard
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from foolbox_carescale.engines.xla import tensorflow_solver as graph
+from foolbox_carescale.engines.xla import tensorflow_ops as graph
 from tests import reference
 from tests.engines import hard
 

@@ -99,6 +99,25 @@ def test_direction_without_room_moves_nothing(backend, p):
     )
 
 
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 50.0, math.inf])
+@pytest.mark.parametrize(("dtype", "scale"), [("float32", 1e-40), ("float64", 1e-309)])
+def test_a_subnormal_direction_has_its_eta(dtype, scale, p):
+    x, v = np.full((1, 5), 0.5, dtype), np.array([[1, -0.7, 0.3, -0.2, 0.9]])
+    v = (v * scale).astype(dtype)
+    eta = fc.clipping_aware_rescaling(x, v, 1e-3, p=p)
+    size = reference.realised_norm(eta, x, v, p)
+    np.testing.assert_allclose(size, 1e-3, rtol={"float32": 1e-6, "float64": 1e-12}[dtype])
+
+
+@pytest.mark.parametrize("backend", [*backends.SINGLE, "numpy-float64"], indirect=True)
+def test_from_some_p_on_the_norm_is_the_maximum(backend):
+    x, delta = reference.case("uniform", shape=(4, 30))
+    x, delta = backend.tensor(x), backend.tensor(delta)
+    found = fc.clipping_aware_rescaling(x, delta, 0.3, p=1e14)
+    wanted = fc.clipping_aware_rescaling(x, delta, 0.3, p=math.inf)
+    np.testing.assert_array_equal(backend.numpy(found), backend.numpy(wanted))
+
+
 @pytest.mark.parametrize("p", ORDERS)
 @pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
 def test_unreachable_eps_ends_in_the_far_corner(backend, p):

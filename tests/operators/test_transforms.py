@@ -353,3 +353,46 @@ def test_other_unknown_dimensions_are_refused_with_the_remedy():
     graph = tf.function(lambda x, v: fc.perturb(x, v, 0.5), input_signature=[spec, spec])
     with pytest.raises(ValueError, match=r"x: only the batch size may be unknown.*ensure_shape"):
         graph(*inputs()[:2])
+
+
+# Forward mode: a direction's derivative is the product of the Jacobian with it
+
+
+@each_convex
+def test_torch_forward_mode_agrees_with_reverse_mode(name, p):
+    import torch
+    from torch.autograd import forward_ad
+    from torch.autograd.functional import jacobian
+
+    x, delta, eps = (torch.tensor(t) for t in inputs())
+    tangents = [torch.tensor(t) for t in inputs(seed=4)]
+    arguments = (x, delta, eps)
+
+    def call(*arguments):
+        return OPERATORS[name](*arguments, p=p)
+
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(t, d) for t, d in zip(arguments, tangents, strict=True)]
+        found = forward_ad.unpack_dual(call(*duals)).tangent
+    whole = jacobian(call, arguments)
+    wanted = sum(torch.tensordot(j, d, d.ndim) for j, d in zip(whole, tangents, strict=True))
+    close(found, wanted)
+    by_columns = jacobian(call, arguments, strategy="forward-mode", vectorize=True)
+    for a, b in zip(by_columns, whole, strict=True):
+        close(a, b)
+
+
+@each_convex
+def test_tensorflow_forward_mode_agrees_with_reverse_mode(name, p):
+    import tensorflow as tf
+
+    arguments = [tf.constant(t) for t in inputs()]
+    tangents = [tf.constant(t) for t in inputs(seed=4)]
+    with tf.GradientTape() as tape:
+        tape.watch(arguments)
+        value = OPERATORS[name](*arguments, p=p)
+    with tf.autodiff.ForwardAccumulator(arguments, tangents) as forward:
+        found = forward.jvp(OPERATORS[name](*arguments, p=p), tf.UnconnectedGradients.ZERO)
+    whole = tape.jacobian(value, arguments, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    wanted = sum(tf.tensordot(j, d, d.ndim) for j, d in zip(whole, tangents, strict=True))
+    close(found, wanted)

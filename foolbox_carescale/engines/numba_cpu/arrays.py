@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.norms import SMALLEST
+from ..newton import sum_rtol
 from . import kernels
 from .threads import get_num_threads, set_num_threads, spread
 
@@ -34,7 +35,7 @@ Array = NDArray[Any]
 
 # Relative error of the norm at which a row is done: above the rounding of its sums (1e-7 and
 # 1e-15), below what the package promises (1e-6 and 1e-12).
-SLACK = {np.dtype(np.float32): 4e-7, np.dtype(np.float64): 1e-13}
+RTOL = {"float32": 4e-7, "float64": 1e-13}
 
 
 class Flags(enum.IntFlag):
@@ -203,7 +204,7 @@ def steepest(
     rows, n = x.shape
     out, flags = np.empty((rows, n), x.dtype), np.zeros(rows, np.uint8)
     order, wide = _orders(p, x.dtype)
-    slack = _slack(p, x.dtype)
+    rtol = sum_rtol(x.dtype.name, p, RTOL)
     dual, _ = _orders(1 / (p - 1), x.dtype) if p not in (1, 2, np.inf) else (order, wide)
     smallest = x.dtype.type(SMALLEST["float32" if x.dtype == np.float32 else "float64"])
     lower, upper = _bounds(lower, upper, n)
@@ -213,7 +214,7 @@ def steepest(
     def run(first: int, last: int) -> None:
         kernels.steepest_rows(
             x, gradient, lower, upper, eps, order, wide, dual, smallest,
-            x.dtype.type(tolerance), slack, numbers, out, flags, first, last,
+            x.dtype.type(tolerance), rtol, numbers, out, flags, first, last,
         )  # fmt: skip
 
     _spread(run, rows, n)
@@ -256,7 +257,7 @@ def constrain(
     threshold = np.zeros(rows)
     missing, flags = np.zeros(rows), np.zeros(rows, np.uint8)
     order, wide = _orders(p, x0.dtype)
-    slack = _slack(p, x0.dtype)
+    rtol = sum_rtol(x0.dtype.name, p, RTOL)
     lower, upper = _bounds(lower, upper, n)
     x0, x, eps = (_one_type(np.ascontiguousarray(a)) for a in (x0, x, eps))
     weight, now, before = (None, x, x) if momentum is None else momentum
@@ -266,7 +267,7 @@ def constrain(
     def run(first: int, last: int) -> None:
         kernels.constrain_rows(
             x0, x, now, before, m, lower, upper, eps, order, wide, x0.dtype.type(tolerance),
-            slack, sphere, threshold, missing, flags, first, last,
+            rtol, sphere, threshold, missing, flags, first, last,
         )  # fmt: skip
 
     _spread(run, rows, n)
@@ -298,7 +299,7 @@ def _solve(
 ) -> None:  # fmt: skip
     rows, n = delta.shape
     order, wide = _orders(p, x.dtype)
-    slack = _slack(p, x.dtype)
+    rtol = sum_rtol(x.dtype.name, p, RTOL)
     limit = x.dtype.type(tolerance)
     delta, delta_step = _flat(delta)
     lower, upper = _bounds(lower, upper, n)
@@ -306,7 +307,7 @@ def _solve(
 
     def run(first: int, last: int) -> None:
         kernels.solve_rows(
-            x, x_step, delta, delta_step, n, lower, upper, eps, order, wide, limit, slack,
+            x, x_step, delta, delta_step, n, lower, upper, eps, order, wide, limit, rtol,
             out, out_step, mode, eta, flags, first, last,
         )  # fmt: skip
 
@@ -316,11 +317,6 @@ def _solve(
 def _spread(run: Callable[[int, int], None], rows: int, n: int) -> None:
     if rows and n:
         spread(run, rows, rows * n)
-
-
-def _slack(p: float, dtype: np.dtype[Any]) -> float:
-    """Return how far the sum of powers may miss that of eps, of which the norm is a root."""
-    return SLACK[dtype] * max(p, 1.0)
 
 
 def _orders(p: float, dtype: np.dtype[Any]) -> tuple[tuple[Any, ...], tuple[float, ...]]:

@@ -35,11 +35,12 @@ def load_block(
 
 
 @triton.jit
-def sizes_of(point, direction, low, high, inverse):
-    """Return |v| and min(room / eps, 1), which is 0 where v is."""
+def sizes_of(point, direction, low, high, inverse, P: tl.constexpr, TYPE: tl.constexpr):
+    """Return |v| and min(room / eps, most), which is 0 where v is; see `newton.most_room`."""
     room = tl.where(direction > 0, high - point, point - low)
     room = tl.where(direction != 0, tl.maximum(room, 0.0), 0.0)
-    return tl.abs(direction), tl.minimum(room * inverse, 1.0)
+    most = constant(2.0 ** (1.0 / (P + 1.0)), TYPE) + (4.0 * last_digit(TYPE)).to(TYPE)
+    return tl.abs(direction), tl.minimum(room * inverse, most)
 
 
 @triton.jit
@@ -102,7 +103,7 @@ E0, E1, E2, E3, E4, E5, E6, E7 = (tl.constexpr(c) for c in pow.EXP2)
 
 @triton.jit
 def power(c, P: tl.constexpr, HIGH: tl.constexpr, TYPE: tl.constexpr):
-    """c^P for 0 <= c <= 1."""
+    """c^P for 0 <= c <= 2."""
     if P == 1.0:
         q = c
     elif P == 2.0:
@@ -124,7 +125,7 @@ def power(c, P: tl.constexpr, HIGH: tl.constexpr, TYPE: tl.constexpr):
 
 @triton.jit
 def _power32(c, P: tl.constexpr, HIGH: tl.constexpr):
-    """See `exponents`; the hardware's own exp2 and log2 are good to 1e-6 here at most."""
+    """See `pow`; the hardware's own exp2 and log2 are good to 1e-6 here at most."""
     bits = c.to(tl.int32, bitcast=True)
     exponent = (bits - _ROOT_HALF_BITS) >> _MANTISSA_BITS
     e = exponent.to(tl.float32)

@@ -66,7 +66,7 @@ def _survey(
             point, direction, low, high = load_block(
                 x, v, lower, upper, begin, n, LOWER, UPPER, TYPE, BLOCK
             )
-            size, room = sizes_of(point, direction, low, high, inverse)
+            size, room = sizes_of(point, direction, low, high, inverse, P, TYPE)
             # written so that NaN is not fine
             fine = (point == point) & (size <= most)
             outside = (point < low - tolerance) | (point > high + tolerance)
@@ -101,7 +101,7 @@ def _sums(
             point, direction, low, high = load_block(
                 x, v, lower, upper, begin, n, LOWER, UPPER, TYPE, BLOCK
             )
-            size, room = sizes_of(point, direction, low, high, inverse)
+            size, room = sizes_of(point, direction, low, high, inverse, P, TYPE)
             w = size * scale * scale
             q = power(tl.minimum(w, room), P, HIGH, TYPE)
             part += q
@@ -130,7 +130,7 @@ def _write(
 
 @triton.jit
 def _begin(
-    top, corner, reach, faults, eps, n, P: tl.constexpr, SLACK: tl.constexpr, TYPE: tl.constexpr
+    top, corner, reach, faults, eps, n, P: tl.constexpr, RTOL: tl.constexpr, TYPE: tl.constexpr
 ):  # fmt: skip
     """h, low, high and done from what the survey found."""
     nothing = (faults != 0) | (eps < smallest_normal(TYPE)) | (corner == 0)
@@ -146,7 +146,7 @@ def _begin(
         spread = tl.exp2(tl.log2(count) * constant(-0.5 / P, tl.float64))
         spread = tl.maximum(spread, constant(SMALLEST_START, tl.float64))
         low = rounded(spread * tl.sqrt(1.0 / some), TYPE)
-        done = reach <= 1.0 + constant(SLACK, tl.float64)
+        done = reach <= 1.0 + constant(RTOL, tl.float64)
         h = tl.where(done, far, low)
     h = tl.where(nothing, 0.0, h)
     return rounded(h, TYPE), low, far, (done | nothing).to(tl.int32)
@@ -154,7 +154,7 @@ def _begin(
 
 @triton.jit
 def _advance(
-    h, low, high, done, total, moving, count, P: tl.constexpr, SLACK: tl.constexpr,
+    h, low, high, done, total, moving, count, P: tl.constexpr, RTOL: tl.constexpr,
     TYPE: tl.constexpr
 ):  # fmt: skip
     """Newton's step, kept inside the bracket; nothing where the row is done."""
@@ -171,7 +171,7 @@ def _advance(
     following = tl.where(newton, following, halved)
     # nothing between the ends of the bracket, or a step below the last digit
     settled = (high_ <= low_ * (1.0 + 2.0 * last_digit(TYPE))) | (following == h)
-    settled = settled | (tl.abs(gap) <= constant(SLACK, tl.float64))
+    settled = settled | (tl.abs(gap) <= constant(RTOL, tl.float64))
     h = tl.where((done != 0) | settled, h, following)
     return h, low_, high_, done | settled.to(tl.int32)
 
@@ -189,7 +189,7 @@ def _eta(h, eps, LARGEST: tl.constexpr):
 @triton.jit
 def row_kernel(
     x, v, lower, upper, eps, eta, flags, out, x_step, v_step, lower_step, upper_step, out_step,
-    n, WRITE: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr, SLACK: tl.constexpr,
+    n, WRITE: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr,
     TOLERANCE: tl.constexpr, LARGEST: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr,
     TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -204,14 +204,14 @@ def row_kernel(
     top, corner, reach, faults = _survey(
         x, v, lower, upper, inverse, 0, n, n, P, HIGH, LOWER, UPPER, TOLERANCE, TYPE, BLOCK
     )
-    h, low, high, done = _begin(top, corner, reach, faults, wanted, n, P, SLACK, TYPE)
+    h, low, high, done = _begin(top, corner, reach, faults, wanted, n, P, RTOL, TYPE)
     if P != INFINITE:
         count = 0
         while (done == 0) & (count < MOST_PASSES):
             total, moving = _sums(
                 x, v, lower, upper, inverse, h, 0, n, n, P, HIGH, LOWER, UPPER, TYPE, BLOCK
             )
-            h, low, high, done = _advance(h, low, high, done, total, moving, count, P, SLACK, TYPE)
+            h, low, high, done = _advance(h, low, high, done, total, moving, count, P, RTOL, TYPE)
             count += 1
     root = _eta(h, wanted, LARGEST)
     tl.store(eta + row, root.to(TYPE))
@@ -228,7 +228,7 @@ def row_kernel(
 @triton.jit
 def survey_kernel(
     x, v, lower, upper, eps, found, faults, x_step, v_step, lower_step, upper_step, n, size,
-    parts, P: tl.constexpr, HIGH: tl.constexpr, SLACK: tl.constexpr, TOLERANCE: tl.constexpr,
+    parts, P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr, TOLERANCE: tl.constexpr,
     LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Survey a part of a row."""
@@ -249,7 +249,7 @@ def survey_kernel(
 
 @triton.jit
 def _surveyed(
-    found, faults, eps, row, n, parts, P: tl.constexpr, SLACK: tl.constexpr, TYPE: tl.constexpr,
+    found, faults, eps, row, n, parts, P: tl.constexpr, RTOL: tl.constexpr, TYPE: tl.constexpr,
     PARTS: tl.constexpr
 ):  # fmt: skip
     """Return the start of the search from the parts of the survey."""
@@ -260,7 +260,7 @@ def _surveyed(
     corner = tl.max(tl.load(found + 3 * place + 1, mask=there, other=0.0), 0)
     reach = tl.sum(tl.load(found + 3 * place + 2, mask=there, other=0.0), 0)
     fault = _fault(faults, row, parts, PARTS)
-    return _begin(top, corner, reach, fault, eps, n, P, SLACK, TYPE)
+    return _begin(top, corner, reach, fault, eps, n, P, RTOL, TYPE)
 
 
 @triton.jit
@@ -272,7 +272,7 @@ def _fault(faults, row, parts, PARTS: tl.constexpr):
 
 @triton.jit
 def _resumed(
-    sums, state, row, rows, parts, count, P: tl.constexpr, SLACK: tl.constexpr,
+    sums, state, row, rows, parts, count, P: tl.constexpr, RTOL: tl.constexpr,
     TYPE: tl.constexpr, PARTS: tl.constexpr
 ):  # fmt: skip
     """Return the search after the pass of launch `count - 1`."""
@@ -285,23 +285,23 @@ def _resumed(
     # nobody has written sums for a row that is done, and nothing comes of them
     total = tl.sum(tl.load(sums + 2 * place, mask=there, other=0.0), 0)
     moving = tl.sum(tl.load(sums + 2 * place + 1, mask=there, other=0.0), 0)
-    return _advance(h, low, high, done.to(tl.int32), total, moving, count - 1, P, SLACK, TYPE)
+    return _advance(h, low, high, done.to(tl.int32), total, moving, count - 1, P, RTOL, TYPE)
 
 
 @triton.jit(do_not_specialize=["count"])
 def pass_kernel(
     x, v, lower, upper, eps, found, faults, sums, state, rows, parts, x_step, v_step,
     lower_step, upper_step, n, size, count, P: tl.constexpr, HIGH: tl.constexpr,
-    SLACK: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr, LOWER: tl.constexpr,
+    RTOL: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr, LOWER: tl.constexpr,
     UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr
 ):  # fmt: skip
     """Make a pass over a part of a row, after the step that the pass before leads to."""
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     wanted = tl.load(eps + row)
     if count == 0:
-        h, low, high, done = _surveyed(found, faults, wanted, row, n, parts, P, SLACK, TYPE, PARTS)
+        h, low, high, done = _surveyed(found, faults, wanted, row, n, parts, P, RTOL, TYPE, PARTS)
     else:
-        h, low, high, done = _resumed(sums, state, row, rows, parts, count, P, SLACK, TYPE, PARTS)
+        h, low, high, done = _resumed(sums, state, row, rows, parts, count, P, RTOL, TYPE, PARTS)
     now = (count % 2) * rows + row
     if part == 0:
         tl.store(state + 4 * now, h)
@@ -324,16 +324,16 @@ def pass_kernel(
 def finish_kernel(
     x, v, lower, upper, eps, found, faults, sums, state, rows, parts, eta, flags, x_step,
     v_step, lower_step, upper_step, n, PASSED: tl.constexpr, P: tl.constexpr,
-    HIGH: tl.constexpr, SLACK: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr,
+    HIGH: tl.constexpr, RTOL: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr,
     LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr,
     PARTS: tl.constexpr
 ):  # fmt: skip
     """Store eta and flags of a row, from what the passes left; make further passes if needed."""
     row = tl.program_id(0).to(tl.int64)
     wanted = tl.load(eps + row)
-    h, low, high, done = _surveyed(found, faults, wanted, row, n, parts, P, SLACK, TYPE, PARTS)
+    h, low, high, done = _surveyed(found, faults, wanted, row, n, parts, P, RTOL, TYPE, PARTS)
     if PASSED > 0:
-        h, low, high, done = _resumed(sums, state, row, rows, parts, PASSED, P, SLACK, TYPE, PARTS)
+        h, low, high, done = _resumed(sums, state, row, rows, parts, PASSED, P, RTOL, TYPE, PARTS)
         inverse = inverse_of(wanted, TYPE)
         count = PASSED
         while (done == 0) & (count < MOST_PASSES):
@@ -341,7 +341,7 @@ def finish_kernel(
                 x + row * x_step, v + row * v_step, lower + row * lower_step,
                 upper + row * upper_step, inverse, h, 0, n, n, P, HIGH, LOWER, UPPER, TYPE, BLOCK,
             )  # fmt: skip
-            h, low, high, done = _advance(h, low, high, done, total, moving, count, P, SLACK, TYPE)
+            h, low, high, done = _advance(h, low, high, done, total, moving, count, P, RTOL, TYPE)
             count += 1
     tl.store(eta + row, _eta(h, wanted, LARGEST).to(TYPE))
     tl.store(flags + row, _fault(faults, row, parts, PARTS))
@@ -350,7 +350,7 @@ def finish_kernel(
 @triton.jit
 def write_kernel(
     x, v, lower, upper, eta, out, x_step, v_step, lower_step, upper_step, out_step, n, size,
-    P: tl.constexpr, HIGH: tl.constexpr, SLACK: tl.constexpr, TOLERANCE: tl.constexpr,
+    P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr, TOLERANCE: tl.constexpr,
     LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Write the points of a part of a row."""

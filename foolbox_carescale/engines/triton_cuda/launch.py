@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 from .. import pow
-from ..newton import slack_of
+from ..newton import sum_rtol
 from . import kernels
 
 Tensor = torch.Tensor
@@ -123,7 +123,7 @@ def _launch(
     options: dict[str, Any] = {
         "P": float(p),
         "HIGH": pow.split_order(p)[0] if p < math.inf else 0.0,
-        "SLACK": slack_of(name, float(p)),
+        "RTOL": sum_rtol(name, float(p)),
         "TOLERANCE": float(tolerance),
         "LARGEST": 0.5 * torch.finfo(x.dtype).max,
         "TYPE": getattr(tl, name),

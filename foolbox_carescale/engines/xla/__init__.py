@@ -35,12 +35,12 @@ class _XLA(Engine):
         x, delta = backends.detach(x).raw, backends.detach(problem.delta).raw
         limit = LARGEST.get(problem.dtype_name)
         eta: ep.Tensor = ep.astensor(
-            self._solver().solve(x, delta, eps, problem.p, lower, upper, largest_eta=limit)
+            self._ops().solve(x, delta, eps, problem.p, lower, upper, largest_eta=limit)
         )
         return eta
 
-    def _solver(self) -> Any:
-        return importlib.import_module(f".{self._framework}_solver", __name__)
+    def _ops(self) -> Any:
+        return importlib.import_module(f".{self._framework}_ops", __name__)
 
 
 class JaxXLA(_XLA):

@@ -26,9 +26,9 @@ from .compiling import (
 from .momentum import mix
 from .passes import find_offences, largest_movable, sample_size, take_sample
 from .powers import FIRST, INFINITE
-from .roots import BRACKETED_PASSES, SAMPLE_SLACK, solve_row, solve_row_inf, write_row
+from .roots import BRACKETED_PASSES, SAMPLE_RTOL, solve_row, solve_row_inf, write_row
 
-SLACK_INF = 1e-6  # a factor this close to 1 is the rounding of x0 + eps
+RTOL_INF = 1e-6  # a factor this close to 1 is the rounding of x0 + eps
 
 
 @compiled(fastmath=FAST)
@@ -104,7 +104,7 @@ def _shrunk_block(x, v, lower, upper, t):
 
 
 @compiled()
-def _threshold_l1(x, v, lower, upper, eps, start, high, slack):
+def _threshold_l1(x, v, lower, upper, eps, start, high, rtol):
     """Return the t > 0 with sum min(max(|v| - t, 0), room) = eps; at t = 0 it is more than eps.
 
     Newton on a piecewise linear function, and halving where that leads out of the bracket. In
@@ -119,7 +119,7 @@ def _threshold_l1(x, v, lower, upper, eps, start, high, slack):
                 break
         size, active = _shrunk_block(x, v, lower, upper, t)
         gap = size - eps
-        if abs(gap) <= slack * eps:
+        if abs(gap) <= rtol * eps:
             break
         if gap > 0:
             low = t
@@ -139,7 +139,7 @@ def _write_shrunk(x, v, lower, upper, t, out):
 
 
 @compiled()
-def _project_l1(x, v, lower, upper, eps, slack, room, direction, out):
+def _project_l1(x, v, lower, upper, eps, rtol, room, direction, out):
     """Writes the projection and returns its threshold; 0, and nothing written, in the ball."""
     total, active = _shrunk_block(x, v, lower, upper, 0.0)
     if total <= eps:
@@ -150,21 +150,21 @@ def _project_l1(x, v, lower, upper, eps, slack, room, direction, out):
         top = take_sample(x, v, lower, upper, room, direction)
         zero = x.dtype.type(0)
         start = _threshold_l1(
-            room, direction, zero, zero, eps * room.size / v.size, start, top, SAMPLE_SLACK
+            room, direction, zero, zero, eps * room.size / v.size, start, top, SAMPLE_RTOL
         )
     if eps == 0:
         out[:] = x
         _clip(out, lower, upper)
         # just below, where the largest term still changes: what the derivative is taken of
         return float(np.nextafter(x.dtype.type(largest), x.dtype.type(0)))
-    t = _threshold_l1(x, v, lower, upper, eps, start, largest, slack)
+    t = _threshold_l1(x, v, lower, upper, eps, start, largest, rtol)
     _write_shrunk(x, v, lower, upper, t, out)
     return t
 
 
 @compiled(**CALLED_FROM_PYTHON)
 def constrain_rows(
-    x0, a, b, c, momentum, lower, upper, eps, order, wide, tolerance, slack, sphere, threshold,
+    x0, a, b, c, momentum, lower, upper, eps, order, wide, tolerance, rtol, sphere, threshold,
     missing, flags, first, last,
 ):  # fmt: skip
     """Rows first..last: a becomes the nearest point to a in ball and box; at eps if `sphere`.
@@ -187,7 +187,7 @@ def constrain_rows(
             if not fine:
                 _fill_difference(center, point, v)
                 flags[i] = find_offences(center, v, low, high, tolerance)
-            elif sphere and size < eps[i] * (1 - SLACK_INF):
+            elif sphere and size < eps[i] * (1 - RTOL_INF):
                 _fill_difference(center, point, v)
                 root, _ = solve_row_inf(center, v, low, high, eps[i], wide, tolerance)
                 write_row(center, v, low, high, x0.dtype.type(root), point)
@@ -197,14 +197,14 @@ def constrain_rows(
             flags[i] = find_offences(center, v, low, high, tolerance)
             if flags[i]:
                 continue
-            threshold[i] = _project_l1(center, v, low, high, eps[i], slack, room, direction, point)
+            threshold[i] = _project_l1(center, v, low, high, eps[i], rtol, room, direction, point)
             if threshold[i] > 0:
                 continue
             if not sphere:
                 _clip(point, low, high)
                 continue
         root, flag = solve_row(
-            center, v, low, high, eps[i], order, wide, tolerance, slack, room, direction
+            center, v, low, high, eps[i], order, wide, tolerance, rtol, room, direction
         )
         flags[i] = flag
         if flag:

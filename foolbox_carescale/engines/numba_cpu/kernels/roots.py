@@ -40,7 +40,7 @@ from .powers import INFINITE
 SOLVE_ONLY, WRITE, WRITE_IN_PLACE = 0, 1, 2
 
 # How far the sample's own root is found: sampling errs by more than that.
-SAMPLE_SLACK = 1e-2
+SAMPLE_RTOL = 1e-2
 SAMPLE_PASSES = 12
 # Start so many standard errors of the sample's sum beyond its root; twice as many after the
 # longest sample, where they are short and a start beyond the root saves a pass.
@@ -58,14 +58,15 @@ FREE_PASSES = 20
 SMALLEST_SCALE, LARGEST_SCALE = 1e-36, 1e36
 TINY = 1e-30  # sums below have lost their small terms to float32's underflow
 NO_ROOT = -1.0
+LENGTHENED = 2.0**300  # makes normal numbers of the smallest
 SMALLEST_EPS = float(np.finfo(np.float64).tiny)  # below it 1 / eps overflows: taken as 0
 
 
 @compiled()
 def _newton(
-    x, v, lower, upper, target, p, inverse, order, scale, total, moving, low, high, slack, passes
+    x, v, lower, upper, target, p, inverse, order, scale, total, moving, low, high, rtol, passes
 ):
-    """Return the scale with |total - target| <= slack, or NO_ROOT.
+    """Return the scale with |total - target| <= rtol, or NO_ROOT.
 
     total and moving are the sums at the first scale. low and high are scales on either side of the
     root, 0 and infinity if not known. Elements are computed with in the type of `inverse`.
@@ -73,7 +74,7 @@ def _newton(
     moving_high, width = 0.0, np.inf
     for k in range(passes):
         gap = target - total
-        if abs(gap) <= slack:
+        if abs(gap) <= rtol:
             return scale
         if gap > 0:
             low = max(low, scale)
@@ -90,7 +91,7 @@ def _newton(
                 # `total` is concave in u: up to `high` it rises at least as fast as there, and up
                 # to infinity it need not rise at all.
                 least = gap * moving_high / moving * (scale / high) ** p
-                if gap - least <= slack:
+                if gap - least <= rtol:
                     return following
         else:
             # Far away, Newton in log u: directions that span hundreds of binades are nearly
@@ -115,24 +116,36 @@ def _newton(
 
 
 @compiled()
-def _bracketed(x, v, lower, upper, eps, order, slack):
+def _bracketed(x, v, lower, upper, eps, order, rtol):
     """Return eta for any row, at several times the cost: in float64, between known bounds."""
+    reach, furthest, largest = far_corner(x, v, lower, upper, 1 / eps, order)
+    if largest < SMALLEST_EPS:  # 1 / largest overflows
+        longer = np.empty(v.size, np.float64)
+        for j in range(v.size):
+            longer[j] = v[j] * LENGTHENED
+        reach, furthest, largest = far_corner(x, longer, lower, upper, 1 / eps, order)
+        eta = _between(x, longer, lower, upper, eps, order, rtol, reach, furthest, largest)
+        return eta * LENGTHENED
+    return _between(x, v, lower, upper, eps, order, rtol, reach, furthest, largest)
+
+
+@compiled()
+def _between(x, v, lower, upper, eps, order, rtol, reach, furthest, largest):
     p, inverse = order[-1], 1 / eps
-    reach, furthest, largest = far_corner(x, v, lower, upper, inverse, order)
-    if reach <= 1 + slack:
+    if reach <= 1 + rtol:
         return furthest * beyond(x)
     high = min(furthest * inverse, float(np.finfo(np.float64).max))
     low = max(1 / (largest * x.size ** (1 / p)), SMALLEST_EPS)
     total, moving, _ = sum_row(x, v, lower, upper, low, inverse, order, None)
     scale = _newton(
         x, v, lower, upper, 1.0, p, inverse, order, low, total, moving, 0.0, high,
-        slack, BRACKETED_PASSES,
+        rtol, BRACKETED_PASSES,
     )  # fmt: skip
     return scale / inverse if scale > 0 else furthest
 
 
 @compiled()
-def solve_row(x, v, lower, upper, eps, order, wide, tolerance, slack, room, direction):
+def solve_row(x, v, lower, upper, eps, order, wide, tolerance, rtol, room, direction):
     """Return eta and flags of one row; room and direction are scratch for the sample."""
     if eps < SMALLEST_EPS:
         return 0.0, find_offences(x, v, lower, upper, tolerance)
@@ -143,7 +156,7 @@ def solve_row(x, v, lower, upper, eps, order, wide, tolerance, slack, room, dire
     # The sum of powers is at least its largest term, and at most n times that.
     start = 1 / (largest * n ** (1 / p))  # or infinite
     if SMALLEST_SCALE < start < LARGEST_SCALE and 0 < inverse < np.inf:
-        # exactly 1 but for the rounding of `inverse`
+        # 1 but for the rounding of `inverse`, which large p raises
         target = (float(inverse) * eps) ** p
         share = target * m / n
         guess = float(x.dtype.type(start))
@@ -152,7 +165,7 @@ def solve_row(x, v, lower, upper, eps, order, wide, tolerance, slack, room, dire
         )
         guess = _newton(
             room, direction, zero, zero, share, p, inverse, order, guess, total, moving,
-            0.0, np.inf, share * SAMPLE_SLACK, SAMPLE_PASSES,
+            0.0, np.inf, share * SAMPLE_RTOL, SAMPLE_PASSES,
         )  # fmt: skip
         if guess == NO_ROOT:
             guess = start
@@ -167,7 +180,7 @@ def solve_row(x, v, lower, upper, eps, order, wide, tolerance, slack, room, dire
             return 0.0, find_offences(x, v, lower, upper, tolerance)
         scale = _newton(
             x, v, lower, upper, target, p, inverse, order, guess, total, moving,
-            0.0, np.inf, slack, PASSES,
+            0.0, np.inf, target * rtol, PASSES,
         )  # fmt: skip
         if scale > 0:
             return scale / float(inverse), 0
@@ -175,7 +188,7 @@ def solve_row(x, v, lower, upper, eps, order, wide, tolerance, slack, room, dire
         flags = find_offences(x, v, lower, upper, tolerance)
         if flags:
             return 0.0, flags
-    return _bracketed(x, v, lower, upper, eps, wide, slack), 0
+    return _bracketed(x, v, lower, upper, eps, wide, rtol), 0
 
 
 @compiled()
@@ -208,7 +221,7 @@ def _write_in_place(x, v, lower, upper, eta):
 
 @compiled(**CALLED_FROM_PYTHON)
 def solve_rows(
-    x, x_step, v, v_step, n, lower, upper, eps, order, wide, tolerance, slack, out, out_step, mode,
+    x, x_step, v, v_step, n, lower, upper, eps, order, wide, tolerance, rtol, out, out_step, mode,
     eta, flags, first, last,
 ):  # fmt: skip
     """Rows first..last of flat arrays whose rows are `*_step` elements apart; see `solve_row`."""
@@ -222,7 +235,7 @@ def solve_rows(
             root, flag = solve_row_inf(xi, vi, low, high, eps[i], wide, tolerance)
         else:
             root, flag = solve_row(
-                xi, vi, low, high, eps[i], order, wide, tolerance, slack, room, direction
+                xi, vi, low, high, eps[i], order, wide, tolerance, rtol, room, direction
             )
         eta[i], flags[i] = min(root, ceiling), flag
         if mode == WRITE:

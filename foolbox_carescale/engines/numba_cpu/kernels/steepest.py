@@ -167,7 +167,7 @@ def _sample_bracket(gains, share, sample):
 
 @compiled(**CALLED_FROM_PYTHON)
 def steepest_rows(
-    x, g, lower, upper, eps, order, wide, dual, smallest, tolerance, slack, counts, out, flags,
+    x, g, lower, upper, eps, order, wide, dual, smallest, tolerance, rtol, counts, out, flags,
     first, last,
 ):  # fmt: skip
     """Rows first..last: out = x + s, s = argmax <g, s> over ||s||_p <= eps inside the bounds.
@@ -205,7 +205,7 @@ def steepest_rows(
             _fill_dual(gi, largest_movable(xi, gi, low, high), smallest, dual, scratch)
             v = scratch
         root, flag = solve_row(
-            xi, v, low, high, eps[i], order, wide, tolerance, slack, room, direction
+            xi, v, low, high, eps[i], order, wide, tolerance, rtol, room, direction
         )
         if root >= ceiling:  # a gradient so small that eta is not a number: scaled by the caller
             flag = NAN_DELTA
