@@ -1,4 +1,4 @@
-"""What every fixed-epsilon attack of this package shares: order, distance, checks, variants."""
+"""The base of all fixed-epsilon attacks: order, distance, checks, variants."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ A = TypeVar("A", bound="ClipAwareAttack")
 
 
 class ClipAwareDistance(LpDistance):
-    """The Lp distance, which leaves perturbations of length epsilon untouched.
+    """The Lp distance, which does not change perturbations of norm epsilon.
 
     Foolbox clips every result of an attack to epsilon again. For a perturbation that is
-    already exactly epsilon long this only moves points off the bounds by a rounding error.
+    already exactly epsilon long, this would only move pixels off the bounds by a rounding error.
     """
 
     def __call__(self, references: Any, perturbed: Any) -> Any:
@@ -58,7 +58,7 @@ class ClipAwareDistance(LpDistance):
 
 
 class ClipAwareAttack(FixedEpsilonAttack, ABC):
-    """Base of the attacks whose perturbation has p-norm epsilon after the clip.
+    """Base of attacks whose perturbation has p-norm epsilon after the clip.
 
     Args:
         p: Order of the norm.
@@ -103,7 +103,7 @@ class ClipAwareAttack(FixedEpsilonAttack, ABC):
 
 
 class RepeatedClipAware(Repeated):
-    """Foolbox's repetition, with the checks of ``ClipAwareAttack`` in place of bare asserts."""
+    """Foolbox's repetition, with the checks of ``ClipAwareAttack`` instead of asserts."""
 
     def __call__(
         self, model: Model, inputs: Any, criterion: Any, *, epsilons: Any, **kwargs: Any
@@ -120,7 +120,7 @@ class RepeatedClipAware(Repeated):
 def checked_arguments(
     model: Model, inputs: Any, criterion: Any, epsilon: Any
 ) -> tuple[ep.Tensor, Any, Any, Callable[[ep.Tensor], Any]]:
-    """Check what the ``run`` of an attack was called with, and return what it works on.
+    """Check the arguments of an attack's ``run``, and return them as it needs them.
 
     Args:
         model: A Foolbox model.
@@ -130,8 +130,8 @@ def checked_arguments(
 
     Returns:
         The inputs as ``inside_bounds`` gives them; the criterion or None; epsilon as a number, or
-        as a tensor of shape (N,), of the framework of the inputs, in float32 at least; and what
-        makes a tensor of EagerPy one of the type of the inputs.
+        as a tensor of shape (N,), of the framework of the inputs, in float32 at least; and a
+        function that converts an EagerPy tensor to the type of the inputs.
 
     Raises:
         ValueError: inputs outside the bounds; not one label for each; epsilon negative, not
@@ -201,7 +201,7 @@ def variant(
     defaults: Mapping[str, Any] | None = None,
     required: Iterable[str] = (),
 ) -> type[A]:
-    """Return the subclass of an attack with some of its arguments settled.
+    """Return the subclass of an attack with some of its arguments fixed.
 
     Args:
         attack: The class.

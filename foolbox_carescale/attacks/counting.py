@@ -1,4 +1,4 @@
-"""How often an attack asks a model, counted where it asks."""
+"""Count the forward and backward passes of an attack."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ..core import backends
 class CountingModel(Model):
     """A Foolbox model that counts its forward and backward passes, in samples.
 
-    A call on n samples adds n to ``forwards``; a derivative of its logits that is carried out
+    A call on n samples adds n to ``forwards``; each computed derivative of its logits
     adds n to ``backwards``, in PyTorch, TensorFlow and JAX (NumPy has none). A backward pass
-    needs a forward pass, which counts as one of its own: PGD with k steps costs k of each.
-    Python counts: inside ``jax.jit`` and ``tf.function`` a pass counts when it is traced, not
-    when the compiled program runs.
+    needs a forward pass, which counts separately: PGD with k steps costs k of each.
+    The count is made in Python: inside ``jax.jit`` and ``tf.function`` a pass counts when it is
+    traced, not when the compiled program runs.
 
     Args:
-        model: The Foolbox model to ask; its bounds and data format are kept.
+        model: The Foolbox model to call; its bounds and data format are kept.
 
     Attributes:
-        forwards: Forward passes until now. Set it to 0 to start again.
-        backwards: Backward passes until now.
+        forwards: Forward passes so far. Set it to 0 to start again.
+        backwards: Backward passes so far.
     """
 
     def __init__(self, model: Model) -> None:

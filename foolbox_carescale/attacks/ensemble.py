@@ -1,4 +1,4 @@
-"""Several attacks in turn, each on the samples that the ones before it left unbroken."""
+"""Several attacks in turn, each on the samples that the earlier ones did not break."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ TargetedLoss = Literal["dlr", "margin", "dlr_or_margin"]
 
 @dataclass(frozen=True)
 class StageResult:
-    """What one stage of an ensemble did, as ``on_stage`` gets it; NumPy arrays of k samples.
+    """The result of one stage of an ensemble, for ``on_stage``; NumPy arrays of k samples.
 
     Attributes:
         name: "apgd-ce", "apgd-t1" (towards the most likely other class), "apgd-t2", ...,
             "pgd-margin1" (its first restart), ..., "square".
         samples: Positions in the batch of the samples that were still unbroken, shape (k,).
-        broken: Which of them it broke, shape (k,), bool.
+        broken: Whether it broke each, shape (k,), bool.
         forwards: Forward passes that it spent on each, shape (k,).
         backwards: Backward passes that it spent on each, shape (k,).
     """
@@ -47,28 +47,28 @@ class StageResult:
 
 
 class ClipAwareAutoAttack(ClipAwareAttack):
-    """An ensemble in the manner of AutoAttack, on exact steps and projections, any p.
+    """An ensemble like AutoAttack, with exact steps and projections, for any p.
 
-    "apgd-ce" is ``ClipAwareAPGD`` on the cross-entropy; "apgd-t" the same on the targeted DLR
-    loss towards each of the most likely other classes in turn; "pgd-margin" ``ClipAwarePGD``,
-    with its other schedule, on the difference of logits; "square" is ``ClipAwareSquare``, which
-    needs no gradients. Each attacks only what is unbroken. With a targeted criterion "apgd-t" is
-    left out.
+    "apgd-ce" is ``ClipAwareAPGD`` on the cross-entropy. "apgd-t" is the same on the targeted DLR
+    loss towards each of the most likely other classes in turn. "pgd-margin" is ``ClipAwarePGD``,
+    with its own schedule, on the difference of logits. "square" is ``ClipAwareSquare``, which
+    needs no gradients. Each attacks only unbroken samples. A targeted criterion omits
+    "apgd-t".
 
     Args:
         p: Order of the norm, in [1, inf].
-        attacks: Which stages, in this order.
+        attacks: The stages, in this order.
         steps: Gradients of each run of a gradient attack.
-        restarts: Runs of "pgd-margin", from new random starts, each on what is then unbroken.
-        targets: How many classes "apgd-t" aims at; fewer where the model has fewer.
-        targeted_loss: Of "apgd-t": "dlr", which needs 4 classes; "margin", the difference between
-            the target's logit and the label's; "dlr_or_margin", the latter where there are
+        restarts: Runs of "pgd-margin" from new random starts, each on the samples still unbroken.
+        targets: Number of classes that "apgd-t" aims at; fewer if the model has fewer.
+        targeted_loss: For "apgd-t": "dlr", which needs 4 classes; "margin", the difference between
+            the target's logit and the label's; or "dlr_or_margin", which uses the margin for
             fewer than 4 classes.
         queries: Forward passes of "square" per sample, at most.
-        seed: Of all random numbers, so that two runs are the same; None leaves it to the
+        seed: Seed of all random numbers, so that two runs are the same; None uses the
             framework's generator.
 
-    A sample that nothing breaks gets what the first stage found: exactly epsilon away, of the
+    An unbroken sample gets the result of the first stage: exactly epsilon away, with the
     highest loss.
 
     Source: Croce & Hein 2020, arXiv 2003.01690.
@@ -129,7 +129,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
             criterion: Labels, Misclassification or TargetedMisclassification.
             epsilon: A number, or a tensor of shape (N,).
             on_stage: Called with a ``StageResult`` after each; pass it when calling the attack.
-            **kwargs: None; a TypeError names what is left.
+            **kwargs: Unknown arguments, which raise a TypeError.
 
         Returns:
             The adversarial examples, type of the inputs.

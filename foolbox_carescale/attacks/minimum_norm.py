@@ -20,23 +20,23 @@ from .parameters import Parameter, integer, interval, positive
 class MinimalEpsilon(MinimizationAttack):
     """Search, per sample, for the smallest epsilon at which the wrapped attack succeeds.
 
-    Bracketing by factors of ``growth`` from ``initial``, then bisection of the logarithm, with
-    every sample at its own epsilon in one batch. ``epsilons=None`` asks for the smallest
-    perturbation; epsilons given are judged on it, one search for all.
+    The search brackets by factors of ``growth`` from ``initial``, then bisects the logarithm, with
+    every sample at its own epsilon in one batch. ``epsilons=None`` returns the smallest
+    perturbation. With epsilons, one search serves them all.
 
     Args:
         attack: A fixed-epsilon attack of this package, ``L2ClipAwarePGD(steps=20)``.
-        initial: First epsilon to try, in the units of the inputs; by default a guess from the
-            size of the box, 0.01 of its diagonal in the attack's norm.
+        initial: First epsilon to try, in the units of the inputs; by default 0.01 of
+            the box's diagonal in the attack's norm.
         rel_tolerance: Stop where upper / lower bound <= 1 + this.
         max_runs: Stop after this many runs of the wrapped attack. With ``steps`` gradients
             each, ``steps * max_runs`` is the budget.
         growth: Factor of the bracketing.
-        ray_passes: Forward passes that draw each run's adversarial examples back towards the
-            inputs, halving the part of the way that may be left out. They cost no gradient.
+        ray_passes: Forward passes that move each run's adversarial examples back towards the
+            inputs by bisection. They cost no gradient.
 
-    A sample that is adversarial as it is keeps perturbation 0. Where no epsilon up to the
-    diagonal of the box succeeds, the input itself is returned, which is not adversarial.
+    A misclassified sample keeps perturbation 0. If no epsilon up to the diagonal of the box
+    succeeds, the input itself is returned, which is not adversarial.
     """
 
     attack: Parameter[ClipAwareAttack] = Parameter(

@@ -19,8 +19,8 @@ ClipAwareFGM = variant(
     """Fast gradient method: one gradient, and the exact maximiser of the linearised loss.
 
     argmax <grad, s> over ||s||_p <= epsilon with x + s inside the bounds: FGSM for p = inf.
-    Coordinates whose gradient is zero do not move; where epsilon is more than the others
-    can take, the perturbation is as large as they allow.
+    Coordinates with a zero gradient do not move. If the others cannot reach epsilon, the
+    perturbation is as large as they allow.
 
     Args:
         p: Order of the norm, in [1, inf].
@@ -56,8 +56,8 @@ ClipAwarePGD = variant(
     "ClipAwarePGD",
     """Projected gradient descent whose every iterate is exactly epsilon away after the clip.
 
-    By default the step falls from 2 epsilon by a cosine, with momentum, and the iterate
-    with the highest loss is returned; ``schedule="constant"`` is the classical attack.
+    By default the step decreases from 2 epsilon by a cosine, with momentum, and the iterate
+    with the highest loss is returned. ``schedule="constant"`` is the classical attack.
     The arguments are those of ``ClipAwareGradientAttack``.
 
     Source: Madry et al. 2018, arXiv 1706.06083, on the operator of Rauber & Bethge 2020,
@@ -92,7 +92,7 @@ ClipAwareAdamPGD = variant(
 ClipAwareAPGD = variant(
     ClipAwareGradientAttack,
     "ClipAwareAPGD",
-    """Auto-PGD on exact steps and projections: each sample halves its step where it stalls.
+    """Auto-PGD on exact steps and projections: each sample halves its step when it stalls.
 
     The arguments are those of ``ClipAwareGradientAttack``.
 
@@ -135,10 +135,10 @@ class _FrankWolfe(ClipAwareGradientAttack):
 ClipAwareFrankWolfe = variant(
     _FrankWolfe,
     "ClipAwareFrankWolfe",
-    """Frank-Wolfe: move a part of the way to the maximiser of the linearised loss around the input.
+    """Frank-Wolfe: move part of the way to the maximiser of the linearised loss around the input.
 
     x + gamma (v - x) with v = argmax <grad, v> over ball and box, which is ``steepest_step``
-    from the input; gamma falls from 1 by a cosine, ``rel_stepsize`` being the first one. With
+    from the input; gamma decreases from 1 by a cosine; ``rel_stepsize`` is the first one. With
     ``constraint="ball"`` it needs no projection: the iterates are convex combinations. The
     arguments are those of ``ClipAwareGradientAttack``.
 

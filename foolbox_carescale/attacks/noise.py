@@ -25,21 +25,21 @@ class ClipAwareNoise(ClipAwareAttack):
     """Noise in a random direction, rescaled so that ``||clip(x + eta noise) - x||_p = epsilon``.
 
     With ``inside`` the norm is not epsilon but ``r = epsilon U^(1/n)``, U uniform in [0, 1] and n
-    the number of elements: the law of the norm of a uniform point of the Lp ball. The norm has
-    exactly this law after the clip. Before the clip the point is uniform in the ball where the
-    distribution matches p ("laplace" for 1, "gaussian" for 2, "uniform" for inf, "generalized" for
-    any p; Barthe et al. 2005). Clipped and rescaled, it is *not* uniform in ball ∩ box: what a
-    bound cuts off goes to the other elements, and bounds that are hit are hit exactly. Only p = inf
-    with "uniform" is, as there the intersection is a box: each element is uniform in
-    ``[max(lower, x - epsilon), min(upper, x + epsilon)]``.
+    the number of elements. This is the law of the norm of a uniform point of the Lp ball, and the
+    norm after the clip has exactly this law. Before the clip the point is uniform in the ball if
+    the distribution matches p ("laplace" for 1, "gaussian" for 2, "uniform" for inf,
+    "generalized" for any p; Barthe et al. 2005). Clipped and rescaled, it is *not* uniform in
+    ball ∩ box: what a bound cuts off goes to the other elements, and clipped elements lie exactly
+    on their bound. Only p = inf with "uniform" is uniform, because there the intersection is a
+    box: each element is uniform in ``[max(lower, x - epsilon), min(upper, x + epsilon)]``.
 
     Args:
         p: Order of the norm, in (0, inf].
-        repeats: How many samples of noise to try. The first one that fools the model is
-            kept, per input; where none does, the first one of all, at exactly epsilon too.
+        repeats: Number of noise samples to try. Per input, the first one that fools the model is
+            kept, or else the first one of all, which is also at exactly epsilon.
         distribution: Of each element: "gaussian"; "uniform" in [-1, 1]; "laplace"; "signs", -1 or
             1; "generalized", with density proportional to exp(-|t|^p) (for p = inf that is
-            "uniform"); or "salt_and_pepper": signs of random elements, no more than together
+            "uniform"); or "salt_and_pepper": signs of just as many random elements as
             have room for epsilon, so that they move nearly to their bounds (for p = inf all).
         inside: Take a random radius up to epsilon.
 
@@ -168,7 +168,7 @@ ClipAwareGaussianNoise = variant(
 
     Args:
         p: Order of the norm, in (0, inf].
-        repeats: How many samples of noise to try; the first that fools the model is kept.
+        repeats: Number of noise samples to try; the first that fools the model is kept.
         inside: Take a random radius up to epsilon, as ``ClipAwareNoise`` says.
 
     Source: Rauber & Bethge 2020, arXiv 2007.07677.
@@ -183,7 +183,7 @@ ClipAwareUniformNoise = variant(
 
     Args:
         p: Order of the norm, in (0, inf].
-        repeats: How many samples of noise to try; the first that fools the model is kept.
+        repeats: Number of noise samples to try; the first that fools the model is kept.
         inside: Take a random radius up to epsilon, as ``ClipAwareNoise`` says.
 
     Source: Rauber & Bethge 2020, arXiv 2007.07677.
@@ -198,7 +198,7 @@ ClipAwareLaplaceNoise = variant(
 
     Args:
         p: Order of the norm, in (0, inf].
-        repeats: How many samples of noise to try; the first that fools the model is kept.
+        repeats: Number of noise samples to try; the first that fools the model is kept.
         inside: Take a random radius up to epsilon, as ``ClipAwareNoise`` says.
 
     Source: Rauber & Bethge 2020, arXiv 2007.07677.
@@ -213,7 +213,7 @@ ClipAwareSaltAndPepperNoise = variant(
 
     Args:
         p: Order of the norm, in (0, inf]; for p = inf all elements move by epsilon.
-        repeats: How many samples of noise to try; the first that fools the model is kept.
+        repeats: Number of noise samples to try; the first that fools the model is kept.
         inside: Take a random radius up to epsilon, as ``ClipAwareNoise`` says.
 
     Source: Rauber & Bethge 2020, arXiv 2007.07677.

@@ -1,8 +1,8 @@
 """Gradient attacks at exactly epsilon: start x direction x step x constraint in one loop.
 
-Both the step and the result of each step go through the operator. The step is the exact
-maximiser of the linearised loss inside the box, so no budget goes into coordinates that
-cannot move; the result is clipped and exactly epsilon away. The attacks in ``named``
+Each step and each iterate go through the operator. The step is the exact
+maximiser of the linearised loss inside the box, so no budget goes to coordinates that
+cannot move. The iterate is clipped and exactly epsilon away. The attacks in ``named``
 are settings of ``ClipAwareGradientAttack``.
 """
 
@@ -40,7 +40,7 @@ STEP_AFTER_LARGER = 1.0  # relative to epsilon; 2 would leave what was found
 
 
 class ClipAwareGradientAttack(ClipAwareAttack):
-    """The loop that all gradient attacks are settings of.
+    """The loop of all gradient attacks.
 
     Args:
         p: Order of the norm, in [1, inf].
@@ -48,32 +48,32 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             one more forward pass.
         loss: "ce", "margin", "dlr", "dlr_or_margin", a function (logits, classes) -> (N,); or
             "dlr_targeted", which aims at the ``targets`` most likely other classes in turn.
-        restarts: How often to start again; the best iterate of all is returned.
+        restarts: Number of restarts; the best iterate of all is returned.
         rel_stepsize: First step relative to epsilon; by default 2, and 2.5 / steps (Madry et
             al. 2018, arXiv 1706.06083) for the constant schedule.
         abs_stepsize: First step in the units of the inputs; takes precedence.
-        schedule: "cosine" falls from the first step to 0.005 epsilon; "constant" stays;
-            "halving" halves and returns to the best iterate where a sample stalls (Croce &
-            Hein 2020, arXiv 2003.01690).
+        schedule: "cosine" decreases from the first step to 0.005 epsilon; "constant" keeps it;
+            "halving" halves the step and returns to the best iterate when a sample stalls
+            (Croce & Hein 2020, arXiv 2003.01690).
         momentum: Weight of the previous displacement, in [0, 1): the next iterate is
-            x + (1 - m) (z - x) + m (x - previous), z being the plain step's result.
-        direction: What the step follows: the "gradient", or gradients accumulated by
+            x + (1 - m) (z - x) + m (x - previous), where z is the result of the plain step.
+        direction: The "gradient", or gradients accumulated by
             "momentum", "adam", or "conjugate" (see ``directions``). By default momentum for p = 1
             and p = inf, whose steps keep only signs, and the gradient for other p.
-        random_start: Start from noise of size epsilon instead of the input itself.
-        constraint: "sphere" keeps every iterate at exactly epsilon, "ball" at most there.
+        random_start: Start from noise of norm epsilon instead of the input.
+        constraint: "sphere" keeps every iterate at exactly epsilon, "ball" at most epsilon away.
         keep: "best" returns, per input, the adversarial iterate with the highest loss (any
-            iterate with the highest loss where none is adversarial); "last" the last one.
-        sparsity: For p = 1 the part of the coordinates that one step moves, those with the
-            largest gradient. "auto" finds it out per sample, by a forward pass for each of
-            seven: a network on ImageNet yields to many small moves, a small one to a few
-            large ones. "adaptive" takes it from the best iterate as the run goes on (Croce &
-            Hein 2021, arXiv 2103.01208). Not used for p > 1.
-        targets: Of "dlr_targeted": how many other classes to aim at, the most likely ones first;
-            fewer where the model has fewer.
+            iterate with the highest loss if none is adversarial); "last" returns the last one.
+        sparsity: For p = 1, the share of the coordinates that one step moves, those with the
+            largest gradients. "auto" chooses it per sample by seven forward passes: ImageNet
+            networks need many small moves, small networks a few large ones. "adaptive" takes
+            it from the best iterate during the run (Croce & Hein 2021, arXiv 2103.01208). Not
+            used for p > 1.
+        targets: For "dlr_targeted": the number of other classes to aim at, the most likely ones
+            first; fewer if the model has fewer.
         larger_epsilon_start: Take the first half of the steps on balls of 2 and 1.5 epsilon, and
-            start from their end, projected, as AutoAttack does for L1. Only then iterates are
-            reported, and one can be returned. By default for p = 1, from 20 steps on; never with
+            start from their projected result, as AutoAttack does for L1. Only later iterates are
+            reported or returned. The default for p = 1 and 20 steps or more; never used with
             fewer than 3.
     """
 
@@ -146,7 +146,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         on_step: Callable[[Iterate], None] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Run the loop.
+        """Run the attack.
 
         Args:
             model: A Foolbox model with gradients.
@@ -154,7 +154,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             criterion: Labels, Misclassification or TargetedMisclassification.
             epsilon: A number, or a tensor of shape (N,).
             on_step: Called with every ``Iterate``; pass it when calling the attack.
-            **kwargs: None; a TypeError names what is left.
+            **kwargs: Unknown arguments, which raise a TypeError.
 
         Returns:
             The adversarial examples, type of the inputs.

@@ -1,4 +1,4 @@
-"""Random search at exactly epsilon: no gradients, only the model's answers."""
+"""Random search at exactly epsilon: only logits, no gradients."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ TILES = 5  # per dimension, of the start for finite p
 
 
 class ClipAwareSquare(ClipAwareAttack):
-    """Square Attack on the operator, any p: random windows, kept where the margin grows.
+    """Square Attack with the operator, for any p: keep random windows that increase the margin.
 
     A proposal fills a window W of the perturbation with ``s_c (1 + r)^(-2/p)``: one random sign
-    s_c per channel, r pixels from the centre; for p = inf that is flat. For finite p its size is
-    taken from a second window V that is emptied: per channel, the p-norm on W becomes what it was
-    on W and V together. Clipping-aware rescaling then makes the whole exactly epsilon, so that
-    nothing is lost at the bounds. A sample takes the proposal where the margin between the
-    logits grows, and is done at its first success.
+    s_c per channel, r pixels from the centre, which is flat for p = inf. For finite p, a second
+    window V is emptied, and W gets its norm: per channel, the p-norm on W becomes that of W and V
+    together. Clipping-aware rescaling then makes the whole perturbation exactly epsilon, so
+    nothing is lost at the bounds. A sample takes the proposal if the margin between the
+    logits increases, and is done at its first success.
 
-    The start is random signs, in columns for p = inf and in 5 x 5 tiles else. Inputs of any
-    number of dimensions are windowed alike; a vector has intervals. The axis of channels is that
-    of the model's ``data_format``, the first where the model has none.
+    The start is random signs, in columns for p = inf and in 5 x 5 tiles otherwise. Inputs may have
+    any number of dimensions; windows of a vector are intervals. The model's ``data_format`` gives
+    the axis of channels; without one it is the first.
 
     Args:
         p: Order of the norm, in (0, inf].
         queries: Forward passes per sample, at most.
-        part: Part of the pixels in the first windows, in (0, 1]; it falls to 1/512 of that as
-            in the paper.
-        seed: Of the windows and signs; None draws one from the framework's generator.
+        part: Share of the pixels in the first windows, in (0, 1]; it decreases to 1/512 of that
+            as in the paper.
+        seed: Seed of the windows and signs; None draws one from the framework's generator.
 
     Source: Andriushchenko et al. 2020, arXiv 1912.00049, whose windows for finite p differ.
     """
@@ -82,12 +82,12 @@ class ClipAwareSquare(ClipAwareAttack):
             inputs: Points inside the model's bounds, shape (N, ...).
             criterion: Labels, Misclassification or TargetedMisclassification.
             epsilon: A number, or a tensor of shape (N,).
-            on_end: Called with the queries that each sample took, shape (N,).
-            **kwargs: None; a TypeError names what is left.
+            on_end: Called with the queries of each sample, shape (N,).
+            **kwargs: Unknown arguments, which raise a TypeError.
 
         Returns:
-            Points exactly epsilon away, type of the inputs: the first adversarial one, else the
-            one of the largest margin.
+            Perturbed inputs exactly epsilon away, type of the inputs: the first adversarial one, or
+            else the one with the largest margin.
         """
         raise_if_kwargs(kwargs)
         x0, criterion, epsilon, restore = checked_arguments(model, inputs, criterion, epsilon)

@@ -1,4 +1,4 @@
-"""Errors and warnings that speak to the person who started the run."""
+"""Errors and warnings for the user."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LOGGER.addHandler(logging.NullHandler())
 class UserError(ValueError):
     """Wrong input: lines, each of which names the argument, the value and the remedy.
 
-    The command line prints the message and exits with code 2; everything else
-    that is raised is a programming error and keeps its traceback.
+    The command line prints the message and exits with code 2; every other
+    exception is a programming error and keeps its traceback.
     """
 
     def __init__(self, *lines: str) -> None:

@@ -1,4 +1,4 @@
-"""The attack inside a step of adversarial training, which leaves no trace in the model."""
+"""An attack inside a step of adversarial training, which does not change the model."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def adversarial_step(
     eps: Any,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> torch.Tensor:
-    """Return points to train on: argmax over ||z - x|| <= eps of the loss, as the attack finds it.
+    """Return adversarial examples to train on: the attack's argmax of the loss in ||z - x|| <= eps.
 
         z = adversarial_step(model, x, y, LinfClipAwarePGD(steps=5), eps=8 / 255)
         torch.nn.functional.cross_entropy(model(z), y).backward()
 
     The attack sees the model in evaluation mode: batch norm takes its running statistics and
     does not update them, dropout is off. Afterwards, also after an exception, each module is in
-    the mode that it was in. Parameters need no gradient meanwhile, so theirs stay as they are,
+    its previous mode. The attack computes no gradients of parameters, so theirs do not change,
     and the attack is cheaper.
 
     Args:
-        model: Maps images inside the bounds to logits, in any mode. Of a
-            ``DistributedDataParallel`` the module inside is attacked: there is nothing to
-            synchronise.
+        model: Maps images inside the bounds to logits, in any mode. Inside a
+            ``DistributedDataParallel``, the wrapped module is attacked, because there is nothing
+            to synchronise.
         x: Images inside the bounds, shape (N, ...), on the model's device.
         y: Labels, shape (N,), on the device of x, or a criterion of Foolbox's.
         attack: A fixed-epsilon attack of this package or of Foolbox.
@@ -51,7 +51,7 @@ def adversarial_step(
 
     Raises:
         ValueError: an attack without an epsilon; a model, x or y that is not PyTorch's; tensors on
-            several devices; not one label for each image; and what the attack refuses (x outside
+            several devices; not one label for each image; and the attack's own errors (x outside
             the bounds, eps negative).
 
     Source: Madry et al. 2018, arXiv 1706.06083; evaluation mode: Pang et al. 2021,

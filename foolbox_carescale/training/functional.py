@@ -1,6 +1,6 @@
 """Training on exact perturbations as pure functions, for JAX and TensorFlow.
 
-No global state: randomness comes from a key, so that all of it may be compiled (``jax.jit``,
+There is no global state. Randomness comes from a key, so everything may be compiled (``jax.jit``,
 ``jax.vmap`` over keys, ``tf.function``, a Keras ``train_step``) and fresh noise is fresh in
 each call. In JAX a key is one of ``jax.random``; in TensorFlow a seed of its stateless functions,
 integers of shape (2,).
@@ -183,17 +183,17 @@ def adversarial(
     keep: Literal["best", "last"] = "best",
     key: Any = None,
 ) -> T:
-    """Return points of high loss at exactly epsilon from x: gradient ascent on sphere and box.
+    """Return adversarial examples at exactly epsilon from x, by gradient ascent on sphere and box.
 
     As ``ClipAwarePGD``: each step is the exact maximiser of the linearised loss inside the box
     (``steepest_step``), for p = 1 and p = inf along accumulated gradients; its result goes back
-    onto the sphere, moves on with momentum, and onto the sphere again. The step falls from
-    ``rel_stepsize * eps`` by a cosine. What is left out: sparse steps and larger balls for p = 1,
-    restarts, and whether a point is misclassified, which a loss does not show. It
+    to the sphere, moves with momentum, and goes to the sphere again. The step decreases from
+    ``rel_stepsize * eps`` by a cosine. Omitted are sparse steps and larger balls for p = 1,
+    restarts, and the check for misclassification, which a loss does not show. It
     compiles to one loop, ``lax.fori_loop`` or ``tf.while_loop``.
 
     Args:
-        loss: Points (N, ...) -> a loss for each, shape (N,), of a model in the mode of
+        loss: Inputs (N, ...) -> a loss for each, shape (N,), of a model in the mode of
             evaluation; further axes are summed.
         x: Points inside the bounds, shape (N, ...), of JAX or TensorFlow.
         eps: A number, or a tensor of shape (N,).
@@ -207,11 +207,11 @@ def adversarial(
         key: For a random start, as for ``sample``; None starts from x.
 
     Returns:
-        The points, without a gradient.
+        The adversarial examples, without a gradient.
 
     Raises:
         ValueError: p < 1, steps < 1, momentum, rel_stepsize or keep that cannot be, one loss for
-            all points, a tensor of another framework, and as ``perturb``.
+            all inputs, a tensor of another framework, and as ``perturb``.
 
     Source: Madry et al. 2018, arXiv 1706.06083, on the operator of Rauber & Bethge 2020,
     arXiv 2007.07677; momentum of Croce & Hein 2020, arXiv 2003.01690, and Dong et al. 2018,

@@ -1,4 +1,4 @@
-"""Noise that is exactly epsilon long after the clip: as augmentation, and from a network."""
+"""Noise of exactly epsilon after the clip: as augmentation, and from a network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ExactNoise(v2.Transform):  # type: ignore[misc]  # torchvision has no type
         bounds: Lower and upper bound, numbers or tensors that broadcast to (N, C, H, W).
 
     Raises:
-        ValueError: another distribution, eps negative, a range upside down; when called, images
+        ValueError: another distribution, eps negative, low above high; when called, images
             that are not floating tensors, or outside the bounds.
 
     Source: Rauber & Bethge 2020, arXiv 2007.07677.
@@ -93,7 +93,7 @@ class ExactNoise(v2.Transform):  # type: ignore[misc]  # torchvision has no type
 
 
 class NoiseGenerator(torch.nn.Module):
-    """A network that turns noise into worse noise, at exactly epsilon from each input.
+    """A network that turns noise into more harmful noise, at exactly epsilon from each input.
 
     ``forward(x)`` is clip(x + eta g(z)) with fresh noise z of the shape of x and the eta that
     makes the result exactly eps long; g is four convolutions with a residual connection, and
@@ -153,7 +153,7 @@ class NoiseGenerator(torch.nn.Module):
         self.layers = torch.nn.Sequential(*layers[:-1])
 
     def noise(self, like: torch.Tensor) -> torch.Tensor:
-        """Return the direction g(z) with fresh z, not yet of any particular length.
+        """Return the direction g(z) with fresh z, not rescaled.
 
         Args:
             like: Images, shape (N, C, H, W).

@@ -22,9 +22,9 @@ def write_report(*results: Results, output: str | Path | None = None) -> list[Pa
     """Write the report of a run, or of several side by side.
 
     ``report.html`` is one file that needs nothing else; ``summary.md`` and ``summary.csv``
-    hold its numbers (``differences.csv``, where there are several runs, every run against the
-    first); ``curves``, ``norms`` and ``grid`` are figures, each as PNG and SVG. Made from what
-    is in the run folders only.
+    hold its numbers (for several runs, ``differences.csv`` compares every run with the
+    first); ``curves``, ``norms`` and ``grid`` are figures, each as PNG and SVG. Everything comes
+    from the run folders only.
 
     Args:
         results: The runs.

@@ -1,4 +1,4 @@
-"""Runs an evaluation: every task that its folder lacks, stored as it is computed."""
+"""Run an evaluation: compute and store every task that its folder lacks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL = 64
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, after each task.
+    """The progress of a run after each task.
 
     Attributes:
         setting: The setting that the last task belongs to; None before the first. Of a task with
@@ -60,10 +60,10 @@ def evaluate(
     """Evaluate a model's robust accuracy, and the measured norm of each perturbation.
 
     Samples that the model gets wrong without an attack are not attacked and count as not
-    robust. Everything is judged on what an attack returns, clipped to its epsilon (by
-    Foolbox) and to the box [0, 1].
+    robust. Evaluated is what an attack returns, clipped to its epsilon (by Foolbox) and to
+    the box [0, 1].
 
-    A folder that holds a part of the same run is completed, by however many processes; a
+    A folder with an incomplete run is completed, by any number of processes. A
     complete one is only read.
 
     Args:

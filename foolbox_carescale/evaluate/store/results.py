@@ -1,4 +1,4 @@
-"""The results of a run, and their summary; made from the stored rows alone."""
+"""The results of a run and their summary, from the stored rows alone."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ class SettingSummary:
     """One attack at one epsilon, over all samples.
 
     Attributes:
-        robust_accuracy: Share of all correctly classified samples without and with the attack.
+        robust_accuracy: Share of all samples that are correctly classified both without and with
+            the attack.
         norm_mean, norm_min: Measured norm / epsilon over the attacked samples; NaN if none was.
         loss: Mean cross-entropy over all samples; the clean one where not attacked.
-        seconds: Spent in the attack.
+        seconds: Time of the attack.
     """
 
     attack: str
@@ -45,7 +46,7 @@ class SettingSummary:
 
 @dataclass(frozen=True)
 class Results:
-    """A run that was computed, or a part of it.
+    """A run, complete or not.
 
     Attributes:
         folder: The run folder.
@@ -81,15 +82,15 @@ class Results:
 
     @property
     def clean_accuracy(self) -> float:
-        """Share of the samples that the model classifies correctly without an attack."""
+        """Return the share of samples that are correctly classified without an attack."""
         rows = self.select("attacked")
         _, first = np.unique(rows["sample"].to_numpy(), return_index=True)
         return float(np.mean(rows["attacked"].to_numpy()[first]))
 
     def select(self, *names: str) -> pa.Table:
-        """Some columns of all rows, and setting and sample, by which they are ordered.
+        """Return some columns of all rows, with setting and sample, by which they are ordered.
 
-        Texts are dictionaries. What is not asked for is not kept in memory.
+        Texts are dictionaries. Other columns are not kept in memory.
         """
         parts = [self.table] if "table" in vars(self) else RunFolder(self.folder).tables()
         rows = _gathered(_encoded(part, ("setting", "sample", *names)) for part in parts)
