@@ -41,20 +41,20 @@ class RecipeConfig(Config):
     """The recipe of a training."""
 
     name: RecipeName = "clean"
-    """``clean``; ``gaussian-naive``, noise that is scaled to eps and then clipped, so it is
-    shorter; ``gaussian-exact``, noise of exactly eps after the clip; ``adversarial-noise``,
+    """``clean``; ``gaussian-naive``, noise scaled to eps and then clipped, so its norm is
+    below eps; ``gaussian-exact``, noise of exactly eps after the clip; ``adversarial-noise``,
     noise of exactly eps from a network that learns to raise the loss (Rusak et al. 2020, arXiv
-    2001.06057); ``pgd-at``, images under ``ClipAwarePGD`` (Madry et al. 2018, arXiv
+    2001.06057); ``pgd-at``, images attacked by ``ClipAwarePGD`` (Madry et al. 2018, arXiv
     1706.06083).
     """
     eps: Annotated[Real, Field(ge=0), Finite] | None = None
-    """Norm of the perturbation, in the units of the images, whose pixels are in [0, 1]."""
+    """Norm of the perturbation in pixel units, with pixels in [0, 1]."""
     p: Positive = 2.0
     """Order of the norm."""
     share: Annotated[Real, Field(gt=0, le=1)] = 0.5
-    """Of each batch that is perturbed; the rest stays clean."""
+    """Share of each batch that is perturbed; the rest stays clean."""
     steps: Count = 5
-    """Of the attack."""
+    """Steps of the attack."""
     generator_lr: Positive = 1e-2
     """Learning rate of the network that makes the noise."""
     kernel_size: Annotated[Count, checked_by(_check_odd)] = 1
@@ -81,12 +81,12 @@ class OptimizerConfig(Arguments):
     """An optimiser of ``torch.optim``."""
 
     name: str = "AdamW"
-    """Of its class."""
+    """Name of its class."""
     lr: Annotated[Positive, Finite] = 1e-2
     """Learning rate; with ``OneCycleLR`` the highest."""
     params: dict[str, Any] = field(default_factory=dict)
-    """More keyword arguments. In YAML files and on the command line they stand beside the other
-    keys: ``optimizer.momentum=0.9``.
+    """More keyword arguments. In YAML files and on the command line they are on the level of the
+    other keys: ``optimizer.momentum=0.9``.
     """
 
 
@@ -95,11 +95,10 @@ class ScheduleConfig(Arguments):
     """A scheduler of ``torch.optim.lr_scheduler``, which takes a step after each batch."""
 
     name: str = "OneCycleLR"
-    """Of its class."""
+    """Name of its class."""
     params: dict[str, Any] = field(default_factory=dict)
-    """Its keyword arguments, beside the name as those of the optimiser. Where they do not say
-    how many steps there are (``total_steps``, ``T_max``, ``total_iters``), it is all of them,
-    and ``max_lr`` is the optimiser's ``lr``.
+    """Its keyword arguments, on the level of the name. The number of steps (``total_steps``,
+    ``T_max``, ``total_iters``) defaults to all of them, and ``max_lr`` to the optimiser's ``lr``.
     """
 
 
@@ -116,55 +115,55 @@ class Training(Config):
     """A training. ``Training()`` is the bundled default; ``train`` runs it."""
 
     model: ModelConfig = field(default_factory=_untrained)
-    """The network; ``weights`` are those to start from, and ``auto`` means none. Where neither
-    they nor ``mean`` and ``std`` say otherwise, pixels are normalised to [-1, 1].
+    """The network. Training starts from ``weights``, and ``auto`` means none. Unless they or
+    ``mean`` and ``std`` say otherwise, pixels are normalised to [-1, 1].
     """
     data: DataConfig = field(default_factory=DataConfig)
     """The images: the training split of digits or of one of torchvision's data sets, or a
     folder or data of your own. They are decoded into memory.
     """
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
-    """What it is trained on."""
+    """The recipe."""
     optimizer: OptimizerConfig = field(default_factory=_with_decay)
-    """Its optimiser."""
+    """The optimiser."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    """How the learning rate changes."""
+    """The schedule of the learning rate."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Where the training is reported, epoch by epoch, besides its folder."""
     epochs: Count = 30
-    """At most this many."""
+    """Number of epochs, at most."""
     batch_size: Count = 64
-    """Of all processes together; a last batch that is smaller is left out."""
+    """Batch size of all processes together; a smaller last batch is omitted."""
     shift: Natural = 3
-    """Each image is moved by up to this many pixels, and black moves in."""
+    """Each image is moved by up to this many pixels and filled with black."""
     flip: bool = False
     """Mirror half of the images."""
     holdout: Annotated[Real, Field(gt=0, lt=1)] = 0.1
-    """The part of the data that is not trained on but evaluated after each epoch."""
+    """Share of the data that is held out from training and evaluated after each epoch."""
     patience: Count | None = None
     """Stop after this many epochs in which the loss on the held-out images, perturbed by the
-    recipe, did not fall, and keep the weights of the best epoch. None never stops and keeps the
-    last ones.
+    recipe, did not decrease, and keep the weights of the best epoch. None never stops and keeps
+    the last weights.
     """
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """``float32``, or ``bfloat16`` or ``float16`` where autocast takes it (AMP)."""
     processes: Count = 1
-    """Of this machine, one per GPU where there are GPUs. ``torchrun`` and the like start
-    processes themselves; they are used as they are.
+    """Number of processes on this machine, one per GPU if there are GPUs. Processes that
+    ``torchrun`` started are used as they are.
     """
     seed: Natural = 0
-    """Of everything random."""
+    """Seed of everything random."""
     device: str = "auto"
     """``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``."""
     threads: Count | None = None
-    """Of PyTorch on the CPU; None as in ``Evaluation``. Weights are bit-identical only at the
-    same number of threads.
+    """PyTorch's threads on the CPU; None as in ``Evaluation``. Weights are bit-identical only at
+    the same number of threads.
     """
     checkpoint_every: Count = 100
     """Steps between checkpoints."""
     output: PathText | None = None
-    """The run folder; None makes a new one below ``runs``, named for the time. One that holds a
-    part of this very training is completed.
+    """The run folder; None makes a new one below ``runs``, named for the time. A training in
+    this folder is resumed.
     """
 
     @field_validator("model")

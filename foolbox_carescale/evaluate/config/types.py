@@ -61,7 +61,7 @@ def shard_of(shard: str | None) -> tuple[int, int]:
         return 0, 1
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
     if match is None:
-        raise UserError(f"{shard!r} is not i/n; write 0/4 for the first part of four")
+        raise UserError(f"{shard!r} is not i/n; write 0/4 for the first shard of four")
     number, count = int(match[1]), int(match[2])
     if number >= count:
         raise UserError(f"{shard} is not one of {count}; they count from 0")
@@ -107,12 +107,12 @@ class ModelConfig(TargetArguments):
     weights: PathText | None = "auto"
     """``auto``, ``bundled`` (the digits classifier that ships with the package), ``DEFAULT`` or
     another of torchvision's weights by name, a file (safetensors, or a PyTorch state dict,
-    which is read without running code), or None: untrained. ``auto`` takes what fits the data:
-    the bundled weights for digits, DEFAULT for data with ImageNet's 1000 classes; otherwise the
-    network stays untrained, and a warning says so.
+    which is read without running code), or None: untrained. ``auto`` takes the weights that fit
+    the data: bundled for digits, DEFAULT for data with ImageNet's 1000 classes. Otherwise the
+    network stays untrained, with a warning.
     """
     num_classes: Count | None = None
-    """None takes it from the weights, otherwise from the data."""
+    """Number of classes; None takes it from the weights, or else from the data."""
     mean: list[Real] | None = None
     """Per-channel normalisation; None takes them from the weights."""
     std: list[Real] | None = None
@@ -124,9 +124,9 @@ class ModelConfig(TargetArguments):
     params: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the constructor or of ``_target_``."""
     dtype: Literal["float32", "bfloat16", "float16", "autocast"] = "float32"
-    """``float32``; ``bfloat16`` or ``float16``, in which the network computes; or ``autocast``,
-    where PyTorch chooses bfloat16 for each operation that stands it. Images, logits and
-    gradients stay float32.
+    """Type in which the network computes: ``float32``, ``bfloat16``, ``float16``, or ``autocast``,
+    where PyTorch chooses bfloat16 for each suitable operation. Images, logits and gradients stay
+    float32.
     """
 
 
@@ -143,11 +143,11 @@ class DataConfig(TargetArguments):
     """Directory of ``folder`` and of torchvision's data sets."""
     size: Count | None = None
     """Height and width in pixels, cropped from the centre. None takes it, with ``resize`` and
-    ``interpolation``, from torchvision's weights where the model has them, and otherwise keeps
-    the images as they are.
+    ``interpolation``, from torchvision's weights if the model has them, and otherwise does not
+    change the images.
     """
     seed: Natural = 0
-    """Chooses which samples are drawn where the data hold more than are asked for."""
+    """Seed of the draw of samples, if the data hold more than ``samples``."""
     _target_: str | None = None
     """``package.module.callable`` of your own, instead of ``name``. It returns ``(images,
     labels)`` or a data set of ``(image, label)`` pairs.
@@ -155,7 +155,7 @@ class DataConfig(TargetArguments):
     params: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the data set or of ``_target_``."""
     resize: Count | None = None
-    """Of the shorter side, in pixels, before the crop; None takes ``size``."""
+    """Length of the shorter side in pixels, before the crop; None takes ``size``."""
     interpolation: str | None = None
     """``bilinear``, ``bicubic``, ``nearest``, ...; None takes bilinear."""
     index: PathText | None = None
@@ -194,14 +194,14 @@ class AttackConfig(Arguments):
     epsilons: Epsilons | None = None
     """None takes the run's epsilons of the attack's norm."""
     repeat: Count = 1
-    """Runs the attack this often and keeps what succeeds."""
+    """Number of runs of the attack; a sample keeps its first success."""
     params: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the constructor. In YAML files and on the command line they stand
-    beside the other keys: ``attacks.mine.steps=20``.
+    """Keyword arguments of the constructor. In YAML files and on the command line they are on
+    the level of the other keys: ``attacks.mine.steps=20``.
     """
     _target_: str | None = None
     """``package.module.callable`` of your own, which returns a Foolbox attack; ``name`` is then
-    only what the results call it.
+    only its name in the results.
     """
 
     def __post_init__(self) -> None:
@@ -217,17 +217,17 @@ class ExecutorConfig(Config):
     ``carescale.executors``.
     """
     address: str | None = None
-    """Of the Ray cluster; ``auto`` takes the one of this machine, and None starts one."""
+    """Address of the Ray cluster; ``auto`` takes the one of this machine, and None starts one."""
     cpus: Share = 1.0
-    """Of each Ray worker."""
+    """CPUs of each Ray worker."""
     gpus: Share = 0.0
-    """Of each Ray worker; a fraction shares a GPU."""
+    """GPUs of each Ray worker; a fraction shares a GPU."""
     workers: Count | None = None
-    """How many Ray workers; None starts as many as the cluster has room for."""
+    """Number of Ray workers; None starts as many as fit into the cluster."""
     retries: Natural = 3
-    """How often a task whose Ray worker died is tried again, on another one."""
+    """How often a task is tried again after its Ray worker died."""
     runtime_env: dict[str, Any] = field(default_factory=dict)
-    """Ray's, for what its nodes lack, such as ``{working_dir: .}`` for modules of your own that
+    """Ray's runtime environment, such as ``{working_dir: .}`` for your own modules that
     ``_target_`` names.
     """
 
@@ -240,23 +240,23 @@ class TrackingConfig(Config):
     """``none``, ``mlflow`` or ``tensorboard``."""
     uri: str | None = None
     """MLflow's tracking server or store, such as ``sqlite:///mlflow.db``; None takes MLflow's
-    own default, which MLFLOW_TRACKING_URI sets.
+    default, which MLFLOW_TRACKING_URI sets.
     """
     experiment: str = "carescale"
-    """MLflow's experiment, which is made where it is not there yet."""
+    """MLflow's experiment, which is created if it is missing."""
     run_name: str | None = None
-    """MLflow's name of the run; None takes the run folder's."""
+    """Name of the run in MLflow; None takes the run folder's."""
     folder: PathText | None = None
-    """Of TensorBoard's event files; None takes ``tensorboard`` in the run folder."""
+    """Folder of TensorBoard's event files; None takes ``tensorboard`` in the run folder."""
 
 
 def default_attacks() -> dict[str, AttackConfig]:
-    """Foolbox's attacks and ours, side by side, by label."""
+    """Return attacks of Foolbox and of this package, by name."""
     return {k: read(AttackConfig, attack) for k, attack in _default_group()["attacks"].items()}
 
 
 def default_epsilons() -> dict[str, list[float]]:
-    """Epsilons that take the bundled model from about 0.9 to 0 robust accuracy."""
+    """Return epsilons that take the bundled model from about 0.9 to 0 robust accuracy."""
     return {norm: list(values) for norm, values in _default_group()["epsilons"].items()}
 
 
@@ -277,24 +277,24 @@ class Evaluation(Config):
     data: DataConfig = field(default_factory=DataConfig)
     """The images."""
     attacks: dict[Label, AttackConfig] = field(default_factory=default_attacks)
-    """By label; the label names the curve and the rows of the table."""
+    """By name, which also names the curve and the rows of the table."""
     epsilons: dict[NormName, Epsilons] = field(default_factory=default_epsilons)
-    """By norm: ``L1``, ``L2``, ``Linf``; an attack's own list overrides them. In the units of
-    the images, whose pixels are in [0, 1].
+    """By norm: ``L1``, ``L2``, ``Linf``; an attack's own list overrides them. In
+    pixel units, with pixels in [0, 1].
     """
     samples: Count | None = 100
-    """At most this many; None takes all."""
+    """Number of samples, at most; None takes all."""
     batch_size: Count = 100
-    """Samples that are attacked together. Random attacks draw again per batch, so another batch
-    size gives other draws.
+    """Samples that are attacked together. Random attacks draw per batch, so another batch size
+    gives other draws.
     """
     seed: Natural = 0
-    """Of everything random in the attacks."""
+    """Seed of everything random in the attacks."""
     device: str = "auto"
     """``auto`` (a GPU where there is one), ``cpu``, ``cuda:0``, ..."""
     threads: Count | None = None
-    """Of PyTorch on the CPU. None takes one for images of up to 64 x 64 pixels, where more gain
-    little and cost much on a busy machine, and otherwise leaves PyTorch's choice. Results are
+    """PyTorch's threads on the CPU. None takes one for images of up to 64 x 64 pixels, where more
+    gain little and cost much on a busy machine, and otherwise PyTorch's choice. Results are
     bit-identical only at the same number of threads.
     """
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
@@ -304,12 +304,12 @@ class Evaluation(Config):
     save: Literal["adversarial_examples", None] = None
     """``adversarial_examples`` stores them too, as float32, one safetensors file per task."""
     shard: Annotated[str, checked_by(shard_of)] | None = None
-    """``i/n`` computes part i of n, counted from 0, for job arrays. All parts write into one
+    """``i/n`` computes shard i of n, counted from 0, for job arrays. All shards write into one
     folder, in any order, at any time.
     """
     output: PathText | None = None
     """The run folder; None makes a new one below ``runs``, named for the time. A folder that
-    holds a part of this very run is completed.
+    holds this run, complete or not, is completed.
     """
 
     @field_validator("attacks")
@@ -336,7 +336,7 @@ class Evaluation(Config):
     def to_yaml(self) -> str:
         """Return YAML that ``load_evaluation`` reads back, without ``output`` and ``shard``."""
         content = to_builtins(self)
-        for key in ("output", "shard"):  # where a run is stored is no part of what it computes
+        for key in ("output", "shard"):  # where a run is stored does not change what it computes
             del content[key]
         nodes = [content[key] for key in ("model", "data") if content[key]["_target_"]]
         for attack in content["attacks"].values():
@@ -355,7 +355,7 @@ EVALUATION = ConfigSpec(
     groups={
         "model": ModelConfig,
         "data": DataConfig,
-        "attack": None,  # its files hold attacks and epsilons, by label and by norm
+        "attack": None,  # its files hold attacks by name and epsilons by norm
         "executor": ExecutorConfig,
         "tracking": TrackingConfig,
     },
