@@ -21,7 +21,7 @@ from ..evaluate.config.types import TrackingConfig
 from ..evaluate.data.sources import Data, open_source
 from ..evaluate.errors import LOGGER, StorageError, UserError
 from ..evaluate.models.loading import find_device, resolve_model
-from ..evaluate.runner.identity import check_config, inputs_digest, versions
+from ..evaluate.runner.identity import check_config, check_inputs, inputs_digest, versions
 from ..evaluate.runner.resolve import view_of
 from ..evaluate.runner.run import SMALL
 from ..evaluate.serialization import to_builtins
@@ -127,17 +127,15 @@ def _start(training: Training) -> tuple[Training, Data, str, RunFolder]:
         training = dataclasses.replace(training, threads=chosen["threads"], device=chosen["device"])
     resolved, data = _resolve(training)
     config = _identity(resolved)
-    identity = {"config": config, "inputs": inputs_digest(data)}
+    inputs = inputs_digest(data)
+    identity = {"config": config, "inputs": inputs}
     run = hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
     if folder is not None and record is not None and record["run"] != run:
         check_config(record["resolved"], config, folder)
-        raise UserError(
-            f"data: the images or labels are not those that the training in {folder} was started"
-            " with; choose another folder with output=..."
-        )
+        check_inputs(record["inputs"], inputs, f"the training in {folder}")
     store = RunFolder.new() if folder is None else RunFolder(folder)
     if not _rank():
-        made = {"run": run, "asked": _identity(training), "resolved": config}
+        made = {"run": run, "asked": _identity(training), "resolved": config, "inputs": inputs}
         _open(store, None if record else {**made, "versions": versions()}, resolved.to_yaml())
     return resolved, data, run, store
 

@@ -9,6 +9,8 @@ import tracemalloc
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
+from foolbox import PyTorchModel
 from PIL import Image
 
 from foolbox_carescale.cli import main
@@ -22,6 +24,8 @@ from foolbox_carescale.evaluate import (
     evaluate,
     load_evaluation,
 )
+from foolbox_carescale.evaluate.models.loading import module_of
+from foolbox_carescale.evaluate.models.weights import weights_digest
 from foolbox_carescale.evaluate.store.checksums import digest
 from foolbox_carescale.evaluate.store.folder import FORMAT, RunFolder
 from tests.evaluate import factories
@@ -141,7 +145,7 @@ def test_other_images_under_the_same_name_are_refused(tmp_path):
     changes = {"data": DataConfig("folder", root=str(tmp_path / "images")), "samples": 1}
     folder = started(tmp_path / "run", tasks=1, **changes)
     Image.new("RGB", (4, 4), "grey").save(image)
-    with pytest.raises(UserError, match="data: the images or labels are not those"):
+    with pytest.raises(UserError, match="data: the images are not those that the run in"):
         evaluate(tiny(folder, **changes))
 
 
@@ -152,6 +156,69 @@ def test_other_weights_under_the_same_name_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(factories, "model", lambda: original(bias=0.5))
     with pytest.raises(UserError, match="model: it is not the model that the run in"):
         evaluate(tiny(folder))
+
+
+def test_an_image_changed_anywhere_in_the_data_is_refused(tmp_path, monkeypatch):
+    images, labels = np.random.default_rng(0).random((120, 1, 4, 4), np.float32), [0, 1] * 60
+    monkeypatch.setattr(factories, "data", lambda: (images, np.array(labels)))
+    folder = started(tmp_path / "run")
+    images[110] = 1 - images[110]
+    with pytest.raises(UserError, match="data: the images are not those"):
+        evaluate(tiny(folder))
+    images[110] = 1 - images[110]
+    labels[110] = 1 - labels[110]
+    with pytest.raises(UserError, match="data: the labels are not those"):
+        evaluate(tiny(folder))
+
+
+class Linear(torch.nn.Linear):
+    factor = 1.0
+
+    def forward(self, x):
+        return self.factor * super().forward(x.flatten(1))
+
+
+def linear():
+    return Linear(16, 2).eval()  # seeded
+
+
+@pytest.mark.parametrize("factor", [1.05, 1.2])
+def test_scaled_weights_and_scaled_logits_are_refused(tmp_path, monkeypatch, factor):
+    changes = {"model": ModelConfig(_target_=f"{__name__}.linear")}
+    folder = started(tmp_path / "run", **changes)
+    monkeypatch.setattr(Linear, "factor", factor)
+    with pytest.raises(UserError, match=r"not the model that .* the largest logit of sample 0 is"):
+        evaluate(tiny(folder, **changes))
+    monkeypatch.setattr(Linear, "factor", 1.0)
+
+    unscaled = linear
+
+    def scaled():
+        model = unscaled()
+        model.weight.data *= factor
+        return model
+
+    monkeypatch.setattr(f"{__name__}.linear", scaled)
+    with pytest.raises(UserError, match=r"not the model that .*: its weights have changed"):
+        evaluate(tiny(folder, **changes))
+    monkeypatch.undo()
+    evaluate(tiny(folder, **changes))
+
+
+def test_a_digest_of_weights_depends_on_every_value_and_not_on_the_device():
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    wrapped = PyTorchModel(model.eval(), bounds=(-1, 1)).transform_bounds((0, 1))
+    assert module_of(wrapped) is model
+    before = weights_digest(model)
+    model.to(memory_format=torch.channels_last)
+    if torch.cuda.is_available():
+        model.to("cuda")
+    assert weights_digest(model) == before
+    for tensor in (*model.parameters(), model[1].running_var):
+        tensor.data.view(-1)[-1] += 1
+        assert weights_digest(model) != before
+        tensor.data.view(-1)[-1] -= 1
+    assert weights_digest(model.half()) != before
 
 
 def test_an_untrained_network_is_the_same_one_when_a_run_is_continued(tmp_path):

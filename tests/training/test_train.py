@@ -241,7 +241,7 @@ def test_other_data_under_the_same_name_are_refused(tmp_path, monkeypatch):
     stopped_at(2, monkeypatch, factories.training(tmp_path))
     pixels, labels = factories.images()
     monkeypatch.setattr(factories, "images", lambda: (1 - pixels, labels))
-    with pytest.raises(UserError, match="data: the images or labels are not those"):
+    with pytest.raises(UserError, match="data: the images are not those"):
         train(factories.training(tmp_path))
 
 

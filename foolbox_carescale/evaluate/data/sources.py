@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -50,6 +52,12 @@ class Data:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @functools.cached_property
+    def hashes(self) -> list[str]:
+        """Return BLAKE2b, 16 bytes in hexadecimal, of each image's float32 pixels in C order."""
+        pixels = (np.ascontiguousarray(image, "<f4").tobytes() for image in self.images)
+        return [hashlib.blake2b(one, digest_size=16).hexdigest() for one in pixels]
 
 
 def load_data(config: DataConfig, samples: int | None = None) -> Data:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torchvision
-from foolbox.models import Model, PyTorchModel
+from foolbox.models import Model, PyTorchModel, TransformBoundsWrapper
 
 from ..config.types import ModelConfig
 from ..errors import EvaluationWarning, UserError, nearest, warn
@@ -154,12 +154,20 @@ def _foolbox_model(made: Any, config: ModelConfig) -> Any:
             f"model.mean, model.std, model.dtype: {config._target_} returned a Foolbox model,"
             " which has its own preprocessing and type; set them there"
         )
-    if isinstance(made, PyTorchModel):
-        # Foolbox keeps the module in a closure only
-        module = inspect.getclosurevars(made._model).nonlocals.get("model")
-        if isinstance(module, torch.nn.Module):
-            _set_to_eval(module)
+    if (module := module_of(made)) is not None:
+        _set_to_eval(module)
     return made if tuple(made.bounds) == (0, 1) else made.transform_bounds((0, 1))
+
+
+def module_of(model: Any) -> torch.nn.Module | None:
+    """Return the module of a Foolbox model; None if it is of another framework."""
+    while isinstance(model, TransformBoundsWrapper):
+        model = model._model
+    if not isinstance(model, PyTorchModel):
+        return None
+    # Foolbox keeps the module in a closure only
+    module = inspect.getclosurevars(model._model).nonlocals.get("model")
+    return module if isinstance(module, torch.nn.Module) else None
 
 
 def _set_to_eval(module: torch.nn.Module) -> None:

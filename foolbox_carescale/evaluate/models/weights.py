@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import warnings
 from dataclasses import dataclass
@@ -95,3 +97,15 @@ def _numbers(values: Any) -> list[float]:
 
 def _no_safetensors(path: Path, error: Exception) -> UserError:
     return UserError(f"model.weights: {path} is not a safetensors file ({error})")
+
+
+def weights_digest(module: torch.nn.Module) -> str:
+    """Return BLAKE2b, 16 bytes in hexadecimal, of parameters and buffers, on whatever device."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
+        hashed.update(f"{name} {tensor.dtype}".encode())
+        if tensor.layout == torch.strided and not torch.nn.parameter.is_lazy(tensor):
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            hashed.update(f"{tuple(tensor.shape)}".encode())
+            hashed.update(flat.view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()

@@ -8,7 +8,7 @@ import hashlib
 import json
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ..config.types import Evaluation
 from ..data.sources import Data
 from ..errors import EvaluationWarning, UserError, warn
 from ..serialization import flatten_keys, to_builtins
+from .tasks import Tasks
 
 PACKAGES = ("foolbox-carescale", "foolbox", "eagerpy", "numpy", "torch", "torchvision")
 
@@ -31,34 +32,42 @@ NON_IDENTITY_KEYS = ("executor", "tracking", "shard", "output")
 The device and the number of threads are not among them: both change the last bits.
 """
 
-ROUNDING = 0.05
-"""Difference of cross-entropies, relative to 1 + the larger, up to which two models are the same:
-other devices and versions round differently, other weights differ by more in some sample."""
+ROUNDING = 0.02
+"""Difference of logits, relative to the largest, up to which two models with the same weights are
+the same: devices and versions round differently, TensorFloat-32 by some thousandths."""
 
 _SHOWN = 4
 
 
 def record_of(
-    asked: Evaluation, resolved: Evaluation, data: Data, tasks: int, clean_losses: Sequence[float]
+    asked: Evaluation,
+    resolved: Evaluation,
+    inputs: Mapping[str, str],
+    tasks: Tasks,
+    model: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return what identifies a run, for ``RunFolder.start``.
 
     Args:
         asked: The run as it was asked for, and
         resolved: with resolved defaults.
-        data: Its samples.
-        tasks: How many it has.
-        clean_losses: Cross-entropies of the first batch.
+        inputs: The digest of its samples.
+        tasks: All of it.
+        model: What identifies it, as a worker says.
     """
-    identity = {"config": _identity(resolved), "inputs": inputs_digest(data)}
+    identity = {
+        "config": _identity(resolved),
+        "inputs": dict(inputs),
+        "weights": model["weights"],
+    }
     return {
         "fingerprint": hashlib.blake2b(_text(identity).encode(), digest_size=16).hexdigest(),
         "asked": _identity(asked),
         "resolved": identity["config"],
-        "samples": len(data),
-        "tasks": tasks,
+        "samples": tasks.samples,
+        "tasks": len(tasks),
         "inputs": identity["inputs"],
-        "clean_losses": list(clean_losses),
+        "model": dict(model),
         "versions": versions(),
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
@@ -108,13 +117,11 @@ def same_choices(adopted: Evaluation, resolved: Evaluation) -> bool:
     )
 
 
-def check_same(record: Mapping[str, Any], resolved: Evaluation, data: Data, folder: Path) -> None:
+def check_same(
+    record: Mapping[str, Any], resolved: Evaluation, inputs: Mapping[str, str], folder: Path
+) -> None:
     """Raise a UserError where the same config has come to mean another run."""
-    if len(data) != record["samples"] or inputs_digest(data) != record["inputs"]:
-        raise UserError(
-            f"data: the images or labels are not those that the run in {folder} was started with;"
-            " choose another folder with output=..."
-        )
+    check_inputs(record["inputs"], inputs, f"the run in {folder}")
     check_config(record["resolved"], json.loads(_text(_identity(resolved))), folder)
 
 
@@ -137,34 +144,52 @@ def check_config(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
         _refuse([_described(key, before, after) for key in different], folder)
 
 
-def check_same_model(then: Sequence[float], now: Sequence[float], where: str) -> None:
-    """Raise a UserError where the clean losses of two models differ by more than rounding.
+def check_same_model(then: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
+    """Raise a UserError where two models differ in weights, or in logits by more than rounding.
 
     Args:
-        then: Cross-entropies of some samples, and
-        now: those of the same samples by a model that should be the same.
-        where: Whose the first are.
+        then: What identifies a model, as a worker says, and
+        now: the same of a model that should be the same.
+        where: Whose the first is.
     """
-    before, after = np.asarray(then), np.asarray(now)
-    with np.errstate(invalid="ignore"):
-        off = np.abs(before - after) > ROUNDING * (1 + np.maximum(before, after))
+    differ = f"model: it is not the model {where}: "
+    remedy = "load or seed its weights, or choose another folder with output=..."
+    if then["weights"] != now["weights"]:
+        raise UserError(f"{differ}its weights have changed; {remedy}")
+    before, after = np.asarray(then["logits"], float), np.asarray(now["logits"], float)
+    scale = np.abs(before[np.isfinite(before)]).max(initial=0)
+    off = ~np.isclose(after, before, rtol=0, atol=ROUNDING * scale, equal_nan=True)
     if off.any():
         i = int(np.flatnonzero(off)[0])
         raise UserError(
-            f"model: it is not the model {where}: the cross-entropy of sample {i} without an"
-            f" attack is {after[i]:.4g} here and {before[i]:.4g} there; the weights or the code"
-            " have changed, or the model answers differently each time; load or seed its"
-            " weights, or choose another folder with output=..."
+            f"{differ}the largest logit of sample {i} is {after[i]:.4g} here and {before[i]:.4g}"
+            f" there; its code has changed, or it answers differently each time; {remedy}"
         )
 
 
-def inputs_digest(data: Data) -> str:
-    """BLAKE2b, 16 bytes in hexadecimal, of the samples' places, labels and first images."""
-    first = 100  # all labels and places, but not all pixels: that would take a minute of a data set
-    hashed = hashlib.blake2b(digest_size=16)
-    for array in (data.index, data.labels, data.images[:first]):
-        hashed.update(np.ascontiguousarray(array).tobytes())
-    return hashed.hexdigest()
+def check_inputs(then: Mapping[str, str], now: Mapping[str, str], where: str) -> None:
+    """Raise a UserError that says in what the data of two runs differ.
+
+    Args:
+        then: What ``inputs_digest`` returned for one run, and
+        now: for another.
+        where: Which run the first is.
+    """
+    if different := [name for name in now if now[name] != then[name]]:
+        raise UserError(
+            f"data: the {' and the '.join(different)} are not those that {where} was started"
+            " with; choose another folder with output=..."
+        )
+
+
+def inputs_digest(data: Data) -> dict[str, str]:
+    """Return BLAKE2b, 16 bytes in hexadecimal, of all samples' places, labels and images."""
+    parts = {
+        "places in the data set": np.ascontiguousarray(data.index).tobytes(),
+        "labels": np.ascontiguousarray(data.labels).tobytes(),
+        "images": "".join(data.hashes).encode(),
+    }
+    return {n: hashlib.blake2b(part, digest_size=16).hexdigest() for n, part in parts.items()}
 
 
 def versions() -> dict[str, str]:

@@ -101,6 +101,7 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
 
     with diagnostics.capture_warnings() as captured:
         resolved, data = _resolve(evaluation)
+    inputs = identity.inputs_digest(data)  # hashes each image, before they go to workers
     tasks = Tasks(make_settings(resolved), len(data), resolved.batch_size, resolved.seed)
     executor = make_executor(resolved, data, tasks)
     try:
@@ -108,8 +109,7 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
         diagnostics.emit(probe.diagnostics)
         captured += probe.diagnostics
         if folder is None or record is None:
-            losses = probe.clean_losses
-            made = identity.record_of(evaluation, resolved, data, len(tasks), losses)
+            made = identity.record_of(evaluation, resolved, inputs, tasks, probe.model)
             folder = folder or RunFolder.new()
             if not folder.start(made):
                 record = folder.record()
@@ -121,9 +121,9 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
                     return _evaluate(evaluation, on_progress)
             log = _open(folder, resolved, len(data))
         if record is not None:
-            identity.check_same(record, resolved, data, folder.path)
+            identity.check_same(record, resolved, inputs, folder.path)
             where = f"that the run in {folder.path} was started with"
-            identity.check_same_model(record["clean_losses"], probe.clean_losses, where)
+            identity.check_same_model(record["model"], probe.model, where)
         folder.write_config(_header() + resolved.to_yaml())
         folder.write_warnings(diagnostics.to_dicts(captured))
         _compute(executor, log, on_progress or _ignore)

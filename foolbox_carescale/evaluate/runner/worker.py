@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import sys
@@ -20,7 +19,8 @@ from .. import diagnostics
 from ..config.types import Evaluation
 from ..data.sources import Data
 from ..errors import UserError
-from ..models.loading import load_model
+from ..models.loading import load_model, module_of
+from ..models.weights import weights_digest
 from ..store.schema import SCHEMA, TaskResult
 from .tasks import AttackSetting, Task, Tasks
 
@@ -42,12 +42,12 @@ class ModelProbe:
     """What a worker tells before its first task.
 
     Attributes:
-        clean_losses: Cross-entropies of the first batch, by which two workers see whether they
-            have the same model.
+        model: By which two workers see whether they have the same one: a digest of its
+            ``weights``, and the largest of the ``logits`` of each sample of the first batch.
         diagnostics: About the model.
     """
 
-    clean_losses: list[float]
+    model: dict[str, Any]
     diagnostics: list[diagnostics.Diagnostic]
 
 
@@ -57,6 +57,7 @@ class _CleanBatch:
 
     predictions: Array
     losses: Array
+    largest_logits: Array
     hashes: list[str]
     reachable: dict[float, Array] = field(default_factory=dict)
 
@@ -86,13 +87,16 @@ class Worker:
         Raises:
             UserError: The model has too few classes for the data.
         """
-        losses = self._batch(0).losses.tolist()
-        batch, samples = len(losses), len(self._data)
+        module = module_of(self._model)
+        weights = None if module is None else weights_digest(module)
+        logits = self._batch(0).largest_logits.tolist()
+        batch, samples = len(logits), len(self._data)
         # spread out: of sorted data the first ones are of one class
         some = np.linspace(0, samples - 1, min(samples, max(batch, LOOKED_AT))).astype(int)
         images, labels = self._data.images[some], self._data.labels[some]
         return ModelProbe(
-            losses, diagnostics.of_model(self._model, images, labels, batch_size=batch)
+            {"weights": weights, "logits": logits},
+            diagnostics.of_model(self._model, images, labels, batch_size=batch),
         )
 
     def run(self, task: Task) -> TaskResult:
@@ -148,7 +152,10 @@ class Worker:
                     " set model.num_classes, or take other data"
                 )
             self._batches[number] = _CleanBatch(
-                logits.argmax(1), cross_entropy(logits, labels), [input_hash(i) for i in images]
+                logits.argmax(1),
+                cross_entropy(logits, labels),
+                logits.max(1),
+                [self._data.hashes[i] for i in positions],
             )
         return self._batches[number]
 
@@ -269,7 +276,7 @@ def make_worker(evaluation: Evaluation, data: Data, tasks: Tasks) -> tuple[Worke
             f"model.name: {name} cannot classify images of shape {shape} ({reason});"
             " try data.size=224"
         ) from error
-    return worker, ModelProbe(probe.clean_losses, [*captured, *probe.diagnostics])
+    return worker, ModelProbe(probe.model, [*captured, *probe.diagnostics])
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
@@ -304,12 +311,6 @@ def quantise(images: Array) -> Array:
     """Return the images as 8-bit files hold them: rounded to the nearest multiple of 1/255."""
     rounded: Array = (np.rint(images * 255) / 255).astype(np.float32)
     return rounded
-
-
-def input_hash(image: Array) -> str:
-    """BLAKE2b, 16 bytes in hexadecimal, of an image's float32 pixels in C order."""
-    pixels = np.ascontiguousarray(image, dtype="<f4")
-    return hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
 
 
 def seed_everything(seed: int) -> None:

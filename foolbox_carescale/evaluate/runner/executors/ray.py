@@ -207,7 +207,7 @@ class RayExecutor:
         self._lost = 0
         if self._probe is None:
             self._probe = probe
-        check_same_model(self._probe.clean_losses, probe.clean_losses, "of the first Ray worker")
+        check_same_model(self._probe.model, probe.model, "of the first Ray worker")
         self._workers.append(_Remote(actor))
         return None
 
