@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
 FRAMEWORKS = ("numpy", "torch", "tensorflow", "jax")
 # NumPy itself has no bfloat16
@@ -25,22 +26,31 @@ HALF = [f"{f}-{d}" for f in FRAMEWORKS for d in DTYPES[f] if d in ("float16", "b
 WITH_GRADIENT = ["torch-float64", "tensorflow-float64", "jax-float64"]
 
 
-def covering(names: list[str], *factors: Any) -> list[tuple[Any, ...]]:
-    """Return all combinations for NumPy, and for others each value of the first factor once.
+def covering(names: Sequence[str], *factors: Any) -> list[tuple[Any, ...]]:
+    """Return all combinations for the first framework, and two for each of the others.
 
-    The same engine answers for all of them. The other factors take turns, shifted for each backend.
+    The same engine answers for all of them. Steps of the golden section spread the two evenly.
     """
+    combinations = list(itertools.product(*factors))
+    frameworks = [name.partition("-")[0] for name in names]
     chosen: list[tuple[Any, ...]] = []
-    for k, name in enumerate(names):
-        if name.startswith("numpy"):
-            chosen += [(name, *values) for values in itertools.product(*factors)]
-        else:
-            first, *rest = factors
-            chosen += [
-                (name, value, *(factor[(i + k) % len(factor)] for factor in rest))
-                for i, value in enumerate(first)
-            ]
+    turn = 0
+    for name, framework in zip(names, frameworks, strict=True):
+        some = combinations
+        few = max(1, 2 // frameworks.count(framework))
+        if framework != frameworks[0] and len(combinations) > few:
+            golden = [int(0.618034 * (turn + i) * len(combinations)) for i in range(few)]
+            some = [combinations[i % len(combinations)] for i in golden]
+            turn += few
+        chosen += [(name, *values) for values in some]
     return chosen
+
+
+def cover(argument: str, names: Sequence[str], **factors: Any) -> Any:
+    """Parametrise over `covering`; the fixture `argument` gets the names."""
+    return pytest.mark.parametrize(
+        (argument, *factors), covering(names, *factors.values()), indirect=[argument]
+    )
 
 
 class Backend:

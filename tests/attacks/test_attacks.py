@@ -1,5 +1,6 @@
 """Every attack on every backend with gradients: norm of each iterate, box, seeds, targets."""
 
+import inspect
 import math
 
 import eagerpy as ep
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from foolbox_carescale import attacks
+from foolbox_carescale.attacks import registry
 from tests import reference
 from tests.attacks import model_cases
 from tests.attacks.table import (
@@ -36,6 +38,17 @@ def test_every_iterate_is_exactly_epsilon_away_and_inside_the_box(case, make, ar
     assert np.array_equal(
         np.asarray(success), case.logits(raw).argmax(1) != np.asarray(case.labels)
     )
+
+
+@on_torch
+def test_variants_of_one_norm_are_exactly_epsilon_away(case):
+    for name in registry.list_attacks("L*ClipAware*"):
+        own = inspect.signature(getattr(attacks, name)).parameters
+        short = {"steps": 1, "restarts": 1, "queries": 1}
+        arguments = {key: value for key, value in short.items() if key in own}
+        attack = getattr(attacks, name)(**arguments, **({"p": 3} if "p" in own else {}))
+        raw, _, _ = attack(case.model, case.x, case.labels, epsilons=case.epsilon(attack.p))
+        assert_size(case, raw, attack.p, case.epsilon(attack.p))
 
 
 @in_turns(SOME)
@@ -184,8 +197,8 @@ def test_repeat_keeps_size_and_box_and_never_loses_a_success(case, make, argumen
     assert np.all(thrice >= once)
 
 
-@pytest.mark.parametrize(("make", "arguments"), SOME)
 @pytest.mark.parametrize("bounds", [(-2.1, 2.64), (-0.3, 0.7), (0, 255)], ids=repr)
+@pytest.mark.parametrize(("make", "arguments"), SOME[1::2])
 def test_bounds_that_float32_cannot_hold_are_kept_as_it_rounds_them(make, arguments, bounds):
     lower, upper = (np.float32(bound) for bound in bounds)
     x = np.clip(model_cases.images(bounds), lower, upper)

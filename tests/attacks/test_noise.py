@@ -34,12 +34,11 @@ SPREAD = {
 every_backend = pytest.mark.parametrize("case", model_cases.EVERY, indirect=True)
 
 
-@pytest.mark.parametrize(
-    ("case", "make", "p"),
-    backends.covering(
-        model_cases.EVERY, [*NOISES, attacks.ClipAwareSaltAndPepperNoise], [0.5, 1, 2, math.inf]
-    ),
-    indirect=["case"],
+@backends.cover(
+    "case",
+    model_cases.EVERY,
+    make=[*NOISES, attacks.ClipAwareSaltAndPepperNoise],
+    p=[0.5, 1, 2, math.inf],
 )
 def test_noise_is_exactly_epsilon_when_most_pixels_sit_on_the_bounds(case, make, p):
     lower, upper = case.model.bounds
@@ -134,8 +133,7 @@ def test_more_repeats_fool_the_model_more_often(case):
     assert rate(50) > rate(1)
 
 
-@pytest.mark.parametrize("make", NOISES)
-@every_backend
+@backends.cover("case", model_cases.EVERY, make=NOISES)
 def test_the_noise_has_the_moments_of_its_distribution(case, make):
     # far from the bounds nothing is clipped, and rescaling changes no ratio of moments
     n = 200_000
@@ -151,8 +149,7 @@ def test_the_noise_has_the_moments_of_its_distribution(case, make):
     assert abs((z**4).mean() - kurtosis) < 5 * math.sqrt(SPREAD[make] / n)
 
 
-@pytest.mark.parametrize("case", model_cases.EVERY, indirect=True)
-@pytest.mark.parametrize("distribution", ["gaussian", "uniform", "laplace"])
+@backends.cover("case", model_cases.EVERY, distribution=["gaussian", "uniform", "laplace"])
 def test_samples_are_finite_fresh_and_of_the_dtype_of_the_input(case, distribution):
     for dtype in ("float16", "float32"):
         backend = model_cases.backends.Backend(case.backend.framework, dtype)
@@ -196,14 +193,11 @@ def test_noise_subclasses_share_one_run():
     assert np.array_equal(fc.perturb(x, noise, 3.0, p=1), same)
 
 
-@pytest.mark.parametrize(
-    ("case", "distribution", "p"),
-    backends.covering(
-        model_cases.EVERY,
-        ["signs", "salt_and_pepper", "generalized"],
-        [0.5, 1, 1.5, 2, 3, math.inf],
-    ),
-    indirect=["case"],
+@backends.cover(
+    "case",
+    model_cases.EVERY,
+    distribution=["signs", "salt_and_pepper", "generalized"],
+    p=[0.5, 1, 1.5, 2, 3, math.inf],
 )
 def test_the_other_distributions_are_exactly_epsilon_long_too(case, distribution, p):
     epsilon = case.epsilon(p)
@@ -213,8 +207,7 @@ def test_the_other_distributions_are_exactly_epsilon_long_too(case, distribution
     assert case.in_box(raw)
 
 
-@pytest.mark.parametrize("p", [0.5, 1, 1.5, 2])
-@every_backend
+@backends.cover("case", model_cases.EVERY, p=[0.5, 1, 1.5, 2])
 def test_salt_and_pepper_moves_no_element_more_than_it_needs(case, p):
     noise = attacks.ClipAwareSaltAndPepperNoise(p=p)
     part = 0.5

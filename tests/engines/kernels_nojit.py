@@ -1,4 +1,4 @@
-"""The parts of the compiled kernels, and how often they read a row.
+"""The parts of the compiled kernels.
 
 Of compiled functions only the outermost can be called: `test_kernels.py` runs this file in a
 process where numba compiles nothing.
@@ -9,7 +9,6 @@ import math
 import numpy as np
 import pytest
 
-from foolbox_carescale.engines.numba_cpu import arrays as cpu
 from foolbox_carescale.engines.numba_cpu.kernels import (
     compiling,
     passes,
@@ -18,137 +17,6 @@ from foolbox_carescale.engines.numba_cpu.kernels import (
     steepest,
 )
 from foolbox_carescale.engines.numba_cpu.kernels.compiling import bits_of, room_at
-from tests.engines.hard import Problem
-
-LENGTH = 200  # of which a sample of 128 comes first
-CASES = ("uniform", "cauchy", "geometric", "quantised")
-BOX = np.zeros((1, 1)), np.ones((1, 1))
-# What was counted for six rows of each case, one of them with eps = 0 and one out of
-# reach. Passes over the sample that comes first count, too. Fewer are welcome.
-MOST = {
-    "root 0.5": (34, 34, 39, 21),
-    "root 1.0": (33, 46, 46, 22),
-    "root 1.3": (40, 40, 42, 21),
-    "root 2.0": (32, 37, 45, 20),
-    "root 10.0": (46, 70, 54, 20),
-    "root in doubt": (1, 1, 1, 1),
-    "root of faint directions": (22, 25, 22, 9),
-    "root of float32": (32, 36, 45, 25),
-    "projection from near": (81, 70, 67, 74),
-    "projection from far": (60, 62, 61, 60),
-    "sparse step": (26, 28, 24, 258),
-    "steepest step": (260, 260, 259, 259),
-    "sphere that is reached": (0, 0, 0, 0),
-}
-
-
-def count_calls(monkeypatch, module, name):
-    """A list that grows by one with every call."""
-    kernel, calls = getattr(module, name), []
-
-    def counted(*args):
-        calls.append(args)
-        return kernel(*args)
-
-    monkeypatch.setattr(module, name, counted)
-    return calls
-
-
-def jobs(case):
-    """Names, and what to count of what."""
-    for p in (0.5, 1.0, 1.3, 2.0, 10.0):
-        problem, eps = hard(p, case)
-        yield f"root {p}", roots, "sum_row", solve(problem.x, problem.delta, eps, p)
-    problem, eps = hard(2.0, case)
-    x, v = problem.x, problem.delta
-    yield "root in doubt", roots, "_bracketed", solve(x, v, eps, 2.0)
-    yield "root of faint directions", roots, "sum_row", solve(x, 1e-200 * v, eps, 2.0)
-    yield "root of float32", roots, "sum_row", solve(*map(np.float32, (x, v)), eps, 2.0)
-    problem, eps = hard(1.0, case)
-    for name, far in (("near", 1e-3), ("far", 1e3)):
-        z = x + far * v / np.abs(v).max(axis=1, keepdims=True)
-        yield f"projection from {name}", projection, "_shrunk_block", project(x, z, far * eps)
-    counted = np.array([1.0, 2, 10, 70, 199, 200])
-    yield "sparse step", steepest, "_count_from", step(x, v, eps, counted)
-    yield "steepest step", steepest, "_count_from", step(x, v, eps, None)
-    at_eps = np.clip(x + 0.1 * np.sign(v), x - 0.1, x + 0.1)
-    on = {"p": math.inf, "sphere": True}
-    found = project(x, at_eps, np.full(6, 0.1), **on)
-    yield "sphere that is reached", projection, "solve_row_inf", found
-
-
-def hard(p, case):
-    problem = Problem(p, "float64", length=LENGTH, cases=(case,))
-    return problem, problem.eps[:, 0]
-
-
-def box(x):
-    return [bound.astype(x.dtype) for bound in BOX]
-
-
-def solve(x, v, eps, p):
-    return lambda: cpu.solve(x, v, eps.astype(float), p, *box(x), tolerance=1e-6)
-
-
-def project(x, z, eps, p=1.0, sphere=False):
-    return lambda: cpu.constrain(
-        x, z, eps, p, *box(x), tolerance=1e-6, sphere=sphere, momentum=None
-    )
-
-
-def step(x, v, eps, counted):
-    return lambda: cpu.steepest(x, v, eps, 1.0, *box(x), tolerance=1e-6, counts=counted)
-
-
-def test_a_row_is_read_no_more_often_than_it_was(monkeypatch):
-    found = {}
-    for case in CASES:
-        for name, module, kernel, call in jobs(case):
-            calls = count_calls(monkeypatch, module, kernel)
-            call()
-            monkeypatch.undo()
-            found.setdefault(name, []).append(len(calls))
-    assert found.keys() == MOST.keys()
-    for name, times in found.items():
-        # one more, should a sum be rounded otherwise
-        most = [n + 1 if n > 1 else n for n in MOST[name]]
-        assert all(a <= b for a, b in zip(times, most, strict=True)), (name, times)
-
-
-# The same for twenty rows of noise in float32, by length, p and size of eps; passes over the whole
-# row alone, where a sample of it comes first.
-READS = {
-    (1000, 1.0, 0.01): 47,
-    (1000, 1.0, 0.5): 70,
-    (1000, 2.0, 0.01): 45,
-    (1000, 2.0, 0.5): 63,
-    (1000, 3.0, 0.5): 57,
-    (100, 2.0, 0.01): 63,
-    (100, 2.0, 0.5): 86,
-}
-
-
-@pytest.mark.parametrize(("n", "p", "size"), READS)
-def test_a_row_of_noise_is_read_two_to_four_times(monkeypatch, n, p, size):
-    rng = np.random.default_rng(0)
-    x, v = (a.astype(np.float32) for a in (rng.random((20, n)), rng.normal(size=(20, n))))
-    calls = count_calls(monkeypatch, roots, "sum_row")
-    solve(x, v, np.full(20, 0.3 * size * n ** (1 / p)), p)()
-    assert sum(args[0].size == n for args in calls) <= READS[n, p, size] + 1
-
-
-# And by the projection for p = 1, by length and how far out the points are.
-PROJECTED = {(1000, 0.1): 97, (1000, 1.0): 97, (100, 1.0): 110}
-
-
-@pytest.mark.parametrize(("n", "far"), PROJECTED)
-def test_a_row_of_noise_is_projected_in_few_passes(monkeypatch, n, far):
-    rng = np.random.default_rng(0)
-    x = rng.random((20, n))
-    calls = count_calls(monkeypatch, projection, "_shrunk_block")
-    project(x, x + far * rng.normal(size=(20, n)), np.full(20, 0.03 * n))()
-    assert sum(args[0].size == n for args in calls) <= PROJECTED[n, far] + 1
-
 
 # the room is 0.8, 0.9, 0.5 though nothing moves, 0 and 0.5
 X = np.array([0.2, 0.9, 0.5, 1.0, 0.5])
@@ -295,23 +163,6 @@ def test_threshold_lets_so_many_pass(dtype, count, least, most):
         assert room[gains >= t].sum() >= budget or t == least_positive
 
 
-def test_a_good_guess_saves_passes_and_a_bad_one_costs_one(monkeypatch):
-    calls = count_calls(monkeypatch, steepest, "_count_from")
-
-    def passes_of(count, *guesses):
-        calls.clear()
-        steepest._threshold_of(GAINS, count, None, tuple(map(np.float64, guesses)))
-        return len(calls)
-
-    without = passes_of(2, 0, 0)  # down to the last of 63 bits, as two gains are the same
-    assert 60 <= without <= 64
-    assert passes_of(2, 2, np.nextafter(2, 3)) == 3
-    assert passes_of(2, np.nextafter(2, 3), 2) == 3
-    assert passes_of(2, 1e-323, 1e-322) == without + 2
-    assert passes_of(1, 2.5, 2.6) == 2
-    assert passes_of(4, 0, 0) == 1  # all that are positive
-
-
 def test_bracket_is_of_two_standard_errors_of_the_sample():
     gains = np.random.default_rng(0).permutation(4096).astype(float)
     sample = np.empty(passes.sample_size(4096))
@@ -327,16 +178,12 @@ def test_bracket_is_of_two_standard_errors_of_the_sample():
 
 
 @pytest.mark.parametrize("eps", [0.1, 1.0, 2.0])
-def test_threshold_of_the_projection(eps, monkeypatch):
+def test_threshold_of_the_projection(eps):
     room = np.array([0.8, 0.9, 0.5, 0.0, 0.5])
-    reads = count_calls(monkeypatch, projection, "_shrunk_block")
     for start in (1e-9, 0.3, 1.9, 5.0):
-        reads.clear()
         t = projection._threshold_l1(*ROW, eps, start, 2.0, 1e-12)
         assert np.clip(np.abs(V) - t, 0, room).sum() == pytest.approx(eps, rel=1e-11)
-        assert len(reads) <= 6
     # near enough is enough, in units of eps
-    reads.clear()
     for part in (eps, 1e-3 * eps):
         t = projection._threshold_l1(*ROW, part, 0.3, 2.0, 0.01)
         assert np.clip(np.abs(V) - t, 0, room).sum() == pytest.approx(part, rel=0.01)
@@ -390,10 +237,7 @@ def test_a_slope_that_is_too_flat_ends_no_search(monkeypatch):
 
 @pytest.mark.parametrize("start", [1.0, 50.0])
 def test_a_search_that_creeps_is_halved(monkeypatch, start):
-    calls = []
-
     def sums(x, v, lower, upper, scale, *_):  # the root is 3, by the slope it is far nearer
-        calls.append(scale)
         return (scale / 3) ** 2, 1e4 if scale < 3 else np.inf, 0
 
     monkeypatch.setattr(roots, "sum_row", sums)
@@ -401,34 +245,14 @@ def test_a_search_that_creeps_is_halved(monkeypatch, start):
     first = sums(X, V, 0.0, 1.0, start)[:2]
     root = roots._newton(*ROW, 1.0, 2.0, one, order, start, *first, 0.5, 100.0, 1e-12, 200)
     assert root == pytest.approx(3, rel=1e-11)
-    assert 50 < len(calls) < 130
     assert roots._newton(*ROW, 1.0, 2.0, one, order, start, *first, 0.5, 100.0, 1e-12, 30) == -1
 
 
-def test_kernels_let_other_threads_run_and_are_kept_on_disk_where_there_is_room(monkeypatch):
-    asked = []
-
+def test_kernels_compile_where_no_place_for_their_cache_can_be_written(monkeypatch):
     def njit(**options):
-        asked.append(options)
-        if options.get("cache") and full:
+        if options.get("cache"):
             raise RuntimeError("no writable place")
         return lambda function: function
 
     monkeypatch.setattr(compiling, "njit", njit)
-    full = False
-    assert compiling.compiled()(abs) is compiling.compiled(**compiling.CALLED_FROM_PYTHON)(abs)
-    for options in asked:
-        assert options["cache"]
-        assert options["nogil"]
-        assert options["error_model"] == "numpy"
-    inner, outer = asked
-    assert inner["forceinline"]  # and have no entries of their own
-    assert inner["no_cpython_wrapper"]
-    assert inner["no_cfunc_wrapper"]
-    assert not outer["forceinline"]
-    assert not outer["no_cpython_wrapper"]
-    full = True
-    asked.clear()
     assert compiling.compiled()(abs) is abs
-    assert len(asked) == 2
-    assert "cache" not in asked[1]

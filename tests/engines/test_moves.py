@@ -1,7 +1,8 @@
-"""The moves of an steps in one pass, against the operators that take one pass each."""
+"""The moves of an attack in one pass, against the operators that take one pass each."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -14,7 +15,8 @@ from foolbox_carescale.engines.numba_cpu import arrays as cpu
 
 SIZES = {1: 20.0, 1.5: 3.0, 2: 1.0, 2.5: 0.7, 3: 0.5, math.inf: 0.1}
 each_p = pytest.mark.parametrize("p", SIZES)
-each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+DTYPES = np.float32, np.float64
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 each_n = pytest.mark.parametrize("n", [7, 3000, 40_000])  # all of a row, or a sample of it first
 
 
@@ -44,43 +46,41 @@ def without_numba(monkeypatch):
 
 
 @each_p
-@each_dtype
 @each_n
-def test_steepest_step_is_that_of_the_generic_engine(p, dtype, n, without_numba):
-    x, g = problem(n, dtype)
-    expected = without_numba(steepest_step, x, g, size(p, n), p=p)
-    np.testing.assert_allclose(steepest_step(x, g, size(p, n), p=p), expected, **close(dtype))
-
-
-@each_p
-@each_dtype
-@each_n
-@pytest.mark.parametrize("far", [0.02, 1.0])
-def test_projection_is_that_of_the_generic_engine(p, dtype, n, far, without_numba):
-    x0, v = problem(n, dtype)
-    x = x0 + dtype(far) * v
-    expected = without_numba(project, x, x0, size(p, n), p=p)
-    np.testing.assert_allclose(project(x, x0, size(p, n), p=p), expected, **close(dtype))
+def test_steepest_step_is_that_of_the_eager_engine(p, n, without_numba):
+    for dtype in DTYPES:
+        x, g = problem(n, dtype)
+        expected = without_numba(steepest_step, x, g, size(p, n), p=p)
+        np.testing.assert_allclose(steepest_step(x, g, size(p, n), p=p), expected, **close(dtype))
 
 
 @each_p
 @each_n
-@pytest.mark.parametrize("far", [0.002, 1.0])
-@pytest.mark.parametrize("momentum", [None, 0.25])
-@pytest.mark.parametrize("sphere", [True, False])
-def test_constraint_is_momentum_then_projection_then_growth(
-    p, n, far, momentum, sphere, without_numba
-):
+def test_projection_is_that_of_the_eager_engine(p, n, without_numba):
+    for dtype, far in itertools.product(DTYPES, (0.02, 1.0)):
+        x0, v = problem(n, dtype)
+        x = x0 + dtype(far) * v
+        expected = without_numba(project, x, x0, size(p, n), p=p)
+        np.testing.assert_allclose(project(x, x0, size(p, n), p=p), expected, **close(dtype))
+
+
+PAIRWISE = ((0.002, None, True), (0.002, 0.25, False), (1.0, None, False), (1.0, 0.25, True))
+
+
+@each_p
+@each_n
+def test_constraint_is_momentum_then_projection_then_growth(p, n, without_numba):
     x0, v = problem(n, np.float64)
-    z, now, before = (
-        np.clip(x0 + far * problem(n, np.float64, seed)[1], -0.1, 1.1) for seed in (1, 2, 3)
-    )
-    mix = None if momentum is None else (momentum, ep(now), ep(before))
-    arguments = {"p": p, "bounds": (0, 1), "sphere": sphere, "direction": ep(v), "momentum": mix}
-    arguments["eps"] = size(p, n)
-    expected = without_numba(steps.enforce_constraint, ep(z.copy()), ep(x0), **arguments).raw
-    found = steps.enforce_constraint(ep(z.copy()), ep(x0), **arguments).raw
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
+    for far, momentum, sphere in PAIRWISE:
+        z, now, before = (
+            np.clip(x0 + far * problem(n, np.float64, seed)[1], -0.1, 1.1) for seed in (1, 2, 3)
+        )
+        mix = None if momentum is None else (momentum, ep(now), ep(before))
+        arguments = {"p": p, "bounds": (0, 1), "direction": ep(v), "eps": size(p, n)}
+        arguments |= {"sphere": sphere, "momentum": mix}
+        expected = without_numba(steps.enforce_constraint, ep(z.copy()), ep(x0), **arguments).raw
+        found = steps.enforce_constraint(ep(z.copy()), ep(x0), **arguments).raw
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
 
 
 @each_p
@@ -187,7 +187,7 @@ def test_growth_starts_where_the_projection_ends():
 
 @each_dtype
 @each_n
-def test_sum_of_gradients_is_that_of_the_generic_engine(dtype, n, without_numba):
+def test_sum_of_gradients_is_that_of_the_eager_engine(dtype, n, without_numba):
     gradients = [problem(n, dtype, seed)[1] * dtype(10.0 ** (5 * seed - 5)) for seed in range(3)]
     gradients[1][0, :2] = np.nan, -np.inf
     gradients[2][1] = 0

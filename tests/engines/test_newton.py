@@ -5,44 +5,41 @@ import math
 import numpy as np
 import pytest
 
-from foolbox_carescale.engines import newton as passes
-from foolbox_carescale.engines import pow as exponents
+from foolbox_carescale.engines import newton, pow
 from tests import reference
 from tests.engines import hard
 
 ORDERS = tuple(p for p in hard.ORDERS if p < math.inf)
-# What was counted at first, for all cases together. Fewer are welcome.
-MOST = {0.5: 90, 1.0: 106, 1.3: 114, 1.5: 122, 2.0: 133, 3.0: 157, 10.0: 254}
 
 
 def split(c):
     bits = c.view(np.int32)
-    exponent = (bits - exponents.ROOT_HALF_BITS) >> exponents.MANTISSA_BITS
-    m = (bits - (exponent << exponents.MANTISSA_BITS)).astype(np.int32).view(np.float32)
+    exponent = (bits - pow.ROOT_HALF_BITS) >> pow.MANTISSA_BITS
+    m = (bits - (exponent << pow.MANTISSA_BITS)).astype(np.int32).view(np.float32)
     return m, exponent.astype(np.float32)
 
 
 def two_to(integer):
-    whole = integer.astype(np.int32) + exponents.EXPONENT_BIAS
-    return (whole << exponents.MANTISSA_BITS).astype(np.int32).view(np.float32)
+    whole = integer.astype(np.int32) + pow.EXPONENT_BIAS
+    return (whole << pow.MANTISSA_BITS).astype(np.int32).view(np.float32)
 
 
 def power(c, p):
-    return passes.power(np, c, p, split, two_to)
+    return newton.power(np, c, p, split, two_to)
 
 
 def search(problem):
-    """Eta, by `passes.step`, as the engines go about it; and the steps that it took."""
+    """Return eta, by `newton.step`, as the engines go about it."""
     x, delta, p, kind = problem.x, problem.delta, problem.p, np.dtype(problem.dtype).type
     eps = problem.eps.astype(kind)
     solvable = eps >= np.finfo(kind).tiny
-    inverse = 1 / np.where(solvable, np.minimum(eps, kind(passes.LARGEST_EPS)), kind(1))
-    most = kind(passes.most_room(problem.dtype, p))
-    v, r = passes.sizes(np, x, delta, kind(problem.lower), kind(problem.upper), inverse, most)
+    inverse = 1 / np.where(solvable, np.minimum(eps, kind(newton.LARGEST_EPS)), kind(1))
+    most = kind(newton.most_room(problem.dtype, p))
+    v, r = newton.sizes(np, x, delta, kind(problem.lower), kind(problem.upper), inverse, most)
     largest = v.max(axis=1, keepdims=True)
-    spread = kind(passes.spread(x.shape[1], p))
+    spread = kind(newton.spread(x.shape[1], p))
     start = spread * np.sqrt(1 / np.where(largest != 0, largest, kind(1)))
-    corner = np.sqrt(passes.breakpoints(np, v, r, np.finfo(kind).max).max(axis=1, keepdims=True))
+    corner = np.sqrt(newton.breakpoints(np, v, r, np.finfo(kind).max).max(axis=1, keepdims=True))
 
     def sums(h):
         w = v * h * h
@@ -55,42 +52,37 @@ def search(problem):
 
     infinite = np.full_like(start, math.inf)
     state = 0, start, start, infinite, ~(solvable & (largest != 0))
-    digits, rtol = kind(2 * np.finfo(kind).eps), kind(passes.sum_rtol(problem.dtype, p))
-    while not state[-1].all() and state[0] < passes.PASSES + passes.BRACKETED_PASSES:
-        state = passes.step(np, state, sums, beyond, kind(p), digits, rtol)
+    digits, rtol = kind(2 * np.finfo(kind).eps), kind(newton.sum_rtol(problem.dtype, p))
+    while not state[-1].all() and state[0] < newton.PASSES + newton.BRACKETED_PASSES:
+        state = newton.step(np, state, sums, beyond, kind(p), digits, rtol)
         assert all(t.dtype == kind for t in state[1:4])
     h = np.where(solvable & (largest != 0), state[1], kind(0))
-    return np.minimum((h * eps) * h, np.finfo(kind).max), state[0]
+    return np.minimum((h * eps) * h, np.finfo(kind).max)
 
 
 @pytest.mark.parametrize("p", ORDERS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_root_is_found_on_hard_rows_in_no_more_steps_than_at_first(p, dtype):
-    steps = 0
+def test_the_root_is_found_on_hard_rows(p, dtype):
     with np.errstate(all="ignore"):  # as compiled code does
         for case in reference.CASES:
             problem = hard.Problem(p, dtype, cases=(case,))
-            eta, count = search(problem)
-            problem.check(eta)
-            steps += count
-    assert steps <= MOST[p] + 2  # should a sum be rounded otherwise
+            problem.check(search(problem))
 
 
 def test_nan_ends_the_search_of_its_row_alone():
     problem = hard.Problem(2.0, "float32", cases=("uniform",))
     with np.errstate(all="ignore"):
-        clean, _ = search(problem)
+        clean = search(problem)
         problem.delta[2, 3] = math.nan
-        eta, count = search(problem)
+        eta = search(problem)
     assert np.isnan(eta[2])
     others = [0, 1, 3, 4, 5]
     np.testing.assert_array_equal(eta[others], clean[others])
-    assert count <= passes.PASSES
 
 
 def test_sizes_are_in_units_of_eps_and_cut_off():
     x, v = np.array([-0.5, 0.5, 0.75, 1.5, 2.001]), np.array([-2.0, 3.0, 0.0, 1.0, 1.0])
-    size, r = passes.sizes(np, x, v, -1.0, 2.0, 0.8, 1.1)  # the last has left the box by rounding
+    size, r = newton.sizes(np, x, v, -1.0, 2.0, 0.8, 1.1)  # the last has left the box by rounding
     np.testing.assert_array_equal(size, [2, 3, 0, 1, 1])
     np.testing.assert_allclose(r[[0, 1, 3, 4]], [0.4, 1.1, 0.4, 0])
 
@@ -98,38 +90,38 @@ def test_sizes_are_in_units_of_eps_and_cut_off():
 @pytest.mark.parametrize(("dtype", "orders"), [("float32", 1e8), ("float64", 1e14)])
 def test_the_sum_still_rises_beyond_the_root(dtype, orders):
     for p in (0.05, 1.0, 2.0, 1e3, orders):
-        beyond = float(np.dtype(dtype).type(passes.most_room(dtype, p))) ** np.longdouble(p)
-        assert 1 + passes.sum_rtol(dtype, p) < beyond < np.finfo(dtype).max / 1e8
+        beyond = float(np.dtype(dtype).type(newton.most_room(dtype, p))) ** np.longdouble(p)
+        assert 1 + newton.sum_rtol(dtype, p) < beyond < np.finfo(dtype).max / 1e8
 
 
 @pytest.mark.parametrize(
     ("n", "lanes"), [(127, 0), (128, 16), (3072, 384), (150528, 1024), (12_000_000, 23424)]
 )
 def test_rows_are_cut_up_where_cache_lines_begin(n, lanes):
-    assert passes.lanes_of(n) == lanes
+    assert newton.lanes_of(n) == lanes
     assert lanes * 4 % 64 == 0
 
 
 def test_where_the_search_begins_and_how_near_is_near_enough():
-    assert passes.spread(16, 2.0) == 0.5
-    assert passes.spread(10**6, 0.01) == 1e-30
-    assert passes.sum_rtol("float32", 4.0) == 6e-7
+    assert newton.spread(16, 2.0) == 0.5
+    assert newton.spread(10**6, 0.01) == 1e-30
+    assert newton.sum_rtol("float32", 4.0) == 6e-7
     # no less than a number of the dtype can tell from 1, nor so much that no term need move
-    assert passes.sum_rtol("float32", 0.05) == 2.0**-23
-    assert passes.sum_rtol("float64", 1e14) == 0.5
-    assert passes.sum_rtol("float64", 2.0, {"float64": 1e-13}) == 2e-13
+    assert newton.sum_rtol("float32", 0.05) == 2.0**-23
+    assert newton.sum_rtol("float64", 1e14) == 0.5
+    assert newton.sum_rtol("float64", 2.0, {"float64": 1e-13}) == 2e-13
 
 
 def test_what_is_divided_by_is_positive():
     np.testing.assert_array_equal(
-        passes.positive_or_one(np, np.array([-0.5, 0.0, 0.25, 2.0])), [1, 1, 0.25, 2]
+        newton.positive_or_one(np, np.array([-0.5, 0.0, 0.25, 2.0])), [1, 1, 0.25, 2]
     )
 
 
 def test_breakpoints_are_those_of_what_can_move():
     v, r = np.array([2.0, 4.0, 0.0, 0.0, 1e-20]), np.array([0.5, 0.0, 0.5, 0.0, 1.0])
     with np.errstate(all="ignore"):
-        found = passes.breakpoints(np, v, r, 1e10)
+        found = newton.breakpoints(np, v, r, 1e10)
     np.testing.assert_allclose(found, [0.25, 0, 0, 0, 1e10])
 
 
@@ -148,7 +140,7 @@ def advanced(h, low, high, total, moving, p=2.0, count=0, done=False, corner=50.
 
     state = count, *arrays, np.array([done])
     with np.errstate(all="ignore"):
-        after, *found = passes.step(np, state, sums, beyond, p, 1e-15, 1e-3)
+        after, *found = newton.step(np, state, sums, beyond, p, 1e-15, 1e-3)
     assert after == count + 1
     assert len(asked) == 1
     return tuple(t.item() for t in found)
@@ -185,10 +177,10 @@ ANY = pytest.approx
         # nothing moves any more, or it does not arrive: from the far corner
         ({"h": 1, "low": 1, "high": math.inf, "total": 0.25, "moving": 0}, (50, 1, 50, False)),
         ({"h": 1, "low": 1, "high": math.inf, "total": 0.25, "moving": 0.25,
-          "count": passes.PASSES - 1}, (ANY(2**0.5), 1, math.inf, False)),
+          "count": newton.PASSES - 1}, (ANY(2**0.5), 1, math.inf, False)),
         ({"h": 1, "low": 1, "high": math.inf, "total": 0.25, "moving": 0.25,
-          "count": passes.PASSES}, (50, 1, 50, False)),
-        ({"h": 4, "low": 1, "high": 50, "total": 1.5, "moving": 1, "count": passes.PASSES},
+          "count": newton.PASSES}, (50, 1, 50, False)),
+        ({"h": 4, "low": 1, "high": 50, "total": 1.5, "moving": 1, "count": newton.PASSES},
          (ANY(4 * 0.5**0.25), 1, 4, False)),
         # near enough, or nothing in between
         ({"h": 4, "low": 1, "high": 50, "total": 1.0009, "moving": 1}, (4, 1, 4, True)),
@@ -227,7 +219,7 @@ def test_a_row_that_does_not_arrive_is_halved_in_the_end():
     problem.reach = reference.reachable_norm(problem.x, problem.delta, 1.3)
     problem.eps = (np.linspace(0.1, 0.99, 6)[:, None] * problem.reach[:, None]).astype(np.float32)
     with np.errstate(all="ignore"):
-        eta, _ = search(problem)
+        eta = search(problem)
     problem.check(eta)
 
 

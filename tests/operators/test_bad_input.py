@@ -21,8 +21,8 @@ TWO_TENSORS = {
 each_operator = pytest.mark.parametrize(
     ("operator", "points", "directions"), TWO_TENSORS.values(), ids=TWO_TENSORS
 )
-each_order = pytest.mark.parametrize("p", [1.0, 1.3, 2.0, math.inf])
 each_backend = pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
+each_way = backends.cover("backend", backends.SINGLE, name=TWO_TENSORS, p=[1.0, 1.3, 2.0, math.inf])
 
 
 def with_value(values, at, value):
@@ -49,10 +49,9 @@ def test_shapes_that_differ(operator, points, directions):
         operator(X, DELTA.reshape(3, 20), 0.5)
 
 
-@each_order
-@each_operator
-@each_backend
-def test_points_outside_the_bounds(backend, operator, points, directions, p):
+@each_way
+def test_points_outside_the_bounds(backend, name, p):
+    operator, points, _ = TWO_TENSORS[name]
     far = backend.tensor(with_value(X, (1, 0, 2), 1.5))
     with pytest.raises(
         ValueError,
@@ -77,25 +76,22 @@ def test_excess_of_more_than_rounding(backend):
         fc.perturb(nearly, backend.tensor(DELTA), 0.5)
 
 
-@each_order
-@each_operator
-@each_backend
-def test_nan_in_the_points(backend, operator, points, directions, p):
+@each_way
+def test_nan_in_the_points(backend, name, p):
+    operator, points, _ = TWO_TENSORS[name]
     x = backend.tensor(with_value(X, (2, 1, 1), np.nan))
     with pytest.raises(ValueError, match=says(f"{points}: 1 of 60", "NaN", "sample 2")):
         operator(x, backend.tensor(DELTA), 0.5, p=p)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@each_order
-@each_operator
-@each_backend
-def test_nan_or_infinity_in_the_directions(backend, operator, points, directions, p, value):
-    delta = backend.tensor(with_value(DELTA, (1, 3, 3), value))
-    with pytest.raises(
-        ValueError, match=says(f"{directions}: 1 of 60", "NaN or infinite", "sample 1", "gradient")
-    ):
-        operator(backend.tensor(X), delta, 0.5, p=p)
+@each_way
+def test_nan_or_infinity_in_the_directions(backend, name, p):
+    operator, _, directions = TWO_TENSORS[name]
+    message = says(f"{directions}: 1 of 60", "NaN or infinite", "sample 1", "gradient")
+    for value in (np.nan, np.inf, -np.inf):
+        delta = backend.tensor(with_value(DELTA, (1, 3, 3), value))
+        with pytest.raises(ValueError, match=message):
+            operator(backend.tensor(X), delta, 0.5, p=p)
 
 
 @each_backend
@@ -108,14 +104,12 @@ def test_reachable_norm_of_bad_points(backend):
         fc.reachable_norm(backend.tensor(X), backend.tensor(DELTA), p=-2)
 
 
-@pytest.mark.parametrize("bounds", [(1.0, 0.0), (0.5, 0.5), (0.0, math.nan), (-math.inf, 1.0)])
 @each_operator
-def test_bounds_that_are_no_interval(operator, points, directions, bounds):
-    with pytest.raises(
-        ValueError,
-        match=says("bounds: expected finite lower < upper", f"got ({bounds[0]!r}, {bounds[1]!r})"),
-    ):
-        operator(X, DELTA, 0.5, bounds=bounds)
+def test_bounds_that_are_no_interval(operator, points, directions):
+    for bounds in ((1.0, 0.0), (0.5, 0.5), (0.0, math.nan), (-math.inf, 1.0)):
+        message = says("bounds: expected finite lower < upper", f"got {bounds!r}")
+        with pytest.raises(ValueError, match=message):
+            operator(X, DELTA, 0.5, bounds=bounds)
 
 
 @each_backend
@@ -128,21 +122,18 @@ def test_tensor_bounds_that_cross_somewhere(backend):
         fc.perturb(backend.tensor(X), backend.tensor(DELTA), 0.5, bounds=(nan, 1.0))
 
 
-@pytest.mark.parametrize("bounds", [None, 1.0, (0.0,), (0.0, 0.5, 1.0)])
-def test_bounds_that_are_no_pair(bounds):
-    with pytest.raises(
-        ValueError, match=says("bounds: expected a pair (lower, upper), got", repr(bounds))
-    ):
-        fc.perturb(X, DELTA, 0.5, bounds=bounds)
+def test_bounds_that_are_no_pair():
+    for bounds in (None, 1.0, (0.0,), (0.0, 0.5, 1.0)):
+        message = says("bounds: expected a pair (lower, upper), got", repr(bounds))
+        with pytest.raises(ValueError, match=message):
+            fc.perturb(X, DELTA, 0.5, bounds=bounds)
 
 
-@pytest.mark.parametrize("shape", [(3,), (1, 3, 1), (2, 4, 5), (1, 1, 4, 5), (2, 3, 4, 5)])
-def test_bounds_that_do_not_broadcast(shape):
-    with pytest.raises(
-        ValueError,
-        match=says("bounds: the upper bound of shape", repr(shape), "(3, 4, 5)", "(1, C, 1, 1)"),
-    ):
-        fc.perturb(X, DELTA, 0.5, bounds=(0.0, np.ones(shape)))
+def test_bounds_that_do_not_broadcast():
+    for shape in ((3,), (1, 3, 1), (2, 4, 5), (1, 1, 4, 5), (2, 3, 4, 5)):
+        message = says("bounds: the upper bound of shape", f"{shape}", "(3, 4, 5)", "(1, C, 1, 1)")
+        with pytest.raises(ValueError, match=message):
+            fc.perturb(X, DELTA, 0.5, bounds=(0.0, np.ones(shape)))
 
 
 def test_bounds_of_a_wrong_type():
@@ -150,85 +141,73 @@ def test_bounds_of_a_wrong_type():
         fc.perturb(X, DELTA, 0.5, bounds=("a", "b"))
 
 
-@pytest.mark.parametrize("eps", [-0.1, math.inf, math.nan, np.float32(-1)])
 @each_operator
-def test_eps_that_is_no_length(operator, points, directions, eps):
-    with pytest.raises(ValueError, match=says(f"eps: expected a finite number >= 0, got {eps!r}")):
-        operator(X, DELTA, eps)
+def test_eps_that_is_no_length(operator, points, directions):
+    for eps in (-0.1, math.inf, math.nan, np.float32(-1)):
+        message = says(f"eps: expected a finite number >= 0, got {eps!r}")
+        with pytest.raises(ValueError, match=message):
+            operator(X, DELTA, eps)
 
 
-@pytest.mark.parametrize("bad", [-0.5, math.inf, math.nan])
 @each_backend
-def test_eps_of_one_sample_that_is_no_length(backend, bad):
-    with pytest.raises(ValueError, match=says("eps: expected finite numbers >= 0", "for sample 1")):
-        fc.perturb(backend.tensor(X), backend.tensor(DELTA), backend.tensor([0.5, bad, 0.5]))
+def test_eps_of_one_sample_that_is_no_length(backend):
+    message = says("eps: expected finite numbers >= 0", "for sample 1")
+    for bad in (-0.5, math.inf, math.nan):
+        eps = backend.tensor([0.5, bad, 0.5])
+        with pytest.raises(ValueError, match=message):
+            fc.perturb(backend.tensor(X), backend.tensor(DELTA), eps)
 
 
-@pytest.mark.parametrize("shape", [(2,), (4,), (3, 1), (0,)])
 @each_backend
-def test_eps_of_a_wrong_shape(backend, shape):
-    with pytest.raises(
-        ValueError,
-        match=says("eps: expected a number or a tensor of shape (3,)", f"got shape {shape}"),
-    ):
-        fc.perturb(backend.tensor(X), backend.tensor(DELTA), backend.tensor(np.ones(shape)))
+def test_eps_of_a_wrong_shape(backend):
+    for shape in ((2,), (4,), (3, 1), (0,)):
+        message = says("eps: expected a number or a tensor of shape (3,)", f"got shape {shape}")
+        eps = backend.tensor(np.ones(shape))
+        with pytest.raises(ValueError, match=message):
+            fc.perturb(backend.tensor(X), backend.tensor(DELTA), eps)
 
 
-@pytest.mark.parametrize(
-    "eps", [None, "0.5", {"eps": 0.5}, True, ["a", "b", "c"], [[0.1], [0.1, 0.2]]]
-)
-def test_eps_of_a_wrong_type(eps):
-    with pytest.raises(ValueError, match=r"^eps: expected"):
-        fc.perturb(X, DELTA, eps)
+def test_eps_of_a_wrong_type():
+    for eps in (None, "0.5", {"eps": 0.5}, True, ["a", "b", "c"], [[0.1], [0.1, 0.2]]):
+        with pytest.raises(ValueError, match=r"^eps: expected"):
+            fc.perturb(X, DELTA, eps)
 
 
-@pytest.mark.parametrize("p", [0, -1.0, math.nan, -math.inf, None, "two", 1j, [2.0]])
 @each_operator
-def test_order_of_no_norm(operator, points, directions, p):
-    with pytest.raises(ValueError, match=says(f"p: expected a number in (0, inf], got {p!r}")):
-        operator(X, DELTA, 0.5, p=p)
+def test_order_of_no_norm(operator, points, directions):
+    for p in (0, -1.0, math.nan, -math.inf, None, "two", 1j, [2.0]):
+        with pytest.raises(ValueError, match=says(f"p: expected a number in (0, inf], got {p!r}")):
+            operator(X, DELTA, 0.5, p=p)
 
 
-@pytest.mark.parametrize("p", [0.5, 0.999])
-def test_steepest_step_of_an_order_below_one(p):
-    with pytest.raises(
-        ValueError,
-        match=says(f"p: expected a number in [1, inf], got {p}", "not convex", "use perturb"),
-    ):
-        fc.steepest_step(X, DELTA, 0.5, p=p)
+def test_steepest_step_of_an_order_below_one():
+    for p in (0.5, 0.999):
+        message = says(f"p: expected a number in [1, inf], got {p}", "not convex", "use perturb")
+        with pytest.raises(ValueError, match=message):
+            fc.steepest_step(X, DELTA, 0.5, p=p)
 
 
-@pytest.mark.parametrize("value", [[[0.5]], None, 0.5, "image"])
 @each_operator
-def test_tensors_of_a_wrong_type(operator, points, directions, value):
-    kind = type(value).__name__
-    with pytest.raises(ValueError, match=says(f"{points}: expected a NumPy array", f"got {kind}")):
-        operator(value, DELTA, 0.5)
-    with pytest.raises(
-        ValueError, match=says(f"{directions}: expected a NumPy array", f"got {kind}")
-    ):
-        operator(X, value, 0.5)
+def test_tensors_of_a_wrong_type(operator, points, directions):
+    for value in ([[0.5]], None, 0.5, "image"):
+        for arguments, name in (((value, DELTA), points), ((X, value), directions)):
+            message = says(f"{name}: expected a NumPy array", f"got {type(value).__name__}")
+            with pytest.raises(ValueError, match=message):
+                operator(*arguments, 0.5)
 
 
-@pytest.mark.parametrize("other", ["torch-float32", "tensorflow-float32", "jax-float32"])
-@each_operator
-def test_tensors_of_two_frameworks(operator, points, directions, other):
+@pytest.mark.parametrize("other", backends.SINGLE[1:])
+def test_tensors_of_two_frameworks(other):
     with backends.make(other) as backend:
-        with pytest.raises(
-            ValueError,
-            match=says(
-                f"{directions}: expected a numpy tensor like {points}, got {backend.framework}",
-                "convert",
-            ),
-        ):
-            operator(X, backend.tensor(DELTA), 0.5)
-        with pytest.raises(
-            ValueError,
-            match=says(
-                f"{directions}: expected a {backend.framework} tensor like {points}, got numpy"
-            ),
-        ):
-            operator(backend.tensor(X), DELTA, 0.5)
+        x, delta = backend.tensor(X), backend.tensor(DELTA)
+        for operator, points, directions in TWO_TENSORS.values():
+            for pair, (first, second) in (
+                ((X, delta), ("numpy", backend.framework)),
+                ((x, DELTA), (backend.framework, "numpy")),
+            ):
+                message = f"{directions}: expected a {first} tensor like {points}, got {second}"
+                with pytest.raises(ValueError, match=says(message, "convert")):
+                    operator(*pair, 0.5)
 
 
 def test_tensors_of_two_devices():
@@ -245,22 +224,20 @@ def test_eps_of_another_framework():
         fc.perturb(X, DELTA, torch.tensor([0.1, 0.2, 0.3]))
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int64", "bool", "complex64"])
 @each_operator
-def test_points_of_no_floating_dtype(operator, points, directions, dtype):
-    with pytest.raises(
-        ValueError, match=says(f"{points}: expected a floating dtype, got {dtype}", "scale images")
-    ):
-        operator(np.zeros((2, 3), dtype), np.zeros((2, 3), dtype), 0.5)
+def test_points_of_no_floating_dtype(operator, points, directions):
+    for dtype in ("uint8", "int64", "bool", "complex64"):
+        message = says(f"{points}: expected a floating dtype, got {dtype}", "scale images")
+        with pytest.raises(ValueError, match=message):
+            operator(np.zeros((2, 3), dtype), np.zeros((2, 3), dtype), 0.5)
 
 
 @each_backend
-@each_operator
-def test_one_number_in_place_of_a_batch(backend, operator, points, directions):
-    with pytest.raises(
-        ValueError, match=says(f"{points}: expected a batch of shape (N, ...)", "scalar")
-    ):
-        operator(backend.tensor(0.5), backend.tensor(0.5), 0.5)
+def test_one_number_in_place_of_a_batch(backend):
+    for operator, points, _ in TWO_TENSORS.values():
+        message = says(f"{points}: expected a batch of shape (N, ...)", "scalar")
+        with pytest.raises(ValueError, match=message):
+            operator(backend.tensor(0.5), backend.tensor(0.5), 0.5)
 
 
 def test_values_are_not_looked_at_while_tracing():

@@ -46,12 +46,12 @@ def test_first_power_is_the_number_itself_also_for_derivatives():
 
 
 @pytest.mark.parametrize("n", [1, 1023, 1024, 1025, 2048, 5000, 1024 * 1024 + 7])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_every_element_counts_once_in_a_sum(n, dtype):
+def test_every_element_counts_once_in_a_sum(n):
     integers = np.arange(2 * n).reshape(2, n) % 17
-    total = norms.accumulate(wrapped(integers, dtype)).raw
-    assert total.dtype == dtype
-    np.testing.assert_array_equal(total, integers.sum(axis=1, keepdims=True))
+    for dtype in ("float32", "float64"):
+        total = norms.accumulate(wrapped(integers, dtype)).raw
+        assert total.dtype == dtype
+        np.testing.assert_array_equal(total, integers.sum(axis=1, keepdims=True))
 
 
 def test_every_element_counts_once_in_a_sum_of_torch():
@@ -70,14 +70,15 @@ def test_sum_of_a_long_row_keeps_its_digits_however_it_lies_in_memory():
 
 
 @pytest.mark.parametrize("p", [*ORDERS, math.inf])
-@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_norm_is_that_of_its_definition(p, name, dtype):
-    rows = reference.case(name, shape=(3, 60))[1].astype(dtype)
-    found = norms.lp_norm(wrapped(rows, dtype), p).raw
-    assert found.dtype == dtype
-    # n^(1/p) times the rounding of a power, for p = 1/2
-    np.testing.assert_allclose(found[:, 0], reference.norm(rows, p), rtol=30 * np.finfo(dtype).eps)
+def test_norm_is_that_of_its_definition(p, dtype):
+    for name in FAMILIES:
+        rows = reference.case(name, shape=(3, 60))[1].astype(dtype)
+        found = norms.lp_norm(wrapped(rows, dtype), p).raw
+        assert found.dtype == dtype
+        # n^(1/p) times the rounding of a power, for p = 1/2
+        rtol = 30 * np.finfo(dtype).eps
+        np.testing.assert_allclose(found[:, 0], reference.norm(rows, p), rtol, err_msg=name)
 
 
 @pytest.mark.parametrize("p", [*ORDERS, math.inf])

@@ -15,7 +15,6 @@ from tests.reference import ORDERS
 
 EXACT = (1.0, 2.0, math.inf)
 each_exact = pytest.mark.parametrize("p", EXACT)
-each_backend = pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
 
 
 def targets(name, seed=0, n=9):
@@ -77,8 +76,7 @@ def test_projection_in_bounds_that_differ_by_coordinate(p):
     assert_nearest(ours, x, x0, np.full(4, 0.6), p, lower, upper)
 
 
-@pytest.mark.parametrize("p", ORDERS)
-@each_backend
+@backends.cover("backend", backends.SINGLE, p=ORDERS)
 def test_points_inside_ball_and_box_stay_to_the_last_digit(backend, p):
     # far from the centre, so that x0 + (x - x0) is rounded
     x0, x = (backend.rounded(reference.case("uniform", shape=(4, 30), seed=s)[0]) for s in (0, 1))
@@ -89,23 +87,20 @@ def test_points_inside_ball_and_box_stay_to_the_last_digit(backend, p):
     )
 
 
-@pytest.mark.parametrize("p", ORDERS)
-@each_backend
+@backends.cover("backend", backends.SINGLE, p=ORDERS)
 def test_eps_zero_gives_the_centre(backend, p):
     x0, delta = (backend.tensor(t) for t in reference.case("on the bounds", shape=(4, 30)))
     result = backend.numpy(fc.project(x0 + delta, x0, 0.0, p=p))
     np.testing.assert_allclose(result, backend.numpy(x0), atol=1e-7)
 
 
-@pytest.mark.parametrize("p", ORDERS)
-@each_backend
+@backends.cover("backend", backends.SINGLE, p=ORDERS)
 def test_the_centre_stays_where_it_is(backend, p):
     x0 = backend.tensor(reference.case("on the bounds", shape=(4, 30))[0])
     np.testing.assert_array_equal(backend.numpy(fc.project(x0, x0, 0.5, p=p)), backend.numpy(x0))
 
 
-@pytest.mark.parametrize("p", ORDERS)
-@each_backend
+@backends.cover("backend", backends.SINGLE, p=ORDERS)
 def test_unreachable_eps_only_clips(backend, p):
     x0, delta = (backend.rounded(t) for t in reference.case("uniform", shape=(4, 30)))
     x = backend.rounded(x0 + delta)
@@ -114,9 +109,12 @@ def test_unreachable_eps_only_clips(backend, p):
     np.testing.assert_allclose(result, np.clip(x, 0, 1), atol=1e-7)
 
 
-@pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("name", ["uniform", "on the bounds", "cauchy", "quantised"])
-@pytest.mark.parametrize("backend", backends.FULL, indirect=True)
+@backends.cover(
+    "backend",
+    backends.FULL,
+    name=["uniform", "on the bounds", "cauchy", "quantised"],
+    p=ORDERS,
+)
 def test_result_is_in_the_box_and_on_the_sphere_where_the_clipped_point_was_outside(
     backend, name, p
 ):
@@ -150,8 +148,7 @@ def test_projection_is_radial(p):
     np.testing.assert_allclose(result, fc.perturb(x0, delta, eps, p=p), atol=1e-14)
 
 
-@each_exact
-@pytest.mark.parametrize("backend", backends.SINGLE + backends.DOUBLE, indirect=True)
+@backends.cover("backend", backends.FULL, p=EXACT)
 def test_every_framework_projects_to_the_same_point(backend, p):
     x0, x = (backend.rounded(t) for t in targets("any", n=50))
     eps = np.array([0.1, 0.4, 0.2, 1.0, 2.0])
@@ -160,8 +157,7 @@ def test_every_framework_projects_to_the_same_point(backend, p):
     np.testing.assert_allclose(result, expected, atol=1e-6 if backend.dtype == "float32" else 1e-13)
 
 
-@pytest.mark.parametrize("backend", backends.HALF, indirect=True)
-@each_exact
+@backends.cover("backend", backends.HALF, p=EXACT)
 def test_half_precision_projects_up_to_its_rounding(backend, p):
     x0, x = (backend.rounded(t) for t in targets("any", n=50))
     expected = fc.project(x, x0, 0.5, p=p)

@@ -133,8 +133,7 @@ def test_every_engine_computes_what_the_page_says(name, way):
                 )
 
 
-@pytest.mark.parametrize("name", backends.WITH_GRADIENT)
-@pytest.mark.parametrize("p", ORDERS)
+@pytest.mark.parametrize(("name", "p"), backends.covering(backends.WITH_GRADIENT, ORDERS))
 def test_gradients_of_every_framework_are_those_of_the_page(name, p):
     rows = [0, 1, 2, 4]  # reachable, and with somewhere to go
     x, v, eps = X[rows], V[rows], eps_for(p)[rows]

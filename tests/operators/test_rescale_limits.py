@@ -15,8 +15,7 @@ from tests.operators.test_rescale import problem
 from tests.reference import CASES, ORDERS, SHAPE
 
 
-@pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
+@backends.cover("backend", backends.SINGLE, p=ORDERS)
 def test_rounding_excess_is_forgiven_and_removed(backend, p):
     x, delta = reference.case("uniform", shape=(2, 12))
     x[:, :3], x[:, 3:6] = -2.98e-8, 1.0 + 1.2e-7
@@ -33,19 +32,14 @@ def test_rounding_excess_is_forgiven_and_removed(backend, p):
     np.testing.assert_allclose(size, 0.4, rtol=tolerance("float32", p) + 1e-6)
 
 
-@pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
+@backends.cover("backend", backends.SINGLE, p=ORDERS)
 def test_a_point_beyond_its_bound_has_no_room_rather_than_less_than_none(backend, p):
     x, up = backend.tensor(np.full((2, 5), 1.0 + 1.2e-7)), backend.tensor(np.ones((2, 5)))
     assert np.all(backend.numpy(fc.reachable_norm(x, up, p=p)) == 0)
     assert np.all(backend.numpy(fc.clipping_aware_rescaling(x, up, 0.1, p=p)) == 0)
 
 
-@pytest.mark.parametrize(
-    ("backend", "name", "p"),
-    backends.covering(backends.SINGLE, CASES, ORDERS),
-    indirect=["backend"],
-)
+@backends.cover("backend", backends.SINGLE, name=CASES, p=ORDERS)
 def test_perturb_stays_inside_the_box_exactly(backend, name, p):
     x, delta, eps = problem(backend, name, p, shape=(6, 40))
     moved = backend.numpy(
@@ -57,12 +51,11 @@ def test_perturb_stays_inside_the_box_exactly(backend, name, p):
     np.testing.assert_array_equal(moved[still], x[still])
 
 
-@pytest.mark.parametrize(
-    ("backend", "p", "name"),
-    backends.covering(
-        backends.FULL, [1.0, 1.3, 2.0, 3.0, math.inf], ["uniform", "on the bounds", "cauchy"]
-    ),
-    indirect=["backend"],
+@backends.cover(
+    "backend",
+    backends.FULL,
+    name=["uniform", "on the bounds", "cauchy"],
+    p=[1.0, 1.3, 2.0, 3.0, math.inf],
 )
 def test_perturb_is_eps_away_from_x(backend, name, p):
     x, delta, eps = problem(backend, name, p)
@@ -77,8 +70,7 @@ def test_perturb_is_eps_away_from_x(backend, name, p):
     assert np.all(np.abs(reference.norm(moved - x, p) - wanted) <= allowed)
 
 
-@pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
+@backends.cover("backend", backends.SINGLE, p=ORDERS)
 def test_all_zero_direction_moves_nothing(backend, p):
     x = backend.tensor(reference.case("on the bounds", shape=(3, 7))[0])
     zero = backend.tensor(np.zeros((3, 7)))
@@ -87,8 +79,7 @@ def test_all_zero_direction_moves_nothing(backend, p):
     np.testing.assert_array_equal(backend.numpy(fc.perturb(x, zero, 0.5, p=p)), backend.numpy(x))
 
 
-@pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
+@backends.cover("backend", backends.SINGLE, p=ORDERS)
 def test_direction_without_room_moves_nothing(backend, p):
     x = np.round(reference.case("uniform", shape=(3, 7))[0])
     outwards = backend.tensor(np.where(x > 0.5, 3.0, -0.1))
@@ -118,8 +109,7 @@ def test_from_some_p_on_the_norm_is_the_maximum(backend):
     np.testing.assert_array_equal(backend.numpy(found), backend.numpy(wanted))
 
 
-@pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
+@backends.cover("backend", backends.SINGLE, p=ORDERS)
 def test_unreachable_eps_ends_in_the_far_corner(backend, p):
     x, delta = (backend.rounded(part) for part in reference.case("uniform", shape=(3, 50)))
     moved = backend.numpy(fc.perturb(backend.tensor(x), backend.tensor(delta), 1e9, p=p))
@@ -131,8 +121,7 @@ def test_unreachable_eps_ends_in_the_far_corner(backend, p):
     )
 
 
-@pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("backend", backends.FULL, indirect=True)
+@backends.cover("backend", backends.FULL, p=ORDERS)
 def test_a_direction_without_room_does_not_hide_a_smaller_one(backend, p):
     # the largest entries decide nothing: the first has no room, the second little
     x = np.array([[1.0, 1.0 - 2.0**-10, 0.5]])
@@ -145,8 +134,7 @@ def test_a_direction_without_room_does_not_hide_a_smaller_one(backend, p):
         np.testing.assert_allclose(size, 0.25, rtol=tolerance(backend.dtype, p))
 
 
-@pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
+@backends.cover("backend", backends.SINGLE, p=ORDERS)
 def test_eta_beyond_the_dtype_is_cut_to_a_finite_number(backend, p):
     x, delta = backend.tensor([[0.5, 0.5]]), backend.tensor([[2e-38, 0.0]])
     eta = backend.numpy(fc.clipping_aware_rescaling(x, delta, 1e5, p=p, bounds=(-1e6, 1e6)))

@@ -14,7 +14,6 @@ from tests.exactness import tolerance
 
 CONVEX = (1.0, 1.1, 1.3, 1.5, 2.0, 3.0, math.inf)
 each_order = pytest.mark.parametrize("p", CONVEX)
-each_backend = pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)
 
 
 def gradients(name, seed=0, n=8):
@@ -51,10 +50,7 @@ def test_no_step_gains_more_than_ours(name, p):
     assert_steepest(fc.steepest_step(x, g, eps, p=p) - x, x, g, eps, p)
 
 
-@pytest.mark.parametrize("p", [1.03, 1.05, 1.1, 1.3])
-@pytest.mark.parametrize(
-    "backend", ["numpy-float32", "torch-float32", "tensorflow-float32"], indirect=True
-)
+@backends.cover("backend", backends.SINGLE[:3], p=[1.03, 1.05, 1.1, 1.3])  # JAX: float32 alone
 def test_no_step_gains_more_in_float32_for_p_near_one(backend, p):
     # most of the large gradients have little room; the powers of the others span 1e-60 and more
     x, g = gradients("on the bounds", n=60)
@@ -80,14 +76,11 @@ def test_bounds_that_differ_by_coordinate_are_kept(p):
     assert_steepest(moved - x, x, g, np.full(3, 0.7), p, lower, upper)
 
 
-@pytest.mark.parametrize(
-    ("backend", "p", "name"),
-    backends.covering(
-        backends.FULL,
-        [1.0, 1.05, *CONVEX[1:]],
-        ["uniform", "on the bounds", "cauchy", "quantised", "mostly zero"],
-    ),
-    indirect=["backend"],
+@backends.cover(
+    "backend",
+    backends.FULL,
+    name=["uniform", "on the bounds", "cauchy", "quantised", "mostly zero"],
+    p=[1.0, 1.05, *CONVEX[1:]],
 )
 def test_step_has_length_eps_or_all_that_is_reachable(backend, name, p):
     x, g = (backend.rounded(t) for t in reference.case(name))
@@ -108,8 +101,7 @@ def test_step_has_length_eps_or_all_that_is_reachable(backend, name, p):
     assert np.all(error <= tolerance(backend.dtype, p) * eps + rounding)
 
 
-@each_order
-@each_backend
+@backends.cover("backend", backends.SINGLE, p=CONVEX)
 def test_scale_of_the_gradient_does_not_matter(backend, p):
     x, g = reference.case("on the bounds", shape=(3, 40))
     expected = backend.numpy(fc.steepest_step(backend.tensor(x), backend.tensor(g), 0.5, p=p))
@@ -120,16 +112,14 @@ def test_scale_of_the_gradient_does_not_matter(backend, p):
         np.testing.assert_allclose(result, expected, atol=3e-6)
 
 
-@each_order
-@each_backend
+@backends.cover("backend", backends.SINGLE, p=CONVEX)
 def test_zero_gradient_does_not_move(backend, p):
     x = backend.tensor(reference.case("on the bounds", shape=(3, 40))[0])
     result = fc.steepest_step(x, backend.tensor(np.zeros((3, 40))), 0.5, p=p)
     np.testing.assert_array_equal(backend.numpy(result), backend.numpy(x))
 
 
-@each_order
-@pytest.mark.parametrize("backend", backends.SINGLE + backends.DOUBLE, indirect=True)
+@backends.cover("backend", backends.FULL, p=CONVEX)
 def test_every_framework_steps_to_the_same_point(backend, p):
     x, g = (backend.rounded(t) for t in gradients("on the bounds", n=50))
     expected = fc.steepest_step(x, g, 0.5, p=p)

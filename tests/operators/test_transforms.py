@@ -232,16 +232,15 @@ def test_torch_vmap_is_a_loop(name, p):
 
 
 @pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("small", [1e-14, 1e-20])
-def test_torch_vmap_moves_what_is_small_beside_what_has_no_room(p, small):
+def test_torch_vmap_moves_what_is_small_beside_what_has_no_room(p):
     import torch
 
-    x = np.array([[[1.0, 1.0 - 2.0**-10, 0.5]]], np.float32)
-    delta = np.array([[[1e25, 1e10, small]]], np.float32)
+    x = np.array([[[1.0, 1.0 - 2.0**-10, 0.5]]] * 2, np.float32)
+    delta = np.array([[[1e25, 1e10, 1e-14]], [[1e25, 1e10, 1e-20]]], np.float32)
     eta = torch.func.vmap(lambda x, v: fc.clipping_aware_rescaling(x, v, 0.25, p=p))(
         torch.tensor(x), torch.tensor(delta)
     )
-    size = reference.realised_norm(eta.numpy(), x[0], delta[0], p)
+    size = reference.realised_norm(eta.numpy(), x[:, 0], delta[:, 0], p)
     np.testing.assert_allclose(size, 0.25, rtol=1e-6 * (5 if p < 1 else 1))
 
 
@@ -291,8 +290,11 @@ def test_torch_func_hessian_agrees_with_autograd(p):
 # TensorFlow
 
 
-@pytest.mark.parametrize("batch", [4, None])
-@each_operator
+@pytest.mark.parametrize(
+    ("name", "p", "batch"),
+    # the size of the batch is unknown, and once per operator it is known
+    [(n, p, None) for n, p in TABLE] + [(n, 2.0, 4) for n in OPERATORS],
+)
 def test_tf_function_gives_the_same(name, p, batch):
     import tensorflow as tf
 
@@ -308,14 +310,13 @@ def test_tf_function_gives_the_same(name, p, batch):
         close(graph(*more), outside(name, p, *more))
 
 
-@pytest.mark.parametrize("batch", [4, None])
 @each_convex
-def test_tape_inside_of_a_graph(name, p, batch):
+def test_tape_inside_of_a_graph(name, p):
     import tensorflow as tf
 
-    spec = tf.TensorSpec((batch, 3, 5), tf.float64)
+    spec = tf.TensorSpec((None, 3, 5), tf.float64)
 
-    @tf.function(input_signature=[spec, spec, tf.TensorSpec((batch,), tf.float64)])
+    @tf.function(input_signature=[spec, spec, tf.TensorSpec((None,), tf.float64)])
     def slopes(x, v, eps):
         with tf.GradientTape() as tape:
             tape.watch([x, v, eps])
