@@ -1,4 +1,4 @@
-"""The picture of the report in the README: the default run's page, as a browser shows it.
+"""Take the picture of the report for the README: the page of the default run in a browser.
 
     python -m experiments.report_picture [--run RUN] [--output docs/images/report.png]
 
@@ -23,7 +23,7 @@ SIZE = {"width": 1120, "height": 1180}
 
 
 def main() -> None:
-    """Compute, open, and store what is seen."""
+    """Compute the run, open its report and store the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path)
     parser.add_argument("--output", type=Path, default=Path("docs/images/report.png"))

@@ -28,7 +28,7 @@ def print_report(results: Results, console: Console) -> None:
     )
     for p, epsilons, attacks in _batches(summary):
         table = Table(
-            title=f"{norm_name(p)}: robust accuracy, and below it norm / epsilon: mean, min",
+            title=f"{norm_name(p)}: robust accuracy; below it measured norm / epsilon: mean, min",
             title_justify="left",
             title_style="bold",
         )
