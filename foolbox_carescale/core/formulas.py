@@ -10,7 +10,7 @@ from . import backends, norms
 from .problem import Problem
 
 
-def with_gradient(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
+def implicit_eta(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
     """Return the same eta as an expression whose derivatives, of every order, are right.
 
     With the saturated set S and the rest U held fixed,
@@ -54,7 +54,7 @@ def room_of(problem: Problem) -> ep.Tensor:
     return ep.where(room >= 0, room, ep.zeros_like(room))
 
 
-def moved(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
+def clipped_step(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
     """Return ``clip(x + eta delta)``, shape (N, n).
 
     What eta takes to its bound lies on it, and depends on nothing, also where the rounding of

@@ -11,7 +11,7 @@ from typing import Any
 import eagerpy as ep
 
 from ..core import backends
-from ..core.formulas import moved
+from ..core.formulas import clipped_step
 from ..core.problem import Problem
 from .base import Engine
 from .eager import Eager
@@ -69,7 +69,7 @@ def perturb(problem: Problem, *, in_place: bool = False) -> tuple[ep.Tensor, ep.
             return found
         break
     eta = solve(problem)
-    return moved(problem, eta), eta
+    return clipped_step(problem, eta), eta
 
 
 def steepest_step(problem: Problem, counts: Any = None) -> ep.Tensor | None:

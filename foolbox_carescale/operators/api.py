@@ -24,7 +24,7 @@ import eagerpy as ep
 
 from .. import engines
 from ..core import backends, norms
-from ..core.formulas import clip, moved, room_of
+from ..core.formulas import clip, clipped_step, room_of
 from ..core.problem import Problem
 from ..engines.eager import bracket
 from . import autodiff
@@ -209,7 +209,7 @@ def project(x: T, x0: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) 
         return problem.restore(_project_l1(problem, target))  # type: ignore[no-any-return]
     eta = _eta(problem)
     inside = eta >= 1.0
-    radial = moved(problem, ep.minimum(eta, ep.ones_like(eta)))
+    radial = clipped_step(problem, ep.minimum(eta, ep.ones_like(eta)))
     # x0 + (x - x0) is not x to the last digit
     result = ep.where(inside, clip(target, problem.lower, problem.upper), radial)
     return problem.restore(result)  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """Gradients of the root: its value from an engine, its derivatives from the closed form.
 
 One pattern, in each framework's own words: the derivative of eta is the framework's autodiff
-of ``core.formulas.with_gradient``, which is exact to every order, and is computed only when
+of ``core.formulas.implicit_eta``, which is exact to every order, and is computed only when
 somebody differentiates.
 """
 
@@ -17,7 +17,7 @@ import eagerpy as ep
 
 from .. import engines
 from ..core import backends
-from ..core.formulas import moved, with_gradient
+from ..core.formulas import clipped_step, implicit_eta
 from ..core.problem import Problem
 
 
@@ -38,7 +38,9 @@ def perturb(problem: Problem) -> ep.Tensor:
     kind = backends.framework(problem.shaped_x)
     if kind == "tensorflow" or (kind == "torch" and problem.concrete):
         return _differentiable(problem, _POINTS)
-    return moved(problem, solve(problem))  # one custom derivative, of eta, is enough to trace
+    return clipped_step(
+        problem, solve(problem)
+    )  # one custom derivative, of eta, is enough to trace
 
 
 def _root(problem: Problem) -> ep.Tensor:
@@ -71,10 +73,10 @@ def _eta_twice(problem: Problem) -> tuple[ep.Tensor, ep.Tensor]:
 
 
 def _points(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
-    return moved(problem, with_gradient(problem, eta))
+    return clipped_step(problem, implicit_eta(problem, eta))
 
 
-_ETA = _Operator(_eta_twice, with_gradient, of_points=False)
+_ETA = _Operator(_eta_twice, implicit_eta, of_points=False)
 _POINTS = _Operator(engines.perturb, _points, of_points=True)
 
 
@@ -202,7 +204,7 @@ def _jax(problem: Problem) -> ep.Tensor:
         constant = ep.astensor(jax.lax.stop_gradient(eta))
 
         def expression(*variables: Any) -> Any:
-            return with_gradient(problem_of(bounds, variables), constant).raw
+            return implicit_eta(problem_of(bounds, variables), constant).raw
 
         return eta, jax.jvp(expression, variables, tangents[1])[1]
 

@@ -94,7 +94,7 @@ def flags() -> Results:
             _, found = call(x, delta, eps, p, *numbers("float32"), tolerance=1e-6)
             yield f"{call.__name__} {p} flags", found
         for sphere in (True, False):
-            *_, found = cpu.constrain(
+            *_, found = cpu.project(
                 x, x + delta, eps, p, *numbers("float32"),
                 tolerance=1e-6, sphere=sphere, momentum=None,
             )  # fmt: skip
@@ -115,11 +115,11 @@ def gradients() -> Results:
             eps *= 0.9  # where all but nothing is saturated, derivatives are all rounding
             bounds = numbers(problem.dtype)
             eta, _ = cpu.solve(x, delta, eps, p, *bounds, tolerance=1e-6)
-            for upstream in (rng.random(len(x)), rng.random(x.shape).astype(dtype)):
-                found = cpu.gradients(x, delta, eps, eta, p, *bounds, upstream)
+            for cotangent in (rng.random(len(x)), rng.random(x.shape).astype(dtype)):
+                found = cpu.gradients(x, delta, eps, eta, p, *bounds, cotangent)
                 for name, array in zip(("x", "delta", "eps"), found, strict=True):
                     # of tiny directions huge, of those that cannot move 0
-                    of = f"{upstream.ndim}d {p} {problem.dtype} by {name}"
+                    of = f"{cotangent.ndim}d {p} {problem.dtype} by {name}"
                     yield f"gradient {of}", np.arcsinh(array.astype(float))
     x = np.full((1, 3), 0.5, np.float32)
     tiny = np.full((1, 3), 1e-39, np.float32)  # no eta takes these to their bounds
@@ -143,7 +143,7 @@ def moves() -> Results:
             for far in (0.002, 1.0):
                 for sphere in (True, False):
                     m = (0.25, x + dtype(far / 2) * v, x) if sphere else None
-                    found, threshold, missing, _ = cpu.constrain(
+                    found, threshold, missing, _ = cpu.project(
                         x, x + dtype(far) * v, eps, p, *numbers(name),
                         tolerance=0.0, sphere=sphere, momentum=m,
                     )  # fmt: skip

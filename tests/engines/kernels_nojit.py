@@ -42,14 +42,14 @@ def test_room(row):
 @each_bound
 @in_blocks
 def test_sums_of_a_pass(row):
-    total, moving, offences = passes.sum_row(*row, 0.5, 1.0, (2.0, 2.0), 0.0)
+    total, moving, violations = passes.sum_row(*row, 0.5, 1.0, (2.0, 2.0), 0.0)
     assert total == pytest.approx(0.5**2 + 0.9**2 + 0.25**2)
     assert moving == pytest.approx(0.5**2 + 0.25**2)
-    assert offences == 0
-    total, moving, offences = passes.sum_row(*row, 0.25, 0.5, (1.0,), None)
+    assert violations == 0
+    total, moving, violations = passes.sum_row(*row, 0.25, 0.5, (1.0,), None)
     assert total == pytest.approx(0.25 + 0.45 + 0.125)
     assert moving == pytest.approx(0.25 + 0.125)
-    assert offences == 0
+    assert violations == 0
     # what has come to its bound by then no longer moves
     assert passes.sum_row(*row, 1.0, 1.0, (1.0,), None)[:2] == (0.8 + (1 - 0.1) + 0.5, 0)
 
@@ -67,19 +67,19 @@ WRONG = [
 @each_bound
 @in_blocks
 @pytest.mark.parametrize(("j", "bad", "where", "flag"), WRONG)
-def test_offences_are_counted_and_told_apart(row, j, bad, where, flag):
+def test_violations_are_counted_and_told_apart(row, j, bad, where, flag):
     x, v, *bounds = row
     x, v = x.copy(), v.copy()
     (x if where == "x" else v)[j] = bad
     order = 2.0, 2.0
     for tolerance, known in ((0.2, flag), (0.25, 0 if flag == passes.OUT_OF_BOUNDS else flag)):
-        assert passes.find_offences(x, v, *bounds, tolerance) == known
+        assert passes.find_violations(x, v, *bounds, tolerance) == known
         assert passes.sum_row(x, v, *bounds, 0.5, 1.0, order, tolerance)[2] == bool(known)
         assert passes.largest_open(x, v, *bounds, 0.1, tolerance)[1] == bool(known)
     (v if where == "x" else x)[0] = np.nan
     both = flag | (passes.NAN_DELTA if where == "x" else passes.NAN_X)
     if (where, j) != ("x", 0):
-        assert passes.find_offences(x, v, *bounds, 0.2) == both
+        assert passes.find_violations(x, v, *bounds, 0.2) == both
         assert passes.sum_row(x, v, *bounds, 0.5, 1.0, order, 0.2)[2] == 1 + (j != 0)
         assert passes.largest_open(x, v, *bounds, 0.1, 0.2)[1] == 1 + (j != 0)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import numpy as np
+import pytest
 
-from foolbox_carescale.engines.numba_cpu.kernels import forget_stale
+import foolbox_carescale
 from tests.engines import interpreted
 
 
@@ -57,24 +59,31 @@ def test_a_process_that_compiles_gets_the_same_digits_as_one_that_loads(tmp_path
         np.testing.assert_array_equal(compiled, loaded)
 
 
-def test_what_was_compiled_of_older_sources_is_forgotten(tmp_path):
-    cache = tmp_path / "__pycache__"
-    cache.mkdir()
-    files = {
-        tmp_path / "roots.py": 100,
-        tmp_path / "powers.py": 300,  # the one that was edited
-        cache / "roots.solve_rows-1.py311.nbi": 200,
-        cache / "powers.power-1.py311.nbi": 300,
-        cache / "roots.cpython-311.pyc": 200,
-    }
-    for path, when in files.items():
-        path.touch()
-        os.utime(path, (when, when))
-    forget_stale(tmp_path)
-    assert sorted(path.name for path in cache.iterdir()) == [
-        "powers.power-1.py311.nbi",
-        "roots.cpython-311.pyc",
-    ]
+def test_an_edited_kernel_is_compiled_again_wherever_the_cache_is(tmp_path):
+    root = pathlib.Path(foolbox_carescale.__file__).parent
+    copy = tmp_path / "foolbox_carescale"
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    edited = copy / "engines" / "numba_cpu" / "kernels" / "powers.py"
+    code = (
+        "import numpy as np, foolbox_carescale as fc\n"
+        "x, v = np.full((1, 3), 0.5), np.ones((1, 3))\n"
+        "print(fc.clipping_aware_rescaling(x, v, 0.3, p=2)[0, 0])"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    environment.pop("PYTHONPATH", None)  # the copy is to be found
+
+    def solve():
+        command = [sys.executable, "-W", "ignore", "-c", code]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        return float(done.stdout)
+
+    assert solve() == pytest.approx(0.3 / 3**0.5)
+    # the root is in another file, which stays as it was
+    source = edited.read_text()
+    edited.write_text(source.replace("        return c * c\n", "        return 4 * c * c\n", 1))
+    assert solve() == pytest.approx(0.3 / 12**0.5)
 
 
 def test_the_parts_of_kernels():

@@ -35,8 +35,8 @@ def test_how_rows_lie_in_memory_does_not_matter(layout):
     np.testing.assert_array_equal(solve(x, v, eps, 2.0), eta)
     expected, _, _ = cpu.perturb(plain, v.copy(), eps, 2.0, *bounds, tolerance=0.0)
     np.testing.assert_array_equal(cpu.perturb(x, v, eps, 2.0, *bounds, tolerance=0.0)[0], expected)
-    for upstream in (np.ones(len(x)), g):
-        gradients = [cpu.gradients(a, v, eps, eta, 2.0, *bounds, upstream) for a in (x, plain)]
+    for cotangent in (np.ones(len(x)), g):
+        gradients = [cpu.gradients(a, v, eps, eta, 2.0, *bounds, cotangent) for a in (x, plain)]
         for found, wanted in zip(*gradients, strict=True):
             np.testing.assert_array_equal(found, wanted)
     steps = [cpu.steepest(a, v, eps, 1.5, *bounds, tolerance=0.0)[0] for a in (x, plain)]

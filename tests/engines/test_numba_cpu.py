@@ -300,7 +300,7 @@ def test_empty_batches_are_served(shape):
         assert found.shape == shape
         assert not flags.any()
         options = {"tolerance": 0, "sphere": False, "momentum": None}
-        found, threshold, *_ = cpu.constrain(x, x, eps, p, *bounds, **options)
+        found, threshold, *_ = cpu.project(x, x, eps, p, *bounds, **options)
         assert found.shape == shape
         np.testing.assert_array_equal(threshold, np.zeros(shape[0]))
 

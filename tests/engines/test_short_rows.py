@@ -144,21 +144,21 @@ def test_gradient_of_eta_is_the_closed_form(p, box):
     box = BOXES[box]
     x, v = points(box)
     eps = fractions_of(x, v, p, box)
-    upstream = np.array([1.0, -2.0, 3.0, 0.5, 1.0])
+    cotangent = np.array([1.0, -2.0, 3.0, 0.5, 1.0])
     eta = solve(x, v, eps, p, box)
-    found = cpu.gradients(x, v, eps, eta, p, *arrays(box), upstream)
+    found = cpu.gradients(x, v, eps, eta, p, *arrays(box), cotangent)
     box4 = [np.broadcast_to(b, x.shape)[:4] for b in box]
     expected = reference.eta_gradients(x[:4], v[:4], eps[:4], p, *box4)
     live = reference.room(x, v, *box) > 0  # without room only a one-sided derivative exists
     for gradient, truth in zip(found, expected, strict=True):
-        truth = truth * upstream[:4].reshape(-1, *(1,) * (truth.ndim - 1))
+        truth = truth * cotangent[:4].reshape(-1, *(1,) * (truth.ndim - 1))
         mask = live[:4] if p == 1 and truth.ndim == 2 else True
         difference = np.where(mask, gradient[:4] - truth, 0.0)
         assert np.all(np.abs(difference) <= 1e-9 * np.abs(truth) + 1e-12)
         np.testing.assert_array_equal(gradient[4], 0)  # out of reach
     for gradient in found[:2]:
         np.testing.assert_array_equal(gradient[v == 0], 0)
-    nothing = cpu.gradients(x, v, 0 * eps, 0 * eta, p, *arrays(box), upstream)
+    nothing = cpu.gradients(x, v, 0 * eps, 0 * eta, p, *arrays(box), cotangent)
     for gradient in nothing:
         np.testing.assert_array_equal(gradient, 0)
 
@@ -168,15 +168,15 @@ def test_gradient_of_the_points_is_that_of_eta_and_of_what_moves(p, box):
     box = BOXES[box]
     x, v = points(box)
     eps = fractions_of(x, v, p, box)
-    upstream = np.random.default_rng(1).normal(size=x.shape)
+    cotangent = np.random.default_rng(1).normal(size=x.shape)
     eta = solve(x, v, eps, p, box)
-    found = cpu.gradients(x, v, eps, eta, p, *arrays(box), upstream)
+    found = cpu.gradients(x, v, eps, eta, p, *arrays(box), cotangent)
     room = reference.room(x, v, *box)
     moves = (eta[:, None] * np.abs(v) < room) | (v == 0)
-    weight = (upstream * v * moves).sum(axis=1)
+    weight = (cotangent * v * moves).sum(axis=1)
     to_x, to_v, to_eps = cpu.gradients(x, v, eps, eta, p, *arrays(box), weight)
-    np.testing.assert_allclose(found[0], to_x + upstream * moves, rtol=1e-9, atol=1e-12)
-    through = to_v + eta[:, None] * upstream * moves
+    np.testing.assert_allclose(found[0], to_x + cotangent * moves, rtol=1e-9, atol=1e-12)
+    through = to_v + eta[:, None] * cotangent * moves
     np.testing.assert_allclose(found[1], through, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(found[2], to_eps, rtol=1e-12)
 
@@ -237,7 +237,7 @@ def test_sparse_step_goes_evenly_along_the_largest_gradients_that_can_move(n):
 def constrained(x, x0, eps, p, box, **options):
     options = {"sphere": False, "momentum": None, **options}
     bounds = arrays(box)
-    point, threshold, missing, flags = cpu.constrain(
+    point, threshold, missing, flags = cpu.project(
         x0, x.copy(), eps, p, *bounds, tolerance=1e-6, **options
     )
     assert not flags.any()
@@ -333,7 +333,7 @@ def test_each_row_is_flagged_for_what_is_wrong_with_it(p):
     centers = np.full((3, 6), 0.5)
     centers[1, 3], centers[2, 0] = -0.01, 1.01
     for sphere in (False, True):
-        flags = cpu.constrain(
+        flags = cpu.project(
             centers, np.full((3, 6), 0.5), eps[:3], p, *bounds,
             tolerance=0.005, sphere=sphere, momentum=None,
         )[3]  # fmt: skip
@@ -341,7 +341,7 @@ def test_each_row_is_flagged_for_what_is_wrong_with_it(p):
     for bad in (np.nan, np.inf, -np.inf):
         target = np.where(np.arange(6) == 3, bad, 0.5)[None].repeat(3, axis=0)
         target[1] = 0.3
-        flags = cpu.constrain(
+        flags = cpu.project(
             np.full((3, 6), 0.5), target, eps[:3], p, *bounds,
             tolerance=1e-6, sphere=False, momentum=None,
         )[3]  # fmt: skip

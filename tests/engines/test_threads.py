@@ -36,7 +36,7 @@ def all_operators(backend, x, v):
     return np.concatenate([backend.numpy(r).ravel() for r in results])
 
 
-def with_gradient(backend, x, v):
+def implicit_eta(backend, x, v):
     """The same for derivatives by the framework."""
     parts = [
         backend.gradient(lambda x, v, p=p: fc.perturb(x, v, 3.0, p=p) ** 2, x, v) for p in ORDERS
@@ -76,8 +76,8 @@ WAYS = {
     "numba, torch": ("torch-float32", all_operators),
     "numba, tensorflow": ("tensorflow-float32", all_operators),
     "numba, jax": ("jax-float32", all_operators),
-    "autograd": ("torch-float64", with_gradient),
-    "tape": ("tensorflow-float64", with_gradient),
+    "autograd": ("torch-float64", implicit_eta),
+    "tape": ("tensorflow-float64", implicit_eta),
     "xla": ("jax-float32", jitted),
     "graph": ("tensorflow-float32", in_a_graph),
     "generic, torch.func": ("torch-float32", mapped),
@@ -107,7 +107,7 @@ def digest() -> str:
             with backends.make(name) as backend:
                 total.update(all_operators(backend, x, v).tobytes())
                 if backend.framework == "torch":
-                    total.update(with_gradient(backend, x[:8], v[:8]).tobytes())
+                    total.update(implicit_eta(backend, x[:8], v[:8]).tobytes())
     return total.hexdigest()
 
 

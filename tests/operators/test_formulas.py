@@ -49,7 +49,7 @@ def derivatives(function, values):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_eta_stays_what_it_was(p, dtype):
     x, v, eps, eta = case(p, dtype)
-    found = formula(closed_form.with_gradient, p, eta)(*map(torch.tensor, (x, v, eps)))
+    found = formula(closed_form.implicit_eta, p, eta)(*map(torch.tensor, (x, v, eps)))
     assert found.numpy().dtype == dtype
     np.testing.assert_allclose(found, eta, rtol=10 * np.finfo(dtype).eps)
 
@@ -57,7 +57,7 @@ def test_eta_stays_what_it_was(p, dtype):
 @pytest.mark.parametrize("p", ORDERS)
 def test_derivatives_of_eta_are_those_of_the_implicit_function(p):
     x, v, eps, eta = case(p)
-    found = derivatives(formula(closed_form.with_gradient, p, eta), (x, v, eps))
+    found = derivatives(formula(closed_form.implicit_eta, p, eta), (x, v, eps))
     expected = reference.eta_gradients(x[1:4], v[1:4], eps[1:4], p, *BOX)
     live = reference.room(x, v, *BOX)[1:4] > 0
     for gradient, truth in zip(found, expected, strict=True):
@@ -73,7 +73,7 @@ def test_derivatives_of_eta_are_those_of_the_implicit_function(p):
 def test_second_derivatives_are_those_of_numerical_differences_and_finite(p):
     x, v, eps, eta = case(p)
     found = [torch.tensor(t, requires_grad=True) for t in (x, v, eps)]
-    function = formula(closed_form.with_gradient, p, eta)
+    function = formula(closed_form.implicit_eta, p, eta)
     slopes = torch.autograd.grad(
         function(*found).sum(), found, create_graph=True, materialize_grads=True
     )
@@ -85,7 +85,7 @@ def test_second_derivatives_are_those_of_numerical_differences_and_finite(p):
 @pytest.mark.parametrize("p", ORDERS)
 def test_points_are_the_clipped_ones_and_the_bounds_to_the_last_digit(p):
     x, v, eps, eta = case(p, np.float32)
-    found = formula(closed_form.moved, p, eta)(*map(torch.tensor, (x, v, eps))).numpy()
+    found = formula(closed_form.clipped_step, p, eta)(*map(torch.tensor, (x, v, eps))).numpy()
     wanted = np.clip(x.astype(float) + eta * v, *BOX)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=3e-7)
     np.testing.assert_array_equal(found[0], x[0])
@@ -104,7 +104,7 @@ def test_what_stops_four_digits_short_of_its_bound_is_on_it_and_no_more(dtype, d
     problem = prepare(x, v, 0.4, 2.0, (0.0, 1.0))
     for digits, arrives in ((1, True), (4, True), (5, False)):
         eta = torch.full_like(x, 0.5 * (1 - digits * digit))
-        point = closed_form.moved(problem, ep.astensor(eta)).raw
+        point = closed_form.clipped_step(problem, ep.astensor(eta)).raw
         (slope,) = torch.autograd.grad(point.sum(), v)
         assert slope.item() == (0.0 if arrives else eta.item())
         if arrives:
@@ -114,7 +114,7 @@ def test_what_stops_four_digits_short_of_its_bound_is_on_it_and_no_more(dtype, d
 @pytest.mark.parametrize("p", ORDERS)
 def test_derivatives_of_the_points_are_1_and_eta_where_they_move(p):
     x, v, eps, eta = case(p)
-    to_x, to_v, to_eps = derivatives(formula(closed_form.moved, p, eta), (x, v, eps))
+    to_x, to_v, to_eps = derivatives(formula(closed_form.clipped_step, p, eta), (x, v, eps))
     moves = (eta * np.abs(v) < reference.room(x, v, *BOX)) | (v == 0) | (eta == 0)
     moves[4] = v[4] == 0
     np.testing.assert_array_equal(to_x, moves)
@@ -145,7 +145,7 @@ def test_for_infinity_the_largest_that_has_room_for_eps_decides_alone(scale):
         [[1.0, 0.5, 0.8, 3.0]]
     )  # the first has just that room, the last too little
     eta = np.array([[0.25 / scale]])
-    to_x, to_v, to_eps = derivatives(formula(closed_form.with_gradient, math.inf, eta), (x, v, eps))
+    to_x, to_v, to_eps = derivatives(formula(closed_form.implicit_eta, math.inf, eta), (x, v, eps))
     np.testing.assert_array_equal(to_x, 0)
     np.testing.assert_allclose(to_v, [[-0.25 / scale**2, 0, 0, 0]], rtol=1e-12)
     np.testing.assert_allclose(to_eps, [1 / scale], rtol=1e-12)

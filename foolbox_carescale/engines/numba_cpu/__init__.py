@@ -78,7 +78,7 @@ class NumbaCPU(Engine):
         if momentum is not None:
             weight, now, before = momentum
             mix = weight, problem.rows(now), problem.rows(before)
-        points, threshold, missing, flags = self._arrays.constrain(
+        points, threshold, missing, flags = self._arrays.project(
             x0, x, eps, p, lower, upper, tolerance=problem.tolerance, sphere=sphere, momentum=mix
         )
         if np.count_nonzero(flags):

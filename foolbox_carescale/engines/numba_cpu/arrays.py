@@ -22,10 +22,10 @@ from .threads import get_num_threads, set_num_threads, spread
 __all__ = [
     "Flags",
     "accumulate",
-    "constrain",
     "get_num_threads",
     "gradients",
     "perturb",
+    "project",
     "set_num_threads",
     "solve",
     "steepest",
@@ -132,7 +132,7 @@ def gradients(
     p: float,
     lower: Array,
     upper: Array,
-    upstream: Array,
+    cotangent: Array,
 ) -> tuple[Array, Array, Array]:
     """Return the vector-Jacobian product of `solve` or `perturb`, for a fixed saturated set.
 
@@ -146,7 +146,7 @@ def gradients(
         p: Order of the norm.
         lower: Lower bounds.
         upper: Upper bounds.
-        upstream: The vector: shape (N,) for eta, (N, n) in the dtype of x for the points.
+        cotangent: The vector: shape (N,) for eta, (N, n) in the dtype of x for the points.
 
     Returns:
         The products for x, delta (N, n; dtype of x) and eps (N,; float64).
@@ -159,8 +159,8 @@ def gradients(
     delta, delta_step = _flat(delta)
     lower, upper = _bounds(lower, upper, n)
     eps, eta = (_one_type(np.ascontiguousarray(a, np.float64)) for a in (eps, eta))
-    of_points = upstream.ndim == 2
-    vector = _one_type(np.ascontiguousarray(upstream, x.dtype if of_points else np.float64))
+    of_points = cotangent.ndim == 2
+    vector = _one_type(np.ascontiguousarray(cotangent, x.dtype if of_points else np.float64))
     between = (vector, grad_eta) if of_points else (vector,)
     kernel = kernels.point_gradient_rows if of_points else kernels.gradient_rows
 
@@ -221,7 +221,7 @@ def steepest(
     return out, flags
 
 
-def constrain(
+def project(
     x0: Array,
     x: Array,
     eps: Array,
@@ -265,7 +265,7 @@ def constrain(
     m = None if weight is None else x0.dtype.type(weight)
 
     def run(first: int, last: int) -> None:
-        kernels.constrain_rows(
+        kernels.project_rows(
             x0, x, now, before, m, lower, upper, eps, order, wide, x0.dtype.type(tolerance),
             rtol, sphere, threshold, missing, flags, first, last,
         )  # fmt: skip

@@ -158,10 +158,10 @@ def _advance(
     TYPE: tl.constexpr
 ):  # fmt: skip
     """Newton's step, kept inside the bracket; nothing where the row is done."""
-    gap = 1.0 - total
-    low_ = tl.where(gap > 0, tl.maximum(low, h), low)
-    high_ = tl.where(gap < 0, tl.minimum(high, h), high)
-    share = 1.0 + gap / tl.where(moving > 0, moving, 1.0)
+    residual = 1.0 - total
+    low_ = tl.where(residual > 0, tl.maximum(low, h), low)
+    high_ = tl.where(residual < 0, tl.minimum(high, h), high)
+    share = 1.0 + residual / tl.where(moving > 0, moving, 1.0)
     positive = (moving > 0) & (share > 0)
     root = tl.exp2(tl.log2(tl.where(positive, share, 1.0)) * constant(0.5 / P, tl.float64))
     following = rounded(h * root, TYPE)
@@ -171,7 +171,7 @@ def _advance(
     following = tl.where(newton, following, halved)
     # nothing between the ends of the bracket, or a step below the last digit
     settled = (high_ <= low_ * (1.0 + 2.0 * last_digit(TYPE))) | (following == h)
-    settled = settled | (tl.abs(gap) <= constant(RTOL, tl.float64))
+    settled = settled | (tl.abs(residual) <= constant(RTOL, tl.float64))
     h = tl.where((done != 0) | settled, h, following)
     return h, low_, high_, done | settled.to(tl.int32)
 

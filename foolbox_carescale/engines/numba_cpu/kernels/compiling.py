@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from numba import njit, types
@@ -29,6 +31,13 @@ INTERNAL = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline":
 CALLED_FROM_PYTHON = {"no_cpython_wrapper": False, "forceinline": False}
 
 
+# numba itself looks at the file of the outermost function only, and would go on with what an edited
+# or upgraded file beside it was.
+SOURCES = hashlib.sha256(
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+).hexdigest()
+
+
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Return `numba.njit`, cached on disk where there is a place to cache."""
     # Python's error model tests every division for zero, which also prevents vectorisation.
@@ -44,7 +53,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 def _forgiving(dispatcher: Any) -> Any:
-    """Return the dispatcher, which compiles where its cache cannot be read or written to.
+    """Return the dispatcher, which compiles where its cache is stale or cannot be read or written.
 
     numba raises what a truncated file, a full disk or a folder that became read-only raises.
     """
@@ -66,6 +75,7 @@ def _forgiving(dispatcher: Any) -> Any:
             save(*args)
 
     cache.load_overload, cache.save_overload = load_overload, save_overload
+    cache._cache_file._source_stamp = SOURCES
     return dispatcher
 
 

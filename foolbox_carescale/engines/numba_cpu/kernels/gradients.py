@@ -117,7 +117,7 @@ def gradient_rows(
     )  # fmt: skip
 
 
-# Of the perturbed point z = x + eta v where not saturated, the bound where it is: upstream g goes
+# Of the perturbed point z = x + eta v where not saturated, the bound where it is: cotangent g goes
 # straight to x, and eta times to v, where z moves; and to eta with the weight v.
 
 

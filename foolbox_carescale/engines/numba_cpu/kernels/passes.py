@@ -22,7 +22,7 @@ SAMPLE_SHARE = 16
 def _block_sums(x, v, lower, upper, scale, inverse, order, tolerance):
     zero, one = type(scale)(0), type(scale)(1)
     largest = np.finfo(v.dtype).max
-    total, moving, offences = zero, zero, zero
+    total, moving, violations = zero, zero, zero
     for j in range(x.size):
         above, below = value_at(upper, j) - x[j], x[j] - value_at(lower, j)
         r = (above if v[j] > 0 else below) * inverse
@@ -35,14 +35,14 @@ def _block_sums(x, v, lower, upper, scale, inverse, order, tolerance):
         moving += q if w < r else zero
         if tolerance is not None:
             fine = (above >= -tolerance) & (below >= -tolerance) & (abs(v[j]) <= largest)
-            offences += zero if fine else one
-    return total, moving, offences
+            violations += zero if fine else one
+    return total, moving, violations
 
 
 @compiled()
 def sum_row(x, v, lower, upper, scale, inverse, order, tolerance):
     """total, moving, and how many elements are not finite or out of bounds (None: unchecked)."""
-    total, moving, offences = 0.0, 0.0, 0.0
+    total, moving, violations = 0.0, 0.0, 0.0
     for start in range(0, x.size, BLOCK):
         stop = min(start + BLOCK, x.size)
         a, b, c = _block_sums(
@@ -57,12 +57,12 @@ def sum_row(x, v, lower, upper, scale, inverse, order, tolerance):
         )
         total += a
         moving += b
-        offences += c
-    return total, moving, offences
+        violations += c
+    return total, moving, violations
 
 
 @compiled(fastmath=FAST)
-def _count_offences(x, v, lower, upper, tolerance):
+def _count_violations(x, v, lower, upper, tolerance):
     largest, one, zero = np.finfo(v.dtype).max, x.dtype.type(1), x.dtype.type(0)
     nan_x, bad_v, outside = zero, zero, zero
     for j in range(x.size):
@@ -74,12 +74,12 @@ def _count_offences(x, v, lower, upper, tolerance):
 
 
 @compiled()
-def find_offences(x, v, lower, upper, tolerance):
+def find_violations(x, v, lower, upper, tolerance):
     """Flags of a row."""
     nan_x, bad_v, outside = 0.0, 0.0, 0.0
     for start in range(0, x.size, BLOCK):
         stop = min(start + BLOCK, x.size)
-        a, b, c = _count_offences(
+        a, b, c = _count_violations(
             x[start:stop],
             v[start:stop],
             part_of(lower, start, stop),
@@ -138,26 +138,26 @@ def beyond(x):
 
 @compiled(fastmath=FAST)
 def _block_largest(x, v, lower, upper, eps, tolerance):
-    """Return the largest |v| with room >= eps, and the number of offences."""
+    """Return the largest |v| with room >= eps, and the number of violations."""
     zero, one = v.dtype.type(0), v.dtype.type(1)
     infinity = bits_of(v.dtype.type(np.inf))
     # Maxima are taken of the bits: those of numbers >= 0 are in the order of the numbers, and
     # the compiler vectorises a maximum of floats only where it may ignore NaN.
-    largest, offences = bits_of(zero), zero
+    largest, violations = bits_of(zero), zero
     for j in range(x.size):
         above, below = value_at(upper, j) - x[j], x[j] - value_at(lower, j)
         size = bits_of(abs(v[j]))
         open_size = size if (above if v[j] > 0 else below) >= eps else bits_of(zero)
         largest = max(largest, open_size)
         fine = (above >= -tolerance) & (below >= -tolerance) & (size < infinity)
-        offences += zero if fine else one
-    return bits_of(largest), offences
+        violations += zero if fine else one
+    return bits_of(largest), violations
 
 
 @compiled()
 def largest_open(x, v, lower, upper, eps, tolerance):
-    """Return the largest |v| with room >= eps in a row, and the number of offences."""
-    largest, offences = v.dtype.type(0), 0.0
+    """Return the largest |v| with room >= eps in a row, and the number of violations."""
+    largest, violations = v.dtype.type(0), 0.0
     for start in range(0, x.size, BLOCK):
         stop = min(start + BLOCK, x.size)
         a, b = _block_largest(
@@ -169,8 +169,8 @@ def largest_open(x, v, lower, upper, eps, tolerance):
             tolerance,
         )
         largest = max(largest, a)
-        offences += b
-    return float(largest), offences
+        violations += b
+    return float(largest), violations
 
 
 @compiled(fastmath=FAST)

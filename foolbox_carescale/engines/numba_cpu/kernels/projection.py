@@ -24,7 +24,7 @@ from .compiling import (
     value_at,
 )
 from .momentum import mix
-from .passes import find_offences, largest_movable, sample_size, take_sample
+from .passes import find_violations, largest_movable, sample_size, take_sample
 from .powers import FIRST, INFINITE
 from .roots import BRACKETED_PASSES, SAMPLE_RTOL, solve_row, solve_row_inf, write_row
 
@@ -47,17 +47,17 @@ def _clip(a, lower, upper):
 def _limit_block(center, a, lower, upper, eps, tolerance):
     """Two clips, the projection for p = inf; what they do not touch stays to the last digit.
 
-    Returns the largest |a - center| left, and the number of offences, with which a stays.
+    Returns the largest |a - center| left, and the number of violations, with which a stays.
     """
     zero, one = a.dtype.type(0), a.dtype.type(1)
     infinity = bits_of(a.dtype.type(np.inf))
-    offences = zero
+    violations = zero
     for j in range(a.size):
         above, below = value_at(upper, j) - center[j], center[j] - value_at(lower, j)
         fine = (above >= -tolerance) & (below >= -tolerance)
-        offences += zero if fine & (bits_of(abs(a[j])) < infinity) else one
-    if offences > 0:
-        return zero, offences
+        violations += zero if fine & (bits_of(abs(a[j])) < infinity) else one
+    if violations > 0:
+        return zero, violations
     largest = bits_of(zero)
     for j in range(a.size):
         low, high = center[j] - eps, center[j] + eps
@@ -65,16 +65,16 @@ def _limit_block(center, a, lower, upper, eps, tolerance):
         moved = moved if moved < high else high
         a[j] = clipped(moved, lower, upper, j)
         largest = max(largest, bits_of(abs(a[j] - center[j])))
-    return bits_of(largest), offences
+    return bits_of(largest), violations
 
 
 @compiled()
 def _limit(center, a, lower, upper, eps, tolerance):
-    """Run `_limit_block` over a row, and stop at the first block with an offence."""
+    """Run `_limit_block` over a row, and stop at the first block with a violation."""
     largest = a.dtype.type(0)
     for start in range(0, a.size, BLOCK):
         stop = min(start + BLOCK, a.size)
-        size, offences = _limit_block(
+        size, violations = _limit_block(
             center[start:stop],
             a[start:stop],
             part_of(lower, start, stop),
@@ -82,7 +82,7 @@ def _limit(center, a, lower, upper, eps, tolerance):
             eps,
             tolerance,
         )
-        if offences > 0:
+        if violations > 0:
             return largest, False
         largest = max(largest, size)
     return largest, True
@@ -118,14 +118,14 @@ def _threshold_l1(x, v, lower, upper, eps, start, high, rtol):
             if not low < t < high:
                 break
         size, active = _shrunk_block(x, v, lower, upper, t)
-        gap = size - eps
-        if abs(gap) <= rtol * eps:
+        residual = size - eps
+        if abs(residual) <= rtol * eps:
             break
-        if gap > 0:
+        if residual > 0:
             low = t
         else:
             high = t
-        t = t + gap / active if active > 0 else low  # the latter has the bracket halved
+        t = t + residual / active if active > 0 else low  # the latter has the bracket halved
     return t
 
 
@@ -163,7 +163,7 @@ def _project_l1(x, v, lower, upper, eps, rtol, room, direction, out):
 
 
 @compiled(**CALLED_FROM_PYTHON)
-def constrain_rows(
+def project_rows(
     x0, a, b, c, momentum, lower, upper, eps, order, wide, tolerance, rtol, sphere, threshold,
     missing, flags, first, last,
 ):  # fmt: skip
@@ -186,7 +186,7 @@ def constrain_rows(
             size, fine = _limit(center, point, low, high, x0.dtype.type(eps[i]), tolerance)
             if not fine:
                 _fill_difference(center, point, v)
-                flags[i] = find_offences(center, v, low, high, tolerance)
+                flags[i] = find_violations(center, v, low, high, tolerance)
             elif sphere and size < eps[i] * (1 - RTOL_INF):
                 _fill_difference(center, point, v)
                 root, _ = solve_row_inf(center, v, low, high, eps[i], wide, tolerance)
@@ -194,7 +194,7 @@ def constrain_rows(
             continue
         _fill_difference(center, point, v)
         if len(order) == FIRST:
-            flags[i] = find_offences(center, v, low, high, tolerance)
+            flags[i] = find_violations(center, v, low, high, tolerance)
             if flags[i]:
                 continue
             threshold[i] = _project_l1(center, v, low, high, eps[i], rtol, room, direction, point)

@@ -29,7 +29,7 @@ from .passes import (
     SAMPLE_MAX,
     beyond,
     far_corner,
-    find_offences,
+    find_violations,
     largest_open,
     sample_size,
     sum_row,
@@ -73,25 +73,25 @@ def _newton(
     """
     moving_high, width = 0.0, np.inf
     for k in range(passes):
-        gap = target - total
-        if abs(gap) <= rtol:
+        residual = target - total
+        if abs(residual) <= rtol:
             return scale
-        if gap > 0:
+        if residual > 0:
             low = max(low, scale)
             if high == np.inf and not moving > TINY * target:
                 return NO_ROOT
         else:
             high = min(high, scale)
             moving_high = moving if moving < np.inf else 0.0
-        relative = gap / moving
-        if abs(relative) < LARGE_STEP or (k == 0 and gap > 0):
+        relative = residual / moving
+        if abs(relative) < LARGE_STEP or (k == 0 and residual > 0):
             # The first step starts where next to nothing is saturated, and is nearly exact.
             following = scale * (1 + relative) ** (1 / p)
-            if gap > 0 and following < high:
+            if residual > 0 and following < high:
                 # `total` is concave in u: up to `high` it rises at least as fast as there, and up
                 # to infinity it need not rise at all.
-                least = gap * moving_high / moving * (scale / high) ** p
-                if gap - least <= rtol:
+                least = residual * moving_high / moving * (scale / high) ** p
+                if residual - least <= rtol:
                     return following
         else:
             # Far away, Newton in log u: directions that span hundreds of binades are nearly
@@ -148,7 +148,7 @@ def _between(x, v, lower, upper, eps, order, rtol, reach, furthest, largest):
 def solve_row(x, v, lower, upper, eps, order, wide, tolerance, rtol, room, direction):
     """Return eta and flags of one row; room and direction are scratch for the sample."""
     if eps < SMALLEST_EPS:
-        return 0.0, find_offences(x, v, lower, upper, tolerance)
+        return 0.0, find_violations(x, v, lower, upper, tolerance)
     p, n, m = wide[-1], x.size, room.size
     inverse = x.dtype.type(1 / eps)
     zero = x.dtype.type(0)
@@ -173,11 +173,11 @@ def solve_row(x, v, lower, upper, eps, order, wide, tolerance, rtol, room, direc
             # A first pass beyond the root tells how fast `total` rises at most from then on.
             guess *= 1 + SAMPLE_ERRORS * (1 + m / SAMPLE_MAX) * math.sqrt(2 / m) / p
         guess = float(x.dtype.type(guess))
-        total, moving, offences = sum_row(
+        total, moving, violations = sum_row(
             x, v, lower, upper, x.dtype.type(guess), inverse, order, tolerance
         )
-        if offences > 0:
-            return 0.0, find_offences(x, v, lower, upper, tolerance)
+        if violations > 0:
+            return 0.0, find_violations(x, v, lower, upper, tolerance)
         scale = _newton(
             x, v, lower, upper, target, p, inverse, order, guess, total, moving,
             0.0, np.inf, target * rtol, PASSES,
@@ -185,7 +185,7 @@ def solve_row(x, v, lower, upper, eps, order, wide, tolerance, rtol, room, direc
         if scale > 0:
             return scale / float(inverse), 0
     else:
-        flags = find_offences(x, v, lower, upper, tolerance)
+        flags = find_violations(x, v, lower, upper, tolerance)
         if flags:
             return 0.0, flags
     return _bracketed(x, v, lower, upper, eps, wide, rtol), 0
@@ -194,9 +194,9 @@ def solve_row(x, v, lower, upper, eps, order, wide, tolerance, rtol, room, direc
 @compiled()
 def solve_row_inf(x, v, lower, upper, eps, wide, tolerance):
     """Return eta and flags of one row for p = inf, in closed form."""
-    largest, offences = largest_open(x, v, lower, upper, x.dtype.type(eps), tolerance)
-    if offences > 0:
-        return 0.0, find_offences(x, v, lower, upper, tolerance)
+    largest, violations = largest_open(x, v, lower, upper, x.dtype.type(eps), tolerance)
+    if violations > 0:
+        return 0.0, find_violations(x, v, lower, upper, tolerance)
     if largest == 0:
         # the sum that eps is the unit of is not used
         return far_corner(x, v, lower, upper, eps, (eps,))[1] * beyond(x), 0

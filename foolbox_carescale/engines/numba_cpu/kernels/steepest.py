@@ -20,7 +20,14 @@ from .compiling import (
     row_of,
     value_at,
 )
-from .passes import NAN_DELTA, SAMPLE_RUN, find_offences, largest_movable, sample_size, start_of_run
+from .passes import (
+    NAN_DELTA,
+    SAMPLE_RUN,
+    find_violations,
+    largest_movable,
+    sample_size,
+    start_of_run,
+)
 from .powers import FIRST, INFINITE, SQUARE, power
 from .roots import SMALLEST_EPS, solve_row, write_row
 
@@ -183,7 +190,7 @@ def steepest_rows(
     for i in range(first, last):
         xi, gi, low, high = x[i], g[i], row_of(lower, i), row_of(upper, i)
         if len(order) != SQUARE:  # there the root finder looks itself
-            flags[i] = find_offences(xi, gi, low, high, tolerance)
+            flags[i] = find_violations(xi, gi, low, high, tolerance)
             if flags[i]:
                 continue
         if len(order) == INFINITE:
