@@ -1,4 +1,4 @@
-"""How much of the package the tests run: the lines and branches of each module.
+"""Report the lines and branches of each module that the tests run.
 
     coverage run -m pytest
     coverage combine

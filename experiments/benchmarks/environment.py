@@ -1,4 +1,4 @@
-"""What a figure was measured on: processor, cores, versions, date."""
+"""Describe the machine of a measurement: processor, cores, versions, date."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ TURN_SECONDS = 0.02  # a fast call is repeated this long in its turn, past other
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured."""
+    """The size of a measurement."""
 
     shapes: Sequence[tuple[int, ...]]
     growth: Sequence[int]

@@ -1,4 +1,4 @@
-"""What `rescaling` times: data, frameworks, and the contestants in each."""
+"""The calls that `rescaling` times: data, frameworks, and the contestants in each."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Call = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """What one number stands for."""
+    """The key of one number."""
 
     shape: tuple[int, ...]
     data: str
@@ -94,7 +94,7 @@ def typical_eps(x: Any, delta: Any, p: float) -> float:
 
 @dataclass(frozen=True)
 class Framework:
-    """What the measurements need of one."""
+    """A framework, for the measurements."""
 
     name: str
     tensor: Callable[[Any], Any]
@@ -219,7 +219,7 @@ def _calls_in(
 
 
 def more_in_torch(x: Any, delta: Any, eps: float, p: float) -> dict[str, Call]:
-    """What is timed in PyTorch alone."""
+    """Return the calls that only PyTorch times."""
     eta, memory = clipping_aware_rescaling(x, delta, eps, p=p), torch.empty_like(x)
     ours = functools.partial(clipping_aware_rescaling, eps=eps, p=p)
     calls = {
@@ -247,7 +247,7 @@ def _without_numba(function: Callable[[Any, Any], Any], x: Any, delta: Any) -> A
 
 
 def bisection(x: Any, delta: Any, eps: float, p: float) -> Any:
-    """What a user writes: halve an interval of eta, looking at the clipped point's norm."""
+    """Halve an interval of eta by the norm after the clip, as a user would."""
     column = (-1,) + (1,) * (x.ndim - 1)
     low = torch.zeros(len(x), dtype=x.dtype)
     high = 1 / delta.abs().flatten(1).amin(1).clamp_min(torch.finfo(x.dtype).tiny)

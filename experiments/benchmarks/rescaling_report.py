@@ -1,4 +1,4 @@
-"""The goals of `rescaling`, and what it writes."""
+"""The goals of `rescaling`, and its tables and figure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from experiments.benchmarks.rescaling_calls import (
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per call over all turns of a cell."""
+    """Seconds per call over all turns."""
 
     least: float
     median: float
@@ -54,7 +54,7 @@ def goals(
     starts: dict[str, float | None],
     own: list[steps.OwnCost],
 ) -> list[Goal]:
-    """What the project promises, beside what was measured."""
+    """Return the goals of the project with their measurements."""
     t = functools.partial(_least, times)
     fold = functools.partial(_ratio, times)
     rows = [
@@ -242,7 +242,7 @@ def plot(times: Times, path: Path) -> None:
 
 
 def write_csv(times: Times, path: Path) -> None:
-    """One line per cell, seconds."""
+    """Write one line per timing, in seconds."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("shape", "data", "p", "contestant", *Timing.__annotations__))
@@ -269,5 +269,5 @@ def _order(p: float) -> str:
 
 
 def text_of(shape: tuple[int, ...]) -> str:
-    """As the tables write it."""
+    """Return the shape as the tables show it."""
     return "x".join(str(size) for size in shape)

@@ -1,4 +1,4 @@
-"""What the runner adds to model and attack, in time and in memory.
+"""Measure the time and memory that the runner adds to model and attack.
 
     python -m experiments.benchmarks.runner --output experiments/results
 

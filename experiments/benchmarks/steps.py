@@ -1,4 +1,4 @@
-"""What a step of an attack costs beside the model, ours against Foolbox's and AutoAttack's.
+"""Measure a step of an attack without the model, against Foolbox and AutoAttack.
 
     python -m experiments.benchmarks.steps --output results
     python -m experiments.benchmarks.steps --quick
@@ -71,7 +71,7 @@ class OwnCost:
 
     @property
     def ratio(self) -> float:
-        """A step's own cost, ours over the peer's."""
+        """Return the cost of a step relative to the peer's."""
         return self.step / self.peer_step
 
 
@@ -239,7 +239,7 @@ class Playback:
         return self._logits[self._turn], self._gradients[self._turn]
 
     def own_seconds(self, run: Callable[[], Any]) -> float:
-        """What a run takes beside this model; always along the same records."""
+        """Return the time of a run without this model, always on the same records."""
         self._turn, self.seconds = 0, 0.0
         torch.manual_seed(0)
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Strength at an equal number of gradients: ours, Foolbox's, AutoAttack's and ART's attacks.
+"""Compare attacks with Foolbox's, AutoAttack's and ART's at equal numbers of gradients.
 
     python -m experiments.benchmarks.strength --output experiments/results
     python -m experiments.benchmarks.strength --output results --models digits --orders 2 --seeds 1
@@ -15,9 +15,9 @@ default parameters except for the number of steps. ``minimal``: the median norm 
 minimise it, at 200 gradients. ``ensemble``: ClipAwareAutoAttack and AutoAttack's standard version,
 with the forward and backward passes that they spent.
 
-Each line of ``strength.csv`` is one attack on one model at one epsilon under one seed. A line that
-is there is not computed again, so a run can be stopped, continued, and made in parts: what is
-asked for is what the options select. Now and then, and at the end, ``strength.md`` (tables, and
+Each line of ``strength.csv`` is one attack on one model at one epsilon under one seed. An existing
+line is not computed again, so a run can be stopped, resumed and split by the options.
+Regularly, and at the end, ``strength.md`` (tables, and
 which goals hold) and ``strength.png`` (security curves) are written from the whole CSV.
 """
 
@@ -98,7 +98,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Cell:
-    """What a row measures."""
+    """The key of a row."""
 
     suite: str
     model: str

@@ -1,4 +1,4 @@
-"""What ``strength`` measured, as tables, curves, and the goals that it meets."""
+"""The results of ``strength``: tables, curves and goals."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Row:
 
     @property
     def key(self) -> tuple[str | float, ...]:
-        """What the row measured; two rows with the same key are the same measurement."""
+        """Return the key of the measurement; rows with the same key repeat it."""
         return astuple(self)[:8]
 
 
-# Pairs that do the same: ours, Foolbox's.
+# Attacks of the same kind in this package and in Foolbox.
 SIBLINGS = {
     "fgm": "foolbox_fgm", "bim": "foolbox_bim", "pgd": "foolbox_pgd",
     "momentum": "foolbox_momentum", "adam": "foolbox_adam",
@@ -112,7 +112,7 @@ class Results:
         return self.by_setting[setting].get((attack, steps), [])
 
     def attacks(self, setting: Key, steps: int) -> list[str]:
-        """What was measured there with this number of gradients."""
+        """Return the attacks measured there with this number of iterations."""
         return [attack for attack, count in self.by_setting[setting] if count == steps]
 
     def pair(
@@ -158,7 +158,7 @@ def _head(rows: list[Row]) -> list[str]:
 
 
 def _goals(results: Results) -> list[str]:
-    """For each goal in how many attack settings it is met, and those where it is not."""
+    """Return for each goal the settings that miss it, and the number of those that meet it."""
     lines = [
         "## Goals",
         "",

@@ -1,4 +1,4 @@
-"""What the experiments share: their options, the bundled model with its data, the report."""
+"""Shared by the experiments: options, the bundled model with its data, the report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for on the command line."""
+    """The options of the command line."""
 
     quick: bool
     output: Path | None
@@ -71,7 +71,7 @@ def norm(change: torch.Tensor, p: float) -> torch.Tensor:
 def side_by_side(
     function: Callable[..., T], jobs: Iterable[Sequence[Any]], processes: int
 ) -> Iterator[T]:
-    """What the function returns for each job, in their order.
+    """Yield the result of the function for each job, in order.
 
     Small networks keep two processes with one thread busier than one with two.
 

@@ -112,7 +112,7 @@ def _generators(kernel: int, seed: int, quick: bool) -> list[Row]:
 
 
 def _own(rate: float, seed: int, quick: bool) -> list[Row]:
-    """What each way finds for single images with steps of one length."""
+    """Add the result of each method for single images with steps of one length."""
     network = digits_network()
     images, labels = (part[:OWN_IMAGES] for part in _held_out(quick))
     rows = []

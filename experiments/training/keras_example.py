@@ -35,7 +35,7 @@ class Perturbed(keras.Sequential):
         self.recipe = recipe
 
     def train_step(self, data: Any) -> Any:
-        """As Keras calls it, on one batch."""
+        """Train on one batch."""
         x, y = data
         # fresh in each step: drawn when the graph runs
         key = tf.random.uniform((2,), maxval=2**31 - 1, dtype=tf.int32)

@@ -1,4 +1,4 @@
-"""What training on noise buys: clean, naive Gaussian, exact Gaussian and adversarial noise.
+"""Compare training on clean images, naive and exact Gaussian, and adversarial noise.
 
     python -m experiments.training.noise_training [--quick] [--output FOLDER]
 
@@ -49,7 +49,7 @@ PACKAGES = ("foolbox-carescale", "torch", "torchvision", "lightning-fabric")
 
 @dataclass(frozen=True)
 class Size:
-    """How much work the experiment is."""
+    """The size of the experiment."""
 
     epochs: int
     seeds: int
@@ -123,7 +123,7 @@ def accuracy(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tenso
 
 
 def sections(rows: pd.DataFrame, size: Size) -> list[str]:
-    """What was done, the table (mean and standard deviation over seeds), and the differences."""
+    """Return the description, the table (mean and deviation over seeds), and the differences."""
     about = (
         f"ShuffleNet v2 x0.5 on digits, {size.epochs} epochs of 64 images a batch, half of each"
         f" perturbed at L2 epsilon {EPSILON:g} (naive: scaled to it, then clipped); {size.seeds}"
@@ -175,7 +175,7 @@ def drawn(rows: pd.DataFrame) -> Figure:
 
 
 def _differences(rows: pd.DataFrame) -> str:
-    """Of recipes, in the mean over all rows with noise, seed by seed."""
+    """Return the differences of recipes in the mean over all rows with noise, seed by seed."""
     noisy = rows[~rows.perturbation.isin(["none", "pgd"])]
     means = noisy.groupby(["recipe", "seed"]).accuracy.mean().unstack("recipe")
     lines = ["Mean over all rows with noise, differences seed by seed:", ""]

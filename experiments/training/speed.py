@@ -1,4 +1,4 @@
-"""What the operator costs in training: steps with it, without it, and with the official code.
+"""Measure the operator in training: steps with it, without it, and with the official code.
 
     python -m experiments.training.speed [--quick]
 

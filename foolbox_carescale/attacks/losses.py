@@ -1,4 +1,4 @@
-"""What a gradient attack ascends: one number per input, from its logits.
+"""The losses of gradient attacks: one number per input, from its logits.
 
 Every loss grows as the attack gets nearer to its goal. ``classes`` are the labels to move away
 from, or, for a targeted criterion, the classes to move towards.

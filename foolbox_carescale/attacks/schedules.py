@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Schedule(ABC):
-    """How long each step is."""
+    """The length of each step."""
 
     observes = False  # whether ``observe`` wants the losses, which costs reading them
 

@@ -183,7 +183,7 @@ class _Live:
 
 
 class _Grid:
-    """Where the pixels of an input are: (N, channels, pixels) and back, windows, tiles."""
+    """The layout of pixels: (N, channels, pixels) and back, windows, tiles."""
 
     def __init__(self, x0: ep.Tensor, model: Model) -> None:
         last = getattr(model, "data_format", "channels_first") == "channels_last"

@@ -1,4 +1,4 @@
-"""What a gradient attack knows on its way: its iterates, and the best of them."""
+"""The state of a gradient attack: its iterates, and the best of them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Iterate:
 
 
 class AttackState:
-    """What all restarts of one run share: the problem, and the best iterates so far."""
+    """The state that all restarts of a run share: the problem, and the best iterates so far."""
 
     def __init__(self, model: Model, x0: ep.Tensor, criterion: Any, epsilon: Any) -> None:
         self.model, self.x0, self.criterion, self.epsilon = model, x0, criterion, epsilon

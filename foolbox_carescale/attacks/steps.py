@@ -1,4 +1,4 @@
-"""What an attack does between two gradients, for tensors that need no gradient.
+"""The steps of an attack between two gradients, for tensors that need no gradient.
 
 The way back onto ball or sphere is ``project`` and ``perturb``; here an engine does it in one go,
 with the momentum that comes before, in memory that the attack owns.

@@ -1,4 +1,4 @@
-"""What ``carescale doctor`` prints: versions, devices, engines, threads and extras."""
+"""``carescale doctor``: versions, devices, engines, threads and extras."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What operators and engines share: tensors of any framework, one checked call, closed forms."""
+"""Shared by operators and engines: tensors of any framework, one checked call, closed forms."""

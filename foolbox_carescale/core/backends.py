@@ -1,4 +1,4 @@
-"""What EagerPy does not tell of a tensor: traced or concrete, where it lives, its NumPy view.
+"""Facts about tensors that EagerPy lacks: traced or concrete, device, NumPy view.
 
 No framework is imported here: a tensor of a framework can only exist when its
 framework has been imported, so ``sys.modules`` has it.

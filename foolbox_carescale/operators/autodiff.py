@@ -54,7 +54,7 @@ def _root(problem: Problem) -> ep.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class _Operator:
-    """What is differentiated.
+    """The function to differentiate.
 
     Attributes:
         value: Its value and eta, from an engine.

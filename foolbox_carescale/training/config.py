@@ -129,7 +129,7 @@ class Training(Config):
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """The schedule of the learning rate."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    """Where the training is reported, epoch by epoch, besides its folder."""
+    """The tracker, which gets the metrics after each epoch."""
     epochs: Count = 30
     """Number of epochs, at most."""
     batch_size: Count = 64

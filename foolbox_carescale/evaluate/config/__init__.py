@@ -1,1 +1,1 @@
-"""What a run is configured by: types, YAML files with overrides, sweeps, the JSON schema."""
+"""The configuration of a run: types, YAML files with overrides, sweeps, the JSON schema."""

@@ -1,4 +1,4 @@
-"""What an evaluation is made of: dataclasses, whose annotations pydantic checks."""
+"""The config of an evaluation: dataclasses, whose annotations pydantic checks."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ class AttackConfig(Arguments):
 
 @dataclass
 class ExecutorConfig(Config):
-    """Where the tasks of a run are computed; every executor gives the same results."""
+    """The executor of a run's tasks; every executor gives the same results."""
 
     name: Executor = "local"
     """``local`` (this process), ``ray``, or that of an entry point in the group
@@ -234,7 +234,7 @@ class ExecutorConfig(Config):
 
 @dataclass
 class TrackingConfig(Config):
-    """Where a run is reported besides its folder."""
+    """The tracker that gets a run's results, in addition to its folder."""
 
     name: Literal["none", "mlflow", "tensorboard"] = "none"
     """``none``, ``mlflow`` or ``tensorboard``."""
@@ -298,9 +298,9 @@ class Evaluation(Config):
     bit-identical only at the same number of threads.
     """
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
-    """Where the run is computed."""
+    """The executor of the tasks."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    """Where the finished run is reported besides its folder."""
+    """The tracker of the finished run."""
     save: Literal["adversarial_examples", None] = None
     """``adversarial_examples`` stores them too, as float32, one safetensors file per task."""
     shard: Annotated[str, checked_by(shard_of)] | None = None

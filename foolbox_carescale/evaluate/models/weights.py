@@ -19,7 +19,7 @@ from ..errors import UserError
 
 @dataclass(frozen=True)
 class WeightsMetadata:
-    """What a file says of its network besides its weights; None where it does not.
+    """Metadata of a weight file about its network; None for what is missing.
 
     Attributes:
         num_classes: How many it tells apart.

@@ -1,4 +1,4 @@
-"""How a series is drawn, the same on the page and in the figures for papers."""
+"""The style of a series, the same on the page and in figures for papers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MARKERS = "osD^vP"
 
 @dataclass(frozen=True)
 class SeriesStyle:
-    """How one series is drawn.
+    """The style of one series.
 
     Attributes:
         palette: ``own``, ``other`` or "" for the worst case, which is drawn in the text's

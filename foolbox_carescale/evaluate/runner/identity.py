@@ -1,4 +1,4 @@
-"""Whether the run that a folder holds is the run that is asked for."""
+"""Check that the run in a folder is the requested run."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
 
 
 class _CompletionLog:
-    """Which tasks of a shard are done, and the robust accuracy of each setting so far.
+    """The finished tasks of a shard, and the robust accuracy of each setting so far.
 
     It grows by a byte per task, not with what they hold.
     """

@@ -1,4 +1,4 @@
-"""What a run computes: settings, tasks of them, and the seed of each task."""
+"""The attack settings of a run, their tasks, and the seed of each task."""
 
 from __future__ import annotations
 

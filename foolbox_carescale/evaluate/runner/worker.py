@@ -39,11 +39,11 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class ModelProbe:
-    """What a worker tells before its first task.
+    """Facts about the model, before the first task.
 
     Attributes:
-        model: By which two workers see whether they have the same one: a digest of its
-            ``weights``, and the largest of the ``logits`` of each sample of the first batch.
+        model: Shows whether two workers have the same one: a digest of its ``weights``,
+            and the largest of the ``logits`` of each sample of the first batch.
         diagnostics: About the model.
     """
 

@@ -49,7 +49,7 @@ _T = TypeVar("_T")
 
 
 class RunFolder:
-    """Where one run is stored; files appear complete or not at all.
+    """The folder of one run; files appear complete or not at all.
 
     ``run.json`` says which run it is, ``config.yaml`` is its resolved config, ``warnings.json``
     holds the diagnostics about its numbers. Of each task

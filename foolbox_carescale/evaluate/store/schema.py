@@ -70,7 +70,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a task yields.
+    """The result of a task.
 
     Attributes:
         task: Its name.

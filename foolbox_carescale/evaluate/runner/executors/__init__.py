@@ -1,4 +1,4 @@
-"""Where tasks are computed; whichever executor it is, the rows are the same.
+"""Executors, which compute tasks; all give the same rows.
 
 Other packages offer theirs as an entry point of the group ``carescale.executors``: a callable
 that takes what ``make_executor`` takes and returns an ``Executor``.
