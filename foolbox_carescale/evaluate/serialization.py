@@ -5,6 +5,28 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import yaml
+
+
+def from_yaml(text: str) -> Any:
+    """Plain values of the YAML of a config that a run or a training has stored.
+
+    Raises:
+        ValueError: It is something else. With aliases, which they never write, a short text
+            can stand for a huge one.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"it is not the YAML of a config: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias")
+        return super().compose_node(parent, index)
+
 
 def to_builtins(value: Any) -> Any:
     """Dataclasses as dicts, all the way down."""

@@ -18,7 +18,7 @@ import yaml
 
 from .config.types import Evaluation, TrackingConfig
 from .errors import EvaluationWarning, UserError, warn
-from .serialization import flatten_keys
+from .serialization import flatten_keys, from_yaml
 from .store.checksums import digest
 from .store.results import Results
 
@@ -155,7 +155,7 @@ def metrics(results: Results) -> Iterator[tuple[str, int, float]]:
 
 def parameters(folder: Path) -> dict[str, str]:
     """Return the resolved config of a run by dotted keys, without how it is tracked."""
-    content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    content = from_yaml((folder / "config.yaml").read_text(encoding="utf-8"))
     content.pop("tracking", None)
     return {key: str(leaf) for key, leaf in flatten_keys(content).items()}
 
@@ -236,8 +236,10 @@ class _TensorBoard:
 
     def __init__(self, config: TrackingConfig, path: Path) -> None:
         own = path / "tensorboard"
+        if own.is_symlink():
+            raise UserError(f"{own} is a symbolic link, through which nothing is written")
         self._folder = Path(config.folder).expanduser() / path.name if config.folder else own
-        content = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        content = from_yaml((path / "config.yaml").read_text(encoding="utf-8"))
         content.pop("tracking", None)
         self._config = f"```yaml\n{yaml.safe_dump(content, sort_keys=False)}```"
         self._writer: Any = None

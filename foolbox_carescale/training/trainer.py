@@ -149,8 +149,6 @@ def _open(store: RunFolder, record: dict[str, Any] | None, config: str) -> None:
             raise UserError(
                 f"output: another process trains in {store.path}; choose another folder"
             )
-        for left in unfinished.iterdir():  # of a process that was killed
-            left.unlink()
         if record is not None:
             noted = {"config.yaml": config, _RECORD: json.dumps(record, indent=2)}
             for name, text in noted.items():

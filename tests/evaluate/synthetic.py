@@ -24,7 +24,7 @@ def run(
     """A complete run; robust accuracy falls with epsilon, and with the number of the attack."""
     generator = np.random.default_rng(0)
     folder = RunFolder(path)
-    folder.start({"fingerprint": "invented"})
+    folder.start({"fingerprint": "invented", "tasks": attacks * len(epsilons)})
     folder.open()
     folder.write_config(config)
     folder.write_warnings(list(warnings))

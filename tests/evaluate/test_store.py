@@ -3,13 +3,17 @@ import io
 import os
 import random
 import resource
+import shutil
 import subprocess
+import sys
 import warnings
 
 import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
@@ -21,18 +25,25 @@ from foolbox_carescale.evaluate import (
     UserError,
     evaluate,
     print_comparison,
+    print_report,
+    write_report,
 )
 from foolbox_carescale.evaluate.errors import StorageError
 from foolbox_carescale.evaluate.report.aggregate import aggregate
 from foolbox_carescale.evaluate.report.page import page
 from foolbox_carescale.evaluate.store.checksums import (
+    MOST_ROWS,
     IntegrityError,
     create_atomically,
+    digest,
+    from_json,
     from_parquet,
+    to_json,
     to_parquet,
 )
 from foolbox_carescale.evaluate.store.folder import RunFolder
 from foolbox_carescale.evaluate.store.schema import SCHEMA
+from tests.evaluate import synthetic
 from tests.evaluate.factories import data, rows, tiny
 
 KINDS = ("run.json", "config.yaml", "warnings.json", "*.parquet", "examples/*", "adversarial_e*/*")
@@ -224,12 +235,214 @@ def test_what_belongs_to_rows_and_is_gone_is_computed_again(tmp_path):
     assert victim.read_bytes() == content
 
 
-def use(folder, changes):
-    """Read a folder in every way, the rows of which must be right, and resume its run."""
+ONE = {"attacks": {"noise": AttackConfig("L2AdditiveUniformNoiseAttack", [0.2])}, "samples": 2}
+TASK = "0000-noise-0.2-00000"
+
+
+@pytest.fixture
+def strange(tmp_path):
+    """A folder from a stranger, with right checksums, beside what must stay as it is."""
+    evaluate(tiny(tmp_path / "run", **ONE))
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").write_text("precious", encoding="utf-8")
+    yield tmp_path / "run"
+    assert [path.name for path in (tmp_path / "outside").iterdir()] == ["file"]
+    assert (tmp_path / "outside" / "file").read_text(encoding="utf-8") == "precious"
+
+
+def rewrite(folder, notes=(), compression="none", **columns):
+    """Store a task with other columns, notes or compression, and the checksum that fits them."""
+    path = folder / "results" / f"{TASK}.parquet"
+    table, known = from_parquet(path.read_bytes(), SCHEMA)
+    for name, column in columns.items():
+        place = table.schema.get_field_index(name)
+        if column is None:
+            table = table.remove_column(place)
+        else:
+            table = table.set_column(place, name, column)
+    buffer = pa.BufferOutputStream()
+    with pq.ParquetWriter(buffer, table.schema, compression=compression) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({**known, **dict(notes)})
+    content = buffer.getvalue().to_pybytes()
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    path.write_bytes(content[:footer] + digest(content).encode() + content[footer:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"robust": None}, "columns differ in 'robust'"),
+        ({"epsilon": pa.array([np.nan])}, "'epsilon' is not positive and finite"),
+        ({"p": pa.array([np.nan])}, "'p' is not positive"),
+        ({"label": pa.array([-1])}, "'label' is not within 0 and"),
+        ({"label": pa.array([2**40])}, "'label' is not within 0 and"),
+        ({"loss": pa.array(["high"])}, "it is not the Parquet of a run"),
+        ({"loss": pa.array([-1.0])}, "'loss' is negative or too large"),
+        ({"robust": pa.array([None], pa.bool_())}, "it is not the Parquet of a run"),
+        ({"compression": "zstd"}, "it is compressed or too large"),
+        ({"notes": {"carescale.files": '{"/etc/passwd": ""}'}}, "files that are not its own"),
+        ({"notes": {"carescale.files": '{"../outside/file": ""}'}}, "files that are not its own"),
+        ({"notes": {"carescale.files": "[[["}}, "does not say which files belong to it"),
+        ({"notes": {"carescale.task": "another"}}, "it belongs to another run or task"),
+        ({"setting": pa.array([7], pa.int32())}, "its rows are not those of its task"),
+    ],
+)
+def test_rows_that_no_run_has_are_left_out_and_computed_again(strange, changes, reason):
+    expected = rows(strange)
+    rewrite(strange, **changes)
+    if "setting" not in changes:
+        with pytest.warns(EvaluationWarning, match=f"1 of 2 files in .*{reason}"):
+            assert len(rows(strange)) == 1
+    with pytest.warns(EvaluationWarning, match=f"cannot be trusted .*{reason}"):
+        evaluate(tiny(strange, **ONE))
+    assert rows(strange) == expected
+
+
+def test_few_bytes_that_stand_for_many_are_not_unpacked():
+    p = pa.schema([SCHEMA.field("p")])
+    bomb = to_parquet(pa.table({"p": np.ones(MOST_ROWS + 1)}, schema=p), {})
+    assert len(bomb) < 10**6
+    with pytest.raises(IntegrityError, match="compressed or too large"):
+        from_parquet(bomb, p)
+    model = pa.schema([SCHEMA.field("model")])
+    names = pa.DictionaryArray.from_arrays(np.zeros(2**12, np.int32), ["x" * 2**19])
+    bomb = to_parquet(pa.table({"model": names}), {})
+    assert len(bomb) < 2**21
+    with pytest.raises(IntegrityError, match="'model' is too large"):
+        from_parquet(bomb, model)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "loop", "nothing"])
+def test_what_is_no_file_is_one_line_or_computed_again(strange, kind):
+    expected = rows(strange)
+    names = ("run.json", "config.yaml", "warnings.json", "results", "examples", ".claims")
+    for name in (*names, f"results/{TASK}.parquet", f"examples/{TASK}.safetensors", ".unfinished"):
+        folder = strange.parent / name.replace("/", "-")
+        shutil.copytree(strange, folder)
+        victim = folder / name
+        shutil.rmtree(victim) if victim.is_dir() else victim.unlink()
+        if kind == "folder":
+            victim.mkdir()
+        elif kind == "pipe":
+            os.mkfifo(victim)
+        else:
+            to = {"device": "/dev/zero", "loop": victim, "nothing": folder / "nowhere"}[kind]
+            victim.symlink_to(to)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EvaluationWarning)
+            for step in (seen, resumed):
+                message = ""
+                try:
+                    found = step(folder, ONE)
+                except UserError as error:
+                    message = str(error)
+                else:
+                    assert all(row in expected for row in found)
+                assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["results", "examples", ".unfinished", ".claims", "damaged"])
+def test_a_resumed_run_writes_and_deletes_nothing_through_a_link(strange, name):
+    victim = strange / name
+    if victim.is_dir():
+        shutil.rmtree(victim)
+    else:
+        victim.unlink(missing_ok=True)
+    if name != "results":
+        (strange / "results" / f"{TASK}.parquet").write_bytes(b"damaged")
+    victim.symlink_to(strange.parent / "outside" / ("file" if name == ".claims" else ""))
+    with pytest.raises(StorageError, match="symbolic link"):
+        evaluate(tiny(strange, **ONE))
+
+
+def test_a_report_replaces_links_and_does_not_write_through_them(strange):
+    for name in ("report.html", "summary.md", "curves.png"):
+        (strange / name).symlink_to(strange.parent / "outside" / "file")
+    written = write_report(Results.load(strange))
+    assert not any(path.is_symlink() for path in written)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from foolbox_carescale.evaluate.store.folder import RunFolder
+RunFolder(Path(sys.argv[1])).claim(0)
+print("writes", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_is_removed_unless_another_one_writes(strange):
+    left = strange / ".unfinished" / "left"
+    (strange / ".unfinished" / "link").symlink_to(strange.parent / "outside" / "file")
+    command = [sys.executable, "-c", WRITER, str(strange)]
+    folder = RunFolder(strange)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"writes\n"
+        assert not list((strange / ".unfinished").iterdir())
+        left.touch()
+        folder.claim(1)
+        folder.close()
+        assert left.exists()
+        other.communicate(b"")
+    folder.claim(1)
+    folder.close()
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["a: &a [1]\nb: *a\n", "[" * 3000, "a: !!python/name:os.system\n", "? [1]\n: {"]
+)
+def test_a_config_that_no_run_writes_is_one_line(tmp_path, text):
+    results = synthetic.run(tmp_path / "run", config=text)
+    with pytest.raises(UserError, match=r"config\.yaml: is damaged; remove it"):
+        aggregate([results])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"asked": None},
+        {"resolved": {}},
+        {"samples": 10**15},
+        {"samples": -1},
+        {"model": {"weights": "", "logits": ["high"]}},
+        {"versions": [1]},
+        {"tasks": "many"},
+    ],
+)
+def test_a_record_that_no_run_writes_is_one_line(strange, changes):
+    path = strange / "run.json"
+    path.write_bytes(to_json({**from_json(path.read_bytes()), **changes}))
+    with pytest.raises(UserError, match=r"run\.json"):
+        evaluate(tiny(strange, **ONE))
+
+
+def test_cells_are_no_formulas_of_a_spreadsheet(tmp_path):
+    results = synthetic.run(tmp_path / "run", model="=HYPERLINK(1)")
+    write_report(results)
+    text = (tmp_path / "run" / "summary.csv").read_text(encoding="utf-8")
+    assert ",'=HYPERLINK(1)," in text
+
+
+def test_names_reach_the_console_without_markup_and_control_sequences(tmp_path):
+    results = synthetic.run(tmp_path / "run", model="[/i]\x1b[2J")
+    stream = io.StringIO()
+    print_report(results, Console(file=stream))
+    assert "[/i]\N{REPLACEMENT CHARACTER}[2J on" in stream.getvalue()
+
+
+def seen(folder, changes):
     results = Results.load(folder)
     page(aggregate([results]))
     print_comparison([results, results], Console(file=io.StringIO()))
-    return rows(folder), evaluate(tiny(folder, **changes)) and rows(folder)
+    return rows(folder)
+
+
+def resumed(folder, changes):
+    evaluate(tiny(folder, **changes))
+    return rows(folder)
 
 
 def test_500_flipped_bits_in_all_kinds_of_files_are_noticed_or_harmless(tmp_path):
@@ -251,12 +464,12 @@ def test_500_flipped_bits_in_all_kinds_of_files_are_noticed_or_harmless(tmp_path
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             try:
-                read, resumed = use(folder, changes)
+                read, again = seen(folder, changes), resumed(folder, changes)
             except UserError as error:
                 refused = str(error)
         if refused is None:
             assert all(row in expected for row in read)
-            assert resumed == expected
+            assert again == expected
         else:
             assert "\n" not in refused
             assert victim.name in refused or "format" in refused

@@ -51,7 +51,7 @@ def write_report(*results: Results, output: str | Path | None = None) -> list[Pa
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            written.append(folder / name)
+            written.append(figures.replaced(folder / name))
             written[-1].write_text(text, encoding="utf-8")
         written += _draw(runs, folder)
     except OSError as error:

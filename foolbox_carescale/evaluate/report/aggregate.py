@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import yaml
 
 from .. import diagnostics
 from ..config.types import norm_name
 from ..errors import UserError
-from ..serialization import flatten_keys
+from ..serialization import flatten_keys, from_yaml
 from ..statistics import difference, wilson
 from ..store.folder import RunFolder
 from ..store.results import Results, by_setting
@@ -215,7 +214,7 @@ def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
     An attack that some run lacks is one key, with the attack's name as its value.
     """
-    contents = [_parsed(run.config) for run in runs]
+    contents = [from_yaml(run.config) for run in runs]
     shared = set.intersection(*(set(_attacks(content)) for content in contents))
     leaves = []
     for content in contents:
@@ -259,24 +258,11 @@ def _run(name: str, results: Results) -> Run:
     )
 
 
-class _Plain(yaml.SafeLoader):
-    """Refuse aliases, which no run writes: with them a short text can stand for a huge one."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias")
-        return super().compose_node(parent, index)
-
-
-def _parsed(config: str) -> Any:
-    return yaml.load(config, _Plain)
-
-
 def _config(folder: RunFolder) -> str:
     text = folder.read_config()
     try:
-        _parsed(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        from_yaml(text)
+    except ValueError as error:
         raise _damaged(folder, "config.yaml") from error
     return text
 
@@ -306,6 +292,11 @@ def _read_rows(
     about: dict[str, str] = {}
     for setting in by_setting(rows):
         about = {key: setting[key][0].as_py() for key in fixed}
+        if not np.diff(setting["sample"].to_numpy()).all():
+            raise UserError(
+                f"{results.folder}: samples of {about['attack']!r} at epsilon {about['epsilon']:g}"
+                " are stored twice; remove results/ and run it again"
+            )
         own = made.setdefault(
             about["attack"],
             Series(

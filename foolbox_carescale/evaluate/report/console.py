@@ -22,7 +22,7 @@ def print_report(results: Results, console: Console) -> None:
     rows = results.select("model", "data")
     model, data = rows["model"][0].as_py(), rows["data"][0].as_py()
     console.print(
-        f"[bold]{escape(model)}[/] on [bold]{escape(data)}[/]: {summary[0].samples} samples,"
+        f"[bold]{_plain(model)}[/] on [bold]{_plain(data)}[/]: {summary[0].samples} samples,"
         f" clean accuracy [bold]{results.clean_accuracy:.3f}[/]",
         highlight=False,
     )
@@ -38,7 +38,7 @@ def print_report(results: Results, console: Console) -> None:
         for settings in attacks:
             seconds = sum(setting.seconds for setting in settings)
             table.add_row(
-                f"{settings[0].attack}\n[dim]{seconds:.1f} s[/]",
+                f"{_plain(settings[0].attack)}\n[dim]{seconds:.1f} s[/]",
                 *(
                     f"{setting.robust_accuracy:.3f}\n[dim]{_norms(setting)}[/]"
                     for setting in settings
@@ -55,7 +55,7 @@ def print_comparison(results: Sequence[Results], console: Console) -> None:
     """
     runs = aggregate(results)
     for key, values in config_differences(runs):
-        console.print(f"{key}: {' | '.join(values)}", highlight=False, markup=False)
+        console.print(_plain(f"{key}: {' | '.join(values)}"), highlight=False)
     found = differences(runs)
     if not found:
         raise UserError(
@@ -63,20 +63,20 @@ def print_comparison(results: Sequence[Results], console: Console) -> None:
             " give runs whose attacks have the same names"
         )
     table = Table(
-        title=f"robust accuracy minus that of {escape(runs[0].name)}; * = beyond chance (95%)",
+        title=f"robust accuracy minus that of {_plain(runs[0].name)}; * = beyond chance (95%)",
         title_justify="left",
         title_style="bold",
     )
     for name in ("attack", "norm", "epsilon", runs[0].name, "run", "", "difference", "95%"):
         left = name in ("attack", "norm", "run")
-        table.add_column(escape(name), justify="left" if left else "right", no_wrap=left)
+        table.add_column(_plain(name), justify="left" if left else "right", no_wrap=left)
     for one in found:
         table.add_row(
-            escape(one.attack),
+            _plain(one.attack),
             norm_name(one.p),
             f"{one.epsilon:g}",
             f"{one.base_accuracy:.3f}",
-            escape(one.run),
+            _plain(one.run),
             f"{one.accuracy:.3f}",
             f"{one.value:+.3f}{'*' if one.beyond_chance else ' '}",
             f"{one.low:+.3f} to {one.high:+.3f}",
@@ -87,6 +87,11 @@ def print_comparison(results: Sequence[Results], console: Console) -> None:
         "over the same samples, paired" if pairs == {True} else "of different samples, not paired",
         highlight=False,
     )
+
+
+def _plain(text: str) -> str:
+    """Return text as a terminal shows it, without markup and control sequences."""
+    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
 def _norms(setting: SettingSummary) -> str:

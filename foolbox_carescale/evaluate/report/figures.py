@@ -25,6 +25,7 @@ _DPI = 300  # what journals ask of a PNG
 _TICK_GAP = 0.14  # of the axis; what a label such as 0.0125 takes
 _DASHES: Any = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))  # by run
 _COLUMNS = 12  # of the grid of images; more attacks than that are left to the page
+_PANELS, _LINES, _HISTOGRAMS = 12, 100, 100  # an image has 65,536 pixels per side at most
 _STYLE: Any = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -46,11 +47,13 @@ def curves(runs: Sequence[Run]) -> Figure:
 
     The worst case over attacks is left out: it runs along the strongest.
     """
-    orders = sorted({series.p for run in runs for series in run.series})
+    orders = sorted({series.p for run in runs for series in run.series})[:_PANELS]
     lines = [sum(series.p == p for run in runs for series in run.series) for p in orders]
+    height = 3.2 + 0.19 * min(max(lines), _LINES)
     with mpl.rc_context(_STYLE):
         figure = Figure(
-            figsize=(max(3.6 * len(orders), 5), 3.2 + 0.19 * max(lines)), layout="constrained"
+            figsize=(max(3.6 * len(orders), 5), height),
+            layout="constrained",
         )
         panels = figure.subplots(1, len(orders), sharey=True, squeeze=False)[0]
         for panel, p in zip(panels, orders, strict=True):
@@ -85,7 +88,7 @@ def norms(runs: Sequence[Run]) -> Figure:
     rows = sorted(
         ((number, series) for number, run in enumerate(runs) for series in run.series),
         key=lambda row: row[1].p,
-    )
+    )[:_HISTOGRAMS]
     everything = [_ratios(series) for _, series in rows]
     low = min([0.9, *(float(ratios.min()) for ratios in everything if len(ratios))])
     low = math.floor(low * 20) / 20
@@ -184,7 +187,7 @@ def save(figure: Figure, path: Path, *, few_colors: bool = False) -> list[Path]:
         few_colors: Keep 256 colours: noise on large batches of pixels does not compress, and
             needs no more.
     """
-    written = [path.with_suffix(".png"), path.with_suffix(".svg")]
+    written = [replaced(path.with_suffix(kind)) for kind in (".png", ".svg")]
     with mpl.rc_context(_STYLE):
         figure.savefig(written[0])
         figure.savefig(written[1], metadata={"Date": None})
@@ -193,6 +196,12 @@ def save(figure: Figure, path: Path, *, few_colors: bool = False) -> list[Path]:
             reduced = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
         reduced.save(written[0], optimize=True, dpi=(_DPI, _DPI))
     return written
+
+
+def replaced(path: Path) -> Path:
+    """Return a path without what stands there: a link is removed, not written through."""
+    path.unlink(missing_ok=True)
+    return path
 
 
 def _curve(panel: Axes, series: Series, style: SeriesStyle, label: str) -> None:

@@ -113,8 +113,13 @@ def _csv(rows: list[dict[str, Any]], columns: Sequence[str]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _literal(value) for key, value in row.items()} for row in rows)
     return stream.getvalue()
+
+
+def _literal(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in {*"=+-@\t\r"} else value
 
 
 def _table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:

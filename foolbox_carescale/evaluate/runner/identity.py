@@ -36,6 +36,8 @@ ROUNDING = 0.02
 """Difference of logits, relative to the largest, up to which two models with the same weights are
 the same: devices and versions round differently, TensorFloat-32 by some thousandths."""
 
+MOST_SAMPLES = 10**9
+
 _SHOWN = 4
 
 
@@ -83,6 +85,10 @@ def reconcile(evaluation: Evaluation, record: Mapping[str, Any], folder: Path) -
     Raises:
         UserError: The folder holds another run; the message names the keys that differ.
     """
+    if not _is_record(record):
+        raise UserError(
+            f"output: {folder / 'run.json'} is no record of a run; choose another folder"
+        )
     asked, now = (
         flatten_keys(record["asked"]),
         flatten_keys(json.loads(_text(_identity(evaluation)))),
@@ -157,6 +163,8 @@ def check_same_model(then: Mapping[str, Any], now: Mapping[str, Any], where: str
     if then["weights"] != now["weights"]:
         raise UserError(f"{differ}its weights have changed; {remedy}")
     before, after = np.asarray(then["logits"], float), np.asarray(now["logits"], float)
+    if before.shape != after.shape:
+        raise UserError(f"{differ}it was seen on another number of samples; {remedy}")
     scale = np.abs(before[np.isfinite(before)]).max(initial=0)
     off = ~np.isclose(after, before, rtol=0, atol=ROUNDING * scale, equal_nan=True)
     if off.any():
@@ -175,7 +183,7 @@ def check_inputs(then: Mapping[str, str], now: Mapping[str, str], where: str) ->
         now: for another.
         where: Which run the first is.
     """
-    if different := [name for name in now if now[name] != then[name]]:
+    if different := [name for name in now if now[name] != then.get(name)]:
         raise UserError(
             f"data: the {' and the '.join(different)} are not those that {where} was started"
             " with; choose another folder with output=..."
@@ -197,6 +205,25 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     loaded = {name: sys.modules[name] for name in FRAMEWORKS if name in sys.modules}
     return found | {name: str(module.__version__) for name, module in loaded.items()}
+
+
+def _is_record(record: Mapping[str, Any]) -> bool:
+    """Return whether a record, which may come from a stranger, has what is read of it."""
+    kinds = {"asked": dict, "resolved": dict, "inputs": dict, "model": dict, "versions": dict}
+    if not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
+        return False
+    resolved, model = record["resolved"], record["model"]
+    samples, logits = record.get("samples"), model.get("logits")
+    return (
+        isinstance(resolved.get("attacks"), dict)
+        and isinstance(resolved.get("threads"), int)
+        and isinstance(resolved.get("device"), str)
+        and isinstance(samples, int)
+        and 0 < samples <= MOST_SAMPLES
+        and isinstance(logits, list)
+        and all(isinstance(logit, (int, float)) for logit in logits)
+        and "weights" in model
+    )
 
 
 def _identity(evaluation: Evaluation) -> dict[str, Any]:

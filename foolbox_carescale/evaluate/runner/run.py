@@ -152,10 +152,11 @@ class _CompletionLog:
         self._counted = np.zeros((len(tasks.settings), 2), np.int64)  # robust samples, samples
         self._resumed = 0
         for name in folder.stored():
-            if tasks.named(name) is None:
+            task = tasks.named(name)
+            if task is None:
                 folder.quarantine(name, "it does not belong to this run")
-        for number in self._numbers:
-            self.look(number)
+            elif task.number in self._numbers:
+                self.look(task.number)
         self._resumed = self._how_many
 
     @property

@@ -236,6 +236,8 @@ def _check_file(path: Path, most: int) -> None:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
+        if path.is_symlink():
+            raise IntegrityError("it is a link to nothing") from None
         raise FileNotFoundError(*error.args) from error
     except OSError as error:
         raise IntegrityError(f"it cannot be read ({error.strerror})") from error

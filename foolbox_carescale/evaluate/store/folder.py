@@ -18,6 +18,7 @@ from safetensors.numpy import load, save
 
 from ... import __version__
 from ..errors import EvaluationWarning, StorageError, UserError, warn
+from ..serialization import flatten_keys
 from .checksums import (
     IntegrityError,
     create_atomically,
@@ -38,8 +39,8 @@ from .schema import SCHEMA, TaskResult, check_rows, example_of
 FORMAT = 3
 """Number of the run folder's format; it rises when a column or a file changes its meaning."""
 
-MOST_TEXT, MOST_RESULTS, MOST_IMAGES = 2**26, 2**30, 2**34
-"""Bytes of a file that is opened at all: JSON and YAML, Parquet, safetensors."""
+MOST_CONFIG, MOST_JSON, MOST_RESULTS, MOST_IMAGES = 2**21, 2**26, 2**30, 2**34
+"""Bytes of a file that is opened at all: YAML, JSON, Parquet and examples, safetensors."""
 
 _UNFINISHED, _CLAIMS = ".unfinished", ".claims"
 _WRITERS = 2**31 - 1  # a byte that every process that writes holds; those before it are tasks
@@ -86,10 +87,11 @@ class RunFolder:
             UserError: The folder holds something else, or the record cannot be read.
         """
         try:
-            record = from_json(read_file(self.path / "run.json", MOST_TEXT))
+            record = from_json(read_file(self.path / "run.json", MOST_JSON))
             written_in = record.pop("format", 1)
+            flatten_keys(record)  # of any depth that readers can follow
             if written_in == FORMAT:
-                self._fingerprint = record["fingerprint"]
+                self._fingerprint, _ = str(record["fingerprint"]), int(record["tasks"])
         except FileNotFoundError:
             for name in ("config.yaml", "results"):
                 if (self.path / name).exists():
@@ -98,7 +100,7 @@ class RunFolder:
                         " (no run.json); choose another folder or remove it"
                     ) from None
             return None
-        except (IntegrityError, KeyError) as error:
+        except (IntegrityError, KeyError, ValueError, TypeError, RecursionError) as error:
             raise UserError(
                 f"output: {self.path / 'run.json'} is damaged ({error}), so it is not known which"
                 " run the folder holds; choose another folder"
@@ -146,7 +148,7 @@ class RunFolder:
         Raises:
             UserError: It is not what was written.
         """
-        return self._text("config.yaml", from_commented) or ""
+        return self._text("config.yaml", MOST_CONFIG, from_commented) or ""
 
     def write_warnings(self, warnings: list[dict[str, str]]) -> None:
         """Store what makes the numbers less trustworthy."""
@@ -158,7 +160,8 @@ class RunFolder:
         Raises:
             UserError: It is not what was written.
         """
-        return self._text("warnings.json", lambda content: from_json(content)["warnings"]) or []
+        found = self._text("warnings.json", MOST_JSON, lambda text: from_json(text)["warnings"])
+        return found or []
 
     def write(self, part: TaskResult) -> None:
         """Store a part.
@@ -337,9 +340,9 @@ class RunFolder:
     def _place(self, task: str) -> Path:
         return self.path / "results" / f"{task}.parquet"
 
-    def _text(self, name: str, parse: Callable[[bytes], _T]) -> _T | None:
+    def _text(self, name: str, most: int, parse: Callable[[bytes], _T]) -> _T | None:
         try:
-            return parse(read_file(self.path / name, MOST_TEXT))
+            return parse(read_file(self.path / name, most))
         except FileNotFoundError:
             return None
         except (IntegrityError, ValueError, KeyError) as error:

@@ -15,7 +15,7 @@ from .checksums import IntegrityError
 
 Array = npt.NDArray[Any]
 
-MOST_CLASSES = 2**20
+MOST_CLASSES, MOST_MEASURED = 2**20, 1e300
 
 _OF_EXAMPLE = ("attack", "library", "p", "epsilon")
 
@@ -68,6 +68,10 @@ SCHEMA = pa.schema(
 """One row per setting and sample."""
 
 
+_MEASURED = SCHEMA.names[SCHEMA.names.index("norm") :]
+_MEASURED.remove("in_bounds")
+
+
 @dataclass(frozen=True)
 class TaskResult:
     """The result of a task.
@@ -103,6 +107,11 @@ def check_rows(rows: pa.Table) -> None:
         raise IntegrityError("its column 'epsilon' is not positive and finite")
     if not (p > 0).all():
         raise IntegrityError("its column 'p' is not positive")
+    for name in _MEASURED:
+        values = rows[name].drop_null().to_numpy()
+        values = values[np.isfinite(values)]
+        if not ((values >= 0) & (values <= MOST_MEASURED)).all():
+            raise IntegrityError(f"its column {name!r} is negative or too large to be averaged")
 
 
 def example_of(arrays: Mapping[str, Array], rows: pa.Table) -> dict[str, Any]:
@@ -121,6 +130,6 @@ def example_of(arrays: Mapping[str, Array], rows: pa.Table) -> dict[str, Any]:
     shape = images["clean"].shape
     fit = [image.shape == shape and image.dtype == np.float32 for image in images.values()]
     fit += [n.shape == shape[:1] and n.dtype == np.int64 for n in numbers.values()]
-    if not shape or not all(fit):
+    if not images["clean"].size or not all(fit):
         raise IntegrityError("its images and labels do not fit each other")
     return {**of_setting, **images, **numbers}
