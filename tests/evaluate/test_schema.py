@@ -51,6 +51,7 @@ def test_schemas_are_schemas_and_every_key_is_described(group):
         ("seed: many", "'many' is not of type 'integer'"),
         ("model: resnet18", "is not of type 'object'"),
         ("model: {nme: resnet18}", "'nme' is not one of"),
+        ("samples: 0", "0 is less than the minimum of 1"),
         ("data: {size: big}", "'big' is not of type 'integer'"),
         ("epsilons: {L2: 0.5}", "0.5 is not of type 'array'"),
         ("epsilons: {L2: [a]}", "'a' is not of type 'number'"),

@@ -9,7 +9,6 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from experiments.training import noise_training
-from foolbox_carescale.evaluate.errors import UserError
 from foolbox_carescale.training.config import RecipeConfig, RecipeName
 from foolbox_carescale.training.recipes import make_recipe
 from tests.training import factories
@@ -137,11 +136,6 @@ def test_half_of_the_noise_is_that_of_earlier_generators(batch, network):
         seen.add(torch.equal(replayed, gaussian.perturbed(network, images, labels)[:half]))
     assert seen == {False, True}  # both the beginning and what was learned come up
     assert len(recipe.state_dict()["past"]) == 2
-
-
-def test_an_unknown_recipe_is_one_line():
-    with pytest.raises(UserError, match=r"recipe\.name: there is no 'gaussian-exakt'; did you"):
-        make_recipe(RecipeConfig("gaussian-exakt", eps=1.0))
 
 
 def test_the_experiment_measures_every_recipe_in_its_short_form(tmp_path):

@@ -90,6 +90,7 @@ Epsilons = Annotated[
 ]
 Label = Annotated[str, checked_by(_check_label)]
 NormName = Annotated[str, checked_by(norm_order)]
+Shard = Annotated[str, checked_by(shard_of)]
 Share = Annotated[Real, Field(ge=0)]
 Executor = Annotated[
     str,
@@ -303,7 +304,7 @@ class Evaluation(Config):
     """The tracker of the finished run."""
     save: Literal["adversarial_examples", None] = None
     """``adversarial_examples`` stores them too, as float32, one safetensors file per task."""
-    shard: Annotated[str, checked_by(shard_of)] | None = None
+    shard: Shard | None = None
     """``i/n`` computes shard i of n, counted from 0, for job arrays. All shards write into one
     folder, in any order, at any time.
     """
