@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from foolbox_carescale.operators import reference as page
+
 Array = np.ndarray[Any, Any]
 
 ORDERS = (0.5, 1.0, 1.3, 2.0, 3.0, math.inf)
@@ -17,9 +19,7 @@ SHAPE = (len(FRACTIONS), 3, 19, 19)  # rows of 1083: longer than one block of a 
 
 def room(x: Any, delta: Any, lower: Any = 0.0, upper: Any = 1.0) -> Array:
     """Distance to the bound that delta points at, one row per sample."""
-    x, delta = _wide(x), _wide(delta)
-    inside = np.where(delta > 0, upper - x, np.where(delta < 0, x - lower, 0.0))
-    return _rows(np.maximum(inside, 0.0))
+    return _rows(np.maximum(page.room(_wide(x), _wide(delta), lower, upper), 0.0))
 
 
 def norm(rows: Any, p: float) -> Array:
@@ -76,24 +76,13 @@ def bisected_eta(
 def eta_gradients(
     x: Any, delta: Any, eps: Any, p: float, lower: Any = 0.0, upper: Any = 1.0
 ) -> tuple[Array, Array, Array]:
-    """d eta / d x, d delta, d eps by the implicit function theorem; eps must be reachable."""
+    """d eta / d x, d delta, d eps, of the page that `operators/test_reference.py` tests."""
     shape = np.shape(x)
-    eta = bisected_eta(x, delta, eps, p, lower, upper)[:, None]
-    eps = np.broadcast_to(_wide(eps), len(eta))[:, None]
-    v = _wide(delta).reshape(len(eta), -1)
-    magnitudes, space = np.abs(v), room(x, delta, lower, upper)
-    if p == math.inf:
-        # the coordinate that gets to eps first decides alone
-        first = np.where(space >= eps, magnitudes, 0.0).max(axis=1, keepdims=True)
-        to_delta = np.where(magnitudes == first, -eta * np.sign(v) / first, 0.0)
-        return np.zeros(shape), to_delta.reshape(shape), (1 / first)[:, 0]
-    saturated = eta * magnitudes >= space
-    m = np.where(saturated, 0.0, magnitudes**p).sum(axis=1, keepdims=True)
-    power = np.where(magnitudes > 0, magnitudes, 1.0) ** (p - 1)
-    to_delta = np.where(saturated, 0.0, -eta * power * np.sign(v) / m)
-    power = np.where(space > 0, space, 1.0) ** (p - 1)
-    to_x = np.where(saturated & (space > 0), power * np.sign(v) / (eta ** (p - 1) * m), 0.0)
-    return to_x.reshape(shape), to_delta.reshape(shape), ((eps / eta) ** (p - 1) / m)[:, 0]
+    rows = (_rows(np.broadcast_to(t, shape)) for t in (x, delta, lower, upper))
+    x, v, lower, upper = rows
+    eps = np.broadcast_to(_wide(eps), len(x))
+    to_x, to_v, to_eps = page.eta_gradient(x, v, eps, p, lower, upper)
+    return to_x.reshape(shape), to_v.reshape(shape), to_eps[:, 0]
 
 
 def case(name: str, *, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> tuple[Array, Array]:

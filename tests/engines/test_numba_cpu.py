@@ -13,6 +13,7 @@ import pytest
 
 from foolbox_carescale.engines.numba_cpu import arrays as cpu
 from foolbox_carescale.engines.numba_cpu import threads
+from tests import reference
 
 # Each further p or dtype is compiled for itself; p = 0.3 to 50 without a specialisation share one.
 ORDERS = [
@@ -23,43 +24,14 @@ ACCURACY = {np.float32: 1e-6, np.float64: 1e-12}
 TOLERANCE = {np.float32: 1e-6, np.float64: 1e-12}
 
 
-def norms(values: np.ndarray, p: float) -> np.ndarray:
-    """Row norms in float64, scaled so that no power overflows."""
-    largest = values.max(axis=1)
-    scaled = values / np.where(largest > 0, largest, 1)[:, None]
-    if p == math.inf:
-        return largest
-    return largest * np.sum(scaled**p, axis=1) ** (1 / p)
-
-
-def rooms(x, delta, lower=0.0, upper=1.0) -> np.ndarray:
-    x, delta = x.astype(np.float64), delta.astype(np.float64)
-    room = np.where(delta > 0, upper - x, np.where(delta < 0, x - lower, 0))
-    return np.maximum(room, 0)
-
-
 def reached(eta, x, delta, p, lower=0.0, upper=1.0) -> np.ndarray:
-    eta = eta.astype(x.dtype).astype(np.float64)[:, None]
     with np.errstate(over="ignore"):
-        moved = eta * np.abs(delta.astype(np.float64))
-    return norms(np.minimum(moved, rooms(x, delta, lower, upper)), p)
+        return reference.realised_norm(eta.astype(x.dtype), x, delta, p, lower, upper)
 
 
 def furthest(x, delta, p, lower=0.0, upper=1.0) -> np.ndarray:
     """The norm at the largest eta of the dtype: R, but for directions that no eta can move."""
     return reached(np.full(len(x), np.finfo(x.dtype).max), x, delta, p, lower, upper)
-
-
-def reference(x, delta, eps, p, lower=0.0, upper=1.0) -> np.ndarray:
-    """Eta by bisection of its logarithm in float64."""
-    room, size = rooms(x, delta, lower, upper), np.abs(delta.astype(np.float64))
-    low, high = np.full(len(x), -320.0), np.full(len(x), 308.0)
-    for _ in range(80):
-        middle = (low + high) / 2
-        with np.errstate(over="ignore"):
-            short = norms(np.minimum(10.0 ** middle[:, None] * size, room), p) < eps
-        low, high = np.where(short, middle, low), np.where(short, high, middle)
-    return 10.0**high
 
 
 def scalar(value, dtype) -> np.ndarray:
@@ -123,7 +95,7 @@ def test_norm_after_the_clip_is_eps_or_the_largest_within_reach(dtype, p):
         rng = np.random.default_rng(0)
         for n in (1, 10, 700, 5000):
             x, delta = (a.astype(dtype) for a in draw(rng, (len(SHARES), n)))
-            eps = SHARES * norms(rooms(x, delta), p)
+            eps = SHARES * reference.reachable_norm(x, delta, p)
             assert_exact(solve(x, delta, eps, p), x, delta, eps, p)
 
 
@@ -131,10 +103,12 @@ def test_norm_after_the_clip_is_eps_or_the_largest_within_reach(dtype, p):
 def test_eta_is_that_of_a_bisection(dtype, p):
     rng = np.random.default_rng(1)
     x, delta = (a.astype(dtype) for a in uniform(rng, (3, 500)))
-    eps = np.array([0.01, 0.1, 0.5]) * norms(rooms(x, delta), p)
+    eps = np.array([0.01, 0.1, 0.5]) * reference.reachable_norm(x, delta, p)
     # At p = 50 the norm, which is what is exact, hardly depends on some eta.
     accuracy = ACCURACY[dtype] * (100 if p >= 10 else 10)
-    np.testing.assert_allclose(solve(x, delta, eps, p), reference(x, delta, eps, p), rtol=accuracy)
+    np.testing.assert_allclose(
+        solve(x, delta, eps, p), reference.bisected_eta(x, delta, eps, p), rtol=accuracy
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,12 +116,12 @@ def test_eta_is_that_of_a_bisection(dtype, p):
 )
 def test_unreachable_eps_takes_every_coordinate_to_its_bound(dtype, p):
     x, delta = (a.astype(dtype) for a in uniform(np.random.default_rng(2), (4, 1000)))
-    eps = 10 * norms(rooms(x, delta), p)
+    eps = 10 * reference.reachable_norm(x, delta, p)
     out, eta, _ = cpu.perturb(
         x, delta, eps, p, scalar(0, dtype), scalar(1, dtype), tolerance=TOLERANCE[dtype]
     )
     np.testing.assert_array_equal(out, (delta > 0).astype(dtype))
-    breakpoints = rooms(x, delta) / np.abs(delta.astype(np.float64))
+    breakpoints = reference.room(x, delta) / np.abs(delta.astype(np.float64))
     np.testing.assert_allclose(eta, breakpoints.max(axis=1), rtol=1e-6)
 
 
@@ -174,7 +148,9 @@ def test_bounds_may_differ_by_element_and_be_negative(p):
         x = (low + (high - low) * rng.random((5, n))).astype(np.float32)
         delta = rng.standard_normal((5, n)).astype(np.float32)
         low64, high64 = low.astype(np.float64), high.astype(np.float64)
-        eps = np.array([0.01, 0.1, 0.5, 0.99, 2]) * norms(rooms(x, delta, low64, high64), p)
+        eps = np.array([0.01, 0.1, 0.5, 0.99, 2]) * reference.reachable_norm(
+            x, delta, p, low64, high64
+        )
         eta = solve(x, delta, eps, p, low, high)
         assert_exact(eta, x, delta, eps, p, low64, high64)
         out, same, _ = cpu.perturb(x, delta, eps, p, low, high, tolerance=1e-6)
@@ -187,7 +163,7 @@ def test_norm_is_exact_in_a_row_of_twelve_million():
     rng = np.random.default_rng(5)
     x = rng.random((1, 12_000_000), dtype=np.float32)
     delta = rng.standard_normal((1, 12_000_000), dtype=np.float32)
-    eps = 0.3 * norms(rooms(x, delta), 2.0)
+    eps = 0.3 * reference.reachable_norm(x, delta, 2.0)
     got = reached(solve(x, delta, eps, 2.0), x, delta, 2.0)
     np.testing.assert_allclose(got, eps, rtol=1e-6)
 
@@ -310,7 +286,7 @@ def test_gradients_are_those_of_central_differences(p):
     rng = np.random.default_rng(9)
     x, delta = uniform(rng, (4, 30))
     x = 0.02 + 0.96 * x
-    eps = np.array([0.05, 0.3, 0.6, 0.8]) * norms(rooms(x, delta), p)
+    eps = np.array([0.05, 0.3, 0.6, 0.8]) * reference.reachable_norm(x, delta, p)
     weights = rng.standard_normal(4)
     bounds = scalar(0, np.float64), scalar(1, np.float64)
     eta = solve(x, delta, eps, p)
@@ -343,7 +319,7 @@ def test_gradients_are_zero_where_eta_cannot_change_and_never_nan(p):
     delta[:, ::7] = 0
     delta[1] = 0
     x[2] = delta[2] > 0
-    eps = 0.5 * norms(rooms(x, delta), p)
+    eps = 0.5 * reference.reachable_norm(x, delta, p)
     eps[3], eps[4] = 0, 10 * eps[4]
     delta[5] *= 1e-30
     bounds = scalar(0, np.float32), scalar(1, np.float32)
