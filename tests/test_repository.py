@@ -14,8 +14,8 @@ FLAGS = re.IGNORECASE | re.MULTILINE
 REPLACED = {
     r"\bdoubt": "diagnostic",
     r"[\"'`](company|reach|rising|behind|weaker)[\"'`]": "a diagnostic's code from docs/report.md",
-    # a table may have cells
-    r"^(?!.*\b(table|row\.map|byEpsilon|nameCell)\b).*\bcells?\b": "attack setting",
+    # tables have cells
+    r"^(?!.*\b(table|CSV|row\.map|byEpsilon|nameCell)\b).*\bcells?\b": "attack setting",
     r"\b(a|each|every|next|per|the|this) units?\b(?! (in the last|of)\b)|\bunits of work\b": "task",
     r"(?-i:(?<!display=)[\"'`]blocks?[\"'`])|\bblocks? of (samples|images|the data)\b": "batch",
     r"\bparts? of (a|the|this)( very)? run\b|\bon_part\b": "task",

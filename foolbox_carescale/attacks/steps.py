@@ -29,7 +29,7 @@ LEAST_SIZE = 1e-12  # of a gradient that is scaled to L1 norm 1
 
 
 def finite(gradient: ep.Tensor) -> ep.Tensor:
-    """Return the gradient with 0 in the place of what is not finite: nothing moves there."""
+    """Return the gradient with 0 instead of non-finite values, where nothing moves."""
     if all_finite(gradient):
         return gradient
     return ep.where(gradient.abs() < math.inf, gradient, ep.zeros_like(gradient))

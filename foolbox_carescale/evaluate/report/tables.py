@@ -118,7 +118,7 @@ def _csv(rows: list[dict[str, Any]], columns: Sequence[str]) -> str:
 
 
 def _literal(value: Any) -> Any:
-    """Return a cell that no spreadsheet takes for a formula."""
+    """Return a table cell that no spreadsheet takes for a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in {*"=+-@\t\r"} else value
 
 
