@@ -8,6 +8,7 @@ from foolbox_carescale.evaluate import (
     Evaluation,
     ModelConfig,
     UserError,
+    evaluate,
     load_evaluation,
     load_sweep,
 )
@@ -256,6 +257,7 @@ def test_a_file_that_cannot_be_used_is_one_line(tmp_path, text, line):
         ("executor.cpus=many", "executor.cpus: 'many' is not a valid number"),
         ("seed=0,1", "seed=0,1: holds several values; add --multirun"),
         ("model.mean=3", "model.mean: 3 is not a list; write [3]"),
+        ("data.interpolation=cubic", "there is no 'cubic'; did you mean 'bicubic'"),
         ("data.resize=5", "data.resize: 5 is smaller than data.size"),
         ("model.dtype=float8", "model.dtype: there is no 'float8'"),
         ("epsilons.L1.5=[1]", "epsilons.L1.5: write this norm into a YAML file"),
@@ -307,7 +309,7 @@ def test_values_that_were_changed_after_construction_are_checked_and_whole_numbe
     evaluation.attacks["mine"] = AttackConfig("L2PGD", repeat=0)
     evaluation.data.size = True
     with pytest.raises(UserError, match=r"data\.size: True is not .*\nattacks\.mine\.repeat"):
-        evaluation.validated()
+        evaluate(evaluation)
 
 
 def test_a_file_that_does_not_exist_names_the_nearest(tmp_path):

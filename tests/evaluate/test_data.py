@@ -261,7 +261,6 @@ def test_rounding_outside_the_bounds_is_forgiven_and_clipped():
         (target("nothing"), "nothing is empty"),
         (target("labelled_below_zero"), "has the label -1; labels count from 0"),
         (target("labelled_by_boxes"), "has no class per image, but dict"),
-        (DataConfig("foolbox/mnist", size=8, interpolation="cubic"), "did you mean 'bicubic'"),
         (DataConfig("LSUN", root="/nowhere"), "there is no data set 'LSUN'"),
         (DataConfig("os.system", root="/nowhere"), "there is no data set 'os.system'"),
         (DataConfig("CIFAR01"), "did you mean 'CIFAR10'"),

@@ -88,6 +88,9 @@ def _check_epsilons(values: list[float]) -> None:
 Epsilons = Annotated[
     list[Annotated[Positive, Field(allow_inf_nan=False)]], checked_by(_check_epsilons)
 ]
+Interpolation = Literal[
+    "nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"
+]
 Label = Annotated[str, checked_by(_check_label)]
 NormName = Annotated[str, checked_by(norm_order)]
 Shard = Annotated[str, checked_by(shard_of)]
@@ -157,7 +160,7 @@ class DataConfig(TargetArguments):
     """Keyword arguments of the data set or of ``_target_``."""
     resize: Count | None = None
     """Length of the shorter side in pixels, before the crop; None takes ``size``."""
-    interpolation: str | None = None
+    interpolation: Interpolation | None = None
     """``bilinear``, ``bicubic``, ``nearest``, ...; None takes bilinear."""
     index: PathText | None = None
     """A text file with one sample per line: its place in the data set, as in the column

@@ -245,11 +245,8 @@ def _fit(image: Any, config: DataConfig) -> Any:
         return image
     from torchvision.transforms import InterpolationMode, functional
 
-    modes = {mode.value: mode for mode in InterpolationMode}
-    name = config.interpolation or "bilinear"
-    if name not in modes:
-        raise UserError(f"data.interpolation: there is no {name!r}; {nearest(name, modes)}")
-    resized = functional.resize(image, [config.resize or config.size], modes[name])
+    mode = InterpolationMode(config.interpolation or "bilinear")
+    resized = functional.resize(image, [config.resize or config.size], mode)
     return functional.center_crop(resized, [config.size, config.size])
 
 
