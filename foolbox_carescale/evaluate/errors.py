@@ -53,6 +53,12 @@ def warn(warning: EvaluationWarning, *, stacklevel: int = 2) -> None:
     warnings.warn(warning, stacklevel=stacklevel + 1)
 
 
+def describe(error: BaseException) -> str:
+    """Return an error's type and message on one line, cut where it is long."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
 def nearest(name: str, valid: Iterable[str], *, shown: int = 3) -> str:
     """Return a remedy for a misspelt name: the closest valid names, or all if they are few.
 

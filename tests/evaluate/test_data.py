@@ -1,13 +1,15 @@
 import dataclasses
+import os
 from pathlib import Path
 
 import foolbox
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torchvision.models import ResNet18_Weights
 
-from foolbox_carescale.evaluate import DataConfig, UserError
+from foolbox_carescale.evaluate import DataConfig, EvaluationWarning, UserError
 from foolbox_carescale.evaluate.data.sources import _data_set, load_data, open_source
 
 
@@ -50,6 +52,43 @@ def counted():
 
 def labelled_by_boxes():
     return [(np.zeros((3, 4, 4)), {"boxes": []})]
+
+
+def labelled_by_halves():
+    return scaled()[0], np.array([0, 0.5, 1, 2])
+
+
+def labelled_by_one_hot():
+    return scaled()[0], np.eye(4)
+
+
+def unlabelled():
+    return list(scaled()[0])
+
+
+def missing():
+    return [None]
+
+
+def no_image():
+    return [(None, 0)]
+
+
+def other_keys():
+    return [{"x": 0, "y": 1}]
+
+
+def fewer_labels():
+    return scaled()[0], np.arange(3)
+
+
+class Raising(list):
+    def __getitem__(self, i):
+        raise KeyError("disk")
+
+
+def raising():
+    return Raising([0])
 
 
 def nothing():
@@ -116,6 +155,113 @@ def test_an_image_folder_gives_one_class_per_directory_at_the_size_asked_for(tmp
     assert data.num_classes == 2
     with pytest.raises(UserError, match=r"data\.size: is null, but images differ in size"):
         load_data(DataConfig("folder", root=str(tmp_path)))
+
+
+def folder_of(root, **images):
+    """Save one image per class folder."""
+    for name, image in images.items():
+        (root / name).mkdir()
+        image.save(root / name / "1.png")
+    return DataConfig("folder", root=str(root))
+
+
+def grey_steps(dtype=np.uint16):
+    return np.linspace(0, np.iinfo(dtype).max, 16, dtype=dtype).reshape(4, 4)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize("size", [None, 4])
+def test_images_of_16_bits_are_scaled_and_not_cut_to_white(tmp_path, ending, size):
+    steps = grey_steps()
+    (tmp_path / "cat").mkdir()
+    Image.fromarray(steps).save(tmp_path / "cat" / f"1.{ending}")
+    data = load_data(DataConfig("folder", root=str(tmp_path), size=size))
+    expected = np.broadcast_to(steps.astype(np.float32) / 65535, (1, 3, 4, 4))
+    assert np.allclose(data.images, expected, atol=1e-6)
+
+
+def test_images_of_16_bits_in_a_data_set_of_ones_own_are_scaled_too():
+    source = _data_set("own", [(Image.fromarray(grey_steps()), 0)])
+    images = source.read(DataConfig(), None).images
+    assert np.allclose(images[0, 1], grey_steps() / 65535, atol=1e-6)
+
+
+def test_images_of_floats_are_taken_as_they_are_in_0_to_1_and_named_otherwise(tmp_path):
+    (tmp_path / "cat").mkdir()
+    floats = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
+    path = tmp_path / "cat" / "1.tif"
+    Image.fromarray(floats).save(path)
+    config = DataConfig("folder", root=str(tmp_path))
+    assert np.array_equal(load_data(config).images[0, 0], floats)
+    for unknown in (floats * 255, (floats * 1e9).astype(np.int32)):
+        Image.fromarray(unknown).save(path)
+        with pytest.raises(UserError, match=f"{path} has 32 bits per pixel"):
+            load_data(config)
+
+
+def test_hidden_folders_and_files_are_no_classes_and_no_images(tmp_path):
+    white = Image.new("RGB", (4, 4), "white")
+    config = folder_of(tmp_path, **{".ipynb_checkpoints": white, "cat": white, "dog": white})
+    (tmp_path / "cat" / "._1.png").write_bytes(b"resource fork")
+    inner = tmp_path / "dog" / ".ipynb_checkpoints"
+    inner.mkdir()
+    white.save(inner / "1-checkpoint.png")
+    data = load_data(config)
+    assert data.labels.tolist() == [0, 1]
+    assert data.num_classes == 2
+
+
+def test_folders_named_by_numbers_are_ordered_by_number(tmp_path):
+    greys = {str(i): Image.new("L", (2, 2), 20 * i) for i in range(11)}
+    config = folder_of(tmp_path, **greys)
+    data = load_data(config)
+    assert sorted(data.labels.tolist()) == list(range(11))
+    assert np.allclose(data.images[:, 0, 0, 0] * 255, 20 * data.labels)
+    for classes in ([2], ["2"]):
+        chosen = load_data(dataclasses.replace(config, classes=classes))
+        assert chosen.labels.tolist() == [2]
+        assert np.allclose(chosen.images * 255, 40)
+
+
+def test_folders_named_by_other_numbers_than_their_labels_are_warned_about(tmp_path):
+    config = folder_of(tmp_path, **{n: Image.new("L", (2, 2), int(n)) for n in ("3", "7", "20")})
+    with pytest.warns(EvaluationWarning, match="labels are 0 for '3' up to 2 for '20'"):
+        data = load_data(dataclasses.replace(config, classes=[7]))
+    assert np.allclose(data.images * 255, 7)
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("cut", "truncated"),
+        ("empty", "it is empty"),
+        ("text", "cannot identify image file"),
+        ("dangling", "there is no such file"),
+        ("fifo", "it is no file"),
+    ],
+)
+def test_an_image_that_cannot_be_decoded_is_one_line_with_its_path(tmp_path, kind, line):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    config = folder_of(tmp_path, cat=Image.fromarray(pixels))
+    path = tmp_path / "cat" / "1.png"
+    content = path.read_bytes()
+    path.unlink()
+    if kind == "dangling":
+        path.symlink_to(tmp_path / "nowhere.png")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.write_bytes({"cut": content[:4000], "empty": b"", "text": b"not an image"}[kind])
+    with pytest.raises(UserError, match=line) as caught:
+        load_data(config)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_parameter_that_a_folder_does_not_take_is_one_line(tmp_path):
+    config = folder_of(tmp_path, cat=Image.new("L", (2, 2)))
+    with pytest.raises(UserError, match=r"data\.params\.alow_empty: .* 'allow_empty'"):
+        load_data(dataclasses.replace(config, params={"alow_empty": True}))
 
 
 def test_a_folder_without_one_directory_per_class_is_one_line(tmp_path):
@@ -238,8 +384,34 @@ def test_labels_are_those_of_the_images_where_a_data_set_holds_several_per_image
     assert data.index.tolist() == [2, 5, 8, 11]
 
 
-@pytest.mark.parametrize("name", ["scaled", "pairs"])
-def test_data_of_ones_own_are_arrays_or_pairs(name):
+def gradients():
+    images, labels = scaled()
+    return torch.from_numpy(images).requires_grad_(), torch.from_numpy(labels).double()
+
+
+def half_precision():
+    images, labels = scaled()
+    return torch.from_numpy(images).bfloat16(), torch.from_numpy(labels).to(torch.uint8)
+
+
+def mappings():
+    return [{"img": image, "label": label} for image, label in pairs()]
+
+
+def columns():
+    images, labels = scaled()
+    return {"pixel_values": images, "labels": labels}
+
+
+def triples():
+    return [(image, label, {"hospital": 3}) for image, label in pairs()]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["scaled", "pairs", "gradients", "half_precision", "mappings", "columns", "triples"],
+)
+def test_data_of_ones_own_are_arrays_pairs_or_mappings(name):
     data = load_data(target(name))
     assert data.images.shape == (4, 3, 5, 5)
     assert data.labels.tolist() == [0, 1, 2, 3]
@@ -260,6 +432,16 @@ def test_rounding_outside_the_bounds_is_forgiven_and_clipped():
         (target("neither"), "returned int"),
         (target("nothing"), "nothing is empty"),
         (target("labelled_below_zero"), "has the label -1; labels count from 0"),
+        (target("labelled_by_halves"), "label 0.5, which is no class; give integers"),
+        (target("labelled_by_one_hot"), "has no class per image, but ndarray"),
+        (target("unlabelled"), "sample 0 of .*unlabelled is ndarray; return .image, label."),
+        (target("missing"), "sample 0 of .*missing is NoneType; return .image, label."),
+        (target("no_image"), "sample 0 of .*no_image holds NoneType, which is no image"),
+        (target("other_keys"), "has the keys 'x', 'y'; name them image and label"),
+        (target("fewer_labels"), "returned 4 images and 3 labels; return one label per image"),
+        (target("raising"), "sample 0 of .*raising cannot be read .KeyError: 'disk'"),
+        (DataConfig("folder", root=""), r"data\.root: is missing"),
+        (DataConfig("CIFAR10", root=""), r"data\.root: is missing"),
         (target("labelled_by_boxes"), "has no class per image, but dict"),
         (DataConfig("LSUN", root="/nowhere"), "there is no data set 'LSUN'"),
         (DataConfig("os.system", root="/nowhere"), "there is no data set 'os.system'"),

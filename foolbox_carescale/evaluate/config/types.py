@@ -154,7 +154,8 @@ class DataConfig(TargetArguments):
     """Seed of the draw of samples, if the data hold more than ``samples``."""
     _target_: str | None = None
     """``package.module.callable`` of your own, instead of ``name``. It returns ``(images,
-    labels)`` or a data set of ``(image, label)`` pairs.
+    labels)`` or a data set of ``(image, label)`` pairs; mappings with the keys ``image`` and
+    ``label`` are pairs too.
     """
     params: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the data set or of ``_target_``."""
@@ -167,7 +168,7 @@ class DataConfig(TargetArguments):
     ``sample`` of the results. Only these are taken, in this order.
     """
     classes: list[Integer | str] | None = None
-    """Only samples of these classes, by number or by name."""
+    """Only samples of these classes, by number or by name; a folder's number is its name."""
 
     @field_validator("resize")
     @classmethod

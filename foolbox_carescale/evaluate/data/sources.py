@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config.types import DataConfig
-from ..errors import UserError, nearest
+from ..errors import EvaluationWarning, UserError, describe, nearest, warn
 from .digits import digits
 
 FOOLBOX_SETS = {"imagenet": 1000, "cifar10": 10, "cifar100": 100, "mnist": 10, "fashionMNIST": 10}
@@ -26,6 +26,10 @@ FOOLBOX_SAMPLES = 20
 ROUNDING = 1e-5
 """How far pixels may lie outside [0, 1]; they are clipped. Twenty steps of float32 at 1 are
 2.4e-6, what a resize or a normalisation to and fro leaves."""
+
+IMAGE_KEYS = ("image", "images", "img", "pixel_values")
+LABEL_KEYS = ("label", "labels", "fine_label", "target")
+"""Where samples that are mappings hold the image and the label, as in Hugging Face's data sets."""
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -93,6 +97,23 @@ class Source:
     class_names: Sequence[Any] = ()
     squashed: int | None = None
 
+    def sample(self, i: int) -> tuple[Any, int]:
+        """Return the image and the label of a sample.
+
+        Raises:
+            UserError: It cannot be read, or is no pair of an image and an integral label.
+        """
+        try:
+            sample = self.get(i)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"data: sample {i} of {self.name} cannot be read ({describe(error)})"
+            ) from error
+        image, label = _pair(f"sample {i} of {self.name}", sample)
+        return image, _as_label(self.name, label)
+
     def read(self, config: DataConfig, samples: int | None) -> Data:
         """Decode the samples that a config asks for, each once; memory holds these only."""
         if self.length == 0:
@@ -101,10 +122,10 @@ class Source:
         chosen = _choose(self, places, config, samples)
         images, labels = np.empty(0, np.float32), np.empty(len(chosen), np.int64)
         for row, i in enumerate(chosen.tolist()):
-            image, label = self.get(i)
+            image, labels[row] = self.sample(i)
             if self.squashed is not None and config.size is None:
                 image = image.resize((self.squashed, self.squashed))
-            array, labels[row] = _as_array(image, config), _as_label(self.name, label)
+            array = _as_array(f"sample {i} of {self.name}", image, config)
             if row == 0:
                 images = np.empty((len(chosen), *array.shape), np.float32)
             if array.shape != images.shape[1:]:
@@ -165,10 +186,10 @@ def _choose(source: Source, places: Labels, config: DataConfig, samples: int | N
     if config.classes is not None:
         wanted = [_class_number(source, value) for value in config.classes]
         if source.labels is not None:
-            labels = np.asarray(source.labels)[chosen]
+            known = [source.labels[i] for i in chosen.tolist()]
+            labels = np.array([_as_label(source.name, label) for label in known])
         else:
-            read = (source.get(i)[1] for i in chosen.tolist())
-            labels = np.array([_as_label(source.name, label) for label in read])
+            labels = np.array([source.sample(i)[1] for i in chosen.tolist()])
         picked = np.isin(labels, wanted)
         if not picked.any():
             raise UserError(f"data.classes: {source.name} has no sample of {config.classes}")
@@ -206,7 +227,7 @@ def _class_number(source: Source, value: int | str) -> int:
         for number, same in enumerate(source.class_names)
         for name in (same if isinstance(same, (tuple, list)) else [same])  # ImageNet's synonyms
     }
-    if str(value) in names and not isinstance(value, int):
+    if str(value) in names:
         return names[str(value)]
     if str(value).isdecimal() and (not source.num_classes or int(value) < source.num_classes):
         return int(value)
@@ -214,29 +235,82 @@ def _class_number(source: Source, value: int | str) -> int:
     raise UserError(f"data.classes: {source.name} has no class {value!r}; {valid}")
 
 
+def _pair(where: str, sample: Any) -> tuple[Any, Any]:
+    """Return the first two items of a tuple, or the image and the label of a mapping."""
+    if isinstance(sample, Mapping):
+        keys = [[key for key in of if key in sample] for of in (IMAGE_KEYS, LABEL_KEYS)]
+        if all(len(found) == 1 for found in keys):
+            return sample[keys[0][0]], sample[keys[1][0]]
+        said = f"has the keys {', '.join(map(repr, list(sample)[:8]))}; name them image and label"
+    elif isinstance(sample, (tuple, list)) and len(sample) >= 2:
+        return sample[0], sample[1]
+    else:
+        said = f"is {type(sample).__name__}; return (image, label)"
+    raise UserError(f"data: {where} {said}")
+
+
 def _as_label(name: str, label: Any) -> int:
     try:
-        return int(label)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"data.name: {name} has no class per image, but {type(label).__name__};"
-            " take a data set for classification"
-        ) from error
+        value = label.item() if hasattr(label, "item") else label
+        number = int(value)
+        if number == float(value):
+            return number
+        said = f"has the label {value!r}, which is no class; give integers that count from 0"
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        said = (
+            f"has no class per image, but {type(label).__name__} ({str(label)[:40]!r});"
+            " take a data set for classification, with one integer per image"
+        )
+    raise UserError(f"data: {name} {said}")
 
 
-def _as_array(image: Any, config: DataConfig) -> Images:
+def _as_array(where: str, image: Any, config: DataConfig) -> Images:
     """Channels first, float32; PIL images become RGB in [0, 1], arrays keep their values."""
-    if hasattr(image, "convert"):
+    if hasattr(image, "convert") and not _is_deep(image):
         pixels = np.asarray(_fit(image.convert("RGB"), config), np.float32)
         scaled: Images = np.moveaxis(pixels, -1, 0) / np.float32(255)
         return scaled
-    array: Images = np.ascontiguousarray(image, dtype=np.float32)
+    array = _deep_rgb(image) if hasattr(image, "convert") else _plain_array(where, image)
     if config.size is None or array.ndim != 3:
         return array
     import torch
 
     fitted: Images = _fit(torch.from_numpy(array), config).numpy()
     return fitted.clip(array.min(), array.max())  # bicubic interpolation of floats overshoots
+
+
+def _plain_array(where: str, image: Any) -> Images:
+    try:
+        if hasattr(image, "detach"):  # NumPy takes no tensor with a gradient, and no bfloat16
+            image = image.detach().cpu().float()
+        if not np.ndim(image):
+            raise TypeError("a single value")  # NumPy makes a pixel of None and of texts
+        array: Images = np.ascontiguousarray(image, dtype=np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"data: {where} holds {type(image).__name__}, which is no image ({describe(error)});"
+            " return (image, label) with a PIL image, an array or a tensor"
+        ) from error
+    return array
+
+
+def _is_deep(image: Any) -> bool:
+    """Return whether Pillow would cut a grey image's values to 8 bits in place of scaling them."""
+    return str(image.mode).startswith(("I", "F"))
+
+
+def _deep_rgb(image: Any) -> Images:
+    """Return a grey image of 16 bits, scaled to [0, 1], or of floats in [0, 1] as RGB."""
+    grey = np.asarray(image).astype(np.float32)
+    if image.mode != "F":
+        grey /= np.float32(65535)
+    # PNG has no more than 16 bits
+    if (image.mode == "I" and image.format != "PNG") or not 0 <= grey.min() <= grey.max() <= 1:
+        raise UserError(
+            f"data: {getattr(image, 'filename', None) or 'an image'} has 32 bits per pixel, whose"
+            " scale is unknown; save it with 8 or 16 bits, or as floats in [0, 1]"
+        )
+    return np.repeat(grey[None], 3, axis=0)
 
 
 def _fit(image: Any, config: DataConfig) -> Any:
@@ -279,19 +353,79 @@ def _from_foolbox(config: DataConfig) -> Source:
 
 def _from_folder(config: DataConfig) -> Source:
     from torchvision.datasets import ImageFolder
+    from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    if config.root is None:
+    if not config.root:
         raise UserError("data.root: is missing; data.name=folder needs a directory")
     root = Path(config.root).expanduser()
     if not root.is_dir():
         raise UserError(f"data.root: there is no directory {str(root)!r}")
+
+    class VisibleFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no types
+        def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+            found = [path.name for path in Path(directory).iterdir() if path.is_dir()]
+            names = _ordered([name for name in found if not name.startswith(".")])
+            if not names:
+                raise FileNotFoundError("no folder inside it")
+            return names, {name: label for label, name in enumerate(names)}
+
+    def is_image(path: str) -> bool:
+        parts = Path(path).relative_to(root).parts
+        hidden = any(part.startswith(".") for part in parts)
+        return not hidden and path.lower().endswith(IMG_EXTENSIONS)
+
+    params = {"loader": _open_image, "is_valid_file": is_image, **config.params}
+    _check_params("folder", params, inspect.signature(ImageFolder).parameters)
     try:
-        folder = ImageFolder(str(root), **config.params)
-    except FileNotFoundError as error:
+        folder = VisibleFolder(str(root), **params)
+    except OSError as error:
         raise UserError(
             f"data.root: {str(root)!r} does not hold one directory of images per class ({error})"
         ) from error
     return _data_set("folder", folder)
+
+
+def _ordered(names: list[str]) -> list[str]:
+    """Return the names of classes in the order of their labels: by number, if all are numbers."""
+    if not all(name.isascii() and name.isdecimal() for name in names):
+        return sorted(names)
+    names = sorted(names, key=lambda name: (int(name), name))
+    if [int(name) for name in names] != list(range(len(names))):
+        warn(
+            EvaluationWarning(
+                f"the class folders are numbers, but not 0 to {len(names) - 1}: their labels are"
+                f" 0 for {names[0]!r} up to {len(names) - 1} for {names[-1]!r}",
+                "name the folders by the model's classes, with a folder for each",
+            ),
+            stacklevel=6,
+        )
+    return names
+
+
+def _open_image(path: str) -> Any:
+    """Return a decoded image; what cannot be decoded is named."""
+    from PIL import Image
+
+    try:
+        if not Path(path).is_file():  # a pipe would be waited for
+            raise OSError("it is no file" if Path(path).exists() else "there is no such file")
+        with Image.open(path) as image:
+            image.load()
+            return image if _is_deep(image) else image.convert("RGB")
+    except Exception as error:  # a damaged image may raise anything
+        empty = Path(path).is_file() and not Path(path).stat().st_size
+        said = "it is empty" if empty else describe(error)
+        raise UserError(
+            f"data: {path!r} cannot be read as an image ({said}); repair or remove it"
+        ) from error
+
+
+def _check_params(name: str, params: Mapping[str, Any], accepted: Mapping[str, Any]) -> None:
+    for key in params:
+        if key not in accepted:
+            raise UserError(
+                f"data.params.{key}: {name} has no such argument; {nearest(key, accepted)}"
+            )
 
 
 def _from_torchvision(config: DataConfig, split: Split) -> Source:
@@ -306,13 +440,11 @@ def _from_torchvision(config: DataConfig, split: Split) -> Source:
     constructor = getattr(datasets, config.name)
     accepted = inspect.signature(constructor).parameters
     params = dict(config.params)
-    for key in params:
-        if key not in accepted:
-            raise UserError(
-                f"data.params.{key}: {config.name} has no such argument; {nearest(key, accepted)}"
-            )
+    _check_params(config.name, params, accepted)
+    if "loader" in accepted:
+        params.setdefault("loader", _open_image)
     if "root" in accepted and accepted["root"].default is inspect.Parameter.empty:
-        if config.root is None:
+        if not config.root:
             raise UserError(f"data.root: is missing; {config.name} needs a directory")
         params["root"] = str(Path(config.root).expanduser())
     # never evaluate on training samples because nobody said otherwise
@@ -340,7 +472,8 @@ def _data_set(name: str, made: Any) -> Source:
     class_names = getattr(made, "classes", ())
     # what torchvision's data sets call their labels
     known = (getattr(made, key, None) for key in ("targets", "labels", "_labels"))
-    labels = next((k for k in known if k is not None and len(k) == len(made)), None)
+    sized: list[Any] = [one for one in known if hasattr(one, "__len__")]
+    labels = next((one for one in sized if len(one) == len(made)), None)
     if labels is not None and np.ndim(labels) != 1:
         labels = None
     return Source(
@@ -357,13 +490,27 @@ def _from_target(config: DataConfig) -> Source:
     from ..models.loading import call_target
 
     assert config._target_ is not None
-    made = call_target("data", config._target_, config.params)
-    if isinstance(made, tuple) and len(made) == 2 and len(made[0]) == len(made[1]):
-        images, labels = made
-        return Source(config._target_, len(labels), lambda i: (images[i], labels[i]), labels=labels)
-    if isinstance(made, Sequence) or (hasattr(made, "__getitem__") and hasattr(made, "__len__")):
-        return _data_set(config._target_, made)
+    name = config._target_
+    made = call_target("data", name, config.params)
+    whole = isinstance(made, Mapping) or (isinstance(made, tuple) and len(made) == 2)
+    if whole and (arrays := _arrays(made)):
+        images, labels = arrays
+        if len(images) != len(labels):
+            raise UserError(
+                f"data._target_: {name} returned {len(images)} images and {len(labels)} labels;"
+                " return one label per image"
+            )
+        return Source(name, len(labels), lambda i: (images[i], labels[i]), labels=labels)
+    if hasattr(made, "__getitem__") and hasattr(made, "__len__") and not isinstance(made, str):
+        return _data_set(name, made)
     raise UserError(
-        f"data._target_: {config._target_} returned {type(made).__name__};"
+        f"data._target_: {name} returned {type(made).__name__};"
         " return (images, labels) or a data set of (image, label) pairs"
     )
+
+
+def _arrays(made: Any) -> tuple[Any, Any] | None:
+    """Return images and labels of a pair or a mapping of two columns; None for two samples."""
+    images, labels = _pair("what data._target_ returned", made)
+    sized = all(hasattr(column, "__len__") for column in (images, labels))
+    return (images, labels) if sized and not isinstance(images, tuple) else None
