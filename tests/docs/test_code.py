@@ -4,6 +4,7 @@ import importlib
 import re
 from pathlib import Path
 
+import foolbox
 import numpy as np
 import pytest
 
@@ -31,6 +32,10 @@ def pages():
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    before = set(vars(foolbox.attacks))
+    yield
+    for name in vars(foolbox.attacks).keys() - before:  # what a page registered
+        delattr(foolbox.attacks, name)
 
 
 @pytest.mark.usefixtures("_own_folder")
