@@ -195,7 +195,7 @@ def problem(
 def _add(errors: Errors, x: Array, v: Array, eps: Array, eta: Array) -> None:
     p = errors.p
     wanted = eps.astype(float)
-    size = reference.realised_norm(eta, x, v, p)
+    size = reference.measured_norm(eta, x, v, p)
     exact = reference.bisected_eta(x, v, wanted, p)
     moves = wanted > 0  # where nothing can move, or epsilon underflows, eta is 0
     assert np.array_equal(eta > 0, moves)

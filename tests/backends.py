@@ -68,13 +68,13 @@ class Backend:
         return self.library.array(values, dtype=self.dtype)
 
     def numpy(self, tensor: Any) -> np.ndarray:
-        """The values in float64."""
+        """Return the values in float64."""
         if self.framework == "torch":
             return tensor.detach().cpu().double().numpy()
         return np.asarray(tensor).astype(np.float64)
 
     def rounded(self, values: Any) -> np.ndarray:
-        """The values as this dtype holds them, in float64."""
+        """Return the values as this dtype holds them, in float64."""
         return self.numpy(self.tensor(values))
 
     def dtype_of(self, tensor: Any) -> str:
@@ -90,7 +90,7 @@ class Backend:
         return isinstance(tensor, kinds[self.framework]())
 
     def gradient(self, f: Any, *values: Any) -> list[np.ndarray]:
-        """Of the sum of f's outcome, with respect to every argument."""
+        """Return the gradient of the sum of f's outcome by every argument."""
         tensors = [self.tensor(v) for v in values]
         if self.framework == "torch":
             for t in tensors:
@@ -111,7 +111,7 @@ class Backend:
 
 @contextlib.contextmanager
 def make(name: str) -> Iterator[Backend]:
-    """The backend of a name such as ``"jax-float64"``; JAX has float64 only within this context."""
+    """Yield the backend of a name like "jax-float64"; JAX has float64 only in this context."""
     framework, dtype = name.split("-")
     if name == "jax-float64":
         jax = importlib.import_module("jax")

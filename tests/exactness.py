@@ -27,7 +27,7 @@ def tolerance(dtype: str, p: float) -> float:
     return single * (5 if p < 1 else 1) + rounding
 
 
-def assert_size(
+def assert_norm(
     backend: backends.Backend,
     eta: Any,
     x: Any,
@@ -39,7 +39,7 @@ def assert_size(
 ) -> None:
     """The norm after the clip is eps, or all that is reachable, and eta is finite."""
     wanted = np.minimum(eps, reference.reachable_norm(x, delta, p, lower, upper))
-    size = reference.realised_norm(eta, x, delta, p, lower, upper)
+    size = reference.measured_norm(eta, x, delta, p, lower, upper)
     error = np.abs(size - wanted)
     exact_enough = error <= tolerance(backend.dtype, p) * wanted
     if not exact_enough.all():

@@ -18,12 +18,12 @@ SHAPE = (len(FRACTIONS), 3, 19, 19)  # rows of 1083: longer than one block of a 
 
 
 def room(x: Any, delta: Any, lower: Any = 0.0, upper: Any = 1.0) -> Array:
-    """Distance to the bound that delta points at, one row per sample."""
+    """Return the distance to the bound that delta points at, one row per sample."""
     return _rows(np.maximum(page.room(_wide(x), _wide(delta), lower, upper), 0.0))
 
 
 def norm(rows: Any, p: float) -> Array:
-    """The p-norm of each sample, without over- or underflow."""
+    """Return the p-norm of each sample, without over- or underflow."""
     magnitudes = np.abs(_rows(rows))
     top = magnitudes.max(axis=1, keepdims=True, initial=0.0)
     if p == math.inf:
@@ -36,10 +36,10 @@ def reachable_norm(x: Any, delta: Any, p: float, lower: Any = 0.0, upper: Any = 
     return norm(room(x, delta, lower, upper), p)
 
 
-def realised_norm(
+def measured_norm(
     eta: Any, x: Any, delta: Any, p: float, lower: Any = 0.0, upper: Any = 1.0
 ) -> Array:
-    """``||min(eta |delta|, room)||_p``: the size that the clip leaves of eta * delta."""
+    """Return ``||min(eta |delta|, room)||_p``, the norm of eta * delta after the clip."""
     magnitudes = np.abs(_rows(delta))
     moved = _wide(eta).reshape(-1, 1) * magnitudes
     return norm(np.minimum(moved, room(x, delta, lower, upper)), p)
@@ -48,7 +48,7 @@ def realised_norm(
 def bisected_eta(
     x: Any, delta: Any, eps: Any, p: float, lower: Any = 0.0, upper: Any = 1.0
 ) -> Array:
-    """The smallest eta with the wanted norm, by halving an interval of exponents of 2."""
+    """Return the smallest eta with the target norm, by halving an interval of exponents."""
     magnitudes = np.abs(_rows(delta))
     space = room(x, delta, lower, upper)
     eps = np.broadcast_to(_wide(eps), len(magnitudes))
@@ -76,7 +76,7 @@ def bisected_eta(
 def eta_gradients(
     x: Any, delta: Any, eps: Any, p: float, lower: Any = 0.0, upper: Any = 1.0
 ) -> tuple[Array, Array, Array]:
-    """d eta / d x, d delta, d eps, of the page that `operators/test_reference.py` tests."""
+    """Return d eta / d x, d delta and d eps, which `operators/test_reference.py` tests."""
     shape = np.shape(x)
     rows = (_rows(np.broadcast_to(t, shape)) for t in (x, delta, lower, upper))
     x, v, lower, upper = rows
@@ -86,7 +86,7 @@ def eta_gradients(
 
 
 def case(name: str, *, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> tuple[Array, Array]:
-    """Points in the unit box and directions, float64."""
+    """Return points in the unit box and directions, float64."""
     rng = np.random.default_rng(seed)
     x, normal = rng.uniform(size=shape), rng.normal(size=shape)
     sign = np.where(normal > 0, 1.0, -1.0)

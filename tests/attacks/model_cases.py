@@ -38,7 +38,7 @@ class ModelCase:
         return self.backend.numpy(native(tensor))
 
     def norm(self, tensor: Any, p: float) -> np.ndarray:
-        """Of the perturbation, in float64 from the values as they are."""
+        """Return the norm of the perturbation, in float64 from the values as they are."""
         return reference.norm(self.numpy(tensor) - self.numpy(self.x), p)
 
     def in_box(self, tensor: Any) -> bool:

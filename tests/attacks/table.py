@@ -115,7 +115,7 @@ on_torch = pytest.mark.parametrize("case", ["torch"], indirect=True)
 
 
 def iterates_of(attack, case, criterion=None, **arguments):
-    """What the attack returns, and every iterate on the way."""
+    """Return what the attack returns, and every iterate on the way."""
     seen = []
     if isinstance(attack, attacks.ClipAwareGradientAttack):
         arguments["on_step"] = seen.append
@@ -123,7 +123,7 @@ def iterates_of(attack, case, criterion=None, **arguments):
     return attack(case.model, case.x, criterion, **arguments), seen
 
 
-def assert_size(case, points, p, epsilon, *, at_most=False):
+def assert_norm(case, points, p, epsilon, *, at_most=False):
     excess = case.norm(points, p) - epsilon
     if at_most:
         # each coordinate is rounded once more when it is added to x, which p = inf feels

@@ -18,7 +18,7 @@ from tests.attacks.table import (
     ROWS,
     SOME,
     SOME_GRADIENT,
-    assert_size,
+    assert_norm,
     in_turns,
     iterates_of,
     on_torch,
@@ -32,8 +32,8 @@ def test_every_iterate_is_exactly_epsilon_away_and_inside_the_box(case, make, ar
     ball = arguments.get("constraint") == "ball"
     (raw, clipped, success), seen = iterates_of(attack, case, epsilons=epsilon)
     for iterate in seen:
-        assert_size(case, iterate.x, attack.p, epsilon, at_most=ball)
-    assert_size(case, raw, attack.p, epsilon, at_most=ball)
+        assert_norm(case, iterate.x, attack.p, epsilon, at_most=ball)
+    assert_norm(case, raw, attack.p, epsilon, at_most=ball)
     assert np.array_equal(case.numpy(raw), case.numpy(clipped))
     assert np.array_equal(
         np.asarray(success), case.logits(raw).argmax(1) != np.asarray(case.labels)
@@ -48,7 +48,7 @@ def test_variants_of_one_norm_are_exactly_epsilon_away(case):
         arguments = {key: value for key, value in short.items() if key in own}
         attack = getattr(attacks, name)(**arguments, **({"p": 3} if "p" in own else {}))
         raw, _, _ = attack(case.model, case.x, case.labels, epsilons=case.epsilon(attack.p))
-        assert_size(case, raw, attack.p, case.epsilon(attack.p))
+        assert_norm(case, raw, attack.p, case.epsilon(attack.p))
 
 
 @in_turns(SOME)
@@ -90,7 +90,7 @@ def test_a_list_of_epsilons_gives_lists_and_one_epsilon_a_tensor(case, make, arg
     assert tuple(success.shape) == (3, model_cases.SAMPLES)
     for points, epsilon in zip(raw, epsilons, strict=True):
         ball = arguments.get("constraint") == "ball"
-        assert_size(case, points, p, epsilon, at_most=ball)
+        assert_norm(case, points, p, epsilon, at_most=ball)
     raw, _, success = attack(case.model, case.x, case.labels, epsilons=epsilons[0])
     assert tuple(raw.shape) == tuple(case.x.shape)
     assert tuple(success.shape) == (model_cases.SAMPLES,)
@@ -103,7 +103,7 @@ def test_each_sample_has_its_own_epsilon(case, make, arguments):
     ball = arguments.get("constraint") == "ball"
     for form in (case.backend.tensor(epsilon), epsilon):
         raw = make(**arguments).run(case.model, case.x, case.labels, epsilon=form)
-        assert_size(case, raw, p, epsilon.astype(float), at_most=ball)
+        assert_norm(case, raw, p, epsilon.astype(float), at_most=ball)
 
 
 @in_turns(SOME)
@@ -173,7 +173,7 @@ def test_a_targeted_attack_reaches_its_target(case, make, arguments):
     (raw, clipped, success), seen = iterates_of(attack, case, criterion, epsilons=epsilon)
     ball = arguments.get("constraint") == "ball"
     for points in [raw, *(iterate.x for iterate in seen)]:
-        assert_size(case, points, p, epsilon, at_most=ball)
+        assert_norm(case, points, p, epsilon, at_most=ball)
     assert np.array_equal(np.asarray(success), case.logits(clipped).argmax(1) == target)
     if seen:
         assert np.all(case.losses(raw, target) < case.losses(case.x, target))
@@ -190,7 +190,7 @@ def test_repeat_keeps_size_and_box_and_never_loses_a_success(case, make, argumen
         raw, clipped, success = attack(case.model, case.x, case.labels, epsilons=[epsilon])
         for points in (raw[0], clipped[0]):
             ball = arguments.get("constraint") == "ball"
-            assert_size(case, points, p, epsilon, at_most=ball)
+            assert_norm(case, points, p, epsilon, at_most=ball)
         return np.asarray(success)
 
     once, thrice = successes(make(**arguments)), successes(make(**arguments).repeat(3))

@@ -13,7 +13,7 @@ from tests.attacks import model_cases
 from tests.attacks.table import (
     SOME,
     SOME_GRADIENT,
-    assert_size,
+    assert_norm,
     in_turns,
     on_torch,
 )
@@ -123,7 +123,7 @@ def test_inputs_outside_the_bounds_by_rounding_count_as_on_them(case, make, argu
     p = arguments["p"]
     raw, _, _ = make(**arguments)(case.model, outside, case.labels, epsilons=case.epsilon(p))
     ball = arguments.get("constraint") == "ball"
-    assert_size(case, raw, p, case.epsilon(p), at_most=ball)
+    assert_norm(case, raw, p, case.epsilon(p), at_most=ball)
 
 
 @pytest.mark.parametrize(("make", "arguments"), SOME)

@@ -10,7 +10,7 @@ from foolbox_carescale import attacks
 from foolbox_carescale.attacks.losses import make_loss
 from foolbox_carescale.attacks.state import AttackState, Sparsity
 from tests.attacks import model_cases
-from tests.attacks.table import ORDERS, assert_size, iterates_of
+from tests.attacks.table import ORDERS, assert_norm, iterates_of
 
 
 @pytest.mark.parametrize("p", ORDERS)
@@ -30,7 +30,7 @@ def test_a_gradient_that_is_nan_does_not_reach_the_result(direction, p):
         attack = attacks.ClipAwarePGD(p=p, steps=4, keep=keep, direction=direction)
         (raw, clipped, _), seen = iterates_of(attack, case, epsilons=case.epsilon(p))
         for points in [raw, clipped, *(iterate.x for iterate in seen)]:
-            assert_size(case, points, p, case.epsilon(p))
+            assert_norm(case, points, p, case.epsilon(p))
 
 
 def convolution(**options):

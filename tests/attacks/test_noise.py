@@ -178,7 +178,7 @@ def test_noise_subclasses_share_one_run():
         assert issubclass(make, attacks.ClipAwareNoise)
         assert "run" not in vars(make)
         assert list(inspect.signature(make).parameters) == ["p", "repeats", "inside"]
-    generic = attacks.ClipAwareNoise(p=1, distribution="laplace")
+    laplace = attacks.ClipAwareNoise(p=1, distribution="laplace")
     x = model_cases.images()
     model = fb.NumPyModel(lambda x: x.reshape(len(x), -1)[:, :2], bounds=(0, 1))
 
@@ -187,7 +187,7 @@ def test_noise_subclasses_share_one_run():
         return attack.run(model, x, np.zeros(4, np.int64), epsilon=3.0)
 
     same = run(attacks.L1ClipAwareLaplaceNoise())
-    assert np.array_equal(run(generic), same)
+    assert np.array_equal(run(laplace), same)
     model_cases.seed("numpy")
     noise = norms.sample(ep.astensor(x), "laplace").raw
     assert np.array_equal(fc.perturb(x, noise, 3.0, p=1), same)

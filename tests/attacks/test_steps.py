@@ -12,7 +12,7 @@ from foolbox_carescale.attacks import steps
 BOX = (0.0, 1.0)
 
 
-@pytest.fixture(params=["compiled", "generic"])
+@pytest.fixture(params=["compiled", "eager"])
 def engine(request, monkeypatch):
     monkeypatch.setattr(engines.numba_cpu, "_HAS_NUMBA", request.param == "compiled")
     return request.param

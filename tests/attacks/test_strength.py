@@ -13,7 +13,7 @@ from tests import reference
 from tests.attacks import model_cases
 from tests.attacks.table import (
     ORDERS,
-    assert_size,
+    assert_norm,
     every_backend,
     in_turns,
     iterates_of,
@@ -133,7 +133,7 @@ def test_a_start_on_larger_epsilons_costs_no_extra_steps_and_reports_no_larger_b
     assert [iterate.step for iterate in seen] == [0, 1, 2, 3, 4]
     assert [iterate.gradients for iterate in seen] == [5, 6, 7, 8, 8]
     for iterate in seen:
-        assert_size(case, iterate.x, 1, case.epsilon(1))
+        assert_norm(case, iterate.x, 1, case.epsilon(1))
     assert seen[1].stepsize == pytest.approx(case.epsilon(1))
 
 
@@ -144,7 +144,7 @@ def test_a_start_on_larger_epsilons_costs_no_step_however_few_there_are(case, st
     model = attacks.CountingModel(case.model)
     attack = attacks.ClipAwarePGD(p=2, steps=steps, larger_epsilon_start=True, keep=keep)
     raw, _, _ = attack(model, case.x, case.labels, epsilons=case.epsilon(2))
-    assert_size(case, raw, 2, case.epsilon(2))
+    assert_norm(case, raw, 2, case.epsilon(2))
     assert model.backwards == steps * model_cases.SAMPLES
 
 
@@ -176,7 +176,7 @@ def test_the_default_direction_is_momentum_for_steps_of_signs_and_the_gradient_e
 
 
 def loss_direction(case, weights):
-    """Of two classes: the other one's weights minus the label's, (N, n) in float64."""
+    """Return the other class's weights minus the label's, (N, n) in float64."""
     difference = (weights[1] - weights[0]).astype(float)
     return np.where(np.asarray(case.labels)[:, None] == 0, difference, -difference)
 

@@ -39,7 +39,7 @@ class Problem:
         assert eta.dtype == self.dtype
         assert np.all(np.isfinite(eta))
         wanted = np.minimum(self.eps[:, 0].astype(float), self.reach)
-        size = reference.realised_norm(eta, self.x, self.delta, self.p, self.lower, self.upper)
+        size = reference.measured_norm(eta, self.x, self.delta, self.p, self.lower, self.upper)
         error = np.abs(size - wanted) / np.where(wanted > 0, wanted, 1.0)
         allowed = TOLERANCE[self.dtype] * (5 if self.p < 1 else 1)
         worst = int(np.argmax(error))

@@ -63,13 +63,13 @@ def roots() -> Results:
             eta, _ = cpu.solve(*arrays(problem), p, *bounds, tolerance=1e-6)
             eta = np.minimum(eta, float(np.finfo(dtype).max)).astype(dtype)
             # not eta itself, which is any number where all but nothing is saturated
-            size = reference.realised_norm(eta, problem.x, problem.delta, p)
+            size = reference.measured_norm(eta, problem.x, problem.delta, p)
             yield f"norm {dtype} {p}, {len(size)} rows", size
         x, delta, eps = arrays(hard.Problem(2.0, dtype, 30, cases=WIDE))
         for p in (0.5, 1.3, 2.0):  # which float32 has no number for the first eta of
             faint = delta * np.asarray(1e-37, dtype)
             eta, _ = cpu.solve(x, faint, 1e-2 * eps, p, *numbers(dtype), tolerance=0.0)
-            size = reference.realised_norm(eta.astype(dtype), x, faint, p)
+            size = reference.measured_norm(eta.astype(dtype), x, faint, p)
             yield f"norm of faint directions {dtype} {p}", size
         x, delta, eps = arrays(hard.Problem(2.0, dtype, 30, cases=("uniform",)))
         rng = np.random.default_rng(0)

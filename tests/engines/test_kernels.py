@@ -87,7 +87,7 @@ def test_an_edited_kernel_is_compiled_again_wherever_the_cache_is(tmp_path):
 
 
 def test_the_parts_of_kernels():
-    """What only plain Python can call: see there."""
+    """Run the tests of what only plain Python can call."""
     root = pathlib.Path(__file__).parents[2]
     plain = ["-p", "experiments.mutation.kernels", "-p", "no:xdist", "-q"]
     subprocess.run(

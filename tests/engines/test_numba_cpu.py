@@ -26,7 +26,7 @@ TOLERANCE = {np.float32: 1e-6, np.float64: 1e-12}
 
 def reached(eta, x, delta, p, lower=0.0, upper=1.0) -> np.ndarray:
     with np.errstate(over="ignore"):
-        return reference.realised_norm(eta.astype(x.dtype), x, delta, p, lower, upper)
+        return reference.measured_norm(eta.astype(x.dtype), x, delta, p, lower, upper)
 
 
 def furthest(x, delta, p, lower=0.0, upper=1.0) -> np.ndarray:

@@ -79,7 +79,7 @@ def test_rows_longer_than_a_block_are_summed_to_their_end(p):
     v[:, 4096:] *= 10  # what is at the end decides
     eps = 0.3 * reference.reachable_norm(x, v, p)
     eta = solve(x, v, eps, p)
-    np.testing.assert_allclose(reference.realised_norm(eta, x, v, p), eps, rtol=1e-12)
+    np.testing.assert_allclose(reference.measured_norm(eta, x, v, p), eps, rtol=1e-12)
     to_x, to_v, to_eps = cpu.gradients(x, v, eps, eta, p, *arrays((0.0, 1.0)), np.ones(3))
     for gradient, truth in zip(
         (to_x, to_v, to_eps), reference.eta_gradients(x, v, eps, p), strict=True
@@ -130,7 +130,7 @@ def test_points_are_the_clipped_ones_and_in_place_the_same(p, box):
     assert not flags.any()
     np.testing.assert_array_equal(x, kept)
     np.testing.assert_array_equal(eta, solve(x, v, eps, p, box))
-    size = reference.realised_norm(eta, x, v, p, *box)
+    size = reference.measured_norm(eta, x, v, p, *box)
     reach = reference.reachable_norm(x, v, p, *box)
     np.testing.assert_allclose(size, np.minimum(eps, reach), rtol=1e-11)
     wanted = np.clip(x + eta[:, None] * v, *box)
@@ -366,7 +366,7 @@ def test_gradient_ends_where_eps_is_out_of_reach_by_more_than_rounding(p):
     eps[:] = eps[1]
     x, v = x[1:2].repeat(5, axis=0), v[1:2].repeat(5, axis=0)
     eta = solve(x, v, eps, p)
-    size = reference.realised_norm(eta * (1 - 1e-4), x, v, p)
+    size = reference.measured_norm(eta * (1 - 1e-4), x, v, p)
     slope = np.log(eps / size) / -np.log1p(-1e-4)  # of log norm by log eta
     eta *= (1 - np.array([1e-7, 6e-6, 9e-6, 1.2e-5, 1e-4])) ** (1 / slope)
     to_x, *others = cpu.gradients(x, v, eps, eta, p, *arrays((0.0, 1.0)), np.ones(5))

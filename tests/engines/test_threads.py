@@ -80,15 +80,15 @@ WAYS = {
     "tape": ("tensorflow-float64", implicit_eta),
     "xla": ("jax-float32", jitted),
     "graph": ("tensorflow-float32", in_a_graph),
-    "generic, torch.func": ("torch-float32", mapped),
-    "generic, numpy": ("numpy-float32", all_operators),
+    "eager, torch.func": ("torch-float32", mapped),
+    "eager, numpy": ("numpy-float32", all_operators),
 }
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_eight_threads_at_once_get_the_bits_that_one_gets(way, monkeypatch):
     name, function = WAYS[way]
-    if way == "generic, numpy":
+    if way == "eager, numpy":
         monkeypatch.setattr(engines.numba_cpu, "_HAS_NUMBA", False)
     with backends.make(name) as backend:
         alone = [function(backend, *batch) for batch in BATCHES]
@@ -99,7 +99,7 @@ def test_eight_threads_at_once_get_the_bits_that_one_gets(way, monkeypatch):
 
 
 def digest() -> str:
-    """Of all that NumPy and PyTorch tensors get, in large batches that are shared among threads."""
+    """Return a digest of all results on NumPy and PyTorch, in batches that threads share."""
     total = hashlib.sha256()
     for name in ("numpy-float32", "torch-float64"):
         for seed in range(2):

@@ -134,7 +134,7 @@ def test_half_precision_computes_in_single(cuda, device, dtype):
     eps = torch.tensor([0.7], device=device)
     eta, _ = cuda.solve(x, delta, eps, 2.0, 0.0, 1.0, 0.0)
     assert eta.dtype == torch.float32
-    size = reference.realised_norm(eta.cpu(), x.double().cpu(), delta.double().cpu(), 2.0)
+    size = reference.measured_norm(eta.cpu(), x.double().cpu(), delta.double().cpu(), 2.0)
     np.testing.assert_allclose(size, 0.7, rtol=1e-6)
     tiny = torch.full_like(delta, 1e-7)
     eta, _ = cuda.solve(x, tiny, 1e4 * eps, 2.0, 0.0, 1.0, 0.0)
@@ -167,7 +167,7 @@ def test_extreme_eps_gives_a_finite_eta(cuda, device, p):
     assert torch.all(torch.isfinite(eta))
     wanted = np.where(eps < 1e-38, 0.0, eps.double())
     wanted = np.minimum(wanted, reference.reachable_norm(x, delta, p))
-    size = reference.realised_norm(eta.cpu(), x, delta, p)
+    size = reference.measured_norm(eta.cpu(), x, delta, p)
     np.testing.assert_allclose(size, wanted, rtol=5e-6)
 
 

@@ -51,7 +51,7 @@ def test_norm_is_exact_for_a_row_of_twelve_million():
     rng = np.random.default_rng(0)
     x, delta = rng.random((1, n), np.float32), rng.standard_normal((1, n), np.float32)
     eta = xla.solve(jnp.asarray(x), jnp.asarray(delta), jnp.full((1, 1), 500.0), 2.0, 0.0, 1.0)
-    assert reference.realised_norm(eta, x, delta, 2.0) == pytest.approx(500.0, rel=1e-6)
+    assert reference.measured_norm(eta, x, delta, 2.0) == pytest.approx(500.0, rel=1e-6)
 
 
 @pytest.mark.parametrize("rows", [1, 60])
@@ -79,7 +79,7 @@ def test_extreme_eps_gives_a_finite_eta(p, eps):
     eta = xla.solve(x, delta, jnp.full((1, 1), eps, jnp.float32), p, 0.0, 1.0)
     assert np.all(np.isfinite(eta))
     wanted = np.minimum(0.0 if eps < 1e-38 else eps, reference.reachable_norm(x, delta, p))
-    np.testing.assert_allclose(reference.realised_norm(eta, x, delta, p), wanted, rtol=5e-6)
+    np.testing.assert_allclose(reference.measured_norm(eta, x, delta, p), wanted, rtol=5e-6)
 
 
 @pytest.mark.parametrize("part", [0, 1])

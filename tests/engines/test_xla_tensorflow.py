@@ -61,7 +61,7 @@ def test_extreme_eps_gives_a_finite_eta(p):
     assert np.all(np.isfinite(eta))
     wanted = np.where(eps[:, 0] < 1e-38, 0.0, eps[:, 0])
     wanted = np.minimum(wanted, reference.reachable_norm(x, delta, p))
-    np.testing.assert_allclose(reference.realised_norm(eta, x, delta, p), wanted, rtol=5e-6)
+    np.testing.assert_allclose(reference.measured_norm(eta, x, delta, p), wanted, rtol=5e-6)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -74,7 +74,7 @@ def test_a_graph_takes_any_number_of_rows(compiled):
 
     for rows in (1, 3):
         x, delta = tensors("cauchy", (rows, 300))
-        size = reference.realised_norm(eta(x, delta), x, delta, 2.0)
+        size = reference.measured_norm(eta(x, delta), x, delta, 2.0)
         np.testing.assert_allclose(size, 0.7, rtol=1e-6)
 
 
@@ -121,7 +121,7 @@ def test_nan_in_a_row_ends_the_search_and_spoils_no_other_row():
     eta = graph.solve(tf.constant(x), tf.constant(delta), tf.fill((1, 1), 0.7), 2.0, 0.0, 1.0)
     assert np.isnan(eta[0, 0])
     np.testing.assert_allclose(
-        reference.realised_norm(eta[1:], x[1:], delta[1:], 2.0), 0.7, rtol=1e-6
+        reference.measured_norm(eta[1:], x[1:], delta[1:], 2.0), 0.7, rtol=1e-6
     )
 
 

@@ -30,7 +30,7 @@ def case(p, dtype=np.float64):
 
 
 def formula(function, p, eta):
-    """Of tensors x, v and eps, with the sets that eta decides held fixed."""
+    """Return a function of tensors x, v and eps; the sets that eta decides are held fixed."""
 
     def call(x, v, eps):
         problem = prepare(x, v, eps, p, BOX)

@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 import foolbox_carescale as fc
 from tests import backends, reference
-from tests.exactness import NORMAL, assert_size, tolerance
+from tests.exactness import NORMAL, assert_norm, tolerance
 
 OPERATORS = {
     "clipping_aware_rescaling": fc.clipping_aware_rescaling,
@@ -158,7 +158,7 @@ def check_size(case):
     assert eta.shape == (len(case.x), *(1,) * (case.x.ndim - 1))
     x, v, lower, upper = case.flat
     with backends.make(case.name) as backend:
-        assert_size(backend, eta, x, v, case.eps, case.p, lower, upper)
+        assert_norm(backend, eta, x, v, case.eps, case.p, lower, upper)
 
 
 @given(cases())
@@ -400,7 +400,7 @@ def test_norm_is_right_wherever_the_dtype_holds_eta(case):
         kept &= (case.eps == 0) | (case.eps / np.abs(v).max(axis=1, initial=1e-300) > 1e-300)
     x, v, lower, upper, eta = x[kept], v[kept], lower[kept], upper[kept], eta[kept]
     with np.errstate(all="ignore"), backends.make(case.name) as backend:
-        assert_size(backend, eta, x, v, case.eps[kept], case.p, lower, upper)
+        assert_norm(backend, eta, x, v, case.eps[kept], case.p, lower, upper)
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")

@@ -9,7 +9,7 @@ import pytest
 
 import foolbox_carescale as fc
 from tests import backends, reference
-from tests.exactness import assert_size, tolerance
+from tests.exactness import assert_norm, tolerance
 from tests.reference import CASES, FRACTIONS, HALF_CASES, ORDERS, SHAPE
 
 
@@ -31,14 +31,14 @@ def test_norm_after_the_clip_is_eps_or_all_that_is_reachable(backend, name, p):
         backend.tensor(x), backend.tensor(delta), backend.tensor(eps), p=p
     )
     assert tuple(eta.shape) == (len(x), 1, 1, 1)
-    assert_size(backend, backend.numpy(eta), x, delta, eps, p)
+    assert_norm(backend, backend.numpy(eta), x, delta, eps, p)
 
 
 @backends.cover("backend", backends.HALF, name=HALF_CASES, p=ORDERS)
 def test_half_precision_is_exact_up_to_the_rounding_of_eta(backend, name, p):
     x, delta, eps = problem(backend, name, p)
     eta = fc.clipping_aware_rescaling(backend.tensor(x), backend.tensor(delta), eps, p=p)
-    assert_size(backend, backend.numpy(eta), x, delta, eps, p)
+    assert_norm(backend, backend.numpy(eta), x, delta, eps, p)
 
 
 @backends.cover("backend", backends.FULL, p=ORDERS)
@@ -48,7 +48,7 @@ def test_norm_is_exact_for_samples_of_one_element(backend, p):
         backend.tensor(x), backend.tensor(delta), backend.tensor(eps), p=p
     )
     assert tuple(eta.shape) == (len(x),)
-    assert_size(backend, backend.numpy(eta), x, delta, eps, p)
+    assert_norm(backend, backend.numpy(eta), x, delta, eps, p)
 
 
 @backends.cover("backend", backends.FULL, p=ORDERS)
@@ -90,7 +90,7 @@ def test_norm_is_exact_for_samples_of_a_million_elements(backend):
     x, delta, eps = problem(backend, "on the bounds", 2.0, shape=(2, 1_000_000))
     eps = np.array([50.0, 0.999999 * reference.reachable_norm(x, delta, 2.0)[1]])
     eta = fc.clipping_aware_rescaling(backend.tensor(x), backend.tensor(delta), eps)
-    assert_size(backend, backend.numpy(eta), x, delta, eps, 2.0)
+    assert_norm(backend, backend.numpy(eta), x, delta, eps, 2.0)
 
 
 # The same operator where values cannot be read, and another engine has to answer
@@ -110,7 +110,7 @@ def test_norm_is_exact_under_jit(backend, p):
     for name in CASES:
         x, delta, eps = problem(backend, name, p)
         eta = backend.numpy(solve(backend.tensor(x), backend.tensor(delta), backend.tensor(eps)))
-        assert_size(backend, eta, x, delta, eps, p)
+        assert_norm(backend, eta, x, delta, eps, p)
 
 
 @pytest.mark.parametrize(("backend", "p"), traced("tensorflow"), indirect=["backend"])
@@ -121,7 +121,7 @@ def test_norm_is_exact_in_a_graph(backend, p):
     for name in CASES:
         x, delta, eps = problem(backend, name, p)
         eta = backend.numpy(solve(backend.tensor(x), backend.tensor(delta), backend.tensor(eps)))
-        assert_size(backend, eta, x, delta, eps, p)
+        assert_norm(backend, eta, x, delta, eps, p)
 
 
 # Arguments
@@ -185,7 +185,7 @@ def test_bounds_may_differ_by_channel(backend, p):
                 backend.tensor(x), backend.tensor(delta), eps, p=p, bounds=bounds
             )
         )
-        size = reference.realised_norm(eta, x, delta, p, lower, upper)
+        size = reference.measured_norm(eta, x, delta, p, lower, upper)
         np.testing.assert_allclose(size, eps, rtol=1e-6)
         moved = backend.numpy(
             fc.perturb(backend.tensor(x), backend.tensor(delta), eps, p=p, bounds=bounds)
@@ -213,7 +213,7 @@ def test_norm_is_exact_in_other_bounds(backend, bounds, p):
             backend.tensor(x), backend.tensor(delta), eps, p=p, bounds=bounds
         )
     )
-    size = reference.realised_norm(eta, x, delta, p, lower, upper)
+    size = reference.measured_norm(eta, x, delta, p, lower, upper)
     np.testing.assert_allclose(size, eps, rtol=tolerance(backend.dtype, p))
 
 

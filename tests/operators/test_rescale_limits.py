@@ -25,7 +25,7 @@ def test_rounding_excess_is_forgiven_and_removed(backend, p):
     eta = backend.numpy(
         fc.clipping_aware_rescaling(backend.tensor(x), backend.tensor(delta), 0.4, p=p)
     )
-    size = reference.realised_norm(
+    size = reference.measured_norm(
         eta, np.clip(backend.rounded(x), 0, 1), backend.rounded(delta), p
     )
     # the excess itself, 1e-7 in six coordinates, is not part of the problem
@@ -96,7 +96,7 @@ def test_a_subnormal_direction_has_its_eta(dtype, scale, p):
     x, v = np.full((1, 5), 0.5, dtype), np.array([[1, -0.7, 0.3, -0.2, 0.9]])
     v = (v * scale).astype(dtype)
     eta = fc.clipping_aware_rescaling(x, v, 1e-3, p=p)
-    size = reference.realised_norm(eta, x, v, p)
+    size = reference.measured_norm(eta, x, v, p)
     np.testing.assert_allclose(size, 1e-3, rtol={"float32": 1e-6, "float64": 1e-12}[dtype])
 
 
@@ -130,7 +130,7 @@ def test_a_direction_without_room_does_not_hide_a_smaller_one(backend, p):
         eta = backend.numpy(
             fc.clipping_aware_rescaling(backend.tensor(x), backend.tensor(delta), 0.25, p=p)
         )
-        size = reference.realised_norm(eta, x, delta, p)
+        size = reference.measured_norm(eta, x, delta, p)
         np.testing.assert_allclose(size, 0.25, rtol=tolerance(backend.dtype, p))
 
 
@@ -163,7 +163,7 @@ def test_norm_is_exact_for_any_input(inputs):
     x, delta, fraction, p = inputs
     eps = solvable(x, delta, fraction, p)
     eta = fc.clipping_aware_rescaling(x, delta, eps, p=p)
-    size = reference.realised_norm(eta, x, delta, p)
+    size = reference.measured_norm(eta, x, delta, p)
     wanted = np.minimum(eps, reference.reachable_norm(x, delta, p))
     np.testing.assert_allclose(size, wanted, rtol=tolerance("float64", p), atol=0)
 
@@ -174,9 +174,9 @@ def test_eta_is_inverse_to_the_scale_of_the_direction(inputs, scale):
     eps = solvable(x, delta, fraction, p)
     eta = fc.clipping_aware_rescaling(x, delta, eps, p=p)
     scaled = fc.clipping_aware_rescaling(x, delta * scale, eps, p=p)
-    size = reference.realised_norm(scaled * scale, x, delta, p)
+    size = reference.measured_norm(scaled * scale, x, delta, p)
     np.testing.assert_allclose(
-        size, reference.realised_norm(eta, x, delta, p), rtol=tolerance("float64", p)
+        size, reference.measured_norm(eta, x, delta, p), rtol=tolerance("float64", p)
     )
 
 
@@ -193,10 +193,10 @@ def test_eta_grows_with_eps(inputs, share):
 def test_order_of_the_coordinates_does_not_matter(inputs, order):
     x, delta, fraction, p = inputs
     eps = solvable(x, delta, fraction, p)
-    size = reference.realised_norm(fc.clipping_aware_rescaling(x, delta, eps, p=p), x, delta, p)
+    size = reference.measured_norm(fc.clipping_aware_rescaling(x, delta, eps, p=p), x, delta, p)
     eta = fc.clipping_aware_rescaling(x[:, order], delta[:, order], eps, p=p)
     np.testing.assert_allclose(
-        reference.realised_norm(eta, x, delta, p), size, rtol=tolerance("float64", p)
+        reference.measured_norm(eta, x, delta, p), size, rtol=tolerance("float64", p)
     )
 
 
@@ -219,8 +219,8 @@ def test_a_box_that_is_stretched_and_shifted_stretches_the_perturbation(inputs, 
     stretched = fc.clipping_aware_rescaling(other, delta * scale, eps * scale, p=p, bounds=bounds)
     # the shift rounds the room by this much per coordinate
     loss = reference.norm(np.full((2, 9), 1e-15 * (1 + abs(shift) / scale)), min(p, 1.0))
-    before = reference.realised_norm(eta, x, delta, p)
-    after = reference.realised_norm(stretched, x, delta, p)
+    before = reference.measured_norm(eta, x, delta, p)
+    after = reference.measured_norm(stretched, x, delta, p)
     if p >= 1:
         assert np.all(np.abs(before - after) <= 1e-12 * before + 4 * loss)
 

@@ -33,12 +33,12 @@ def inputs(seed=3, shape=SHAPE):
 
 
 def outside(name, p, *arguments):
-    """The same on NumPy arrays, which nothing transforms."""
+    """Return the same on NumPy arrays, which nothing transforms."""
     return OPERATORS[name](*arguments, p=p)
 
 
 def gradients(p, x, delta, eps, name="perturb"):
-    """Of the sum of squares, by torch outside of any transformation."""
+    """Return the gradients of the sum of squares, by torch without any transformation."""
     import torch
 
     tensors = [torch.tensor(t, requires_grad=True) for t in (x, delta, eps)]
@@ -119,7 +119,7 @@ def test_jax_float32_is_enough_under_jit():
         x, delta, eps = (backend.rounded(t) for t in inputs())
         jitted = jax.jit(fc.clipping_aware_rescaling)
         eta = backend.numpy(jitted(backend.tensor(x), backend.tensor(delta), backend.tensor(eps)))
-    size = reference.realised_norm(eta, x, delta, 2)
+    size = reference.measured_norm(eta, x, delta, 2)
     np.testing.assert_allclose(size, backend.rounded(eps), rtol=1e-6)
 
 
@@ -240,7 +240,7 @@ def test_torch_vmap_moves_what_is_small_beside_what_has_no_room(p):
     eta = torch.func.vmap(lambda x, v: fc.clipping_aware_rescaling(x, v, 0.25, p=p))(
         torch.tensor(x), torch.tensor(delta)
     )
-    size = reference.realised_norm(eta.numpy(), x[:, 0], delta[:, 0], p)
+    size = reference.measured_norm(eta.numpy(), x[:, 0], delta[:, 0], p)
     np.testing.assert_allclose(size, 0.25, rtol=1e-6 * (5 if p < 1 else 1))
 
 
