@@ -419,7 +419,7 @@ def test_a_record_that_no_run_writes_is_one_line(strange, changes):
         evaluate(tiny(strange, **ONE))
 
 
-def test_cells_are_no_formulas_of_a_spreadsheet(tmp_path):
+def test_texts_in_csv_are_no_formulas(tmp_path):
     results = synthetic.run(tmp_path / "run", model="=HYPERLINK(1)")
     write_report(results)
     text = (tmp_path / "run" / "summary.csv").read_text(encoding="utf-8")
