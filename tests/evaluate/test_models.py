@@ -1,5 +1,9 @@
+import dataclasses
+import importlib
 import inspect
 import pickle
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +20,17 @@ from foolbox_carescale.evaluate import (
     ModelConfig,
     UserError,
 )
+from foolbox_carescale.evaluate.config.schema import json_schema
+from foolbox_carescale.evaluate.config.validation import read
 from foolbox_carescale.evaluate.data.digits import digits
-from foolbox_carescale.evaluate.models.loading import BUNDLED_WEIGHTS, load_model, resolve_model
+from foolbox_carescale.evaluate.data.sources import load_data
+from foolbox_carescale.evaluate.models.loading import (
+    BUNDLED_WEIGHTS,
+    load_model,
+    module_of,
+    resolve_model,
+)
+from foolbox_carescale.evaluate.models.weights import read_state
 from foolbox_carescale.evaluate.runner.resolve import resolve
 
 
@@ -343,11 +356,248 @@ def test_a_model_that_cannot_be_had_is_one_line(config, line):
     assert "\n" not in str(caught.value)
 
 
-def test_an_error_inside_the_users_own_module_keeps_its_own_type(tmp_path, monkeypatch):
-    (tmp_path / "broken_model.py").write_text("import no_such_module_at_all\n", encoding="utf-8")
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("import no_such_module_at_all", "importing .* No module named 'no_such_module_at_all'"),
+        ("raise ValueError('mine')", "raises ValueError: mine .broken_model.py, line 1."),
+        ("def make():\n    return 1 / 0", "raises ZeroDivisionError: .* .broken_model.py, line 2."),
+        ("def make(a):\n    return 0", r"missing a required argument: 'a'; its signature is \(a\)"),
+    ],
+)
+def test_an_error_inside_the_users_own_module_is_one_line(tmp_path, monkeypatch, text, line):
+    (tmp_path / "broken_model.py").write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="no_such_module_at_all"):
+    monkeypatch.delitem(sys.modules, "broken_model", raising=False)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    importlib.invalidate_caches()
+    with pytest.raises(UserError, match=line) as caught:
         load_model(ModelConfig(_target_="broken_model.make"))
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is not None
+
+
+def configurable(num_classes=1000, name="a", mean=(0.0,)):
+    return Remembering(num_classes, name, mean).eval()
+
+
+class Remembering(Mean):
+    def __init__(self, classes, name, mean):
+        super().__init__(classes)
+        self.given = {"num_classes": classes, "name": name, "mean": mean}
+
+
+def takes_any(width=1, **given):
+    return Remembering(given.get("num_classes", 1000), given.get("name", "a"), (0.0,)).eval()
+
+
+@pytest.mark.parametrize("function", ["configurable", "takes_any"])
+def test_a_target_gets_the_keys_of_the_config_that_it_takes(function):
+    target = f"{__name__}.{function}"
+    config = read(ModelConfig, {"_target_": target, "num_classes": 7, "name": "b"})
+    model, _ = load_model(config)
+    assert model(torch.rand(2, 3, 4, 4)).shape == (2, 7)
+    assert module_of(model).given["name"] == "b"
+    assert load_model(ModelConfig(_target_=target))[0](torch.rand(2, 3, 4, 4)).shape == (2, 1000)
+
+
+def test_a_mean_that_a_target_takes_is_not_applied_again():
+    given = ModelConfig(_target_=f"{__name__}.configurable", mean=[0.5], num_classes=4)
+    model, config = load_model(given)
+    assert module_of(model).given["mean"] == [0.5]
+    assert config.mean is None
+    images = torch.rand(2, 3, 4, 4)
+    assert torch.equal(model(images), Mean(4)(images))
+    any_of_them = ModelConfig(_target_=f"{__name__}.takes_any", mean=[0.5], num_classes=4)
+    assert torch.allclose(load_model(any_of_them)[0](images), Mean(4)(images - 0.5))
+
+
+def data_of_size(size, classes=None, root=None):
+    return np.zeros((2, 3, size, size), np.float32), np.arange(2)
+
+
+def test_data_of_ones_own_get_the_keys_of_the_config_that_they_take():
+    data = load_data(DataConfig(_target_=f"{__name__}.data_of_size", size=6, root="here"))
+    assert data.images.shape == (2, 3, 6, 6)
+    given = DataConfig(_target_=f"{__name__}.data_of_size", size=6, classes=[1])
+    with pytest.raises(UserError, match=r"data\.classes: .* write data\.params\.classes"):
+        load_data(given)
+    given.params = {"classes": 3}
+    assert load_data(given).labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        (
+            ModelConfig(_target_=f"{__name__}.training_model", num_classes=4),
+            r"model\.num_classes: .*training_model has no argument of this name",
+        ),
+        (
+            ModelConfig(
+                _target_=f"{__name__}.configurable", num_classes=4, params={"num_classes": 5}
+            ),
+            r"model\.num_classes: is 4, but model\.params\.num_classes is 5; give one",
+        ),
+    ],
+)
+def test_a_key_beside_a_target_that_nothing_reads_is_one_line(config, line):
+    with pytest.raises(UserError, match=line):
+        load_model(config)
+
+
+@dataclasses.dataclass
+class Output:
+    scores: torch.Tensor
+    loss: torch.Tensor | None = None
+
+
+class Returning(Mean):
+    def __init__(self, change):
+        super().__init__(5)
+        self.change = change
+
+    def forward(self, x):
+        return self.change(super().forward(x))
+
+
+OUTPUTS = {
+    "tuple": lambda y: (y, None),
+    "list": lambda y: [y],
+    "mapping": lambda y: {"logits": y, "features": y + 1},
+    "attribute": lambda y: types.SimpleNamespace(logits=y, features=y),
+    "dataclass": lambda y: Output(y),
+    "bfloat16": lambda y: y.bfloat16(),
+    "float16": lambda y: y.half(),
+    "float64": lambda y: y.double(),
+}
+
+
+def returning(kind):
+    return Returning(OUTPUTS[kind]).eval()
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_logits_are_found_in_what_a_model_returns(kind):
+    config = ModelConfig(_target_=f"{__name__}.returning", params={"kind": kind})
+    model, _ = load_model(config)
+    images = torch.rand(2, 3, 4, 4)
+    logits = model(images)
+    assert logits.dtype == torch.float32
+    assert torch.allclose(logits, Mean(5)(images), rtol=0.01)
+
+
+def two_tensors():
+    return Returning(lambda y: (y, y + 1)).eval()
+
+
+def a_map():
+    return Returning(lambda y: y[:, :, None]).eval()
+
+
+@pytest.mark.parametrize(
+    ("function", "line"),
+    [
+        ("two_tensors", r"returns tuple with several tensors \(0: \(2, 5\), 1: \(2, 5\)\)"),
+        ("a_map", r"returns a tensor of shape \(2, 5, 1\); return logits"),
+    ],
+)
+def test_outputs_that_hold_no_logits_are_one_line(function, line):
+    model, _ = load_model(ModelConfig(_target_=f"{__name__}.{function}"))
+    with pytest.raises(UserError, match=line):
+        model(torch.rand(2, 3, 4, 4))
+
+
+def linear(dtype="float32", compiled=False):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5)).eval()
+    network = network.to(getattr(torch, dtype))
+    return torch.compile(network, backend="eager") if compiled else network
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_a_target_may_hold_weights_of_any_type(dtype):
+    images = torch.rand(2, 3, 4, 4, requires_grad=True)
+    expected = linear()(images)
+    model, _ = load_model(ModelConfig(_target_=f"{__name__}.linear", params={"dtype": dtype}))
+    logits = model(images)
+    assert logits.dtype == torch.float32
+    assert torch.allclose(logits, expected, atol=0.05)
+    assert torch.autograd.grad(logits.sum(), images)[0].abs().max() > 0
+
+
+def test_a_target_may_be_compiled():
+    images = torch.rand(2, 3, 4, 4)
+    params = {"compiled": True}
+    model, _ = load_model(ModelConfig(_target_=f"{__name__}.linear", params=params))
+    assert torch.allclose(model(images), linear()(images), atol=1e-6)
+
+
+class WithoutLength(Mean):
+    def __len__(self):
+        return 0
+
+
+def without_length():
+    return WithoutLength(4).eval()
+
+
+def test_a_target_may_have_the_length_0():
+    model, _ = load_model(ModelConfig(_target_=f"{__name__}.without_length"))
+    assert model(torch.rand(2, 3, 4, 4)).shape == (2, 4)
+
+
+def hugging_face():
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return ViTForImageClassification(
+        ViTConfig(**sizes, intermediate_size=16, image_size=8, patch_size=4, num_labels=6)
+    ).eval()
+
+
+def test_a_model_of_transformers_returns_its_logits():
+    pytest.importorskip("transformers")
+    model, _ = load_model(ModelConfig(_target_=f"{__name__}.hugging_face"))
+    assert model(torch.rand(2, 3, 8, 8)).shape == (2, 6)
+
+
+def test_a_model_of_timm_gets_its_number_of_classes():
+    pytest.importorskip("timm")
+    given = {"_target_": "timm.create_model", "model_name": "resnet10t", "num_classes": 6}
+    with pytest.warns(EvaluationWarning, match="training mode"):
+        model, _ = load_model(read(ModelConfig, given))
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 6)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net"])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod.", "module._orig_mod."])
+def test_wrappers_of_a_state_dict_are_opened_and_prefixes_left_out(tmp_path, key, prefix, caplog):
+    state = load_file(BUNDLED_WEIGHTS)
+    path = tmp_path / "w.pt"
+    torch.save({"epoch": 3, key: {prefix + name: value for name, value in state.items()}}, path)
+    with caplog.at_level("INFO", "carescale"):
+        read_back = read_state(path)
+    assert read_back.keys() == state.keys()
+    said = [record for record in caplog.records if "left out" in record.message]
+    assert len(said) == bool(prefix)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
+def test_files_that_are_no_weights_for_a_known_reason_are_called_that(tmp_path, kind):
+    state = load_file(BUNDLED_WEIGHTS)
+    path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pt")
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    content = path.read_bytes()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"
+    cases = {"is empty": b"", "is a Git LFS pointer": pointer, "is cut off": content[:200_000]}
+    for line, damaged in cases.items():
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=line):
+            load_model(ModelConfig(weights=str(path)))
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
@@ -367,5 +617,6 @@ def test_weights_that_torchvision_would_download_are_named_when_there_is_no_netw
 
 
 def test_every_key_of_the_config_is_documented():
+    described = json_schema("model")["properties"]
     for name in inspect.signature(ModelConfig).parameters:
-        assert name in ModelConfig.__doc__
+        assert described[name]["description"]

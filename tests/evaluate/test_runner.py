@@ -210,10 +210,12 @@ def test_a_model_that_does_not_fit_the_data_is_one_line(tmp_path, changes, line)
     assert not (tmp_path / "run").exists()
 
 
-def test_an_error_of_a_model_of_ones_own_is_not_touched(tmp_path):
+def test_an_error_of_a_model_of_ones_own_is_one_line_with_its_place(tmp_path):
     model = ModelConfig(_target_=f"{__name__}.failing")
-    with pytest.raises(RuntimeError, match="mine"):
+    line = r"model\._target_: .*failing raises RuntimeError: mine \(test_runner.py, line \d+\)"
+    with pytest.raises(UserError, match=line) as caught:
         evaluate(small(tmp_path / "run", model=model))
+    assert isinstance(caught.value.__cause__, RuntimeError)
 
 
 def test_rows_identify_the_input_and_hold_all_norms(tmp_path):

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..config.types import DataConfig
 from ..errors import EvaluationWarning, UserError, describe, nearest, warn
+from ..models.targets import call_target
 from .digits import digits
 
 FOOLBOX_SETS = {"imagenet": 1000, "cifar10": 10, "cifar100": 100, "mnist": 10, "fashionMNIST": 10}
@@ -487,11 +488,8 @@ def _data_set(name: str, made: Any) -> Source:
 
 
 def _from_target(config: DataConfig) -> Source:
-    from ..models.loading import call_target
-
-    assert config._target_ is not None
-    name = config._target_
-    made = call_target("data", name, config.params)
+    name = str(config._target_)
+    made, _ = call_target("data", config, inert=("name", "root"), both=("size", "seed"))
     whole = isinstance(made, Mapping) or (isinstance(made, tuple) and len(made) == 2)
     if whole and (arrays := _arrays(made)):
         images, labels = arrays

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
-import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,8 @@ from foolbox.models import Model, PyTorchModel, TransformBoundsWrapper
 
 from ..config.types import ModelConfig
 from ..errors import EvaluationWarning, UserError, nearest, warn
+from .outputs import adapt_module
+from .targets import call_target
 from .weights import read_notes, read_state
 
 BUNDLED_WEIGHTS = Path(__file__).with_name("digits_shufflenet.safetensors")
@@ -44,7 +43,7 @@ class Normalized(torch.nn.Module):
         return logits
 
 
-class Precise(torch.nn.Module):
+class CastModel(torch.nn.Module):
     """A model that computes in another type than that of its float32 images and logits."""
 
     def __init__(self, model: torch.nn.Module, dtype: str) -> None:
@@ -77,7 +76,9 @@ def load_model(
         UserError: The model, its weights or the device cannot be had.
     """
     where = find_device(device)
-    made = None if config._target_ is None else _from_target(config)
+    made = None
+    if config._target_ is not None:
+        made, config = _from_target(config)
     if isinstance(made, Model):
         return _foolbox_model(made, config), config
     if made is not None:
@@ -110,7 +111,9 @@ def build_network(
     mean: list[float] | None = None
     std: list[float] | None = None
     if config._target_ is not None:
-        network = made or _from_target(config)
+        network = made
+        if network is None:
+            network, config = _from_target(config)
         if isinstance(network, Model):
             raise UserError(
                 f"model._target_: {config._target_} returned a Foolbox model; return its module"
@@ -120,7 +123,7 @@ def build_network(
         network, mean, std, classes = _torchvision_model(config, num_classes)
         config = dataclasses.replace(config, num_classes=classes)
     if config.dtype != "float32":
-        network = Precise(network, config.dtype)
+        network = CastModel(network, config.dtype)
     mean, std = config.mean or mean, config.std or std
     if mean is not None or std is not None:
         mean = mean or [0.0] * len(std or ())
@@ -135,16 +138,18 @@ def build_network(
     return network, config
 
 
-def _from_target(config: ModelConfig) -> Any:
-    """Return the user's own module or Foolbox model."""
-    assert config._target_ is not None
-    made = call_target("model", config._target_, config.params)
+def _from_target(config: ModelConfig) -> tuple[Any, ModelConfig]:
+    """Return the user's own module or Foolbox model, and the config without what it took."""
+    made, config = call_target("model", config, inert=("name", "weights", "num_classes"))
     if not isinstance(made, (torch.nn.Module, Model)):
         raise UserError(
             f"model._target_: {config._target_} returned {type(made).__name__};"
             " return a torch.nn.Module or a Foolbox model"
         )
-    return made
+    module = module_of(made) if isinstance(made, Model) else made
+    if module is not None:
+        adapt_module(module, str(config._target_))
+    return made, config
 
 
 def _foolbox_model(made: Any, config: ModelConfig) -> Any:
@@ -239,37 +244,6 @@ def find_device(name: str) -> torch.device:
         reason = str(error).split("\n")[0]
         raise UserError(f"device: {name!r} cannot be used ({reason}); try device=cpu") from error
     return device
-
-
-def call_target(key: str, target: str, params: Mapping[str, Any]) -> Any:
-    """Return what ``_target_`` names, called with its keyword arguments."""
-    return find_target(key, target)(**params)
-
-
-def find_target(key: str, target: str) -> Callable[..., Any]:
-    """Return what ``_target_`` names.
-
-    Modules in the working directory are found, as with ``python -m``.
-    """
-    module_name, _, name = target.rpartition(".")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except (ModuleNotFoundError, ValueError) as error:
-        missing = getattr(error, "name", None)
-        if missing is not None and not f"{module_name}.".startswith(f"{missing}."):
-            raise  # the user's module is there, but something that it imports is not
-        raise UserError(
-            f"{key}._target_: there is no module {module_name!r} for {target!r};"
-            " write package.module.callable"
-        ) from error
-    function: Callable[..., Any] | None = getattr(module, name, None)
-    if not callable(function):
-        raise UserError(
-            f"{key}._target_: {module_name} has no callable {name!r}; {nearest(name, vars(module))}"
-        )
-    return function
 
 
 def _choose_weights(config: ModelConfig, data: str, num_classes: int) -> ModelConfig:

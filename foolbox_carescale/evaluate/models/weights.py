@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from ..errors import UserError
+from ..errors import LOGGER, UserError
+
+CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
+"""Keys below which checkpoints hold the state dict."""
+
+PREFIXES = ("module.", "model.", "_orig_mod.")
+"""Of names in the state dicts of DataParallel, of Lightning, and of torch.compile."""
+
+LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -37,9 +46,10 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         UserError: The file cannot be read, or holds anything but tensors by name.
     """
+    _check_whole(path)
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return _without_prefix(path, load_file(path))
         except (SafetensorError, OSError) as error:
             raise _no_safetensors(path, error) from error
     try:
@@ -50,17 +60,59 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     except OSError as error:
         raise UserError(f"model.weights: {path} cannot be read ({error})") from error
     except Exception as error:  # a damaged pickle may raise anything
+        if isinstance(error, EOFError) or "EOF" in str(error):
+            raise _cut(path) from error
         raise UserError(
             f"model.weights: {path} is not a plain PyTorch state dict, and anything else is refused"
             " because it could run code; save model.state_dict()"
         ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    while isinstance(state, dict) and (
+        held := [key for key in CONTAINERS if isinstance(state.get(key), dict)]
+    ):
+        state = state[held[0]]
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and torch.is_tensor(value) for name, value in state.items()
     ):
         raise UserError(f"model.weights: {path} holds no state dict; save model.state_dict()")
+    return _without_prefix(path, state)
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse files that are no weights for a reason that can be told."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(LFS_POINTER))
+        if not start:
+            raise UserError(f"model.weights: {path} is empty; save or download it again")
+        if start == LFS_POINTER:
+            raise UserError(
+                f"model.weights: {path} is a Git LFS pointer, not the weights; run git lfs pull"
+            )
+        if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+            raise _cut(path)
+        if path.suffix == ".safetensors" and path.stat().st_size < 8 + int.from_bytes(
+            start[:8], "little"
+        ):
+            raise _cut(path)
+    except OSError as error:
+        raise UserError(f"model.weights: {path} cannot be read ({error})") from error
+
+
+def _without_prefix(path: Path, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the state dict of the network itself, where all names begin with a wrapper's."""
+    removed = ""
+    while found := [
+        prefix for prefix in PREFIXES if state and all(key.startswith(prefix) for key in state)
+    ]:
+        removed += found[0]
+        state = {key.removeprefix(found[0]): value for key, value in state.items()}
+    if removed:
+        LOGGER.info("all names in %s begin with %r, which is left out", path, removed)
     return state
+
+
+def _cut(path: Path) -> UserError:
+    return UserError(f"model.weights: {path} is cut off; save or download it again")
 
 
 def read_notes(path: Path) -> WeightsMetadata:
@@ -71,6 +123,7 @@ def read_notes(path: Path) -> WeightsMetadata:
     """
     if path.suffix != ".safetensors":
         return WeightsMetadata()
+    _check_whole(path)
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("carescale", "{}")
@@ -96,6 +149,8 @@ def _numbers(values: Any) -> list[float]:
 
 
 def _no_safetensors(path: Path, error: Exception) -> UserError:
+    if "incomplete" in str(error).lower():  # fewer bytes than its header says
+        return _cut(path)
     return UserError(f"model.weights: {path} is not a safetensors file ({error})")
 
 

@@ -21,7 +21,7 @@ from ... import get_attack
 from ..config.types import AttackConfig, Evaluation, norm_name
 from ..config.validation import field_names
 from ..errors import UserError, nearest
-from ..models.loading import find_target
+from ..models.targets import find_target
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import random
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..config.types import Evaluation
 from ..data.sources import Data
 from ..errors import UserError
 from ..models.loading import load_model, module_of
+from ..models.targets import named_errors
 from ..models.weights import weights_digest
 from ..store.schema import SCHEMA, TaskResult
 from .tasks import AttackSetting, Task, Tasks
@@ -266,10 +268,9 @@ def make_worker(evaluation: Evaluation, data: Data, tasks: Tasks) -> tuple[Worke
     name = config._target_ or config.name
     worker = Worker(model, name, data, tasks, keep=evaluation.save == "adversarial_examples")
     try:
-        probe = worker.probe_model()
+        with named_errors(f"model._target_: {name}") if config._target_ else nullcontext():
+            probe = worker.probe_model()
     except (RuntimeError, AssertionError) as error:
-        if config._target_ is not None:
-            raise  # an error in the user's own model, who needs the traceback
         shape = "x".join(map(str, data.images.shape[1:]))
         reason = str(error).split("\n")[0]
         raise UserError(
