@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command: Callable[[argparse.Namespace], int] = parsed.command
             return command(parsed)
     except UserError as error:
+        if "--debug" in given:
+            traceback.print_exception(error)
         for line in str(error).split("\n"):
             print(f"carescale: error: {line}", file=sys.stderr)
         return CANNOT_STORE if isinstance(error, StorageError) else WRONG_INPUT

@@ -130,6 +130,9 @@ def _take_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved config and stop"
     )
+    parser.add_argument(
+        "--debug", action="store_true", help="show the traceback of an error of your own code too"
+    )
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

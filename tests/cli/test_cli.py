@@ -237,6 +237,20 @@ def test_a_wrong_command_is_one_line_and_exit_code_2(capsys):
         assert capsys.readouterr().err.count("\n") == 1
 
 
+def failing():
+    raise RuntimeError("mine")
+
+
+def test_an_error_in_a_users_own_code_has_its_traceback_with_debug(config, capsys):
+    given = ["evaluate", str(config), f"model._target_={__name__}.failing"]
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert "failing raises RuntimeError: mine (test_cli.py, line " in error
+    assert error.count("\n") == 1
+    assert main([*given, "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
 def test_a_programming_error_keeps_its_traceback(config, monkeypatch):
     def broken(*_, **__):
         raise TypeError("a bug")
