@@ -10,8 +10,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import eagerpy as ep
-from foolbox.attacks.base import FixedEpsilonAttack, Repeated, get_criterion
-from foolbox.criteria import Criterion, Misclassification, TargetedMisclassification
+import numpy as np
+from foolbox.attacks.base import (
+    AttackWithDistance,
+    FixedEpsilonAttack,
+    Repeated,
+    get_criterion,
+)
+from foolbox.criteria import Criterion
 from foolbox.devutils import atleast_kd, flatten
 from foolbox.distances import LpDistance
 from foolbox.models import Model
@@ -19,6 +25,7 @@ from foolbox.models import Model
 from ..core import backends
 from ..core.norms import lp_norm
 from ..operators.validation import checked_eps, checked_order, prepare
+from .model import checked_classes, checked_model, classes_of, with_classes
 from .steps import NORM_ROUNDING
 
 # Half precision rounds by more: this part of the largest coordinate, in every coordinate.
@@ -57,7 +64,40 @@ class ClipAwareDistance(LpDistance):
         return restore(ep.where(atleast_kd(fits, x.ndim), y, shrunk))
 
 
-class ClipAwareAttack(FixedEpsilonAttack, ABC):
+class CheckedCall(AttackWithDistance):
+    """An attack whose call says what is wrong with its arguments, in place of Foolbox's asserts."""
+
+    _minimizes = False
+
+    def __call__(
+        self, model: Model, inputs: Any, criterion: Any, *, epsilons: Any, **kwargs: Any
+    ) -> Any:
+        """Run the attack; arguments and results as for every attack of Foolbox.
+
+        Args:
+            model: A Foolbox model.
+            inputs: Points inside the model's bounds, shape (N, ...). What exceeds them by
+                rounding only is clipped.
+            criterion: Labels, whole numbers of any type, or a Foolbox criterion.
+            epsilons: One epsilon or several of them, in the units of the inputs.
+            **kwargs: For ``run``.
+
+        Returns:
+            Adversarial examples as found, the same clipped, success; lists where epsilons is one.
+
+        Raises:
+            ValueError: inputs outside the model's bounds; not one label for each, or none of the
+                model's classes; no epsilon, or one that is negative or not finite; a network in
+                the place of a Foolbox model, or one that returns no logits.
+        """
+        checked = checked_call(model, inputs, criterion, epsilons, minimizes=self._minimizes)
+        model, inputs, criterion, epsilons = checked
+        if len(inputs) == 0:
+            return _nothing(inputs, epsilons)
+        return super().__call__(model, inputs, criterion, epsilons=epsilons, **kwargs)  # type: ignore[safe-super]
+
+
+class ClipAwareAttack(CheckedCall, FixedEpsilonAttack, ABC):  # type: ignore[misc]  # a final call
     """Base of attacks whose perturbation has p-norm epsilon after the clip.
 
     Args:
@@ -74,43 +114,13 @@ class ClipAwareAttack(FixedEpsilonAttack, ABC):
         """Return the Lp distance of the attack's order."""
         return ClipAwareDistance(self.p)
 
-    def __call__(  # type: ignore[misc]  # final, but its checks are bare asserts
-        self, model: Model, inputs: Any, criterion: Any, *, epsilons: Any, **kwargs: Any
-    ) -> Any:
-        """Run the attack; arguments and results as for every attack of Foolbox.
-
-        Args:
-            model: A Foolbox model.
-            inputs: Points inside the model's bounds, shape (N, ...). What exceeds them by
-                rounding only is clipped.
-            criterion: Labels, or a Foolbox criterion.
-            epsilons: One epsilon or a sequence of them, in the units of the inputs.
-            **kwargs: For ``run``.
-
-        Returns:
-            Adversarial examples as found, the same clipped, success; lists where epsilons is one.
-
-        Raises:
-            ValueError: inputs outside the model's bounds, not one label for each, epsilon
-                negative or not finite.
-        """
-        inputs, criterion, epsilons = _checked_call(model, inputs, criterion, epsilons)
-        return super().__call__(model, inputs, criterion, epsilons=epsilons, **kwargs)
-
     def repeat(self, times: int) -> RepeatedClipAware:
         """Return the attack run ``times`` times; a sample keeps its first success."""
         return RepeatedClipAware(self, times)
 
 
-class RepeatedClipAware(Repeated):
-    """Foolbox's repetition, with the checks of ``ClipAwareAttack`` instead of asserts."""
-
-    def __call__(
-        self, model: Model, inputs: Any, criterion: Any, *, epsilons: Any, **kwargs: Any
-    ) -> Any:
-        """Run the attack as ``ClipAwareAttack`` does."""
-        inputs, criterion, epsilons = _checked_call(model, inputs, criterion, epsilons)
-        return super().__call__(model, inputs, criterion, epsilons=epsilons, **kwargs)
+class RepeatedClipAware(CheckedCall, Repeated):
+    """Foolbox's repetition, with the same checks."""
 
     def repeat(self, times: int) -> RepeatedClipAware:
         """Return the attack run ``times`` as often."""
@@ -119,7 +129,7 @@ class RepeatedClipAware(Repeated):
 
 def checked_arguments(
     model: Model, inputs: Any, criterion: Any, epsilon: Any
-) -> tuple[ep.Tensor, Any, Any, Callable[[ep.Tensor], Any]]:
+) -> tuple[Model, ep.Tensor, Any, Any, Callable[[ep.Tensor], Any]]:
     """Check the arguments of an attack's ``run``, and return them as it needs them.
 
     Args:
@@ -129,13 +139,14 @@ def checked_arguments(
         epsilon: A number, or a tensor of shape (N,).
 
     Returns:
-        The inputs as ``inside_bounds`` gives them; the criterion or None; epsilon as a number, or
-        as a tensor of shape (N,), of the framework of the inputs, in float32 at least; and a
-        function that converts an EagerPy tensor to the type of the inputs.
+        The model as ``checked_model`` gives it; the inputs as ``inside_bounds`` gives them; the
+        criterion or None; epsilon as a number, or as a tensor of shape (N,), of the framework of
+        the inputs, in float32 at least; and a function that converts an EagerPy tensor to the
+        type of the inputs.
 
     Raises:
-        ValueError: inputs outside the bounds; not one label for each; epsilon negative, not
-            finite or of another shape.
+        ValueError: inputs outside the bounds; not one label for each, or none of the model's
+            classes; epsilon negative, not finite or of another shape.
     """
     x, restore = ep.astensor_(inputs)
     x = inside_bounds(x, model)
@@ -144,11 +155,17 @@ def checked_arguments(
     if not isinstance(epsilon, float):
         epsilon = (epsilon + ep.zeros(epsilon, (len(x), 1))).reshape((-1,))
     criterion = None if criterion is None else checked_criterion(criterion, x)
-    return x, criterion, epsilon, restore
+    return checked_model(model, criterion), x, criterion, epsilon, restore
 
 
 def checked_criterion(criterion: Any, x: ep.Tensor) -> Criterion:
-    """Return a Foolbox criterion; raise a ValueError where classes and inputs differ in number."""
+    """Return a Foolbox criterion whose classes are integers, one for each input.
+
+    Raises:
+        ValueError: Classes and inputs differ in number, or a class is not a whole number.
+    """
+    if isinstance(criterion, (list, tuple)):
+        criterion = np.asarray(criterion)
     try:
         made = get_criterion(criterion)
     except ValueError:  # EagerPy's, which names no argument
@@ -156,17 +173,15 @@ def checked_criterion(criterion: Any, x: ep.Tensor) -> Criterion:
             f"criterion: expected labels as a tensor of shape ({len(x)},), or a criterion of "
             f"Foolbox, got {type(criterion).__name__}"
         ) from None
-    classes = None
-    if isinstance(made, Misclassification):
-        classes = made.labels
-    elif isinstance(made, TargetedMisclassification):
-        classes = made.target_classes
-    if classes is not None and tuple(classes.shape) != (len(x),):
+    classes = classes_of(made)
+    if classes is None:
+        return made
+    if tuple(classes.shape) != (len(x),):
         raise ValueError(
-            f"criterion: expected one class for each of {len(x)} inputs, got shape "
+            f"criterion: expected one class for each of {len(x)} inputs, a number, got shape "
             f"{tuple(classes.shape)}"
         )
-    return made
+    return with_classes(made, checked_classes(classes, x))
 
 
 def inside_bounds(x: ep.Tensor, model: Model) -> ep.Tensor:
@@ -277,16 +292,60 @@ def _half_rounding(y: ep.Tensor, p: float) -> Any:
     return part * largest * math.prod(y.shape[1:]) ** (1 / p)
 
 
-def _checked_call(
-    model: Model, inputs: Any, criterion: Any, epsilons: Any
-) -> tuple[Any, Criterion, Any]:
-    """Return inputs inside the bounds, a criterion and epsilons, or raise a ValueError."""
+def checked_call(
+    model: Model, inputs: Any, criterion: Any, epsilons: Any, *, minimizes: bool = False
+) -> tuple[Model, Any, Criterion, Any]:
+    """Return what a call of an attack hands on to Foolbox, or raise a ValueError.
+
+    Args:
+        model: A Foolbox model.
+        inputs: Points inside its bounds, shape (N, ...).
+        criterion: Labels, or a Foolbox criterion.
+        epsilons: A number, or several: a sequence, an iterator or a tensor.
+        minimizes: Whether an epsilon may be None, and none a tensor of one for each input.
+
+    Returns:
+        The model that checks its logits, inputs inside the bounds, the criterion, and epsilons: a
+        number, None, or a list.
+    """
     x, restore = ep.astensor_(inputs)
+    criterion = checked_criterion(criterion, x)
+    model = checked_model(model, criterion)
     x = inside_bounds(x, model)
-    if getattr(epsilons, "ndim", None) == 0:  # Foolbox would iterate over it
-        epsilons = float(epsilons)
-    for epsilon in epsilons if isinstance(epsilons, Iterable) else [epsilons]:
-        # what ``run`` would say of a tensor, it says itself
-        if isinstance(epsilon, (int, float)) and not 0 <= epsilon < math.inf:
-            raise ValueError(f"epsilon: expected a finite number >= 0, got {epsilon!r}")
-    return restore(x), checked_criterion(criterion, x), epsilons
+    return model, restore(x), criterion, _checked_epsilons(epsilons, minimizes)
+
+
+def _checked_epsilons(epsilons: Any, minimizes: bool) -> Any:
+    if hasattr(epsilons, "dtype") and getattr(epsilons, "ndim", None) is not None:
+        if not isinstance(epsilons, np.generic):
+            epsilons = ep.astensor(epsilons).numpy()
+        epsilons = epsilons.tolist()
+    elif isinstance(epsilons, Iterable) and not isinstance(epsilons, (str, bytes)):
+        epsilons = list(epsilons)
+    if isinstance(epsilons, list) and not epsilons:
+        raise ValueError("epsilons: there is none; give one at least")
+    for epsilon in epsilons if isinstance(epsilons, list) else [epsilons]:
+        if epsilon is None and minimizes:
+            continue
+        # what ``run`` would say of a tensor, one epsilon for each sample, it says itself
+        if not minimizes and hasattr(epsilon, "dtype") and getattr(epsilon, "ndim", 0) > 0:
+            continue
+        try:
+            value = float(epsilon)
+        except (TypeError, ValueError):
+            value = math.nan
+        if isinstance(epsilon, (bool, str)) or not 0 <= value < math.inf:
+            remedy = (
+                "; for the smallest perturbations use MinimalEpsilon" if epsilon is None else ""
+            )
+            raise ValueError(f"epsilons: expected finite numbers >= 0, got {epsilon!r}{remedy}")
+    return epsilons
+
+
+def _nothing(inputs: Any, epsilons: Any) -> Any:
+    """Return what an attack returns for no inputs."""
+    x, restore = ep.astensor_(inputs)
+    if not isinstance(epsilons, list):
+        return inputs, inputs, restore(ep.zeros(x, (0,)) > 0)
+    copies = [inputs] * len(epsilons)
+    return copies, copies, restore(ep.zeros(x, (len(epsilons), 0)) > 0)

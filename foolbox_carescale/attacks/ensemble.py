@@ -139,7 +139,8 @@ class ClipAwareAutoAttack(ClipAwareAttack):
                 alone with a targeted criterion.
         """
         raise_if_kwargs(kwargs)
-        x0, criterion, epsilon, restore = checked_arguments(model, inputs, criterion, epsilon)
+        arguments = checked_arguments(model, inputs, criterion, epsilon)
+        model, x0, criterion, epsilon, restore = arguments
         names = list(self._names(criterion))
         if not names:
             raise ValueError(

@@ -13,11 +13,18 @@ from foolbox.models import Model
 
 from ..core import backends
 from ..operators.api import perturb
-from .base import ClipAwareAttack, ClipAwareDistance, checked_criterion, inside_bounds
+from .base import (
+    CheckedCall,
+    ClipAwareAttack,
+    ClipAwareDistance,
+    checked_criterion,
+    inside_bounds,
+)
+from .model import checked_model
 from .parameters import Parameter, integer, interval, positive
 
 
-class MinimalEpsilon(MinimizationAttack):
+class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # a final call
     """Search, per sample, for the smallest epsilon at which the wrapped attack succeeds.
 
     The search brackets by factors of ``growth`` from ``initial``, then bisects the logarithm, with
@@ -38,6 +45,8 @@ class MinimalEpsilon(MinimizationAttack):
     A misclassified sample keeps perturbation 0. If no epsilon up to the diagonal of the box
     succeeds, the input itself is returned, which is not adversarial.
     """
+
+    _minimizes = True
 
     attack: Parameter[ClipAwareAttack] = Parameter(
         "a fixed-epsilon attack of this package, as only these take one epsilon per sample",
@@ -85,6 +94,7 @@ class MinimalEpsilon(MinimizationAttack):
         x0, restore = ep.astensor_(inputs)
         x0 = inside_bounds(x0, model)
         criterion = checked_criterion(criterion, x0)
+        model = checked_model(model, criterion)
         is_adversarial = get_is_adversarial(criterion, model)
 
         wide = backends.dtype_name(x0) == "float64"

@@ -70,7 +70,8 @@ class ClipAwareNoise(ClipAwareAttack):
     ) -> Any:
         """Return one noisy copy per input, exactly epsilon away; the arguments are Foolbox's."""
         raise_if_kwargs(kwargs)
-        x0, criterion, epsilon, restore = checked_arguments(model, inputs, criterion, epsilon)
+        arguments = checked_arguments(model, inputs, criterion, epsilon)
+        model, x0, criterion, epsilon, restore = arguments
         if criterion is None and self.repeats > 1:
             raise ValueError(
                 f"criterion: is missing, and repeats={self.repeats} keeps the first noise that "

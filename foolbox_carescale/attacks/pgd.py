@@ -160,7 +160,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             The adversarial examples, type of the inputs.
         """
         raise_if_kwargs(kwargs)
-        x0, criterion, epsilon, restore = checked_arguments(model, inputs, criterion, epsilon)
+        arguments = checked_arguments(model, inputs, criterion, epsilon)
+        model, x0, criterion, epsilon, restore = arguments
         loss_fns = losses.make_losses(criterion, self.loss, self.targets, lambda: model(x0))
         state = AttackState(model, x0, criterion, epsilon)
         for restart, loss_fn in enumerate(loss_fns * self.restarts):

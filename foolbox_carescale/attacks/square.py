@@ -90,7 +90,8 @@ class ClipAwareSquare(ClipAwareAttack):
             else the one with the largest margin.
         """
         raise_if_kwargs(kwargs)
-        x0, criterion, epsilon, restore = checked_arguments(model, inputs, criterion, epsilon)
+        arguments = checked_arguments(model, inputs, criterion, epsilon)
+        model, x0, criterion, epsilon, restore = arguments
         rng = np.random.default_rng(fresh_seed(x0) if self.seed is None else self.seed)
         grid = _Grid(x0, model)
 

@@ -150,23 +150,42 @@ def value_aux_and_grad(
 
     Returns:
         The scalar, what else the function returned, and the gradient, shape of x.
+
+    Raises:
+        ValueError: The scalar does not depend on x, as far as the framework knows.
     """
     torch = sys.modules.get("torch")
     if torch is not None and framework(x) == "torch":
         with torch.enable_grad():
             leaf = x.raw.detach().requires_grad_()
             value, aux = function(ep.astensor(leaf))
+            if not value.raw.requires_grad:
+                raise ValueError(_NO_GRADIENT)
             try:
-                (slope,) = torch.autograd.grad(value.raw, leaf)
-                return detach(value), aux, ep.astensor(slope)
+                (grad,) = torch.autograd.grad(value.raw, leaf, allow_unused=True)
             except RuntimeError as error:
                 # checkpoints of the reentrant kind know backward() only
                 if "use_reentrant" not in str(error):
                     raise
                 value, aux, gradient = ep.value_aux_and_grad(function, x)
                 return value, aux, gradient
-    value, aux, gradient = ep.value_aux_and_grad(function, x)
+            if grad is None:
+                raise ValueError(_NO_GRADIENT)
+            return detach(value), aux, ep.astensor(grad)
+    try:
+        value, aux, gradient = ep.value_aux_and_grad(function, x)
+    except AttributeError as error:  # EagerPy's, of TensorFlow's None
+        if "'NoneType'" in str(error):
+            raise ValueError(_NO_GRADIENT) from None
+        raise
     return value, aux, gradient
+
+
+_NO_GRADIENT = (
+    "model: gives no gradient: its logits do not depend on the inputs by operations that can be"
+    " differentiated (no_grad, detach, argmax or quantization are usual causes); use an attack"
+    " without gradients, such as ClipAwareSquare or a noise attack"
+)
 
 
 def may_need_gradient(*tensors: ep.Tensor, concrete: bool) -> bool:

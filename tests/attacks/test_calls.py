@@ -24,7 +24,7 @@ from tests.attacks.table import (
 def test_a_bad_epsilon_is_refused(case, make, arguments):
     for epsilon in (-1.0, math.nan, math.inf, np.float32(-1), torch.tensor(-1.0)):
         for epsilons in (epsilon, [0.1, epsilon]):
-            with pytest.raises(ValueError, match=r"^epsilon: expected.*finite number.*>= 0, got"):
+            with pytest.raises(ValueError, match=r"^epsilons: expected finite numbers >= 0, got"):
                 make(**arguments)(case.model, case.x, case.labels, epsilons=epsilons)
 
 
@@ -72,13 +72,13 @@ def test_labels_that_are_not_one_for_each_input_are_refused_by_name(case, make, 
     attack, n = make(**arguments), model_cases.SAMPLES
     targets = fb.criteria.TargetedMisclassification(case.labels[1:])
     for wrong in (case.labels[1:], targets):
-        message = rf"criterion: expected one class for each of {n} inputs, got shape \({n - 1},\)"
+        message = rf"expected one class for each of {n} inputs, a number, got shape \({n - 1},\)"
         with pytest.raises(ValueError, match=message):
             attack(case.model, case.x, wrong, epsilons=1.0)
         with pytest.raises(ValueError, match=message):
             attacks.MinimalEpsilon(attack).run(case.model, case.x, wrong)
-    with pytest.raises(ValueError, match=rf"criterion: expected labels .* \({n},\), .* got list"):
-        attack(case.model, case.x, [0] * n, epsilons=1.0)
+    with pytest.raises(ValueError, match=rf"criterion: expected labels .* \({n},\), .* got str"):
+        attack(case.model, case.x, "0", epsilons=1.0)
 
 
 @on_torch

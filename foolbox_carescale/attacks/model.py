@@ -1,0 +1,167 @@
+"""The model as attacks see it: logits of one dtype, one per class, that fit the labels."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import eagerpy as ep
+import numpy as np
+from foolbox.criteria import Criterion, Misclassification, TargetedMisclassification
+from foolbox.models import Model, NumPyModel
+from foolbox.models.base import ModelWithPreprocessing
+from foolbox.types import Bounds
+
+from ..core import backends
+
+
+def checked_model(model: Any, criterion: Criterion | None) -> Model:
+    """Return a Foolbox model whose logits are checked at its first call.
+
+    They are brought to the dtype of the inputs, float32 at least, and taken out of what a network
+    returns: ``.logits`` or ``["logits"]``, or the only tensor of a tuple, list, mapping or
+    dataclass.
+
+    Args:
+        model: A Foolbox model.
+        criterion: From which labels or target classes are compared with the number of logits.
+
+    Raises:
+        ValueError: model is no Foolbox model; and at the first call, where the output is not one
+            row of at least two logits for each input, or a class is not among them.
+    """
+    if not isinstance(model, Model):
+        raise ValueError(
+            f"model: expected a Foolbox model, got {type(model).__name__}; wrap a network, for"
+            " instance foolbox.PyTorchModel(network.eval(), bounds=(0, 1))"
+        )
+    return _CheckedModel(model, classes_of(criterion))
+
+
+def classes_of(criterion: Criterion | None) -> ep.Tensor | None:
+    """Return a criterion's labels or target classes, if it has any."""
+    if isinstance(criterion, Misclassification):
+        return criterion.labels
+    if isinstance(criterion, TargetedMisclassification):
+        return criterion.target_classes
+    return None
+
+
+def with_classes(criterion: Criterion, classes: ep.Tensor) -> Criterion:
+    """Return a copy of a criterion with other labels or target classes."""
+    name = "labels" if isinstance(criterion, Misclassification) else "target_classes"
+    made = copy.copy(criterion)
+    setattr(made, name, classes)
+    return made
+
+
+def checked_classes(classes: ep.Tensor, x: ep.Tensor) -> ep.Tensor:
+    """Return classes as integers of the framework and on the device of x.
+
+    Raises:
+        ValueError: A class is not a whole number.
+    """
+    kinds = {"torch": "int64", "tensorflow": "int64", "numpy": "int64", "jax": "int32"}
+    wanted = kinds[backends.framework(x)]
+    if backends.framework(classes) == backends.framework(x) and (
+        backends.dtype_name(classes) == wanted and _device(classes) == _device(x)
+    ):
+        return classes
+    values = backends.to_numpy(backends.at_least_float32(classes))
+    whole = np.zeros(values.shape, np.int64)
+    if values.dtype.kind in "iub" or (values.dtype.kind == "f" and np.isfinite(values).all()):
+        whole = values.astype(np.int64)
+    if not np.array_equal(whole, values):
+        raise ValueError(
+            "criterion: expected whole numbers as labels, got"
+            f" {values[np.argmax(whole != values)]!r} of type {backends.dtype_name(classes)}"
+        )
+    return backends.from_numpy(x, whole.astype(wanted))
+
+
+def logits_of(output: Any) -> Any:
+    """Return the logits among what a network returns; a tensor is returned as it is.
+
+    Raises:
+        ValueError: There are several tensors, and none is called ``logits``.
+    """
+    if hasattr(output, "dtype"):
+        return output
+    if hasattr(output, "logits"):
+        return output.logits
+    if isinstance(output, Mapping):
+        if "logits" in output:
+            return output["logits"]
+        values = list(output.values())
+    elif dataclasses.is_dataclass(output):
+        values = [getattr(output, field.name) for field in dataclasses.fields(output)]
+    else:
+        values = list(output) if isinstance(output, (tuple, list)) else []
+    tensors = [value for value in values if hasattr(value, "dtype")]
+    if len(tensors) != 1:
+        raise ValueError(
+            f"model: returns a {type(output).__name__} with {len(tensors)} tensors, none of them"
+            " called logits; return the logits alone, of shape (N, classes)"
+        )
+    return tensors[0]
+
+
+class _CheckedModel(Model):
+    def __init__(self, model: Model, classes: ep.Tensor | None) -> None:
+        if isinstance(model, (ModelWithPreprocessing, NumPyModel)):
+            network = model._model
+            model = copy.copy(model)
+            model._model = lambda *args, **kwargs: logits_of(network(*args, **kwargs))
+        self._model, self._classes = model, classes
+        self._checked = False
+
+    @property
+    def bounds(self) -> Bounds:
+        return self._model.bounds
+
+    @property
+    def data_format(self) -> Any:
+        return self._model.data_format  # type: ignore[attr-defined]
+
+    def __call__(self, inputs: Any) -> Any:
+        x, restore = ep.astensor_(inputs)
+        logits = self._model(x)
+        if not self._checked:
+            _check_logits(logits, x, self._classes)
+            self._checked = True
+        wanted = backends.at_least_float32(x).dtype
+        return restore(logits if logits.dtype == wanted else logits.astype(wanted))
+
+
+def _check_logits(logits: ep.Tensor, x: ep.Tensor, classes: ep.Tensor | None) -> None:
+    shape = tuple(logits.shape)
+    if "float" not in backends.dtype_name(logits):
+        raise ValueError(
+            f"model: returns {backends.dtype_name(logits)}, not logits; return what comes before"
+            " the argmax"
+        )
+    if shape in ((len(x),), (len(x), 1)):
+        raise ValueError(
+            "model: returns one logit for each input, and attacks compare at least two; for a"
+            " binary classifier with the logit z return torch.cat([torch.zeros_like(z), z], 1)"
+        )
+    if len(shape) != 2 or shape[0] != len(x):
+        raise ValueError(
+            f"model: expected logits of shape ({len(x)}, classes), one row for each input, got"
+            f" {shape}"
+        )
+    if classes is None or len(classes) == 0:
+        return
+    values = backends.to_numpy(classes)
+    outside = (values < 0) | (values >= shape[1])
+    if outside.any():
+        raise ValueError(
+            f"criterion: the class {int(values[np.argmax(outside)])} of sample"
+            f" {int(np.argmax(outside))} is none of the model's {shape[1]}, which count from 0"
+        )
+
+
+def _device(t: ep.Tensor) -> Any:
+    return t.raw.device if backends.framework(t) == "torch" else None
