@@ -98,7 +98,9 @@ def test_norm_is_exact_on_rows_of_one_element_or_several_blocks(
 @pytest.mark.parametrize("p", [1.3, 2.0, math.inf])
 def test_norm_is_exact_on_split_rows(cuda, device, split, p):
     cases = ("on the bounds", "geometric", "all zero")
-    check(cuda, hard.Problem(p, "float32", 701, cases=cases), device)
+    if INTERPRETED and p != math.inf:  # where a pass takes long
+        cases = ("geometric", "all zero") if p == 1.3 else ("on the bounds",)
+    check(cuda, hard.Problem(p, "float32", 401, cases=cases), device)
 
 
 @pytest.mark.parametrize("rows", [1, 6])
