@@ -200,7 +200,7 @@ def test_attacks_of_other_packages_come_by_entry_points_and_a_broken_one_is_a_wa
     tmp_path, monkeypatch
 ):
     (tmp_path / "toy.py").write_text(
-        "from foolbox.attacks import LinfPGD\nclass ToyAttack(LinfPGD):\n    kind = 'gradient'\n"
+        "from foolbox.attacks import LinfPGD\nclass ToyAttack(LinfPGD):\n    kind = 'noise'\n"
     )
     information = tmp_path / "toy-1.0.dist-info"
     information.mkdir()
@@ -215,7 +215,7 @@ def test_attacks_of_other_packages_come_by_entry_points_and_a_broken_one_is_a_wa
             assert registry.get_attack("ToyAttack").__module__ == "toy"
         assert len(caught) == 1
         assert "ToyAttack" in registry.list_attacks("toy*")
-        assert registry.kind_of("ToyAttack") == "gradient"
+        assert registry.kind_of("ToyAttack") == "noise"
     finally:
         if hasattr(foolbox.attacks, "ToyAttack"):
             del foolbox.attacks.ToyAttack
