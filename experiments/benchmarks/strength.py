@@ -274,10 +274,22 @@ def _apgd(best_loss: bool) -> Run:
         # one more gradient than iterations; AutoAttack's L1 runs in three stages: two more
         attack.n_iter_orig = steps - (3 if p == 1 else 1)
         torch.manual_seed(seed)
+        if p == 1 and best_loss:
+            return _large_radii(attack, target)
         result: torch.Tensor = attack.perturb(target.images, target.labels, best_loss=best_loss)
         return result
 
     return run
+
+
+def _large_radii(attack: Any, target: Target) -> torch.Tensor:
+    """Return the iterates of the highest loss; ``perturb(best_loss=True)`` ignores large radii."""
+    attack.init_hyperparam(target.images)
+    radii = [factor * attack.eps_orig for factor in (3.0, 2.0, 1.0)]
+    first = math.ceil(0.3 * attack.n_iter_orig)
+    iterations = [first, first, attack.n_iter_orig - 2 * first]
+    result: torch.Tensor = attack.decr_eps_pgd(target.images, target.labels, radii, iterations)[0]
+    return result
 
 
 def _autoattack(target: Target, p: float, epsilon: float, steps: int, seed: int) -> torch.Tensor:

@@ -62,7 +62,10 @@ def run(
                 "loss": generator.exponential(1 + attack, samples),
                 "reachable_norm": 100.0,
             }
-            for name in ("norm", "norm_over_epsilon", "forward_passes", "backward_passes"):
+            for name in (
+                *("norm", "norm_over_epsilon", "returned_norm"),
+                *("forward_passes", "backward_passes"),
+            ):
                 columns[name] = pa.array(1 - 0.1 * generator.random(samples), mask=~right)
             columns["seconds"] = pa.array(np.full(samples, 1e-3), mask=~right)
             table = {

@@ -1,5 +1,6 @@
 import hashlib
 import platform
+import re
 
 import foolbox as fb
 import numpy as np
@@ -12,6 +13,7 @@ from foolbox_carescale.evaluate import (
     AttackConfig,
     DataConfig,
     Evaluation,
+    EvaluationWarning,
     ModelConfig,
     Results,
     UserError,
@@ -143,6 +145,33 @@ def test_ours_are_exactly_epsilon_and_inside_the_box(tmp_path):
     table = [r for r in rows(evaluate(small(tmp_path / "run", attacks=attacks))) if r["attacked"]]
     assert np.allclose([r["norm_over_epsilon"] for r in table], 1, atol=1e-5)
     assert all(r["in_bounds"] and r["library"] == "foolbox_carescale" for r in table)
+
+
+class Overstepping(fb.attacks.LinfFastGradientAttack):
+    """Half as far again as it was asked to go."""
+
+    def run(self, model, inputs, criterion, *, epsilon, **kwargs):
+        return super().run(model, inputs, criterion, epsilon=1.5 * epsilon, **kwargs)
+
+
+def test_an_attack_that_oversteps_epsilon_is_measured_and_reported(tmp_path):
+    attacks = {
+        "own": AttackConfig(_target_=f"{__name__}.Overstepping", epsilons=[0.02]),
+        "fgm": AttackConfig("LinfFastGradientAttack", [0.02]),
+        "ours": AttackConfig("L2ClipAwareGaussianNoise", [0.5]),
+        "ddn": AttackConfig("DDNAttack", [0.5], params={"steps": 3}),
+    }
+    with pytest.warns(EvaluationWarning) as caught:
+        run = evaluate(small(tmp_path / "run", attacks=attacks))
+    (message,) = [str(w.message) for w in caught if "longer than epsilon" in str(w.message)]
+    assert re.search(r"by up to (49\.\d\d|50\.00)% \(own, Linf 0\.02\)", message)
+    table = [r for r in rows(run) if r["attacked"]]
+    for r in table:
+        assert r["norm"] <= r["epsilon"] * (1 + 1e-5)
+        if r["attack"] != "ddn":
+            expected = r["norm"] if r["attack"] != "own" else 1.5 * r["epsilon"]
+            assert r["returned_norm"] == pytest.approx(expected, rel=1e-4)
+    assert {r["returned_norm"] for r in table if r["attack"] == "ddn"} == {None}
 
 
 def test_repeats_are_foolboxs(tmp_path):

@@ -24,6 +24,9 @@ MARGIN, EFFORT = 0.1, 2.0
 """An attack is far behind another if it leaves this much more robust accuracy, though it took
 this many times its gradients."""
 
+TOLERATED = 1e-4
+"""How much longer than epsilon, relatively, rounding may make a perturbation in float32."""
+
 ORDER = {"noise": 0, "single gradient": 1, "gradient": 2, "minimum norm": 2, "ensemble": 2}
 """Kinds of attacks: one should do no worse than any of a lower number."""
 
@@ -34,6 +37,7 @@ def of_results(results: Results) -> list[Diagnostic]:
     return [
         *_not_finite(settings),
         *_outside(settings),
+        *_beyond_epsilon(settings),
         *_beyond_reach(settings),
         *_robust_beyond_reach(settings),
         *_non_monotonic(settings),
@@ -61,7 +65,14 @@ class _Setting:
 
 def _settings(results: Results) -> Iterator[_Setting]:
     measured = (
-        *("in_bounds", "reachable_norm", "backward_passes", "success", "quantised_success"),
+        *(
+            "in_bounds",
+            "returned_norm",
+            "reachable_norm",
+            "backward_passes",
+            "success",
+            "quantised_success",
+        ),
         *("clean_loss", "loss"),
     )
     fixed = ("attack", "attack_name", "p", "epsilon")
@@ -111,6 +122,26 @@ def _outside(settings: list[_Setting]) -> Iterator[Diagnostic]:
             f" the bounds ({_listed(setting.name for setting, _ in found)}); they were clipped"
             " before they were evaluated",
             "use an attack that respects the model's bounds",
+        )
+
+
+def _beyond_epsilon(settings: list[_Setting]) -> Iterator[Diagnostic]:
+    """Find attacks that return more than epsilon, which Foolbox cuts before it judges."""
+    found, total, most = [], 0, 1.0
+    for setting in settings:
+        ratios = setting.columns["returned_norm"] / setting.epsilon
+        n = int((ratios > 1 + TOLERATED).sum())
+        if n:
+            found.append((setting, n))
+            total, most = total + int(setting.attacked.sum()), max(most, float(np.nanmax(ratios)))
+    if found:
+        yield Diagnostic(
+            "oversteps_epsilon",
+            f"{sum(n for _, n in found)} of {total} perturbations that an attack returned were"
+            f" longer than epsilon, by up to {most - 1:.2%}"
+            f" ({_listed(setting.name for setting, _ in found)}); they were cut to epsilon before"
+            " they were evaluated",
+            "use an attack that keeps to epsilon: what is cut may no longer be adversarial",
         )
 
 

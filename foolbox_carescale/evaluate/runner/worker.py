@@ -111,10 +111,10 @@ class Worker:
         counted = CountingModel(self._model)
         seed_everything(task.seed)
         started = time.perf_counter()
-        returned = (
+        returned, clipped = (
             self._attack(counted, task.settings, images, self._data.labels[chosen])
             if len(chosen)
-            else [images for _ in task.settings]
+            else ([images for _ in task.settings],) * 2
         )
         seconds = time.perf_counter() - started
         cost = {
@@ -125,12 +125,16 @@ class Worker:
 
         tables, examples = [], None
         kept: dict[str, Array] = {"sample": self._data.index[chosen]}
-        for setting, moved in zip(task.settings, returned, strict=True):
+        for setting, raw, moved in zip(task.settings, returned, clipped, strict=True):
             perturbed = np.clip(moved, 0, 1)
             logits = self._logits(perturbed)
-            measured = {
+            measured: dict[str, Any] = {
                 **self._judged(perturbed, logits, self._data.labels[chosen]),
                 **_sizes(images, perturbed, setting),
+                # no epsilon limits the smallest perturbation
+                "returned_norm": None
+                if setting.minimises
+                else perturbation_norms(images, raw, setting.p)[0],
                 "in_bounds": np.all(_per_sample((moved >= 0) & (moved <= 1)), axis=1),
                 **{name: np.full(len(chosen), value) for name, value in cost.items()},
             }
@@ -167,8 +171,8 @@ class Worker:
         settings: tuple[AttackSetting, ...],
         images: Array,
         labels: Array,
-    ) -> list[Array]:
-        """Return the attack's results, clipped to each epsilon by Foolbox, else as they come."""
+    ) -> tuple[list[Array], list[Array]]:
+        """Return what the attack returned for each setting, and the same cut to its epsilon."""
         attack, inputs, targets = settings[0].attack, self._native(images), self._native(labels)
         if settings[0].minimises:
             # without an epsilon, so that no list of epsilons ends the search early
@@ -177,9 +181,10 @@ class Worker:
                 attack.distance.clip_perturbation(inputs, smallest, setting.epsilon)
                 for setting in settings
             ]
+            raw = [smallest] * len(settings)
         else:
-            _, clipped, _ = attack(model, inputs, targets, epsilons=[c.epsilon for c in settings])
-        return [ep.astensor(perturbed).numpy() for perturbed in clipped]
+            raw, clipped, _ = attack(model, inputs, targets, epsilons=[c.epsilon for c in settings])
+        return [_array(t) for t in raw], [_array(t) for t in clipped]
 
     def _judged(self, perturbed: Array, logits: Array, labels: Array) -> dict[str, Array]:
         quantised = self._logits(quantise(perturbed))
@@ -196,7 +201,7 @@ class Worker:
         setting: AttackSetting,
         batch: _CleanBatch,
         attacked: Array,
-        measured: dict[str, Array],
+        measured: dict[str, Any],
     ) -> pa.Table:
         if setting.p not in batch.reachable:
             batch.reachable[setting.p] = reachable_norms(self._data.images[task.samples], setting.p)
@@ -337,8 +342,15 @@ def _sizes(clean: Array, perturbed: Array, setting: AttackSetting) -> dict[str, 
     return {**sizes, "norm_over_epsilon": sizes["norm"] / setting.epsilon}
 
 
-def _where(attacked: Array, values: Array) -> pa.Array:
-    """Values where attacked, null elsewhere."""
+def _array(tensor: Any) -> Array:
+    array: Array = ep.astensor(tensor).numpy()
+    return array
+
+
+def _where(attacked: Array, values: Array | None) -> pa.Array:
+    """Values where attacked, null elsewhere, or everywhere."""
+    if values is None:
+        return pa.nulls(len(attacked))
     column = np.zeros(len(attacked), values.dtype)
     column[attacked] = values
     return pa.array(column, mask=~attacked)

@@ -53,6 +53,7 @@ SCHEMA = pa.schema(
         _always("robust", pa.bool_()),  # right without and with the attack
         _if_attacked("norm", pa.float64()),  # of order p, measured
         _if_attacked("norm_over_epsilon", pa.float64()),
+        _if_attacked("returned_norm", pa.float64()),  # before the cut to epsilon; null: no epsilon
         _if_attacked("norm_l1", pa.float64()),
         _if_attacked("norm_l2", pa.float64()),
         _if_attacked("norm_linf", pa.float64()),
