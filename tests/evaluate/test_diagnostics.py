@@ -99,6 +99,35 @@ def test_captured_warnings_keep_message_and_remedy_apart_and_are_passed_on():
     assert len(caught) == 1
 
 
+def test_clean_accuracy_no_better_than_chance_is_reported():
+    given, labels = images()
+    (diagnostic,) = of(Wrapped(lambda logits: -logits), (given, labels))
+    assert diagnostic.code == "clean_accuracy"
+    assert "classifies 0 of 40 clean images correctly" in diagnostic.message
+    assert "among its 2 classes (labels: 0 to 1)" in diagnostic.message
+
+
+def test_labels_that_are_shifted_are_named():
+    padded = Wrapped(lambda logits: torch.nn.functional.pad(logits, (1, 8), value=-9.0))
+    (diagnostic,) = of(padded)
+    assert "among its 11 classes" in diagnostic.message
+    assert "40 times it says the label +1" in diagnostic.message
+
+
+@pytest.mark.parametrize(("count", "reported"), [(3, True), (11, True), (12, False)])
+def test_few_samples_are_reported_with_the_width_of_their_interval(tmp_path, count, reported):
+    evaluation = Evaluation(
+        model=ModelConfig(_target_=f"{__name__}.brightness"),
+        data=DataConfig(_target_=f"{__name__}.apart"),
+        attacks={"fgm": AttackConfig("L2FastGradientAttack", [0.05])},
+        samples=count,
+        output=str(tmp_path / "run"),
+    )
+    found = diagnostics.of_results(evaluate(evaluation))
+    assert codes(found) == ["few_samples"] * reported
+    assert all(f"only {count} samples" in diagnostic.message for diagnostic in found)
+
+
 def test_a_few_zero_gradients_are_not_reported():
     class OneRounded(Brightness):
         def mean(self, x):
@@ -139,7 +168,7 @@ def test_half_precision_without_overflow_is_healthy():
 
 def test_a_random_model_is_reported():
     torch.manual_seed(0)
-    found = of(Wrapped(lambda logits: logits + torch.randn_like(logits)))
+    found = of(Wrapped(lambda logits: logits + torch.randn_like(logits) / 100))
     assert codes(found) == ["nondeterministic"]
 
 

@@ -547,6 +547,22 @@ def test_a_target_may_have_the_length_0():
     assert model(torch.rand(2, 3, 4, 4)).shape == (2, 4)
 
 
+def of_timm():
+    model = Mean().eval()
+    model.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    return model
+
+
+def test_a_mean_that_weights_expect_and_nobody_gives_is_warned_about(downloaded):
+    config = ModelConfig(_target_=f"{__name__}.of_timm")
+    with pytest.warns(EvaluationWarning, match=r"missing, though .*of_timm expect \[0.5, 0.5, 0.5"):
+        load_model(config)
+    load_model(dataclasses.replace(config, mean=[0.5] * 3, std=[0.25] * 3))
+    file = ModelConfig("squeezenet1_1", str(downloaded[0]), num_classes=1000)
+    with pytest.warns(EvaluationWarning, match=r"missing, though .*squeezenet1_1 expect \[0.485"):
+        load_model(file)
+
+
 def hugging_face():
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -565,7 +581,7 @@ def test_a_model_of_transformers_returns_its_logits():
 def test_a_model_of_timm_gets_its_number_of_classes():
     pytest.importorskip("timm")
     given = {"_target_": "timm.create_model", "model_name": "resnet10t", "num_classes": 6}
-    with pytest.warns(EvaluationWarning, match="training mode"):
+    with pytest.warns(EvaluationWarning, match="training mode|mean and model.std are missing"):
         model, _ = load_model(read(ModelConfig, given))
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 6)
 

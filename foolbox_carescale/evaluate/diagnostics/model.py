@@ -44,6 +44,7 @@ def of_model(
     if finite.all():
         diagnostics += _probabilities(first)
         diagnostics += _two_answers(model, images, size, first, SAME.get(dtype, 1e-3))
+    diagnostics += _clean_accuracy(first, labels)
     chosen = finite & (first.argmax(1) == labels)
     diagnostics += _gradients(model, images[chosen], labels[chosen], size)
     return diagnostics
@@ -93,6 +94,22 @@ def _probabilities(logits: Array) -> Iterator[Diagnostic]:
             " and sum to 1",
             "return logits (drop the softmax): with a second softmax in the loss, gradients"
             " vanish and attacks look weak",
+        )
+
+
+def _clean_accuracy(logits: Array, labels: Array) -> Iterator[Diagnostic]:
+    classes, predictions = logits.shape[1], logits.argmax(1)
+    right = predictions == labels
+    if len(labels) and classes > 1 and right.mean() <= 1 / classes:
+        shifts, counts = np.unique(predictions - labels, return_counts=True)
+        shift, often = int(shifts[counts.argmax()]), int(counts.max())
+        told = shift and len(np.unique(labels)) > 1 and often > len(labels) / 2
+        yield Diagnostic(
+            "clean_accuracy",
+            f"the model classifies {share(right)} clean images correctly, which is no more than"
+            f" chance among its {classes} classes (labels: {labels.min()} to {labels.max()})"
+            + (f"; {often} times it says the label {shift:+d}" if told else ""),
+            "check the weights, that label k is the model's class k, and mean and std",
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...attacks.registry import kind_of
 from ..config.types import norm_name
-from ..statistics import chance_of_more
+from ..statistics import chance_of_more, wilson
 from ..store.results import Results, by_setting
 from .diagnostic import FEW, Array, Diagnostic
 
@@ -31,10 +31,15 @@ ORDER = {"noise": 0, "single gradient": 1, "gradient": 2, "minimum norm": 2, "en
 """Kinds of attacks: one should do no worse than any of a lower number."""
 
 
+WIDEST = 0.5
+"""Samples are few where a 95% interval of accuracy 0.5 is wider than this: fewer than 12."""
+
+
 def of_results(results: Results) -> list[Diagnostic]:
     """Return the diagnostics of a run's results, complete or not."""
     settings = list(_settings(results))
     return [
+        *_few_samples(settings),
         *_not_finite(settings),
         *_outside(settings),
         *_beyond_epsilon(settings),
@@ -88,6 +93,17 @@ def _settings(results: Results) -> Iterator[_Setting]:
             robust=setting["robust"].to_numpy(),
             attacked=setting["attacked"].to_numpy(),
             columns={key: setting[key].cast("double").to_numpy() for key in measured},  # NaN: null
+        )
+
+
+def _few_samples(settings: list[_Setting]) -> Iterator[Diagnostic]:
+    count = max((len(setting.samples) for setting in settings), default=0)
+    low, high = wilson(count // 2, count)
+    if count and high - low > WIDEST:
+        yield Diagnostic(
+            "few_samples",
+            f"there are only {count} samples, so 95% intervals are up to {high - low:.2f} wide",
+            "evaluate more samples before you compare or quote numbers",
         )
 
 

@@ -122,6 +122,8 @@ def build_network(
         config = resolve_model(config, data=data, num_classes=num_classes)
         network, mean, std, classes = _torchvision_model(config, num_classes)
         config = dataclasses.replace(config, num_classes=classes)
+    if (mean, std, config.mean, config.std) == (None,) * 4:
+        _warn_of_normalisation(network, config)
     if config.dtype != "float32":
         network = CastModel(network, config.dtype)
     mean, std = config.mean or mean, config.std or std
@@ -150,6 +152,23 @@ def _from_target(config: ModelConfig) -> tuple[Any, ModelConfig]:
     if module is not None:
         adapt_module(module, str(config._target_))
     return made, config
+
+
+def _warn_of_normalisation(network: torch.nn.Module, config: ModelConfig) -> None:
+    """Warn where pixels are not normalised, but were when weights like these were trained."""
+    found = getattr(network, "pretrained_cfg", None)  # timm's
+    if config._target_ is None and config.num_classes == IMAGENET_CLASSES and config.weights:
+        found = vars(torchvision.models.get_model_weights(config.name).DEFAULT.transforms())
+    mean, std = ((found or {}).get(key) for key in ("mean", "std"))
+    if isinstance(mean, (tuple, list)) and isinstance(std, (tuple, list)):
+        warn(
+            EvaluationWarning(
+                "model.mean and model.std are missing, though weights of"
+                f" {config._target_ or config.name} expect {[*mean]} and {[*std]}",
+                "give both, unless the model normalises its images itself",
+            ),
+            stacklevel=4,
+        )
 
 
 def _foolbox_model(made: Any, config: ModelConfig) -> Any:
