@@ -81,31 +81,41 @@ def checked_classes(classes: ep.Tensor, x: ep.Tensor) -> ep.Tensor:
     return backends.from_numpy(x, whole.astype(wanted))
 
 
-def logits_of(output: Any) -> Any:
+def logits_of(output: Any, model: str = "") -> Any:
     """Return the logits among what a network returns; a tensor is returned as it is.
+
+    Args:
+        output: A tensor, or what holds one.
+        model: A name for the error.
 
     Raises:
         ValueError: There are several tensors, and none is called ``logits``.
     """
     if hasattr(output, "dtype"):
         return output
-    if hasattr(output, "logits"):
-        return output.logits
-    if isinstance(output, Mapping):
-        if "logits" in output:
-            return output["logits"]
-        values = list(output.values())
-    elif dataclasses.is_dataclass(output):
-        values = [getattr(output, field.name) for field in dataclasses.fields(output)]
-    else:
-        values = list(output) if isinstance(output, (tuple, list)) else []
-    tensors = [value for value in values if hasattr(value, "dtype")]
+    items = _items(output)
+    tensors = {key: value for key, value in items.items() if hasattr(value, "dtype")}
+    for found in (tensors.get("logits"), getattr(output, "logits", None)):
+        if hasattr(found, "dtype"):
+            return found
     if len(tensors) != 1:
+        shapes = ", ".join(f"{key}: {tuple(value.shape)}" for key, value in tensors.items())
         raise ValueError(
-            f"model: returns a {type(output).__name__} with {len(tensors)} tensors, none of them"
-            " called logits; return the logits alone, of shape (N, classes)"
+            f"model: {model + ' ' if model else ''}returns a {type(output).__name__} with"
+            f" {len(tensors)} tensors ({shapes[:200]}), none of them called logits; return the"
+            " logits, of shape (N, classes), alone or as .logits or ['logits']"
         )
-    return tensors[0]
+    return next(iter(tensors.values()))
+
+
+def _items(output: Any) -> dict[str, Any]:
+    if isinstance(output, Mapping):
+        return {str(key): value for key, value in output.items()}
+    if isinstance(output, (tuple, list)):
+        return {str(number): value for number, value in enumerate(output)}
+    if dataclasses.is_dataclass(output):
+        return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+    return {}
 
 
 class _CheckedModel(Model):

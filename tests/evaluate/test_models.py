@@ -498,7 +498,7 @@ def a_map():
 @pytest.mark.parametrize(
     ("function", "line"),
     [
-        ("two_tensors", r"returns tuple with several tensors \(0: \(2, 5\), 1: \(2, 5\)\)"),
+        ("two_tensors", r"returns a tuple with 2 tensors \(0: \(2, 5\), 1: \(2, 5\)\)"),
         ("a_map", r"returns a tensor of shape \(2, 5, 1\); return logits"),
     ],
 )

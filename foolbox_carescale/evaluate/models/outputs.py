@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from ...attacks.model import logits_of
 from ..errors import UserError
 
 WIDE = (torch.float16, torch.bfloat16, torch.float64)
@@ -38,47 +37,13 @@ def _cast_inputs(module: torch.nn.Module, inputs: tuple[Any, ...]) -> Any:
 
 
 def _take_logits(name: str, _: torch.nn.Module, __: Any, output: Any) -> torch.Tensor:
-    logits = _find_logits(output)
-    if logits is None:
-        raise UserError(
-            f"model: {name} returns {_listed(output)}; return the logits, shape (N, classes),"
-            " alone or as .logits or ['logits']"
-        )
+    try:
+        logits: torch.Tensor = logits_of(output, name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     if logits.ndim != 2:
         raise UserError(
             f"model: {name} returns a tensor of shape {tuple(logits.shape)};"
             " return logits, shape (N, classes)"
         )
     return logits.float() if logits.dtype in WIDE else logits
-
-
-def _find_logits(output: Any) -> torch.Tensor | None:
-    """Return what is called logits, or the only tensor."""
-    if torch.is_tensor(output):
-        return output
-    named = output.get("logits") if isinstance(output, Mapping) else None
-    for value in (named, getattr(output, "logits", None)):
-        if torch.is_tensor(value):
-            return value
-    tensors = [value for value in _items(output).values() if torch.is_tensor(value)]
-    return tensors[0] if len(tensors) == 1 else None
-
-
-def _items(output: Any) -> dict[str, Any]:
-    if isinstance(output, Mapping):
-        return {str(key): value for key, value in output.items()}
-    if isinstance(output, (tuple, list)):
-        return {str(number): value for number, value in enumerate(output)}
-    if dataclasses.is_dataclass(output):
-        return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
-    return {}
-
-
-def _listed(output: Any) -> str:
-    tensors = [
-        f"{key}: {tuple(value.shape)}"
-        for key, value in _items(output).items()
-        if torch.is_tensor(value)
-    ]
-    kind = type(output).__name__
-    return f"{kind} with several tensors ({', '.join(tensors[:6])})" if tensors else kind
