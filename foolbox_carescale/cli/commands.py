@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..evaluate.errors import UserError
+from ..evaluate.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -215,12 +215,17 @@ def attacks(arguments: argparse.Namespace) -> int:
     """List the attacks and their arguments."""
     from .. import get_attack, list_attacks
 
-    for name in list_attacks():
-        if arguments.word.lower() in name.lower():
-            attack: Any = get_attack(name)
-            accepted = inspect.signature(attack).parameters.values()
-            print(f"{name}({', '.join(map(_described, accepted))})")
-            print(f"    {_source(attack)}")
+    names = [name for name in list_attacks() if arguments.word.lower() in name.lower()]
+    if not names:
+        raise UserError(
+            f"attacks: no name contains {arguments.word!r};"
+            f" {nearest(arguments.word, list_attacks())}"
+        )
+    for name in names:
+        attack: Any = get_attack(name)
+        accepted = inspect.signature(attack).parameters.values()
+        print(f"{name}({', '.join(map(_described, accepted))})")
+        print(f"    {_source(attack)}")
     return 0
 
 

@@ -138,6 +138,9 @@ def _take_config(parser: argparse.ArgumentParser) -> None:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments; overrides and runs may stand on both sides of an option."""
     parser = make_parser()
+    if not arguments:
+        parser.print_help()
+        parser.exit()
     parsed, rest = parser.parse_known_args(arguments)
     # argparse ends a list at the first option, and does not know what follows
     listed = [name for name in ("config", "runs") if hasattr(parsed, name)]

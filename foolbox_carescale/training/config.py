@@ -20,6 +20,8 @@ from ..evaluate.config.validation import (
     PathText,
     Positive,
     Real,
+    Seed,
+    Threads,
     checked_by,
     read,
     to_yaml,
@@ -151,11 +153,11 @@ class Training(Config):
     """Number of processes on this machine, one per GPU if there are GPUs. Processes that
     ``torchrun`` started are used as they are.
     """
-    seed: Natural = 0
+    seed: Seed = 0
     """Seed of everything random."""
     device: str = "auto"
     """``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``."""
-    threads: Count | None = None
+    threads: Threads | None = None
     """PyTorch's threads on the CPU; None as in ``Evaluation``. Weights are bit-identical only at
     the same number of threads.
     """

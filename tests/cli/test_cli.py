@@ -136,6 +136,18 @@ def test_an_unknown_option_is_named_without_what_follows_it(config, capsys):
     assert "unrecognized arguments: --quite;" in capsys.readouterr().err
 
 
+def test_an_unknown_attack_is_an_error_with_the_nearest_names(capsys):
+    assert main(["attacks", "L2ClipAwarePDG"]) == 2
+    assert "no name contains 'L2ClipAwarePDG'; did you mean 'L2Cl" in capsys.readouterr().err
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: carescale")
+
+
 def test_attacks_are_listed_with_their_arguments_and_where_they_come_from(capsys):
     assert main(["attacks", "clipawarepgd"]) == 0
     listed = capsys.readouterr().out
@@ -230,7 +242,7 @@ def dark():
 
 
 def test_a_wrong_command_is_one_line_and_exit_code_2(capsys):
-    for arguments in [[], ["evaluat"], ["evaluate", "--quite"]]:
+    for arguments in [["evaluat"], ["evaluate", "--quite"]]:
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
         assert stopped.value.code == 2

@@ -264,6 +264,11 @@ def test_a_file_that_cannot_be_used_is_one_line(tmp_path, text, line):
         ("sede=1", "sede: there is no such key; did you mean 'seed'?"),
         ("seed=abc", "seed: 'abc' is not a valid integer"),
         ("seed=-1", "seed: -1 is less than 0"),
+        (f"seed={2**64}", f"seed: {2**64} is not less than {2**63}"),
+        ("data.seed=-1", "data.seed: -1 is less than 0"),
+        (f"samples={'9' * 5000}", "has too many digits"),
+        ("threads=100000", "threads: 100000 is not less than or equal to 1024"),
+        ("shard=0/" + "9" * 5000, "is not i/n; write 0/4"),
         ("samples=0", "samples: 0 is less than 1"),
         ("data.size=-5", "data.size: -5 is less than 1"),
         ("epsilons.L2=[-0.5]", "epsilons.L2.0: -0.5 is not greater than 0"),
@@ -290,12 +295,14 @@ def test_an_override_that_cannot_be_used_is_one_line(override, line):
 
 
 def test_everything_that_is_wrong_is_named_at_once_a_line_each(tmp_path):
-    text = "samples: 0\nmodel: {dtype: float8}\ndata: {sise: 3}\nattacks: {a: {name: x, repeat: 0}}"
+    text = (
+        "samples: 0\nmodel: {dtype: float8}\ndata: {sizes: 3}\nattacks: {a: {name: x, repeat: 0}}"
+    )
     with pytest.raises(UserError) as caught:
         load_evaluation(written(tmp_path, text))
     assert sorted(str(caught.value).split("\n")) == [
         "attacks.a.repeat: 0 is less than 1",
-        "data.sise: there is no such key; did you mean 'size' or 'resize'?"
+        "data.sizes: there is no such key; did you mean 'size' or 'resize'?"
         " (arguments of what is named go below params)",
         "model.dtype: there is no 'float8'; did you mean 'float32' or 'float16' or 'bfloat16'?",
         "samples: 0 is less than 1",
@@ -316,3 +323,17 @@ def test_a_file_that_does_not_exist_names_the_nearest(tmp_path):
     written(tmp_path, "seed: 1")
     with pytest.raises(UserError, match=r"rnu\.yaml: there is no such file; did you mean .*run"):
         load_evaluation(tmp_path / "rnu.yaml")
+
+
+@pytest.mark.parametrize("key", ["model.weights", "data.root", "data.index", "output"])
+def test_paths_are_taken_as_they_are_written(key):
+    for path in (
+        "w/epoch=3-step=100.ckpt", "a (1)/b.pt", "a&b;c!.pt", "#1/~x", "Büro/größe.pt",
+        "it's/x=1.pt", "/data/[old] run/x.pt",
+    ):  # fmt: skip
+        evaluation = load_evaluation(overrides=[f"{key}={path}"])
+        group, _, name = key.rpartition(".")
+        found = getattr(getattr(evaluation, group) if group else evaluation, name)
+        assert found == path
+    with pytest.raises(UserError, match="does not parse"):
+        load_evaluation(overrides=["model.name=a=b"])

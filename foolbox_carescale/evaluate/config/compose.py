@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, nearest
 from .types import EVALUATION, Evaluation, default_epsilons
-from .validation import ConfigSpec, Tree, field_names, read
+from .validation import ConfigSpec, Tree, field_names, is_path, read
 
 _RUN = "carescale_run"
 
@@ -121,12 +121,23 @@ def parse_override(override: str, spec: ConfigSpec = EVALUATION) -> Override:
     Raises:
         UserError: It does not parse, or there is no such key.
     """
+    key, _, value = override.partition("=")
+    parser = OverridesParser.create()
     try:
-        parsed = OverridesParser.create().parse_override(override)
+        try:
+            parsed = parser.parse_override(override)
+        except HydraException:
+            if not is_path(spec.config, key.lstrip("+")):
+                raise
+            # names of files hold anything, also what means something in Hydra's grammar
+            quoted = value.replace("'", r"\'")
+            parsed = parser.parse_override(f"{key}='{quoted}'")
     except HydraException as error:
         raise UserError(
             f"the override {override!r} does not parse; write key=value, and lists as [1,2]"
         ) from error
+    except ValueError:  # Python's, of thousands of digits
+        raise UserError(f"the override {override[:60]!r}... has too many digits") from None
     first = parsed.key_or_group.partition(".")[0]
     known = {*field_names(spec.config), *spec.groups}
     if first not in known:

@@ -26,7 +26,9 @@ from .validation import (
     PathText,
     Positive,
     Real,
+    Seed,
     TargetArguments,
+    Threads,
     checked_by,
     no_such,
     read,
@@ -59,9 +61,9 @@ def shard_of(shard: str | None) -> tuple[int, int]:
     """Return a shard's number, and how many there are: (1, 4) for ``1/4``, (0, 1) for None."""
     if shard is None:
         return 0, 1
-    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", shard)
     if match is None:
-        raise UserError(f"{shard!r} is not i/n; write 0/4 for the first shard of four")
+        raise UserError(f"{shard[:40]!r} is not i/n; write 0/4 for the first shard of four")
     number, count = int(match[1]), int(match[2])
     if number >= count:
         raise UserError(f"{shard} is not one of {count}; they count from 0")
@@ -150,7 +152,7 @@ class DataConfig(TargetArguments):
     ``interpolation``, from torchvision's weights if the model has them, and otherwise does not
     change the images.
     """
-    seed: Natural = 0
+    seed: Seed = 0
     """Seed of the draw of samples, if the data hold more than ``samples``."""
     _target_: str | None = None
     """``package.module.callable`` of your own, instead of ``name``. It returns ``(images,
@@ -293,11 +295,11 @@ class Evaluation(Config):
     """Samples that are attacked together. Random attacks draw per batch, so another batch size
     gives other draws.
     """
-    seed: Natural = 0
+    seed: Seed = 0
     """Seed of everything random in the attacks."""
     device: str = "auto"
     """``auto`` (a GPU where there is one), ``cpu``, ``cuda:0``, ..."""
-    threads: Count | None = None
+    threads: Threads | None = None
     """PyTorch's threads on the CPU. None takes one for images of up to 64 x 64 pixels, where more
     gain little and cost much on a busy machine, and otherwise PyTorch's choice. Results are
     bit-identical only at the same number of threads.

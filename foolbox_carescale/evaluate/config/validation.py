@@ -6,9 +6,9 @@ import functools
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -138,6 +138,8 @@ Natural = Annotated[int, Field(ge=0), BeforeValidator(_refuse_flag)]
 Count = Annotated[int, Field(ge=1), BeforeValidator(_refuse_flag)]
 Real = Annotated[float, BeforeValidator(_refuse_flag)]
 Positive = Annotated[float, Field(gt=0), BeforeValidator(_refuse_flag)]
+Seed = Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(_refuse_flag)]
+Threads = Annotated[int, Field(ge=1, le=1024), BeforeValidator(_refuse_flag)]
 PathText = Annotated[str, BeforeValidator(_to_text)]
 
 
@@ -196,6 +198,15 @@ def no_such(value: object, valid: Any) -> str:
 def field_names(config: type[Any]) -> list[str]:
     """Return the keys that a config class knows."""
     return [f.name for f in fields(config)]
+
+
+def is_path(config: type[Any], key: str) -> bool:
+    """Return whether the value at a dotted key is the path of a file or folder."""
+    name, _, rest = key.partition(".")
+    hint: Any = get_type_hints(config, include_extras=True).get(name)
+    if rest:
+        return isinstance(hint, type) and is_dataclass(hint) and is_path(hint, rest)
+    return PathText in (hint, *get_args(hint))
 
 
 def to_yaml(content: Any) -> str:
