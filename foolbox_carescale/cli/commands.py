@@ -268,11 +268,12 @@ def _console(*, silent: bool = False) -> Console:
 
 @contextlib.contextmanager
 def _progress(last: list[Progress], *, silent: bool) -> Iterator[Callable[[Progress], None]]:
-    """Keep the last progress, and show it where stdout is a terminal."""
-    from ..evaluate.console import progress_bars
+    """Keep the last progress, and show it: as bars where stdout is a terminal, else as lines."""
+    from ..evaluate.console import print_settings, progress_bars
 
-    shown = contextlib.nullcontext() if silent or not sys.stdout.isatty() else None
-    with shown or progress_bars(_console()) as show:
+    bars = not silent and sys.stdout.isatty()
+    lines = None if silent else print_settings
+    with progress_bars(_console()) if bars else contextlib.nullcontext(lines) as show:
 
         def on_progress(state: Progress) -> None:
             last[:] = [state]

@@ -78,6 +78,17 @@ def progress_bars(console: Console) -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
+def print_settings(state: Progress) -> None:
+    """Print a line for each setting that is finished, where no bars can be shown."""
+    if state.setting is None or state.setting_done < state.setting_total:
+        return
+    print(
+        f"{state.setting.label}, epsilon {state.setting.epsilon:g}:"
+        f" robust accuracy {state.robust_accuracy:.3f}; {state.done} of {state.total} tasks",
+        flush=True,
+    )
+
+
 def to_json(results: Results, last: Progress, written: Sequence[Path]) -> str:
     """Return a finished run as one line of JSON; a number that is not finite is null.
 

@@ -366,6 +366,16 @@ def test_a_terminal_shows_how_far_how_fast_and_how_robust():
         assert part in shown
 
 
+def test_a_redirected_run_prints_a_line_for_each_setting(config, tmp_path):
+    done = run("evaluate", config, "output=out", cwd=tmp_path)
+    lines = [line for line in done.stdout.splitlines() if " tasks" in line]
+    assert len(lines) == 4
+    assert lines[-1].startswith("ours, epsilon 0.05: robust accuracy 0.")
+    assert lines[-1].endswith("; 4 of 4 tasks")
+    quiet = run("evaluate", config, "output=quiet", "--quiet", cwd=tmp_path)
+    assert quiet.stdout == ""
+
+
 def test_missing_extras_are_named_with_the_command_that_brings_them(monkeypatch, capsys):
     find = __import__("importlib.util").util.find_spec
     monkeypatch.setattr(
