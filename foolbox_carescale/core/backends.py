@@ -40,6 +40,19 @@ def as_eagerpy(value: Any, name: str) -> ep.Tensor:
             f"{name}: expected a NumPy array, a PyTorch, TensorFlow or JAX tensor, or an "
             f"EagerPy tensor, got {type(value).__name__}"
         ) from None
+    raw = tensor.raw
+    if isinstance(raw, np.ndarray):
+        if isinstance(raw, np.ma.MaskedArray):
+            raise ValueError(f"{name}: is a masked array; fill it, for instance {name}.filled(0)")
+        if not raw.dtype.isnative:
+            tensor = ep.astensor(raw.astype(raw.dtype.newbyteorder("=")))
+    elif (
+        torch is not None
+        and isinstance(raw, torch.Tensor)
+        and (raw.layout is not torch.strided or raw.is_nested)
+    ):
+        kind = "nested" if raw.is_nested else str(raw.layout).removeprefix("torch.")
+        raise ValueError(f"{name}: is a {kind} tensor; make it dense, all rows of one length")
     return tensor
 
 
@@ -241,10 +254,13 @@ def _name(dtype: Any) -> str:
 
 def largest(t: ep.Tensor) -> float:
     """Return the largest finite value of the dtype of ``t``."""
-    name = dtype_name(t)
-    if name == "bfloat16":
-        return 3.3895313892515355e38
-    return float(np.finfo(name).max)
+    return largest_of(dtype_name(t))
+
+
+@functools.cache
+def largest_of(dtype: str) -> float:
+    """Return the largest finite value of a dtype, by its name."""
+    return 3.3895313892515355e38 if dtype == "bfloat16" else float(np.finfo(dtype).max)
 
 
 def widen(t: ep.Tensor) -> ep.Tensor:

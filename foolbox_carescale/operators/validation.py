@@ -79,6 +79,8 @@ def prepare(
             f"{name}: expected a tensor on the device of {x_name}, {x_.raw.device}, got one on "
             f"{delta_.raw.device}; move it with {name}.to({x_name}.device)"
         )
+    if kind == "torch" and x_.raw.is_meta:
+        raise ValueError(f"{x_name}: is on the device meta, which holds no values")
     dtype, dtype_name = x_.dtype, backends.dtype_name(x_)
     if dtype_name not in _EPS:
         raise ValueError(
@@ -89,10 +91,15 @@ def prepare(
     if order >= INFINITE_FROM["float64" if dtype_name == "float64" else "float32"]:
         order = math.inf
     if delta_.dtype != x_.dtype:
+        if "complex" in backends.dtype_name(delta_):
+            raise ValueError(f"{name}: expected real numbers, got {backends.dtype_name(delta_)}")
         delta_ = delta_.astype(x_.dtype)
 
     n = math.prod(shape[1:])
     lower, upper = _checked_bounds(bounds, x_, n)
+    most = _largest_bound(lower, upper)
+    if most > backends.largest_of(dtype_name):
+        raise ValueError(f"bounds: {most:g} is more than the largest {dtype_name}")
     eps_ = checked_eps(eps, x_)
     parts = [x_, delta_, *(t for t in (eps_, lower, upper) if isinstance(t, ep.Tensor))]
     concrete = not backends.is_traced(*parts)
@@ -103,7 +110,7 @@ def prepare(
         p=order,
         lower=lower,
         upper=upper,
-        tolerance=ROUNDING_ULPS * _EPS[dtype_name] * _largest_bound(lower, upper),
+        tolerance=ROUNDING_ULPS * _EPS[dtype_name] * most,
         concrete=concrete,
         shape=shape,
         dtype=dtype,
@@ -116,7 +123,7 @@ def prepare(
 def checked_order(p: Any, least: float = 0.0) -> float:
     """P as a float in (0, inf], or in [least, inf]."""
     try:
-        order = float(p)
+        order = _number(p)
     except (TypeError, ValueError):
         raise ValueError(f"p: expected a number in (0, inf], got {p!r}") from None
     if not order > 0:
@@ -132,7 +139,7 @@ def checked_order(p: Any, least: float = 0.0) -> float:
 def checked_eps(eps: Any, x: ep.Tensor, name: str = "eps") -> float | ep.Tensor:
     """Eps as a float, or as a tensor of shape (N, 1) in the dtype of x; name is the caller's."""
     if isinstance(eps, numbers.Real) and not isinstance(eps, bool):
-        value = float(eps)
+        value = _number(eps)
         if not 0 <= value < math.inf:
             raise ValueError(f"{name}: expected a finite number >= 0, got {eps!r}")
         return value
@@ -158,6 +165,14 @@ def checked_eps(eps: Any, x: ep.Tensor, name: str = "eps") -> float | ep.Tensor:
                 f"{int(np.argmax(bad))}"
             )
     return tensor.reshape((-1, 1))
+
+
+def _number(value: Any) -> float:
+    """Return a float, infinite where there is none so large."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _wrapped(t: ep.Tensor) -> Any:
@@ -198,7 +213,7 @@ def _checked_bounds(
     except (TypeError, ValueError):
         raise ValueError(f"bounds: expected a pair (lower, upper), got {bounds!r}") from None
     if isinstance(lower, numbers.Real) and isinstance(upper, numbers.Real):
-        lower, upper = float(lower), float(upper)
+        lower, upper = _number(lower), _number(upper)
         if not -math.inf < lower < upper < math.inf:
             raise ValueError(f"bounds: expected finite lower < upper, got ({lower!r}, {upper!r})")
         return lower, upper
@@ -217,7 +232,7 @@ def _checked_bounds(
 
 def _bound(bound: Any, x: ep.Tensor, n: int, which: str) -> float | ep.Tensor:
     if isinstance(bound, numbers.Real):
-        return float(bound)
+        return _number(bound)
     tensor = backends.detach(_like(bound, x, f"bounds ({which})"))
     try:
         template = ep.zeros_like(x)

@@ -255,3 +255,51 @@ def test_bounds_may_be_traced_while_the_rest_is_not():
     upper = np.ones((1, 4, 1), np.float32)
     traced = jax.jit(lambda upper: fc.perturb(x, delta, 0.5, bounds=(0.0, upper)))(upper)
     np.testing.assert_allclose(traced, fc.perturb(X, DELTA, 0.5), rtol=1e-6)
+
+
+@each_operator
+def test_tensors_without_dense_real_values_are_refused(operator, points, directions):
+    import torch
+
+    x, v = torch.tensor(X), torch.tensor(DELTA)
+    nested = torch.nested.nested_tensor([x[0], x[1], x[2]], layout=torch.jagged)
+    for wrong, message in (
+        (x.to_sparse(), "is a sparse_coo tensor; make it dense"),
+        (nested, "is a nested tensor; make it dense"),
+        (x + 0j, "expected "),
+    ):
+        with pytest.raises(ValueError, match=says(f"{points}: {message}")):
+            operator(wrong, v, 0.5)
+        with pytest.raises(ValueError, match=says(f"{directions}: {message}")):
+            operator(x, wrong, 0.5)
+    with pytest.raises(ValueError, match=says(f"{points}: is on the device meta")):
+        operator(x.to("meta"), v.to("meta"), 0.5)
+    masked = np.ma.array(X, mask=X > 0.5)
+    with pytest.raises(ValueError, match=says(f"{points}: is a masked array", "filled(0)")):
+        operator(masked, DELTA, 0.5)
+
+
+@each_operator
+def test_numbers_that_no_float_holds_are_refused(operator, points, directions):
+    with pytest.raises(ValueError, match="eps: expected a finite number >= 0"):
+        operator(X, DELTA, 10**400)
+    with pytest.raises(ValueError, match="bounds: expected finite lower < upper"):
+        operator(X, DELTA, 0.5, bounds=(0, 10**400))
+    for bounds in ((0, 1e39), (-1e39, 1)):
+        with pytest.raises(
+            ValueError, match=says("bounds: 1e+39 is more than the largest float32")
+        ):
+            operator(X, DELTA, 0.5, bounds=bounds)
+    with pytest.raises(ValueError, match=says("bounds: 100000 is more than the largest float16")):
+        operator(X.astype(np.float16), DELTA.astype(np.float16), 0.5, bounds=(0, 1e5))
+    np.testing.assert_array_equal(
+        operator(X, DELTA, 0.5, p=10**400), operator(X, DELTA, 0.5, p=math.inf)
+    )
+
+
+@each_operator
+def test_byte_order_does_not_matter(operator, points, directions):
+    expected = operator(X, DELTA, 0.5)
+    swapped = operator(X.astype(">f4"), DELTA.astype(">f4"), np.full(3, 0.5, ">f8"))
+    np.testing.assert_array_equal(swapped, expected)
+    assert swapped.dtype == np.float32
