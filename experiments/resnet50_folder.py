@@ -30,7 +30,7 @@ def make_folder(root: Path) -> None:
     """One directory per class, named for ImageNet's number of it."""
     for file in sorted((Path(foolbox.__file__).parent / "data").glob("imagenet_*")):
         label = int(file.stem.rpartition("_")[2])
-        directory = root / f"{label:04d}"
+        directory = root / f"class_{label:04d}"
         directory.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, directory)
 

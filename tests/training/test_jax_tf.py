@@ -281,7 +281,7 @@ def test_wrong_use_is_one_clear_error(library):
         functional.adversarial(lambda z: z, x, 0.5, rel_stepsize=0)
     with pytest.raises(ValueError, match="keep: expected one of best, last, got 'all'"):
         functional.adversarial(lambda z: z, x, 0.5, keep="all")
-    with pytest.raises(ValueError, match=r"loss: expected a loss for each of 4 points, got shape"):
+    with pytest.raises(ValueError, match=r"loss: expected a loss for each of 4 inputs, got shape"):
         functional.adversarial(library.sum, x, 0.5)
     with pytest.raises(ValueError, match=r"x: .* outside the bounds"):
         functional.adversarial(lambda z: z, x + 1, 0.5)
