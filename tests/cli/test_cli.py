@@ -81,7 +81,8 @@ def test_a_default_folder_is_named_for_the_time(config, tmp_path, capsys):
 
 def test_a_report_is_drawn_again_from_the_folder(config, tmp_path, capsys):
     assert main(["evaluate", config, "output=out"]) == 0
-    first = capsys.readouterr().out
+    progress, first = capsys.readouterr().out.split("; 4 of 4 tasks\n")
+    assert len(progress.splitlines()) == 4
     (tmp_path / "out" / "curves.png").unlink()
     assert main(["report", "out"]) == 0
     assert capsys.readouterr().out.splitlines()[:5] == first.splitlines()[:5]
