@@ -24,14 +24,31 @@ _FRAMEWORKS = {
 
 
 def as_eagerpy(value: Any, name: str) -> ep.Tensor:
-    """Wrap a native tensor, with an error that names the argument when it is none."""
+    """Wrap a native tensor that every engine can read.
+
+    Raises:
+        ValueError: It is none; the message names the argument.
+    """
     torch = sys.modules.get("torch")
     # the type first: it is the usual case, and the cheapest to tell
-    if torch is not None and type(value) is not torch.Tensor and _is_foreign(value, torch):
-        # subclasses of other packages (torchvision's tv_tensors) that EagerPy does not know
-        value = value.as_subclass(torch.Tensor)
+    if torch is not None and type(value) is torch.Tensor:
+        return _of_torch(value, name, torch)
+    if type(value) is np.ndarray:
+        return _of_numpy(value)
+    if isinstance(value, ep.Tensor):
+        wrapped: ep.Tensor = as_eagerpy(value.raw, name)
+        return wrapped
+    if torch is not None and isinstance(value, torch.Tensor):
+        if _root(value) != "torch":
+            # subclasses of other packages (torchvision's tv_tensors) that EagerPy does not know
+            value = value.as_subclass(torch.Tensor)
+        return _of_torch(value, name, torch)
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(f"{name}: is a masked array; fill it, for instance {name}.filled(0)")
+    if isinstance(value, np.ndarray):
+        return _of_numpy(value)
     tf = sys.modules.get("tensorflow")
-    if tf is not None and not isinstance(value, ep.Tensor) and hasattr(value, "handle"):
+    if tf is not None and hasattr(value, "handle"):
         value = tf.convert_to_tensor(value)  # tf.Variable
     try:
         tensor: ep.Tensor = ep.astensor(value)
@@ -40,20 +57,20 @@ def as_eagerpy(value: Any, name: str) -> ep.Tensor:
             f"{name}: expected a NumPy array, a PyTorch, TensorFlow or JAX tensor, or an "
             f"EagerPy tensor, got {type(value).__name__}"
         ) from None
-    raw = tensor.raw
-    if isinstance(raw, np.ndarray):
-        if isinstance(raw, np.ma.MaskedArray):
-            raise ValueError(f"{name}: is a masked array; fill it, for instance {name}.filled(0)")
-        if not raw.dtype.isnative:
-            tensor = ep.astensor(raw.astype(raw.dtype.newbyteorder("=")))
-    elif (
-        torch is not None
-        and isinstance(raw, torch.Tensor)
-        and (raw.layout is not torch.strided or raw.is_nested)
-    ):
-        kind = "nested" if raw.is_nested else str(raw.layout).removeprefix("torch.")
-        raise ValueError(f"{name}: is a {kind} tensor; make it dense, all rows of one length")
     return tensor
+
+
+def _of_torch(value: Any, name: str, torch: Any) -> ep.Tensor:
+    if value.layout is not torch.strided or value.is_nested:
+        kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+        raise ValueError(f"{name}: is a {kind} tensor; make it dense, all rows of one length")
+    return ep.PyTorchTensor(value)
+
+
+def _of_numpy(value: np.ndarray[Any, Any]) -> ep.Tensor:
+    return ep.NumPyTensor(
+        value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
+    )
 
 
 def framework(t: ep.Tensor) -> str:
@@ -295,10 +312,6 @@ def _tape_may_record() -> bool:
     record = sys.modules.get("tensorflow.python.eager.record")
     asked = getattr(record, "could_possibly_record", None)
     return True if asked is None else bool(asked())
-
-
-def _is_foreign(value: Any, torch: Any) -> bool:
-    return isinstance(value, torch.Tensor) and _root(value) != "torch"
 
 
 def _root(value: Any) -> str:

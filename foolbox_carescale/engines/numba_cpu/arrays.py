@@ -8,6 +8,7 @@ of x and shape (1, 1), (1, n) or (N, n). Nothing of this is checked here.
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -154,7 +155,7 @@ def gradients(
     rows, n = x.shape
     grad_x, grad_delta = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
     grad_eps, grad_eta = np.zeros(rows), np.empty(rows)
-    order, wide = _orders(p, x.dtype)
+    order, wide, _ = _orders(p, x.dtype)
     x, x_step = _flat(x)
     delta, delta_step = _flat(delta)
     lower, upper = _bounds(lower, upper, n)
@@ -203,9 +204,8 @@ def steepest(
     """
     rows, n = x.shape
     out, flags = np.empty((rows, n), x.dtype), np.zeros(rows, np.uint8)
-    order, wide = _orders(p, x.dtype)
-    rtol = sum_rtol(x.dtype.name, p, RTOL)
-    dual, _ = _orders(1 / (p - 1), x.dtype) if p not in (1, 2, np.inf) else (order, wide)
+    order, wide, rtol = _orders(p, x.dtype)
+    dual = order if p in (1, 2, np.inf) else _orders(1 / (p - 1), x.dtype)[0]
     smallest = x.dtype.type(SMALLEST["float32" if x.dtype == np.float32 else "float64"])
     lower, upper = _bounds(lower, upper, n)
     numbers = np.zeros(rows) if counts is None else np.ascontiguousarray(counts, np.float64)
@@ -256,8 +256,7 @@ def project(
     rows, n = x0.shape
     threshold = np.zeros(rows)
     missing, flags = np.zeros(rows), np.zeros(rows, np.uint8)
-    order, wide = _orders(p, x0.dtype)
-    rtol = sum_rtol(x0.dtype.name, p, RTOL)
+    order, wide, rtol = _orders(p, x0.dtype)
     lower, upper = _bounds(lower, upper, n)
     x0, x, eps = (_one_type(np.ascontiguousarray(a)) for a in (x0, x, eps))
     weight, now, before = (None, x, x) if momentum is None else momentum
@@ -298,8 +297,7 @@ def _solve(
     tolerance: float, out: Array, out_step: int, mode: int, eta: Array, flags: Array,
 ) -> None:  # fmt: skip
     rows, n = delta.shape
-    order, wide = _orders(p, x.dtype)
-    rtol = sum_rtol(x.dtype.name, p, RTOL)
+    order, wide, rtol = _orders(p, x.dtype)
     limit = x.dtype.type(tolerance)
     delta, delta_step = _flat(delta)
     lower, upper = _bounds(lower, upper, n)
@@ -319,13 +317,19 @@ def _spread(run: Callable[[int, int], None], rows: int, n: int) -> None:
         spread(run, rows, rows * n)
 
 
-def _orders(p: float, dtype: np.dtype[Any]) -> tuple[tuple[Any, ...], tuple[float, ...]]:
-    """P in the dtype of the array and in float64, as often as says its kind: see `kernels`."""
+@functools.cache
+def _orders(p: float, dtype: np.dtype[Any]) -> tuple[tuple[Any, ...], tuple[float, ...], float]:
+    """Return what kernels take for an order.
+
+    P in the dtype of the array and in float64, as often as says its kind (see `kernels`), and what
+    a sum of powers may miss the target by, relatively.
+    """
+    rtol = sum_rtol(dtype.name, p, RTOL)
     kind = kernels.KINDS.get(p, kernels.GENERAL)
     if kind != kernels.GENERAL:
-        return (dtype.type(p),) * kind, (float(p),) * kind
+        return (dtype.type(p),) * kind, (float(p),) * kind, rtol
     order, wide = (kernels.general_order(p, np.dtype(d)) for d in (dtype, np.float64))
-    return tuple(dtype.type(a) for a in order), wide
+    return tuple(dtype.type(a) for a in order), wide, rtol
 
 
 def _has_flat_rows(a: Array) -> bool:
