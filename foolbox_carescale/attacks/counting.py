@@ -8,12 +8,12 @@ from typing import Any
 
 import eagerpy as ep
 from foolbox.models import Model
-from foolbox.types import Bounds
 
 from ..core import backends
+from .model import WrappedModel
 
 
-class CountingModel(Model):
+class CountingModel(WrappedModel):
     """A Foolbox model that counts its forward and backward passes, in samples.
 
     A call on n samples adds n to ``forwards``; each computed derivative of its logits
@@ -31,19 +31,9 @@ class CountingModel(Model):
     """
 
     def __init__(self, model: Model) -> None:
-        self._model = model
+        super().__init__(model)
         self.forwards = 0
         self.backwards = 0
-
-    @property
-    def bounds(self) -> Bounds:
-        """Return the model's bounds."""
-        return self._model.bounds
-
-    @property
-    def data_format(self) -> Any:
-        """Return the model's; raise an AttributeError where it has none, as Foolbox expects."""
-        return self._model.data_format  # type: ignore[attr-defined]
 
     def __call__(self, inputs: Any) -> Any:
         """Return the model's logits, and count."""

@@ -118,22 +118,31 @@ def _items(output: Any) -> dict[str, Any]:
     return {}
 
 
-class _CheckedModel(Model):
+class WrappedModel(Model):
+    """A Foolbox model around another one, with its bounds and data format."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    @property
+    def bounds(self) -> Bounds:
+        """Return the model's bounds."""
+        return self._model.bounds
+
+    @property
+    def data_format(self) -> Any:
+        """Return the model's; raise an AttributeError where it has none, as Foolbox expects."""
+        return self._model.data_format  # type: ignore[attr-defined]
+
+
+class _CheckedModel(WrappedModel):
     def __init__(self, model: Model, classes: ep.Tensor | None) -> None:
         if isinstance(model, (ModelWithPreprocessing, NumPyModel)):
             network = model._model
             model = copy.copy(model)
             model._model = lambda *args, **kwargs: logits_of(network(*args, **kwargs))
-        self._model, self._classes = model, classes
-        self._checked = False
-
-    @property
-    def bounds(self) -> Bounds:
-        return self._model.bounds
-
-    @property
-    def data_format(self) -> Any:
-        return self._model.data_format  # type: ignore[attr-defined]
+        super().__init__(model)
+        self._classes, self._checked = classes, False
 
     def __call__(self, inputs: Any) -> Any:
         x, restore = ep.astensor_(inputs)

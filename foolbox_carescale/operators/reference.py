@@ -96,7 +96,7 @@ def project(z: Any, x: Any, eps: Any, p: float, a: Any = 0.0, b: Any = 1.0) -> A
             kinks = np.unique(np.concatenate([[0.0], size_i, np.maximum(size_i - r_i, 0.0)]))
             norms = [np.minimum(np.maximum(size_i - k, 0.0), r_i).sum() for k in kinks]
             t.append(np.interp(-eps_i, -np.array(norms), kinks))  # 0 inside the ball
-        moved = np.minimum(np.maximum(size - np.reshape(t, (-1, 1)), 0), r)
+        moved = np.maximum(size - np.reshape(t, (-1, 1)), 0)
         return np.clip(x + np.sign(v) * moved, a, b)
     return np.clip(x + np.minimum(1.0, eta(x, v, eps, p, a, b)) * v, a, b)
 

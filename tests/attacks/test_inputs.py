@@ -132,7 +132,7 @@ def test_no_inputs_give_no_adversarial_examples(attack):
 
 @dataclasses.dataclass
 class Output:
-    """What a network of Hugging Face returns, in short."""
+    """The output of a Hugging Face network, in short."""
 
     logits: torch.Tensor
     hidden: torch.Tensor

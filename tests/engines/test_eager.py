@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 
 from foolbox_carescale.engines import eager
+from foolbox_carescale.operators.validation import prepare
 from tests import reference
 from tests.engines.hard import ORDERS, Problem
 
 LARGEST = float(np.finfo(np.float64).max)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_eta_comes_in_the_dtype_of_the_points(dtype):
+    x, v = np.full((2, 3), 0.5, dtype), np.ones((2, 3), dtype)
+    assert eager.Eager().solve(prepare(x, v, 0.1, 2.0, (0, 1))).raw.dtype == dtype
 
 
 def wrapped(values, dtype="float64"):

@@ -147,6 +147,26 @@ def test_ours_are_exactly_epsilon_and_inside_the_box(tmp_path):
     assert all(r["in_bounds"] and r["library"] == "foolbox_carescale" for r in table)
 
 
+class WithoutGradient(Brightness):
+    def forward(self, x):
+        return super().forward(x).detach()
+
+
+def without_gradient():
+    return WithoutGradient().eval()
+
+
+def test_an_error_in_an_attack_is_one_line_that_names_it(tmp_path):
+    evaluation = small(
+        tmp_path / "run",
+        model=ModelConfig(_target_=f"{__name__}.without_gradient"),
+        data=DataConfig(_target_=f"{__name__}.grey"),
+        attacks={"mine": AttackConfig("L2ClipAwarePGD", [0.1])},
+    )
+    with pytest.raises(UserError, match=r"^attacks\.mine raises .* gives no gradient.*Square"):
+        evaluate(evaluation)
+
+
 class Overstepping(fb.attacks.LinfFastGradientAttack):
     """Half as far again as it was asked to go."""
 

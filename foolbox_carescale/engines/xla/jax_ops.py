@@ -1,4 +1,4 @@
-"""What the solver needs of JAX; it runs under jit, vmap and every other transformation."""
+"""JAX's operations for the solver, which runs under jit, vmap and every other transformation."""
 
 from __future__ import annotations
 

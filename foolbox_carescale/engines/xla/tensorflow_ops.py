@@ -1,4 +1,4 @@
-"""What the solver needs of TensorFlow; XLA compiles it inside any graph.
+"""TensorFlow's operations for the solver, which XLA compiles inside any graph.
 
 It runs in ``tf.function``, with and without ``jit_compile``, under ``tf.GradientTape`` (as a
 constant) and with an unknown number of rows. TensorFlow's own kernels store every intermediate

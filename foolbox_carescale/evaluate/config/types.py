@@ -83,9 +83,7 @@ def _check_runtime_env(content: dict[str, Any]) -> None:
             )
     packages = content.get("pip", [])
     for package in packages if isinstance(packages, list) else [packages]:
-        if not re.fullmatch(r"[\w.-]+(\[[\w,. -]*\])?( *[<>=!~][^@/;]*)?", str(package)) or str(
-            package
-        ).startswith("-"):
+        if not re.fullmatch(r"\w[\w.-]*(\[[\w,. -]*\])?( *[<>=!~][^@/;]*)?", str(package)):
             raise UserError(
                 f"executor.runtime_env.pip: {package!r} is not a requirement by name; write a list"
                 " such as [timm, 'scipy>=1.11']"
@@ -254,7 +252,7 @@ class ExecutorConfig(Config):
     workers: Count | None = None
     """Number of Ray workers; None starts as many as fit into the cluster."""
     retries: Natural = 3
-    """How often a task is tried again after its Ray worker died."""
+    """Further attempts at a task whose Ray worker died."""
     runtime_env: Annotated[dict[str, Any], checked_by(_check_runtime_env)] = field(
         default_factory=dict
     )

@@ -101,7 +101,7 @@ class TargetArguments(Arguments):
 
 @dataclass(frozen=True)
 class ConfigSpec:
-    """What a command's configs are made of."""
+    """The config classes and config groups of a command."""
 
     command: str
     config: type[Config]
@@ -144,7 +144,7 @@ PathText = Annotated[str, BeforeValidator(_to_text)]
 
 
 adapter: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
-"""What pydantic makes of a config's class."""
+"""Return pydantic's adapter of a config class, made once."""
 
 
 def read(kind: type[C], content: Any) -> C:

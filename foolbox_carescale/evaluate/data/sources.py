@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from ..config.types import DataConfig
 from ..errors import EvaluationWarning, UserError, describe, nearest, warn
-from ..models.targets import call_target
+from ..models.targets import call_target, check_params
+from .decoding import Images, as_array, as_label, image_and_label, open_image
 from .digits import digits
 
 FOOLBOX_SETS = {"imagenet": 1000, "cifar10": 10, "cifar100": 100, "mnist": 10, "fashionMNIST": 10}
@@ -28,11 +29,6 @@ ROUNDING = 1e-5
 """How far pixels may lie outside [0, 1]; they are clipped. Twenty steps of float32 at 1 are
 2.4e-6, what a resize or a normalisation to and fro leaves."""
 
-IMAGE_KEYS = ("image", "images", "img", "pixel_values")
-LABEL_KEYS = ("label", "labels", "fine_label", "target")
-"""Where samples that are mappings hold the image and the label, as in Hugging Face's data sets."""
-
-Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 Split = Literal["train", "test"]
 
@@ -112,8 +108,8 @@ class Source:
             raise UserError(
                 f"data: sample {i} of {self.name} cannot be read ({describe(error)})"
             ) from error
-        image, label = _pair(f"sample {i} of {self.name}", sample)
-        return image, _as_label(self.name, label)
+        image, label = image_and_label(f"sample {i} of {self.name}", sample)
+        return image, as_label(self.name, label)
 
     def read(self, config: DataConfig, samples: int | None) -> Data:
         """Decode the samples that a config asks for, each once; memory holds these only."""
@@ -126,7 +122,7 @@ class Source:
             image, labels[row] = self.sample(i)
             if self.squashed is not None and config.size is None:
                 image = image.resize((self.squashed, self.squashed))
-            array = _as_array(f"sample {i} of {self.name}", image, config)
+            array = as_array(f"sample {i} of {self.name}", image, config)
             if row == 0:
                 images = np.empty((len(chosen), *array.shape), np.float32)
             if array.shape != images.shape[1:]:
@@ -188,7 +184,7 @@ def _choose(source: Source, places: Labels, config: DataConfig, samples: int | N
         wanted = [_class_number(source, value) for value in config.classes]
         if source.labels is not None:
             known = [source.labels[i] for i in chosen.tolist()]
-            labels = np.array([_as_label(source.name, label) for label in known])
+            labels = np.array([as_label(source.name, label) for label in known])
         else:
             labels = np.array([source.sample(i)[1] for i in chosen.tolist()])
         picked = np.isin(labels, wanted)
@@ -234,95 +230,6 @@ def _class_number(source: Source, value: int | str) -> int:
         return int(value)
     valid = nearest(str(value), names) if names else f"give numbers below {source.num_classes}"
     raise UserError(f"data.classes: {source.name} has no class {value!r}; {valid}")
-
-
-def _pair(where: str, sample: Any) -> tuple[Any, Any]:
-    """Return the first two items of a tuple, or the image and the label of a mapping."""
-    if isinstance(sample, Mapping):
-        keys = [[key for key in of if key in sample] for of in (IMAGE_KEYS, LABEL_KEYS)]
-        if all(len(found) == 1 for found in keys):
-            return sample[keys[0][0]], sample[keys[1][0]]
-        said = f"has the keys {', '.join(map(repr, list(sample)[:8]))}; name them image and label"
-    elif isinstance(sample, (tuple, list)) and len(sample) >= 2:
-        return sample[0], sample[1]
-    else:
-        said = f"is {type(sample).__name__}; return (image, label)"
-    raise UserError(f"data: {where} {said}")
-
-
-def _as_label(name: str, label: Any) -> int:
-    try:
-        value = label.item() if hasattr(label, "item") else label
-        number = int(value)
-        if number == float(value):
-            return number
-        said = f"has the label {value!r}, which is no class; give integers that count from 0"
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        said = (
-            f"has no class per image, but {type(label).__name__} ({str(label)[:40]!r});"
-            " take a data set for classification, with one integer per image"
-        )
-    raise UserError(f"data: {name} {said}")
-
-
-def _as_array(where: str, image: Any, config: DataConfig) -> Images:
-    """Channels first, float32; PIL images become RGB in [0, 1], arrays keep their values."""
-    if hasattr(image, "convert") and not _is_deep(image):
-        pixels = np.asarray(_fit(image.convert("RGB"), config), np.float32)
-        scaled: Images = np.moveaxis(pixels, -1, 0) / np.float32(255)
-        return scaled
-    array = _deep_rgb(image) if hasattr(image, "convert") else _plain_array(where, image)
-    if config.size is None or array.ndim != 3:
-        return array
-    import torch
-
-    fitted: Images = _fit(torch.from_numpy(array), config).numpy()
-    return fitted.clip(array.min(), array.max())  # bicubic interpolation of floats overshoots
-
-
-def _plain_array(where: str, image: Any) -> Images:
-    try:
-        if hasattr(image, "detach"):  # NumPy takes no tensor with a gradient, and no bfloat16
-            image = image.detach().cpu().float()
-        if not np.ndim(image):
-            raise TypeError("a single value")  # NumPy makes a pixel of None and of texts
-        array: Images = np.ascontiguousarray(image, dtype=np.float32)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"data: {where} holds {type(image).__name__}, which is no image ({describe(error)});"
-            " return (image, label) with a PIL image, an array or a tensor"
-        ) from error
-    return array
-
-
-def _is_deep(image: Any) -> bool:
-    """Return whether Pillow would cut a grey image's values to 8 bits in place of scaling them."""
-    return str(image.mode).startswith(("I", "F"))
-
-
-def _deep_rgb(image: Any) -> Images:
-    """Return a grey image of 16 bits, scaled to [0, 1], or of floats in [0, 1] as RGB."""
-    grey = np.asarray(image).astype(np.float32)
-    if image.mode != "F":
-        grey /= np.float32(65535)
-    # PNG has no more than 16 bits
-    if (image.mode == "I" and image.format != "PNG") or not 0 <= grey.min() <= grey.max() <= 1:
-        raise UserError(
-            f"data: {getattr(image, 'filename', None) or 'an image'} has 32 bits per pixel, whose"
-            " scale is unknown; save it with 8 or 16 bits, or as floats in [0, 1]"
-        )
-    return np.repeat(grey[None], 3, axis=0)
-
-
-def _fit(image: Any, config: DataConfig) -> Any:
-    """Resize and crop as torchvision's presets do: an 8-bit image stays one."""
-    if config.size is None:
-        return image
-    from torchvision.transforms import InterpolationMode, functional
-
-    mode = InterpolationMode(config.interpolation or "bilinear")
-    resized = functional.resize(image, [config.resize or config.size], mode)
-    return functional.center_crop(resized, [config.size, config.size])
 
 
 def _from_foolbox(config: DataConfig) -> Source:
@@ -375,8 +282,8 @@ def _from_folder(config: DataConfig) -> Source:
         hidden = any(part.startswith(".") for part in parts)
         return not hidden and path.lower().endswith(IMG_EXTENSIONS)
 
-    params = {"loader": _open_image, "is_valid_file": is_image, **config.params}
-    _check_params("folder", params, inspect.signature(ImageFolder).parameters)
+    params = {"loader": open_image, "is_valid_file": is_image, **config.params}
+    check_params("folder", params, inspect.signature(ImageFolder).parameters)
     try:
         folder = VisibleFolder(str(root), **params)
     except OSError as error:
@@ -403,32 +310,6 @@ def _ordered(names: list[str]) -> list[str]:
     return names
 
 
-def _open_image(path: str) -> Any:
-    """Return a decoded image; what cannot be decoded is named."""
-    from PIL import Image
-
-    try:
-        if not Path(path).is_file():  # a pipe would be waited for
-            raise OSError("it is no file" if Path(path).exists() else "there is no such file")
-        with Image.open(path) as image:
-            image.load()
-            return image if _is_deep(image) else image.convert("RGB")
-    except Exception as error:  # a damaged image may raise anything
-        empty = Path(path).is_file() and not Path(path).stat().st_size
-        said = "it is empty" if empty else describe(error)
-        raise UserError(
-            f"data: {path!r} cannot be read as an image ({said}); repair or remove it"
-        ) from error
-
-
-def _check_params(name: str, params: Mapping[str, Any], accepted: Mapping[str, Any]) -> None:
-    for key in params:
-        if key not in accepted:
-            raise UserError(
-                f"data.params.{key}: {name} has no such argument; {nearest(key, accepted)}"
-            )
-
-
 def _from_torchvision(config: DataConfig, split: Split) -> Source:
     from torchvision import datasets
 
@@ -441,9 +322,9 @@ def _from_torchvision(config: DataConfig, split: Split) -> Source:
     constructor = getattr(datasets, config.name)
     accepted = inspect.signature(constructor).parameters
     params = dict(config.params)
-    _check_params(config.name, params, accepted)
+    check_params(config.name, params, accepted)
     if "loader" in accepted:
-        params.setdefault("loader", _open_image)
+        params.setdefault("loader", open_image)
     if "root" in accepted and accepted["root"].default is inspect.Parameter.empty:
         if not config.root:
             raise UserError(f"data.root: is missing; {config.name} needs a directory")
@@ -509,6 +390,6 @@ def _from_target(config: DataConfig) -> Source:
 
 def _arrays(made: Any) -> tuple[Any, Any] | None:
     """Return images and labels of a pair or a mapping of two columns; None for two samples."""
-    images, labels = _pair("what data._target_ returned", made)
+    images, labels = image_and_label("what data._target_ returned", made)
     sized = all(hasattr(column, "__len__") for column in (images, labels))
     return (images, labels) if sized and not isinstance(images, tuple) else None

@@ -25,7 +25,7 @@ MARGIN, EFFORT = 0.1, 2.0
 this many times its gradients."""
 
 TOLERATED = 1e-4
-"""How much longer than epsilon, relatively, rounding may make a perturbation in float32."""
+"""Relative excess over epsilon that rounding in float32 may cause."""
 
 ORDER = {"noise": 0, "single gradient": 1, "gradient": 2, "minimum norm": 2, "ensemble": 2}
 """Kinds of attacks: one should do no worse than any of a lower number."""

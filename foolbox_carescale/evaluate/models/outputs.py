@@ -1,4 +1,4 @@
-"""What modules of users take and return, made images in float32 and logits in float32."""
+"""Let a user's module take images in float32 and return logits in float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``_target_`` names: imported, and called with the keys of the config that it takes."""
+"""Objects that ``_target_`` names: imported, and called with the config's keys that they take."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -81,6 +81,15 @@ def call_target(
         ) from error
     with named_errors(f"{key}._target_: {target}"):
         return function(**params), dataclasses.replace(config, **taken)
+
+
+def check_params(name: str, params: Mapping[str, Any], accepted: Mapping[str, Any]) -> None:
+    """Raise a UserError for a key of ``data.params`` that a data set does not take."""
+    for key in params:
+        if key not in accepted:
+            raise UserError(
+                f"data.params.{key}: {name} has no such argument; {nearest(key, accepted)}"
+            )
 
 
 @contextmanager

@@ -21,7 +21,7 @@ CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
 """Keys below which checkpoints hold the state dict."""
 
 PREFIXES = ("module.", "model.", "_orig_mod.")
-"""Of names in the state dicts of DataParallel, of Lightning, and of torch.compile."""
+"""Prefixes that DataParallel, Lightning and torch.compile put before the names of a state dict."""
 
 LFS_POINTER = b"version https://git-lfs"
 

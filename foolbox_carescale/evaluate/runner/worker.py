@@ -111,11 +111,12 @@ class Worker:
         counted = CountingModel(self._model)
         seed_everything(task.seed)
         started = time.perf_counter()
-        returned, clipped = (
-            self._attack(counted, task.settings, images, self._data.labels[chosen])
-            if len(chosen)
-            else ([images for _ in task.settings],) * 2
-        )
+        with named_errors(f"attacks.{task.settings[0].label}"):
+            returned, clipped = (
+                self._attack(counted, task.settings, images, self._data.labels[chosen])
+                if len(chosen)
+                else ([images for _ in task.settings],) * 2
+            )
         seconds = time.perf_counter() - started
         cost = {
             "forward_passes": counted.forwards / max(len(chosen), 1),

@@ -28,7 +28,7 @@ _CHUNK = 2**20
 
 MOST_ROWS = 2**22
 MOST_BYTES = 2**30
-"""What a Parquet file may hold: a few bytes can stand for any number of equal rows."""
+"""Limits of a Parquet file that is read: a few bytes can stand for any number of equal rows."""
 
 
 class IntegrityError(Exception):

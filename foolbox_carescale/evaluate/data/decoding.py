@@ -1,0 +1,127 @@
+"""One sample: from what a data set returns to an array in [0, 1] and a class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..config.types import DataConfig
+from ..errors import UserError, describe
+
+Images = npt.NDArray[np.float32]
+
+IMAGE_KEYS = ("image", "images", "img", "pixel_values")
+LABEL_KEYS = ("label", "labels", "fine_label", "target")
+"""Where samples that are mappings hold the image and the label, as in Hugging Face's data sets."""
+
+
+def image_and_label(where: str, sample: Any) -> tuple[Any, Any]:
+    """Return the first two items of a tuple, or the image and the label of a mapping."""
+    if isinstance(sample, Mapping):
+        keys = [[key for key in of if key in sample] for of in (IMAGE_KEYS, LABEL_KEYS)]
+        if all(len(found) == 1 for found in keys):
+            return sample[keys[0][0]], sample[keys[1][0]]
+        said = f"has the keys {', '.join(map(repr, list(sample)[:8]))}; name them image and label"
+    elif isinstance(sample, (tuple, list)) and len(sample) >= 2:
+        return sample[0], sample[1]
+    else:
+        said = f"is {type(sample).__name__}; return (image, label)"
+    raise UserError(f"data: {where} {said}")
+
+
+def as_label(name: str, label: Any) -> int:
+    """Return a label as an integer; raise a UserError where it is none."""
+    try:
+        value = label.item() if hasattr(label, "item") else label
+        number = int(value)
+        if number == float(value):
+            return number
+        said = f"has the label {value!r}, which is no class; give integers that count from 0"
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        said = (
+            f"has no class per image, but {type(label).__name__} ({str(label)[:40]!r});"
+            " take a data set for classification, with one integer per image"
+        )
+    raise UserError(f"data: {name} {said}")
+
+
+def as_array(where: str, image: Any, config: DataConfig) -> Images:
+    """Return channels first, float32; PIL images become RGB in [0, 1], arrays keep their values."""
+    if hasattr(image, "convert") and not _is_deep(image):
+        pixels = np.asarray(_fit(image.convert("RGB"), config), np.float32)
+        scaled: Images = np.moveaxis(pixels, -1, 0) / np.float32(255)
+        return scaled
+    array = _deep_rgb(image) if hasattr(image, "convert") else _plain_array(where, image)
+    if config.size is None or array.ndim != 3:
+        return array
+    import torch
+
+    fitted: Images = _fit(torch.from_numpy(array), config).numpy()
+    return fitted.clip(array.min(), array.max())  # bicubic interpolation of floats overshoots
+
+
+def _plain_array(where: str, image: Any) -> Images:
+    try:
+        if hasattr(image, "detach"):  # NumPy takes no tensor with a gradient, and no bfloat16
+            image = image.detach().cpu().float()
+        if not np.ndim(image):
+            raise TypeError("a single value")  # NumPy makes a pixel of None and of texts
+        array: Images = np.ascontiguousarray(image, dtype=np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"data: {where} holds {type(image).__name__}, which is no image ({describe(error)});"
+            " return (image, label) with a PIL image, an array or a tensor"
+        ) from error
+    return array
+
+
+def _is_deep(image: Any) -> bool:
+    """Return whether Pillow would cut a grey image's values to 8 bits in place of scaling them."""
+    return str(image.mode).startswith(("I", "F"))
+
+
+def _deep_rgb(image: Any) -> Images:
+    """Return a grey image of 16 bits, scaled to [0, 1], or of floats in [0, 1] as RGB."""
+    grey = np.asarray(image).astype(np.float32)
+    if image.mode != "F":
+        grey /= np.float32(65535)
+    # PNG has no more than 16 bits
+    if (image.mode == "I" and image.format != "PNG") or not 0 <= grey.min() <= grey.max() <= 1:
+        raise UserError(
+            f"data: {getattr(image, 'filename', None) or 'an image'} has 32 bits per pixel, whose"
+            " scale is unknown; save it with 8 or 16 bits, or as floats in [0, 1]"
+        )
+    return np.repeat(grey[None], 3, axis=0)
+
+
+def _fit(image: Any, config: DataConfig) -> Any:
+    """Resize and crop as torchvision's presets do: an 8-bit image stays one."""
+    if config.size is None:
+        return image
+    from torchvision.transforms import InterpolationMode, functional
+
+    mode = InterpolationMode(config.interpolation or "bilinear")
+    resized = functional.resize(image, [config.resize or config.size], mode)
+    return functional.center_crop(resized, [config.size, config.size])
+
+
+def open_image(path: str) -> Any:
+    """Return a decoded image; what cannot be decoded is named."""
+    from PIL import Image
+
+    try:
+        if not Path(path).is_file():  # a pipe would be waited for
+            raise OSError("it is no file" if Path(path).exists() else "there is no such file")
+        with Image.open(path) as image:
+            image.load()
+            return image if _is_deep(image) else image.convert("RGB")
+    except Exception as error:  # a damaged image may raise anything
+        empty = Path(path).is_file() and not Path(path).stat().st_size
+        said = "it is empty" if empty else describe(error)
+        raise UserError(
+            f"data: {path!r} cannot be read as an image ({said}); repair or remove it"
+        ) from error
