@@ -212,9 +212,8 @@ def value_aux_and_grad(
 
 
 _NO_GRADIENT = (
-    "model: gives no gradient: its logits do not depend on the inputs by operations that can be"
-    " differentiated (no_grad, detach, argmax or quantization are usual causes); use an attack"
-    " without gradients, such as ClipAwareSquare or a noise attack"
+    "model: gives no gradient in its inputs (no_grad, detach, argmax and quantization are usual"
+    " causes); use an attack without gradients, such as ClipAwareSquare or noise"
 )
 
 
