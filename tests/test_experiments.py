@@ -75,3 +75,15 @@ def test_ray(tmp_path):
     command = [sys.executable, "-m", "foolbox_carescale", "evaluate", "experiments/ray.yaml"]
     subprocess.run([*command, *SHORT, *short], check=True, timeout=200, capture_output=True)
     assert Results.load(tmp_path / "run").table.num_rows == 4
+
+
+def test_every_call_of_the_benchmark_of_the_operator_runs():
+    pytest.importorskip("tensorflow")
+    from experiments.benchmarks.rescaling_calls import calls_of, growth_calls
+
+    calls = calls_of((2, 3, 8, 8))
+    assert len(calls) > 10
+    for call in calls.values():
+        call()
+    for call in growth_calls(64).values():
+        call()

@@ -230,7 +230,7 @@ def more_in_torch(x: Any, delta: Any, eps: float, p: float) -> dict[str, Call]:
         CLIP_INTO: lambda: torch.addcmul(x, eta, delta, out=memory).clamp_(0, 1),
     }
     if p == 2:
-        calls[GENERIC] = lambda: _without_numba(ours, x, delta)
+        calls[GENERIC] = lambda: _by_eager_engine(ours, x, delta)
         sorting = functools.partial(official, eps=eps)
         calls["Foolbox, torch, with backward"] = lambda: _backward(sorting, x, delta)
     return calls
@@ -241,8 +241,8 @@ def _backward(function: Callable[[Any, Any], Any], x: Any, delta: Any) -> Any:
     return torch.autograd.grad(function(x, delta).sum(), (x, delta))
 
 
-def _without_numba(function: Callable[[Any, Any], Any], x: Any, delta: Any) -> Any:
-    with mock.patch.object(engines, "_HAS_NUMBA", False):
+def _by_eager_engine(function: Callable[[Any, Any], Any], x: Any, delta: Any) -> Any:
+    with mock.patch.object(engines, "ENGINES", engines.ENGINES[-1:]):
         return function(x, delta)
 
 
