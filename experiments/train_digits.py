@@ -6,8 +6,9 @@ held out; it is never seen here except for the accuracy that is printed at the e
     python -m experiments.train_digits [--output PATH]
     python -m experiments.train_digits --adversarial 1.0 --output robust.safetensors
 
-With ``--adversarial EPSILON`` every batch is first attacked by ``L2ClipAwarePGD`` (Madry et al.
-2018, arXiv 1706.06083): the robust model of the strength benchmark.
+With ``--adversarial EPSILON`` every batch is first attacked by ``ClipAwarePGD`` (Madry et al.
+2018, arXiv 1706.06083), in the L2 or with ``--norm Linf`` in the Linf norm: the robust models of
+the strength benchmark.
 
 Single-threaded and seeded: on one machine and one torch version, two runs write
 the same bytes.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from foolbox.models import PyTorchModel
 from safetensors.torch import save_file
 from torchvision.models import shufflenet_v2_x0_5
 
-from foolbox_carescale.attacks import L2ClipAwarePGD
+from foolbox_carescale.attacks import ClipAwarePGD
 from foolbox_carescale.evaluate.data.digits import digits
 from foolbox_carescale.evaluate.models.loading import BUNDLED_WEIGHTS, Normalized
 
@@ -35,10 +37,11 @@ EPOCHS = 40
 BATCH = 64
 PEAK_LEARNING_RATE = 1e-2
 ADVERSARIAL_STEPS = 5
+NORMS = {"L2": 2.0, "Linf": math.inf}
 SHIFT = 3  # pixels, of 32: less than one pixel of the original 8 x 8 image
 
 
-def train(seed: int = 0, epochs: int = EPOCHS, epsilon: float = 0.0) -> Normalized:
+def train(seed: int = 0, epochs: int = EPOCHS, epsilon: float = 0.0, p: float = 2.0) -> Normalized:
     """A classifier of the digits, in evaluation mode; adversarially trained where epsilon > 0."""
     torch.manual_seed(seed)
     images_, labels_, _ = digits("train")
@@ -56,7 +59,7 @@ def train(seed: int = 0, epochs: int = EPOCHS, epsilon: float = 0.0) -> Normaliz
         for batch in torch.randperm(len(images))[: steps_per_epoch * BATCH].split(BATCH):
             inputs = shifted(images[batch])
             if epsilon:
-                inputs = attacked(model, inputs, labels[batch], epsilon)
+                inputs = attacked(model, inputs, labels[batch], epsilon, p)
             logits = model(inputs)
             loss = torch.nn.functional.cross_entropy(logits, labels[batch])
             optimizer.zero_grad()
@@ -69,10 +72,10 @@ def train(seed: int = 0, epochs: int = EPOCHS, epsilon: float = 0.0) -> Normaliz
 
 
 def attacked(
-    model: Normalized, images: torch.Tensor, labels: torch.Tensor, epsilon: float
+    model: Normalized, images: torch.Tensor, labels: torch.Tensor, epsilon: float, p: float
 ) -> torch.Tensor:
-    """The images under a short L2 attack on the model in evaluation mode."""
-    attack = L2ClipAwarePGD(steps=ADVERSARIAL_STEPS, keep="last", random_start=False)
+    """The images under a short attack on the model in evaluation mode."""
+    attack = ClipAwarePGD(p=p, steps=ADVERSARIAL_STEPS, keep="last", random_start=False)
     model.eval()
     advs = attack.run(PyTorchModel(model, bounds=(0, 1)), images, labels, epsilon=epsilon)
     model.train()
@@ -107,12 +110,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--adversarial", type=float, default=0.0, metavar="EPSILON")
+    parser.add_argument("--norm", choices=NORMS, default="L2", help="of the adversarial training")
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)  # the order of summation, so the bytes, depend on the thread count
     torch.use_deterministic_algorithms(True)
     started = time.perf_counter()
-    model = train(arguments.seed, arguments.epochs, arguments.adversarial)
+    model = train(arguments.seed, arguments.epochs, arguments.adversarial, NORMS[arguments.norm])
     held_out = accuracy(model, "test")
     print(f"training {accuracy(model, 'train'):.4f}, held out {held_out:.4f}", end=", ")
     print(f"{time.perf_counter() - started:.0f} s")
