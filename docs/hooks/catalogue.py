@@ -20,6 +20,7 @@ with warnings.catch_warnings():
     # foolbox/attacks/blur.py imports from an old name of SciPy, and MkDocs shows such warnings
     warnings.simplefilter("ignore", DeprecationWarning)
     import foolbox
+    from foolbox.attacks.base import MinimizationAttack
 
     from foolbox_carescale import attacks
 
@@ -103,10 +104,8 @@ def _cost(attack: type[Any]) -> tuple[int, int]:
     module.forward = unshakable  # type: ignore[assignment]
     model = foolbox.PyTorchModel(module.eval(), bounds=(0, 1), device="cpu")
     counting = attacks.CountingModel(model)
-    if attack is attacks.MinimalEpsilon:
-        made, epsilons = attack(attacks.L2ClipAwarePGD()), None
-    else:
-        made, epsilons = attack(), 1.0
+    epsilons = None if issubclass(attack, MinimizationAttack) else 1.0
+    made = attack(attacks.L2ClipAwarePGD()) if attack is attacks.MinimalEpsilon else attack()
     x, y = ep.astensors(torch.full((1, 1, 4, 4), 0.5), torch.zeros(1, dtype=torch.int64))
     counting.forwards = counting.backwards = 0
     made(counting, x, y, epsilons=epsilons)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from foolbox.attacks.base import Attack
 
-from .base import NORMS, ClipAwareAttack, norm_variants
+from .base import NORMS, ClipAwareAttack, LpAttack, norm_variants
 from .counting import CountingModel
 from .ensemble import ClipAwareAutoAttack, StageResult
-from .minimum_norm import MinimalEpsilon
+from .minimal_epsilon import MinimalEpsilon
+from .minimum_norm import ClipAwareMinimumNorm
 from .named import (
     ClipAwareAdamPGD,
     ClipAwareAPGD,
@@ -48,6 +49,7 @@ __all__ = [
     "ClipAwareGaussianNoise",
     "ClipAwareGradientAttack",
     "ClipAwareLaplaceNoise",
+    "ClipAwareMinimumNorm",
     "ClipAwareMomentumPGD",
     "ClipAwareNoise",
     "ClipAwarePGD",
@@ -65,10 +67,10 @@ __all__ = [
 
 _BASES = (ClipAwareAttack, ClipAwareGradientAttack, ClipAwareNoise)
 
-FAMILIES: tuple[type[ClipAwareAttack], ...] = tuple(
+FAMILIES: tuple[type[LpAttack], ...] = tuple(
     exported
     for exported in map(globals().get, __all__)
-    if isclass(exported) and issubclass(exported, ClipAwareAttack) and exported not in _BASES
+    if isclass(exported) and issubclass(exported, LpAttack) and exported not in _BASES
 )
 """The attacks with an argument p: all that are exported, but for the bases."""
 

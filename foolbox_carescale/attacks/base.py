@@ -34,7 +34,7 @@ HALF_ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 NORMS: dict[str, float | None] = {"L1": 1.0, "L2": 2.0, "Linf": math.inf, "Lp": None}
 """Prefixes of the attacks for one order of the norm; the order of Lp is an argument."""
 
-A = TypeVar("A", bound="ClipAwareAttack")
+A = TypeVar("A", bound="LpAttack")
 
 
 class ClipAwareDistance(LpDistance):
@@ -97,8 +97,8 @@ class CheckedCall(AttackWithDistance):
         return super().__call__(model, inputs, criterion, epsilons=epsilons, **kwargs)  # type: ignore[safe-super]
 
 
-class ClipAwareAttack(CheckedCall, FixedEpsilonAttack, ABC):  # type: ignore[misc]  # a final call
-    """Base of attacks whose perturbation has p-norm epsilon after the clip.
+class LpAttack(CheckedCall, ABC):
+    """Base of attacks that measure perturbations by a p-norm.
 
     Args:
         p: Order of the norm.
@@ -119,8 +119,20 @@ class ClipAwareAttack(CheckedCall, FixedEpsilonAttack, ABC):  # type: ignore[mis
         return RepeatedClipAware(self, times)
 
 
+class ClipAwareAttack(LpAttack, FixedEpsilonAttack):  # type: ignore[misc]  # a final call
+    """Base of attacks whose perturbation has p-norm epsilon after the clip.
+
+    Args:
+        p: Order of the norm.
+    """
+
+
 class RepeatedClipAware(CheckedCall, Repeated):
     """Foolbox's repetition, with the same checks."""
+
+    @property
+    def _minimizes(self) -> bool:  # type: ignore[override]
+        return bool(getattr(self.attack, "_minimizes", False))
 
     def repeat(self, times: int) -> RepeatedClipAware:
         """Return the attack run ``times`` as often."""
@@ -335,10 +347,10 @@ def _checked_epsilons(epsilons: Any, minimizes: bool) -> Any:
         except (TypeError, ValueError):
             value = math.nan
         if isinstance(epsilon, (bool, str)) or not 0 <= value < math.inf:
-            remedy = (
-                "; for the smallest perturbations use MinimalEpsilon" if epsilon is None else ""
-            )
-            raise ValueError(f"epsilons: expected finite numbers >= 0, got {epsilon!r}{remedy}")
+            message = f"epsilons: expected finite numbers >= 0, got {epsilon!r}"
+            if epsilon is None:
+                message += "; for the smallest perturbations use ClipAwareMinimumNorm"
+            raise ValueError(message)
     return epsilons
 
 

@@ -18,7 +18,7 @@ from ..core import backends
 
 Loss = Callable[[ep.Tensor, ep.Tensor], ep.Tensor]
 
-NAMES = ("ce", "dlr", "margin", "dlr_or_margin", "dlr_targeted")
+NAMES = ("ce", "dlr", "margin", "soft_margin", "dlr_or_margin", "dlr_targeted")
 LEAST_CLASSES = 4  # that the targeted DLR needs
 
 
@@ -71,6 +71,9 @@ def make_loss(criterion: Any, loss: str | Loss) -> LossFn:
         criterion: Foolbox's Misclassification, or one with ``target_classes``.
         loss: "ce" cross-entropy; "margin" the difference of logits, between the best other
             class and the label (untargeted), or the target and the best other one (targeted);
+            "soft_margin" the same with the logarithm of the sum of the exponentials of all other
+            logits, whose gradient has the direction of the cross-entropy's and does not vanish
+            where the model is certain;
             "dlr" the difference-of-logits ratio of Croce & Hein 2020, arXiv 2003.01690;
             "dlr_or_margin" the same, and the margin where there are too few classes for it;
             or a function (logits, classes) -> (N,), ascended for labels and descended for
@@ -96,6 +99,8 @@ def make_loss(criterion: Any, loss: str | Loss) -> LossFn:
         return lambda logits: sign * ep.crossentropy(logits, classes)
     if loss == "margin":
         return lambda logits: sign * _margin(logits, classes)
+    if loss == "soft_margin":
+        return lambda logits: sign * _soft_margin(logits, classes)
 
     def dlr(logits: ep.Tensor) -> ep.Tensor:
         if logits.shape[-1] < 3:
@@ -140,6 +145,14 @@ def _margin(logits: ep.Tensor, classes: ep.Tensor) -> ep.Tensor:
     own = _one_hot(logits, classes)
     others = ep.where(own > 0, ep.ones_like(logits) * -math.inf, logits)
     return others.max(axis=-1) - _pick(logits, classes)
+
+
+def _soft_margin(logits: ep.Tensor, classes: ep.Tensor) -> ep.Tensor:
+    own = _one_hot(logits, classes)
+    others = ep.where(own > 0, ep.ones_like(logits) * -math.inf, logits)
+    top = backends.detach(others.max(axis=-1, keepdims=True))
+    total = (others - top).exp().sum(axis=-1).log() + top.squeeze(axis=-1)
+    return total - _pick(logits, classes)
 
 
 def _pick(logits: ep.Tensor, classes: ep.Tensor) -> ep.Tensor:

@@ -1,84 +1,90 @@
-"""The smallest epsilon at which a fixed-epsilon attack succeeds, per sample."""
+"""The nearest adversarial example of each sample, by gradients, at a radius of its own."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import eagerpy as ep
 import numpy as np
-from foolbox.attacks.base import MinimizationAttack, get_is_adversarial, raise_if_kwargs
-from foolbox.devutils import atleast_kd
+from foolbox.attacks.base import MinimizationAttack, raise_if_kwargs
+from foolbox.devutils import atleast_kd, flatten
 from foolbox.models import Model
 
 from ..core import backends
-from ..operators.api import perturb
-from .base import (
-    CheckedCall,
-    ClipAwareAttack,
-    ClipAwareDistance,
-    checked_criterion,
-    inside_bounds,
-)
-from .model import checked_model
-from .parameters import Parameter, integer, interval, positive
+from ..core.norms import lp_norm
+from . import directions, losses, schedules
+from .base import LpAttack, checked_arguments, lp_distance
+from .parameters import integer, interval, one_of
+from .state import AttackState, Evaluation, Iterate
+from .steps import enforce_constraint, finite, sparse_step, step
+
+Loss = Literal["soft_margin", "margin"]
+LOSSES: tuple[Loss, ...] = ("soft_margin", "margin")  # of the restarts in turn
+
+# The radius shrinks and grows by this part of it, and the step is this part of it: in the first
+# step, and in the last.
+CHANGE = (0.3, 0.001)
+STEPSIZE = (2.0, 0.005)
+STEPSIZE_L1 = (1.0, 0.01)
+FASTEST_GROWTH = 1.3  # of a radius at which no adversarial example is known
+RESTART_AT = 0.95  # of the smallest norm found so far
+# p = 1: a step moves the coordinates that the nearest adversarial example has moved over this;
+# while there is none, those that the point has, and at first each by this part of the box's width.
+SPARSER = 1.5
+FIRST_MOVE = 0.3
 
 
-class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # a final call
-    """Search, per sample, for the smallest epsilon at which the wrapped attack succeeds.
+class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc]  # a final call
+    """Find the nearest adversarial example of each sample; one run serves all epsilons.
 
-    The search brackets by factors of ``growth`` from ``initial``, then bisects the logarithm, with
-    every sample at its own epsilon in one batch. ``epsilons=None`` returns the smallest
-    perturbation. With epsilons, one search serves them all.
+    Each sample has its own radius, which shrinks by a part gamma where its iterate is adversarial
+    and grows by as much where it is not; gamma falls by a cosine. Every iterate is exactly that
+    radius away from the input, after the clip, and every step is the exact maximiser of the
+    linearised loss inside the bounds. While a sample has no adversarial example, its radius is that
+    at which the linearised margin is 0.
 
     Args:
-        attack: A fixed-epsilon attack of this package, ``L2ClipAwarePGD(steps=20)``.
-        initial: First epsilon to try, in the units of the inputs; by default 0.01 of
-            the box's diagonal in the attack's norm.
-        rel_tolerance: Stop where upper / lower bound <= 1 + this.
-        max_runs: Stop after this many runs of the wrapped attack. With ``steps`` gradients
-            each, ``steps * max_runs`` is the budget.
-        growth: Factor of the bracketing.
-        ray_passes: Forward passes that move each run's adversarial examples back towards the
-            inputs by bisection. They cost no gradient.
+        p: Order of the norm, in [1, inf].
+        steps: Number of gradients per restart; the last iterate costs one more forward pass.
+        restarts: Number of runs from the input, each but the first at 0.95 of the smallest norm
+            found so far.
+        loss: "soft_margin", the logarithm of the sum of the exponentials of the other logits, less
+            the label's, whose gradient has the direction of the cross-entropy's but
+            does not vanish where the model is certain; "margin", with the largest other logit
+            in place of all; or None, for one after the other by restarts.
+        momentum: Weight of the previous displacement, in [0, 1), as for
+            ``ClipAwareGradientAttack``; by default 0.25, and 0 for p = 1, where it would move too
+            many coordinates.
 
-    A misclassified sample keeps perturbation 0. If no epsilon up to the diagonal of the box
-    succeeds, the input itself is returned, which is not adversarial.
+    A misclassified sample keeps perturbation 0. Where no adversarial example is found, the input
+    itself is returned.
     """
 
+    kind = "minimum norm"
+    least_p = 1.0
     _minimizes = True
 
-    attack: Parameter[ClipAwareAttack] = Parameter(
-        "a fixed-epsilon attack of this package, as only these take one epsilon per sample",
-        lambda value: isinstance(value, ClipAwareAttack),
-    )
-    initial = positive().or_none()
-    rel_tolerance = interval("(0, 1)")
-    max_runs = integer(least=1)
-    growth = positive(above=1)
-    ray_passes = integer(least=0)
+    steps = integer(least=1)
+    restarts = integer(least=1)
+    loss = one_of(Loss).or_none()
+    momentum = interval("[0, 1)").or_none()
 
     def __init__(
         self,
-        attack: ClipAwareAttack,
         *,
-        initial: float | None = None,
-        rel_tolerance: float = 0.01,
-        max_runs: int = 20,
-        growth: float = 4.0,
-        ray_passes: int = 10,
+        p: float = 2.0,
+        steps: int = 50,
+        restarts: int = 2,
+        loss: Loss | None = None,
+        momentum: float | None = None,
     ) -> None:
-        self.attack = attack
-        self.initial = initial
-        self.rel_tolerance = rel_tolerance
-        self.max_runs = max_runs
-        self.growth = growth
-        self.ray_passes = ray_passes
-
-    @property
-    def distance(self) -> ClipAwareDistance:
-        """Return the wrapped attack's distance."""
-        return self.attack.distance
+        super().__init__(p=p)
+        self.steps = steps
+        self.restarts = restarts
+        self.loss = loss
+        self.momentum = momentum
 
     def run(
         self,
@@ -87,71 +93,151 @@ class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # 
         criterion: Any,
         *,
         early_stop: float | None = None,
+        on_step: Callable[[Iterate], None] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Return the nearest adversarial examples found; samples below ``early_stop`` are done."""
+        """Run the attack.
+
+        Args:
+            model: A Foolbox model with gradients.
+            inputs: Points inside the model's bounds, shape (N, ...).
+            criterion: Labels, Misclassification or TargetedMisclassification.
+            early_stop: A sample whose perturbation is not longer is left as it is.
+            on_step: Called with every ``Iterate``; pass it when calling the attack.
+            **kwargs: Unknown arguments, which raise a TypeError.
+
+        Returns:
+            The nearest adversarial examples found, type of the inputs.
+        """
         raise_if_kwargs(kwargs)
-        x0, restore = ep.astensor_(inputs)
-        x0 = inside_bounds(x0, model)
-        criterion = checked_criterion(criterion, x0)
-        model = checked_model(model, criterion)
-        is_adversarial = get_is_adversarial(criterion, model)
-
-        wide = backends.dtype_name(x0) == "float64"
-        diagonal = self._diagonal(model, x0)
-        best = x0
-        size = ep.where(is_adversarial(x0), ep.zeros(x0, len(x0)), ep.ones(x0, len(x0)) * math.inf)
-        lower = (ep.zeros_like(size) + 0.0).numpy().astype(float)
-        epsilon = 0 * lower + (self.initial or 0.01 * diagonal)
-        for _ in range(self.max_runs):
-            upper = size.numpy().astype(float)
-            done = upper <= lower * (1 + self.rel_tolerance)
-            done |= (upper == 0) | (lower >= diagonal)
-            if early_stop is not None:
-                done |= upper <= early_stop
-            if done.all():
+        model, x0, criterion, _, restore = checked_arguments(model, inputs, criterion, 0.0)
+        state = AttackState(model, x0, criterion, None)
+        nearest = _Nearest(x0, early_stop or 0.0)
+        for restart in range(self.restarts):
+            name = self.loss or LOSSES[restart % len(LOSSES)]
+            self._run_restart(state, nearest, losses.make_loss(criterion, name), restart, on_step)
+            if nearest.done.all():
                 break
-            tried: Any = backends.from_numpy(x0, epsilon.astype("float64" if wide else "float32"))
-            x = self.attack.run(model, x0, criterion, epsilon=tried)
-            found = is_adversarial(x)
-            x = self._nearer(x0, x, found, is_adversarial, model.bounds)
-            distance = self.distance(x0, x)
-            smaller = ep.logical_and(found, distance < size)
-            best = ep.where(atleast_kd(smaller, x.ndim), x, best)
-            size = ep.where(smaller, distance, size)
-            lower = lower + (epsilon - lower) * (~found.numpy() & (epsilon > lower))
-            upper = size.numpy().astype(float)
-            # a success below a failed epsilon proves that the failure was the attack's
-            lower = (upper > lower) * lower
-            epsilon = self._next(lower, upper, epsilon, diagonal)
-        return restore(best)
+        return restore(nearest.x)
 
-    def _nearer(
-        self, x0: ep.Tensor, x: ep.Tensor, found: ep.Tensor, is_adversarial: Any, bounds: Any
+    def _run_restart(
+        self,
+        state: AttackState,
+        nearest: _Nearest,
+        loss_fn: losses.LossFn,
+        restart: int,
+        on_step: Callable[[Iterate], None] | None,
+    ) -> None:
+        x0, p, bounds = state.x0, self.p, state.model.bounds
+        radius = _Radius(p, self.steps, nearest, bounds)
+        schedule = schedules.Cosine(*(STEPSIZE_L1 if p == 1 else STEPSIZE), self.steps)
+        to_direction = directions.Gradient() if 1 < p < math.inf else directions.Momentum()
+        momentum = (0.0 if p == 1 else 0.25) if self.momentum is None else self.momentum
+        x = previous = x0
+        size = radius.epsilon * 0
+        for t in range(self.steps + 1):
+            final = t == self.steps
+            point = state.evaluate(x, loss_fn, gradient=not final)
+            norm = lp_distance(x0, x, p)
+            nearest.update(x, norm, point.is_adversarial)
+            if on_step is not None:
+                found, spent = point.is_adversarial.raw, state.gradients
+                loss = point.loss.raw
+                on_step(Iterate(t, restart, x.raw, norm.raw, loss, found, size.raw, spent))
+            if final or nearest.done.all():
+                break
+
+            radius.update(t, x, norm, point, state.criterion)
+            size = schedule.size(t) * radius.epsilon
+            direction = to_direction(point.gradient)
+            if p == 1:
+                counts = self._counts(x, state, nearest, radius.epsilon)
+                new = sparse_step(x, direction, size, counts, bounds=bounds)
+            else:
+                new = step(x, direction, size, p=p, bounds=bounds)
+            inertias = [None, (momentum, x, previous)] if momentum and t > 0 else [None]
+            for inertia in inertias:
+                new = enforce_constraint(
+                    new, x0, radius.epsilon, p=p, bounds=bounds, sphere=True,
+                    direction=direction, momentum=inertia,
+                )  # fmt: skip
+            previous, x = x, new
+
+    def _counts(
+        self, x: ep.Tensor, state: AttackState, nearest: _Nearest, epsilon: ep.Tensor
+    ) -> Any:
+        """Return how many coordinates a step moves (p = 1), shape (N,)."""
+        lower, upper = state.model.bounds
+
+        def moved(points: ep.Tensor) -> Any:
+            return flatten((points != state.x0).astype(epsilon.dtype)).sum(axis=-1).numpy()
+
+        first = epsilon.numpy() / (FIRST_MOVE * (upper - lower))
+        here = moved(x) / SPARSER
+        counts = np.where(here > 0, here, first)
+        counts = np.where(nearest.known.numpy(), moved(nearest.x) / SPARSER, counts)
+        return np.clip(np.round(counts), 1, math.prod(x.shape[1:]))
+
+
+class _Nearest:
+    """Per input the nearest adversarial example so far."""
+
+    def __init__(self, x0: ep.Tensor, early_stop: float) -> None:
+        self.x, self.early_stop = x0, early_stop
+        self.norm = ep.ones(backends.at_least_float32(x0), len(x0)) * math.inf
+
+    @property
+    def known(self) -> ep.Tensor:
+        """Return whether there is one, shape (N,)."""
+        return self.norm < math.inf
+
+    @property
+    def done(self) -> ep.Tensor:
+        """Return whether it is near enough, shape (N,)."""
+        return self.norm <= self.early_stop
+
+    def update(self, x: ep.Tensor, norm: ep.Tensor, is_adversarial: ep.Tensor) -> None:
+        """Take the samples of x that are adversarial and nearer."""
+        nearer = ep.logical_and(is_adversarial, norm < self.norm)
+        nearer = ep.logical_and(nearer, ep.logical_not(self.done))
+        self.x = ep.where(atleast_kd(nearer, x.ndim), x, self.x)
+        self.norm = ep.where(nearer, norm, self.norm)
+
+
+class _Radius:
+    """The radius of each sample, which follows what its iterates find."""
+
+    def __init__(self, p: float, steps: int, nearest: _Nearest, bounds: Any) -> None:
+        self.p, self.nearest, self.bounds = p, nearest, bounds
+        self.change = schedules.Cosine(*CHANGE, steps)
+        self.epsilon = RESTART_AT * nearest.norm
+
+    def update(
+        self, t: int, x: ep.Tensor, norm: ep.Tensor, point: Evaluation, criterion: Any
+    ) -> None:
+        """Move on from iterate t, whose norm and evaluation are known."""
+        gamma, now = self.change.size(t), self.epsilon
+        linear = self._linear_estimate(x, norm, point, criterion)
+        if t == 0:
+            radius = ep.where(self.nearest.known, now, linear)
+        else:
+            shrunk = ep.minimum(now * (1 - gamma), self.nearest.norm)
+            radius = ep.where(point.is_adversarial, shrunk, now * (1 + gamma))
+            linear = ep.minimum(linear, now * FASTEST_GROWTH)
+            radius = ep.where(self.nearest.known, radius, linear)
+        self.epsilon = ep.where(self.nearest.done, ep.zeros_like(radius), radius)
+
+    def _linear_estimate(
+        self, x: ep.Tensor, norm: ep.Tensor, point: Evaluation, criterion: Any
     ) -> ep.Tensor:
-        """Return the adversarial examples, drawn back to the inputs while they stay adversarial."""
-        if self.ray_passes == 0 or not found.any():
-            return x
-        p = self.attack.p
-        norm = self.distance(x0, x)
-        low, high = ep.zeros_like(norm), norm
-        direction = x - x0
-        for _ in range(self.ray_passes):
-            middle = (low + high) / 2
-            point = perturb(x0, direction, middle, p=p, bounds=bounds)
-            still = ep.logical_and(is_adversarial(point), found)
-            x = ep.where(atleast_kd(still, x.ndim), point, x)
-            high, low = ep.where(still, middle, high), ep.where(still, low, middle)
-        return x
-
-    def _next(self, lower: Any, upper: Any, epsilon: Any, diagonal: float) -> Any:
-        grown = np.minimum(np.maximum(lower, epsilon) * self.growth, diagonal)
-        shrunk = upper / self.growth
-        with np.errstate(invalid="ignore"):
-            middle = np.sqrt(lower * np.where(np.isfinite(upper), upper, 0.0))
-        return np.where(np.isinf(upper), grown, np.where(lower == 0, shrunk, middle))
-
-    def _diagonal(self, model: Model, x: ep.Tensor) -> float:
-        lower, upper = model.bounds
-        n = math.prod(x.shape[1:])
-        return float((upper - lower) * n ** (1 / self.attack.p))
+        """Return ``||x - x0|| + |margin| / ||gradient||_q``, q dual to p, inside the bounds."""
+        lower, upper = self.bounds
+        gradient = finite(point.gradient)
+        stalled = ep.where(gradient > 0, x >= upper, x <= lower)
+        gradient = ep.where(stalled, ep.zeros_like(gradient), gradient)
+        dual = {1.0: math.inf, math.inf: 1.0}.get(self.p) or self.p / (self.p - 1)
+        slope = lp_norm(flatten(backends.at_least_float32(gradient)), dual).reshape((-1,))
+        margin = losses.make_loss(criterion, "margin")(point.logits)
+        diagonal = (upper - lower) * math.prod(x.shape[1:]) ** (1 / self.p)
+        estimate: ep.Tensor = ep.minimum(norm + margin.abs() / ep.maximum(slope, 1e-30), diagonal)
+        return estimate

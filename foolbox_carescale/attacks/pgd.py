@@ -216,7 +216,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             final = t == self.steps
             if final and self.keep == "last" and on_step is None:
                 break
-            loss, is_adversarial, gradient = state.evaluate(x, loss_fn, gradient=not final)
+            point = state.evaluate(x, loss_fn, gradient=not final)
+            loss, is_adversarial, gradient = point.loss, point.is_adversarial, point.gradient
             if t > 0 or away:
                 if self.keep == "best":
                     state.best.update(x, loss, is_adversarial)

@@ -41,6 +41,23 @@ class Iterate:
     gradients: int
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What the model says of points.
+
+    Attributes:
+        loss: Shape (N,).
+        logits: Shape (N, classes).
+        is_adversarial: Shape (N,), bool.
+        gradient: Of the loss, shape of the points, or None; may hold NaN.
+    """
+
+    loss: ep.Tensor
+    logits: ep.Tensor
+    is_adversarial: ep.Tensor
+    gradient: Any
+
+
 class AttackState:
     """The state that all restarts of a run share: the problem, and the best iterates so far."""
 
@@ -50,10 +67,8 @@ class AttackState:
         self.gradients = 0  # of all restarts
         self.move: Any = None  # what `Sparsity` found, shape (N,)
 
-    def evaluate(
-        self, x: ep.Tensor, loss_fn: losses.LossFn, *, gradient: bool
-    ) -> tuple[ep.Tensor, ep.Tensor, Any]:
-        """Return the loss, whether x is adversarial, and the gradient (or None; may hold NaN)."""
+    def evaluate(self, x: ep.Tensor, loss_fn: losses.LossFn, *, gradient: bool) -> Evaluation:
+        """Evaluate the model at x, with the gradient of the loss or without."""
 
         def objective(x: ep.Tensor) -> Any:
             logits = backends.at_least_float32(self.model(x))
@@ -66,7 +81,7 @@ class AttackState:
             _, (loss, logits), grad = backends.value_aux_and_grad(objective, x)
         else:
             _, (loss, logits) = objective(x)
-        return loss, self.criterion(x, logits), grad
+        return Evaluation(loss, logits, self.criterion(x, logits), grad)
 
 
 class BestIterate:
@@ -146,8 +161,7 @@ class Sparsity:
         for move in self.PROBES:
             counts = self._clipped(self.widths / move, x)
             point = sparse_step(x, gradient, state.epsilon, counts, bounds=state.model.bounds)
-            loss, _, _ = state.evaluate(point, loss_fn, gradient=False)
-            heights.append(loss.numpy())
+            heights.append(state.evaluate(point, loss_fn, gradient=False).loss.numpy())
         finite = np.nan_to_num(np.array(heights, float), nan=-np.inf).clip(-1e30, 1e30)
         gain = finite - finite.min(axis=0)
         weight = (gain / np.maximum(gain.max(axis=0), 1e-30)) ** self.POWER + 1e-30

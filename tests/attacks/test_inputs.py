@@ -24,7 +24,8 @@ ATTACKS = {
     "noise": attacks.ClipAwareGaussianNoise(),
     "query": attacks.ClipAwareSquare(queries=4),
     "ensemble": attacks.ClipAwareAutoAttack(steps=2, queries=4, restarts=1, targets=1),
-    "minimum norm": attacks.MinimalEpsilon(PGD, max_runs=2),
+    "minimum norm": attacks.ClipAwareMinimumNorm(steps=2),
+    "minimal epsilon": attacks.MinimalEpsilon(PGD, max_runs=2),
     "repeated": PGD.repeat(2),
 }
 WITHOUT_GRADIENT = {name: ATTACKS[name] for name in ("noise", "query")}
@@ -116,7 +117,7 @@ def test_epsilons_may_be_any_numbers_and_nothing_else(attack):
 
 
 def test_only_an_attack_that_minimizes_takes_none():
-    with pytest.raises(ValueError, match="got None; for the smallest perturbations use Minimal"):
+    with pytest.raises(ValueError, match=r"got None; .* use ClipAwareMinimumNorm"):
         run(PGD, epsilons=None)
     assert run(ATTACKS["minimum norm"], epsilons=None)[2].shape == (4,)
 

@@ -23,6 +23,7 @@ KINDS = (
     "ClipAwareAdamPGD",
     "ClipAwareAPGD",
     "ClipAwareFrankWolfe",
+    "ClipAwareMinimumNorm",
     "ClipAwareAutoAttack",
     "ClipAwareSquare",
     "ClipAwareGaussianNoise",
@@ -44,7 +45,9 @@ def test_every_attack_is_in_foolbox_after_the_import():
         attack = getattr(foolbox.attacks, name)
         assert attack is getattr(attacks, name) is fc.get_attack(name)
         assert attack.__name__ == attack.__qualname__ == name
-        assert issubclass(attack, foolbox.attacks.base.FixedEpsilonAttack)
+        minimizes = name.endswith("MinimumNorm")
+        base = foolbox.attacks.base
+        assert issubclass(attack, base.MinimizationAttack if minimizes else base.FixedEpsilonAttack)
         assert name in fc.list_attacks()
 
 

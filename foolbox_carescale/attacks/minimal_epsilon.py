@@ -1,0 +1,157 @@
+"""The smallest epsilon at which a fixed-epsilon attack succeeds, per sample."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import eagerpy as ep
+import numpy as np
+from foolbox.attacks.base import MinimizationAttack, get_is_adversarial, raise_if_kwargs
+from foolbox.devutils import atleast_kd
+from foolbox.models import Model
+
+from ..core import backends
+from ..operators.api import perturb
+from .base import (
+    CheckedCall,
+    ClipAwareAttack,
+    ClipAwareDistance,
+    checked_criterion,
+    inside_bounds,
+)
+from .model import checked_model
+from .parameters import Parameter, integer, interval, positive
+
+
+class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # a final call
+    """Search, per sample, for the smallest epsilon at which the wrapped attack succeeds.
+
+    The search brackets by factors of ``growth`` from ``initial``, then bisects the logarithm, with
+    every sample at its own epsilon in one batch. ``epsilons=None`` returns the smallest
+    perturbation. With epsilons, one search serves them all.
+
+    Args:
+        attack: A fixed-epsilon attack of this package, ``L2ClipAwarePGD(steps=20)``.
+        initial: First epsilon to try, in the units of the inputs; by default 0.01 of
+            the box's diagonal in the attack's norm.
+        rel_tolerance: Stop where upper / lower bound <= 1 + this.
+        max_runs: Stop after this many runs of the wrapped attack. With ``steps`` gradients
+            each, ``steps * max_runs`` is the budget.
+        growth: Factor of the bracketing.
+        ray_passes: Forward passes that move each run's adversarial examples back towards the
+            inputs by bisection. They cost no gradient.
+
+    A misclassified sample keeps perturbation 0. If no epsilon up to the diagonal of the box
+    succeeds, the input itself is returned, which is not adversarial.
+    """
+
+    _minimizes = True
+
+    attack: Parameter[ClipAwareAttack] = Parameter(
+        "a fixed-epsilon attack of this package, as only these take one epsilon per sample",
+        lambda value: isinstance(value, ClipAwareAttack),
+    )
+    initial = positive().or_none()
+    rel_tolerance = interval("(0, 1)")
+    max_runs = integer(least=1)
+    growth = positive(above=1)
+    ray_passes = integer(least=0)
+
+    def __init__(
+        self,
+        attack: ClipAwareAttack,
+        *,
+        initial: float | None = None,
+        rel_tolerance: float = 0.01,
+        max_runs: int = 20,
+        growth: float = 4.0,
+        ray_passes: int = 10,
+    ) -> None:
+        self.attack = attack
+        self.initial = initial
+        self.rel_tolerance = rel_tolerance
+        self.max_runs = max_runs
+        self.growth = growth
+        self.ray_passes = ray_passes
+
+    @property
+    def distance(self) -> ClipAwareDistance:
+        """Return the wrapped attack's distance."""
+        return self.attack.distance
+
+    def run(
+        self,
+        model: Model,
+        inputs: Any,
+        criterion: Any,
+        *,
+        early_stop: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return the nearest adversarial examples found; samples below ``early_stop`` are done."""
+        raise_if_kwargs(kwargs)
+        x0, restore = ep.astensor_(inputs)
+        x0 = inside_bounds(x0, model)
+        criterion = checked_criterion(criterion, x0)
+        model = checked_model(model, criterion)
+        is_adversarial = get_is_adversarial(criterion, model)
+
+        wide = backends.dtype_name(x0) == "float64"
+        diagonal = self._diagonal(model, x0)
+        best = x0
+        size = ep.where(is_adversarial(x0), ep.zeros(x0, len(x0)), ep.ones(x0, len(x0)) * math.inf)
+        lower = (ep.zeros_like(size) + 0.0).numpy().astype(float)
+        epsilon = 0 * lower + (self.initial or 0.01 * diagonal)
+        for _ in range(self.max_runs):
+            upper = size.numpy().astype(float)
+            done = upper <= lower * (1 + self.rel_tolerance)
+            done |= (upper == 0) | (lower >= diagonal)
+            if early_stop is not None:
+                done |= upper <= early_stop
+            if done.all():
+                break
+            tried: Any = backends.from_numpy(x0, epsilon.astype("float64" if wide else "float32"))
+            x = self.attack.run(model, x0, criterion, epsilon=tried)
+            found = is_adversarial(x)
+            x = self._nearer(x0, x, found, is_adversarial, model.bounds)
+            distance = self.distance(x0, x)
+            smaller = ep.logical_and(found, distance < size)
+            best = ep.where(atleast_kd(smaller, x.ndim), x, best)
+            size = ep.where(smaller, distance, size)
+            lower = lower + (epsilon - lower) * (~found.numpy() & (epsilon > lower))
+            upper = size.numpy().astype(float)
+            # a success below a failed epsilon proves that the failure was the attack's
+            lower = (upper > lower) * lower
+            epsilon = self._next(lower, upper, epsilon, diagonal)
+        return restore(best)
+
+    def _nearer(
+        self, x0: ep.Tensor, x: ep.Tensor, found: ep.Tensor, is_adversarial: Any, bounds: Any
+    ) -> ep.Tensor:
+        """Return the adversarial examples, drawn back to the inputs while they stay adversarial."""
+        if self.ray_passes == 0 or not found.any():
+            return x
+        p = self.attack.p
+        norm = self.distance(x0, x)
+        low, high = ep.zeros_like(norm), norm
+        direction = x - x0
+        for _ in range(self.ray_passes):
+            middle = (low + high) / 2
+            point = perturb(x0, direction, middle, p=p, bounds=bounds)
+            still = ep.logical_and(is_adversarial(point), found)
+            x = ep.where(atleast_kd(still, x.ndim), point, x)
+            high, low = ep.where(still, middle, high), ep.where(still, low, middle)
+        return x
+
+    def _next(self, lower: Any, upper: Any, epsilon: Any, diagonal: float) -> Any:
+        grown = np.minimum(np.maximum(lower, epsilon) * self.growth, diagonal)
+        shrunk = upper / self.growth
+        with np.errstate(invalid="ignore"):
+            middle = np.sqrt(lower * np.where(np.isfinite(upper), upper, 0.0))
+        return np.where(np.isinf(upper), grown, np.where(lower == 0, shrunk, middle))
+
+    def _diagonal(self, model: Model, x: ep.Tensor) -> float:
+        lower, upper = model.bounds
+        n = math.prod(x.shape[1:])
+        return float((upper - lower) * n ** (1 / self.attack.p))
