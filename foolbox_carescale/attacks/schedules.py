@@ -57,7 +57,7 @@ class Cosine(Schedule):
 class Halving(Schedule):
     """Halve, and go back to the best iterate, where progress stalls: Croce & Hein 2020.
 
-    At each checkpoint a sample's step is halved when its loss rose in fewer than 75% of the
+    At each checkpoint a sample's step is halved when its loss rose in at most 75% of the
     steps since the last one, or when neither its step nor its best loss changed. Per sample.
     """
 

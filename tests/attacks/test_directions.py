@@ -35,6 +35,45 @@ def test_halving_halves_what_stalls_and_leaves_alone_what_rises():
     assert schedule.size(41).tolist() == [2.0, 0.5]
 
 
+def checkpoints(steps, losses):
+    """Return which samples each checkpoint sends back; ``losses`` has a row for each iterate."""
+    schedule = schedules.Halving(1.0, steps)
+    found = [(t, schedule.observe(t, row)) for t, row in enumerate(np.array(losses, float))]
+    return {t: back.tolist() for t, back in found if back is not None}
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (100, [22, 41, 57, 70, 80, 87, 93, 99]),
+        (30, [6, 11, 15, 18, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29]),
+        (4, [1, 2, 3]),
+    ],
+)
+def test_checkpoints_of_halving_follow_each_other_ever_faster(steps, expected):
+    assert list(checkpoints(steps, np.zeros((steps, 1)))) == expected
+
+
+def test_a_sample_stalls_whose_loss_rises_in_at_most_three_of_four_steps():
+    # of 73 steps the first period has 16, the second 14
+    def path(*rises):
+        steps = [[1] * n + [-1] * (period - n) for n, period in zip(rises, (16, 14), strict=True)]
+        return np.cumsum([0, *steps[0], *steps[1]])
+
+    losses = np.transpose([path(12, 10), path(13, 11)])
+    assert checkpoints(73, losses) == {16: [True, False], 30: [True, False]}
+
+
+def test_a_sample_stalls_whose_best_loss_and_step_stay_what_they_were():
+    losses = [[100.0], *([float(t)] for t in range(71))]  # rises, and never gets back to 100
+    assert checkpoints(100, losses) == {22: [False], 41: [True], 57: [False], 70: [True]}
+
+
+def test_a_loss_that_is_nan_is_worse_than_every_other():
+    losses = [[np.nan], *([float(t)] for t in range(41))]
+    assert checkpoints(100, losses) == {22: [False], 41: [False]}
+
+
 def test_momentum_sums_gradients_of_unit_l1_norm():
     momentum = directions.Momentum(0.5)
     assert momentum(tensor([4.0, 0.0])).numpy().tolist() == [[1.0, 0.0]]
@@ -52,17 +91,25 @@ def test_adam_begins_with_a_power_of_the_gradient_at_any_scale():
     np.testing.assert_allclose(partial, [[1.0, -((1 / 3) ** 0.75), 0.0]], rtol=1e-6)
 
 
-def test_adam_follows_the_formula_over_several_gradients():
+@pytest.mark.parametrize(
+    ("adam", "a", "b", "power"),
+    [(directions.Adam(0.8, 0.95, 0.25), 0.8, 0.95, 0.25), (directions.Adam(), 0.9, 0.999, 0.125)],
+    ids=["chosen", "default"],
+)
+def test_adam_follows_the_formula_over_several_gradients(adam, a, b, power):
     rng = np.random.default_rng(0)
-    gradients = rng.normal(size=(5, 1, 4))
-    adam, first, second = directions.Adam(0.8, 0.95, 0.25), 0.0, 0.0
-    for t, gradient in enumerate(gradients, 1):
+    first = second = 0.0
+    for t, gradient in enumerate(rng.normal(size=(5, 1, 4)), 1):
         direction = adam(tensor(*gradient.tolist())).numpy()
         scaled = gradient / np.abs(gradient).max()
-        first = 0.8 * first + 0.2 * scaled
-        second = 0.95 * second + 0.05 * scaled**2
-        expected = first / (1 - 0.8**t) / (second / (1 - 0.95**t)) ** 0.25
+        first = a * first + (1 - a) * scaled
+        second = b * second + (1 - b) * scaled**2
+        expected = first / (1 - a**t) / (second / (1 - b**t)) ** power
         np.testing.assert_allclose(direction, expected, rtol=1e-6)
+
+
+def test_adam_goes_nowhere_without_a_gradient():
+    assert directions.Adam()(tensor([0.0, 0.0])).numpy().tolist() == [[0.0, 0.0]]
 
 
 def test_conjugate_directions_solve_a_quadratic_in_as_many_steps_as_dimensions():
@@ -74,3 +121,12 @@ def test_conjugate_directions_solve_a_quadratic_in_as_many_steps_as_dimensions()
         direction = conjugate(tensor(gradient.tolist())).numpy()[0]
         x = x + (direction @ gradient) / (direction @ a @ direction) * direction
     np.testing.assert_allclose(a @ x, b, atol=1e-10)
+
+
+def test_conjugate_directions_start_over_where_no_multiple_of_the_last_one_is_conjugate():
+    conjugate = directions.Conjugate()
+    conjugate(tensor([1.0, 0.0]))
+    # the gradient changes at a right angle to the direction
+    assert conjugate(tensor([1.0, 1.0])).numpy().tolist() == [[1.0, 1.0]]
+    conjugate.reset(ep.astensor(torch.tensor([[True]])))
+    assert conjugate(tensor([-3.0, 2.0])).numpy().tolist() == [[-3.0, 2.0]]

@@ -28,10 +28,14 @@ def test_dlr_divides_the_margin_by_the_gap_to_the_third_logit():
 
 
 def test_targeted_dlr_is_the_formula_of_croce_and_hein():
-    targets = ep.astensor(torch.tensor([2, 4]))
-    found = losses.targeted_dlr(ep.astensor(LOGITS), ep.astensor(LABELS), targets)
+    def found(logits, *targets):
+        tensors = (ep.astensor(t) for t in (logits, LABELS, torch.tensor(targets)))
+        return losses.targeted_dlr(*tensors).numpy().tolist()
+
     expected = [(2.0 - 4.0) / (4.0 - (1.0 + 0.5) / 2), (2.0 - 3.0) / (5.0 - (2.0 + 1.0) / 2)]
-    assert found.numpy().tolist() == pytest.approx(expected)
+    assert found(LOGITS, 2, 4) == pytest.approx(expected)
+    expected = [(2.0 - 4.0) / (4.0 - (1.0 - 1.0) / 2), (1.0 - 3.0) / (5.0 - (1.0 + 0.0) / 2)]
+    assert found(LOGITS[:, :4], 2, 3) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("loss", ["ce", "margin", "dlr"])
@@ -48,6 +52,8 @@ def test_dlr_aims_at_the_most_likely_other_classes_in_turn():
     criterion = fb.criteria.Misclassification(LABELS)
     loss_fns = losses.make_losses(criterion, "dlr_targeted", 2, lambda: ep.astensor(LOGITS))
     assert len(loss_fns) == 2
+    every = losses.make_losses(criterion, "dlr_targeted", 9, lambda: ep.astensor(LOGITS))
+    assert len(every) == LOGITS.shape[1] - 1
     # the runner-up of the first sample is class 2: raising it raises the first loss most
     raised = LOGITS.clone()
     raised[0, 2] += 0.5
