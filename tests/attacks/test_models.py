@@ -106,7 +106,7 @@ def test_sparsity_suits_the_model_that_is_attacked():
         model, criterion = foolbox_model(function), fb.criteria.Misclassification(torch.tensor([0]))
         state = AttackState(model, ep.astensor(x), criterion, 2.0)
         loss_fn = make_loss(criterion, "margin")
-        _, _, gradient = state.evaluate(state.x0, loss_fn, gradient=True)
+        gradient = state.evaluate(state.x0, loss_fn, gradient=True).gradient
         Sparsity("auto", 30, state).probe(state.x0, gradient, loss_fn)
         moves.append(state.move.item())
     assert moves[0] > 2 * moves[1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from foolbox_carescale.attacks.state import AttackState, Sparsity
+from foolbox_carescale.attacks.state import AttackState, Evaluation, Sparsity
 
 N, SIZE, STEPS = 2, 1000, 50
 
@@ -65,7 +65,8 @@ def test_moves_are_probed_from_all_of_the_box_down_and_only_once(state):
 
     def evaluate(x, loss_fn, *, gradient):
         seen.append((x.raw != state.x0.raw).sum(dim=1).tolist())
-        return ep.astensor(torch.tensor([1.0, 3.0]) * (len(seen) == 3)), None, None
+        loss = ep.astensor(torch.tensor([1.0, 3.0]) * (len(seen) == 3))
+        return Evaluation(loss, logits=None, is_adversarial=None, gradient=None)
 
     state.evaluate = evaluate
     grad = ep.astensor(torch.arange(1.0, 1 + N * SIZE).reshape(N, SIZE))

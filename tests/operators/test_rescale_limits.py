@@ -142,6 +142,12 @@ def test_eta_beyond_the_dtype_is_cut_to_a_finite_number(backend, p):
     assert eta > 1e38
 
 
+def test_half_precision_cuts_eta_to_its_largest_number_and_no_other():
+    x, delta = np.full((2, 1), 0.5, np.float16), np.array([[1e-6], [1.0]], np.float16)
+    eta = fc.clipping_aware_rescaling(x, delta, 0.25)
+    assert eta.tolist() == [[65504.0], [0.25]]
+
+
 # ratios of entries stay within float64, so that eta times an entry does not overflow
 MAGNITUDES = st.one_of(st.just(0.0), st.floats(1e-60, 1e3), st.floats(0.1, 1.0))
 SIGNED = st.builds(lambda magnitude, up: magnitude if up else -magnitude, MAGNITUDES, st.booleans())
