@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .errors import EvaluationWarning, UserError
     from .report import print_comparison, print_report, write_report
     from .runner.run import Progress, evaluate
-    from .store.results import Results, SettingSummary
+    from .store.results import MinimumNorms, Results, SettingSummary
 
 _HOMES = {
     "config.compose": ("load_evaluation",),
@@ -35,7 +35,7 @@ _HOMES = {
     ),
     "errors": ("EvaluationWarning", "UserError"),
     "report": ("print_comparison", "print_report", "write_report"),
-    "store.results": ("SettingSummary", "Results"),
+    "store.results": ("SettingSummary", "Results", "MinimumNorms"),
     "runner.run": ("Progress", "evaluate"),
     "config.sweep": ("load_sweep",),
 }
@@ -46,6 +46,7 @@ __all__ = [
     "Evaluation",
     "EvaluationWarning",
     "ExecutorConfig",
+    "MinimumNorms",
     "ModelConfig",
     "Progress",
     "Results",

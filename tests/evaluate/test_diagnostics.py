@@ -363,6 +363,11 @@ def test_adversarial_examples_that_quantisation_undoes_are_counted(tmp_path):
     assert diagnostic.message.startswith("20 of 40 adversarial examples are no longer adversarial")
 
 
+def test_a_minimum_norm_attack_may_end_so_near_the_boundary_that_quantisation_undoes_it(tmp_path):
+    attacks = {"nearest": AttackConfig("LinfClipAwareMinimumNorm", [0.001], params={"steps": 5})}
+    assert run(tmp_path, "off_by_little", attacks, data="close") == []
+
+
 def off_by_little():
     """A hair above LEVEL, to which the images are rounded: class 0."""
     return Wrapped(lambda logits: logits - torch.tensor([-0.001, 0.001])).eval()

@@ -325,6 +325,47 @@ def test_a_minimisation_attack_does_not_depend_on_the_list_of_epsilons(tmp_path)
     assert [row for row in rows(both) if row["epsilon"] == 0.5] == rows(alone)
 
 
+def test_a_minimum_norm_attack_serves_every_epsilon(tmp_path):
+    attacks = {
+        "nearest": AttackConfig("L2ClipAwareMinimumNorm", [0.1, 0.5], params={"steps": 20}),
+        "fgm": AttackConfig("L2FastGradientAttack", [0.5]),
+    }
+    run = evaluate(small(tmp_path / "run", attacks=attacks, samples=40, batch_size=40))
+    data, (model, _) = load_data(DataConfig(), 40), load_model(ModelConfig())
+    images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
+    right = model(images).argmax(1) == labels
+    attack = fb.attacks.L2ClipAwareMinimumNorm(steps=20)
+    _, (advs,), success = attack(model, images[right], labels[right], epsilons=[None])
+    found = perturbation_norms(data.images[right], advs.numpy(), 2)[0]
+    found = np.where(success[0].numpy(), found, np.inf)
+
+    by_epsilon = {
+        e: [r["minimum_norm"] for r in rows(run) if (r["attack"], r["epsilon"]) == ("nearest", e)]
+        for e in (0.1, 0.5)
+    }
+    assert by_epsilon[0.1] == by_epsilon[0.5]
+    assert [norm for norm in by_epsilon[0.1] if norm is not None] == found.tolist()
+    assert {r["minimum_norm"] for r in rows(run) if r["attack"] == "fgm"} == {None}
+
+    (nearest,) = run.minimum_norms().values()
+    for epsilon in (0.05, 0.2, 0.31, 1.0, 3.0):
+        assert nearest.robust(epsilon).sum() == (found > epsilon).sum()
+    for setting in run.summary()[:2]:
+        assert nearest.robust(setting.epsilon).mean() == setting.robust_accuracy
+    median = nearest.quantile(0.5)
+    assert nearest.robust(median).mean() <= 0.5 < nearest.robust(median * (1 - 1e-9)).mean()
+
+
+def test_an_example_that_is_cut_and_still_adversarial_counts_at_its_epsilon(tmp_path):
+    params = {"steps": 10, "overshoot": 3.0}
+    attacks = {"far": AttackConfig("L2DeepFoolAttack", [0.2, 0.4, 0.8], params=params)}
+    run = evaluate(small(tmp_path / "run", attacks=attacks, samples=24))
+    (far,) = run.minimum_norms().values()
+    assert any(r["success"] and r["minimum_norm"] > r["epsilon"] for r in rows(run))
+    for setting in run.summary():
+        assert far.robust(setting.epsilon).mean() == setting.robust_accuracy
+
+
 def test_cross_entropy_is_that_of_torch():
     generator = np.random.default_rng(0)
     logits, labels = 50 * generator.normal(size=(20, 5)), generator.integers(0, 5, 20)

@@ -124,6 +124,9 @@ class Worker:
             "seconds": seconds / max(len(chosen), 1) / len(task.settings),
         }
 
+        minimum = None  # judged once: it is the same for every epsilon
+        if task.setting.minimises:
+            minimum = self._minimum_norms(images, returned[0], chosen, task.setting.p)
         tables, examples = [], None
         kept: dict[str, Array] = {"sample": self._data.index[chosen]}
         for setting, raw, moved in zip(task.settings, returned, clipped, strict=True):
@@ -136,6 +139,7 @@ class Worker:
                 "returned_norm": None
                 if setting.minimises
                 else perturbation_norms(images, raw, setting.p)[0],
+                "minimum_norm": minimum,
                 "in_bounds": np.all(_per_sample((moved >= 0) & (moved <= 1)), axis=1),
                 **{name: np.full(len(chosen), value) for name, value in cost.items()},
             }
@@ -186,6 +190,12 @@ class Worker:
         else:
             raw, clipped, _ = attack(model, inputs, targets, epsilons=[c.epsilon for c in settings])
         return [_array(t) for t in raw], [_array(t) for t in clipped]
+
+    def _minimum_norms(self, images: Array, returned: Array, chosen: Array, p: float) -> Array:
+        """Return the p-norm of each perturbation; infinity where it is not adversarial."""
+        nearest = np.clip(returned, 0, 1)
+        adversarial = self._logits(nearest).argmax(1) != self._data.labels[chosen]
+        return np.where(adversarial, perturbation_norms(images, nearest, p)[0], np.inf)
 
     def _judged(self, perturbed: Array, logits: Array, labels: Array) -> dict[str, Array]:
         quantised = self._logits(quantise(perturbed))

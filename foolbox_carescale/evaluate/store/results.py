@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -42,6 +43,35 @@ class SettingSummary:
     norm_min: float
     loss: float
     seconds: float
+
+
+NORM_COLUMNS = ("attack", "p", "epsilon", "attacked", "robust", "minimum_norm")
+"""Columns that ``minimum_norms`` reads."""
+
+
+@dataclass(frozen=True)
+class MinimumNorms:
+    """The norms that a minimum-norm attack found: its robust accuracy at every epsilon.
+
+    Attributes:
+        p: Order of the norm.
+        samples: Ascending indices of the samples.
+        norms: Norm of the nearest adversarial example of each sample: 0 where the model is wrong
+            without an attack, infinity where none was found.
+    """
+
+    attack: str
+    p: float
+    samples: npt.NDArray[np.int64]
+    norms: npt.NDArray[np.float64]
+
+    def robust(self, epsilon: float) -> npt.NDArray[np.bool_]:
+        """Return which samples have no adversarial example within epsilon."""
+        return self.norms > epsilon
+
+    def quantile(self, share: float) -> float:
+        """Return the least epsilon within which this share of all samples is misclassified."""
+        return float(np.quantile(self.norms, share, method="inverted_cdf"))
 
 
 @dataclass(frozen=True)
@@ -98,6 +128,10 @@ class Results:
             [("setting", "ascending"), ("sample", "ascending")]
         )
 
+    def minimum_norms(self) -> dict[str, MinimumNorms]:
+        """Return what the run's minimum-norm attacks found, by attack; empty without any."""
+        return minimum_norms(self.select(*NORM_COLUMNS))
+
     def summary(self) -> list[SettingSummary]:
         """Return one entry per setting: norms in ascending order, then the run's order.
 
@@ -111,6 +145,37 @@ class Results:
                 sums.setdefault(number, _Sums(of_setting)).add(of_setting)
         settings = [sums[number].summary() for number in sorted(sums)]
         return sorted(settings, key=lambda setting: setting.p)
+
+
+def minimum_norms(rows: pa.Table) -> dict[str, MinimumNorms]:
+    """Return the norms that minimum-norm attacks found, by attack.
+
+    What is adversarial at an epsilon asked for counts too: an example cut to it may still be.
+
+    Args:
+        rows: What ``Results.select`` returned, with at least ``NORM_COLUMNS``.
+
+    Raises:
+        UserError: The settings of an attack hold different samples, which no run stores.
+    """
+    found: dict[str, MinimumNorms] = {}
+    for setting in by_setting(rows):
+        minimum = setting["minimum_norm"].to_numpy()
+        if np.isnan(minimum).all():
+            continue
+        attack, p, epsilon = (setting[name][0].as_py() for name in NORM_COLUMNS[:3])
+        norms = np.where(setting["robust"].to_numpy(), minimum, np.fmin(minimum, epsilon))
+        norms[~setting["attacked"].to_numpy()] = 0
+        samples = setting["sample"].to_numpy()
+        if attack in found:
+            if not np.array_equal(samples, found[attack].samples):
+                raise UserError(
+                    f"results: the epsilons of {attack!r} hold different samples;"
+                    " remove results/ and run it again"
+                )
+            norms = np.minimum(norms, found[attack].norms)
+        found[attack] = MinimumNorms(attack, p, samples, norms)
+    return found
 
 
 def _gathered(parts: Iterable[pa.Table]) -> pa.Table:

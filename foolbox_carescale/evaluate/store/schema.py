@@ -54,6 +54,8 @@ SCHEMA = pa.schema(
         _if_attacked("norm", pa.float64()),  # of order p, measured
         _if_attacked("norm_over_epsilon", pa.float64()),
         _if_attacked("returned_norm", pa.float64()),  # before the cut to epsilon; null: no epsilon
+        # nearest adversarial example, whatever epsilon; inf: none found; null: not searched for
+        _if_attacked("minimum_norm", pa.float64()),
         _if_attacked("norm_l1", pa.float64()),
         _if_attacked("norm_l2", pa.float64()),
         _if_attacked("norm_linf", pa.float64()),
