@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -186,19 +187,12 @@ def value_aux_and_grad(
     """
     torch = sys.modules.get("torch")
     if torch is not None and framework(x) == "torch":
-        with torch.enable_grad():
+        with torch.enable_grad(), _NO_REENTRANCE:
             leaf = x.raw.detach().requires_grad_()
             value, aux = function(ep.astensor(leaf))
             if not value.raw.requires_grad:
                 raise ValueError(_NO_GRADIENT)
-            try:
-                (grad,) = torch.autograd.grad(value.raw, leaf, allow_unused=True)
-            except RuntimeError as error:
-                # checkpoints of the reentrant kind know backward() only
-                if "use_reentrant" not in str(error):
-                    raise
-                value, aux, gradient = ep.value_aux_and_grad(function, x)
-                return value, aux, gradient
+            (grad,) = torch.autograd.grad(value.raw, leaf, allow_unused=True)
             if grad is None:
                 raise ValueError(_NO_GRADIENT)
             return detach(value), aux, ep.astensor(grad)
@@ -210,6 +204,43 @@ def value_aux_and_grad(
         raise
     return value, aux, gradient
 
+
+class _Checkpoint:
+    """Stands for PyTorch's reentrant checkpoint: the same values and gradients, the other way."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve_rng_state: bool, *inputs: Any) -> Any:
+        return sys.modules["torch.utils.checkpoint"].checkpoint(
+            function, *inputs, use_reentrant=False, preserve_rng_state=preserve_rng_state
+        )
+
+
+class _NoReentrance:
+    """Inside of it no model makes a reentrant checkpoint, in whatever thread.
+
+    Those know ``backward()`` alone, which writes the gradients of parameters.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._users = threading.Lock(), 0
+        self._original: Any = None
+
+    def __enter__(self) -> None:
+        module: Any = sys.modules.get("torch.utils.checkpoint")
+        with self._lock:
+            self._users += 1
+            if module is not None and self._original is None:
+                self._original, module.CheckpointFunction = module.CheckpointFunction, _Checkpoint
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._original is not None and not self._users:
+                module: Any = sys.modules["torch.utils.checkpoint"]
+                self._original, module.CheckpointFunction = None, self._original
+
+
+_NO_REENTRANCE = _NoReentrance()
 
 _NO_GRADIENT = (
     "model: gives no gradient in its inputs (no_grad, detach, argmax and quantization are usual"
