@@ -161,6 +161,27 @@ def test_overflow_in_half_precision_is_reported():
     assert "float16" in diagnostic.message
 
 
+def by_batch(relative, dtype):
+    """A model whose logits depend on the number of images, rounded to a dtype and cast back."""
+    return Wrapped(
+        lambda logits: (logits * (1 + relative * (len(logits) < 40))).to(dtype).to(logits.dtype)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rounding_of_half_precision_is_no_dependence_on_the_batch_also_after_a_cast(dtype):
+    assert of(by_batch(0.01, dtype)) == []
+    assert codes(of(by_batch(0.01, torch.float32))) == ["batch_dependence"]
+    assert codes(of(by_batch(0.5, dtype))) == ["batch_dependence"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "autocast"])
+def test_the_bundled_model_in_half_precision_has_no_diagnostics(dtype):
+    data = load_data(DataConfig(), 50)
+    model, _ = load_model(ModelConfig(dtype=dtype))
+    assert diagnostics.of_model(model, data.images, data.labels, batch_size=7) == []
+
+
 def test_half_precision_without_overflow_is_healthy():
     assert of(Wrapped(lambda logits: logits.half())) == []
     assert of(Wrapped(lambda logits: logits.bfloat16())) == []

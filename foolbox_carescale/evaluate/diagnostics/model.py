@@ -14,8 +14,8 @@ from ...core import backends
 from .diagnostic import FEW, Array, Diagnostic, share
 
 SAME = {"float16": 3e-2, "bfloat16": 1e-1}
-"""Relative difference up to which two sets of logits are the same, by dtype: kernels differ by
-batch size, and rounding with them. 1e-3 for all other dtypes."""
+"""Relative difference up to which two sets of logits are the same, by the dtype that they were
+computed in: kernels differ by batch size, and rounding with them. 1e-3 for all other dtypes."""
 
 
 def of_model(
@@ -43,7 +43,7 @@ def of_model(
         )
     if finite.all():
         diagnostics += _probabilities(first)
-        diagnostics += _two_answers(model, images, size, first, SAME.get(dtype, 1e-3))
+        diagnostics += _two_answers(model, images, size, first, _rounding(first, dtype))
     diagnostics += _clean_accuracy(first, labels)
     chosen = finite & (first.argmax(1) == labels)
     diagnostics += _gradients(model, images[chosen], labels[chosen], size)
@@ -73,6 +73,15 @@ def _answers(model: Any, images: Array, size: int) -> tuple[Array, str]:
         wide = logits.float32() if dtype in SAME else logits
         answers.append(np.asarray(backends.to_numpy(backends.detach(wide)), np.float64))
     return np.concatenate(answers), dtype
+
+
+def _rounding(logits: Array, dtype: str) -> float:
+    """Return the relative rounding of logits: by their dtype, or by that before they were cast."""
+    with np.errstate(over="ignore"):
+        if np.array_equal(logits, logits.astype(np.float16)):
+            return SAME["float16"]
+    bfloat16 = (logits.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32)
+    return SAME.get("bfloat16" if np.array_equal(logits, bfloat16) else dtype, 1e-3)
 
 
 def _batches(array: Array, size: int) -> list[Array]:
