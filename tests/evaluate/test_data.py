@@ -186,6 +186,46 @@ def test_images_of_16_bits_in_a_data_set_of_ones_own_are_scaled_too():
     assert np.allclose(images[0, 1], grey_steps() / 65535, atol=1e-6)
 
 
+def gtsrb(root):
+    """Save one image where torchvision's GTSRB looks for it; return its file and the config."""
+    path = root / "gtsrb" / "GTSRB" / "Final_Test" / "Images" / "0.ppm"
+    path.parent.mkdir(parents=True)
+    (root / "gtsrb" / "GT-final_test.csv").write_text("Filename;ClassId\n0.ppm;3\n")
+    return path, DataConfig("GTSRB", root=str(root))
+
+
+def oxford_pets(root):
+    """Do the same for OxfordIIITPet."""
+    path = root / "oxford-iiit-pet" / "images" / "cat_1.jpg"
+    path.parent.mkdir(parents=True)
+    (root / "oxford-iiit-pet" / "annotations").mkdir()
+    (root / "oxford-iiit-pet" / "annotations" / "test.txt").write_text("cat_1 4 1 1\n")
+    return path, DataConfig("OxfordIIITPet", root=str(root))
+
+
+def image_folder(root):
+    """Do the same for ImageFolder with torchvision's own loader."""
+    path = root / "cat" / "1.png"
+    path.parent.mkdir(parents=True)
+    return path, DataConfig(_target_="torchvision.datasets.ImageFolder", root=str(root))
+
+
+@pytest.mark.parametrize("kind", [gtsrb, oxford_pets, image_folder])
+def test_torchvisions_data_sets_that_cut_images_to_8_bits_are_read_in_full_depth(tmp_path, kind):
+    path, config = kind(tmp_path)
+    Image.fromarray(grey_steps()).save(path, format="png")
+    assert np.allclose(load_data(config).images[0, 1], grey_steps() / 65535, atol=1e-6)
+    colors = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    Image.fromarray(colors).save(path, format="png")
+    assert np.allclose(load_data(config).images[0], np.moveaxis(colors, -1, 0) / 255)
+    Image.fromarray(grey_steps().astype(np.int32) * 1000).save(path, format="tiff")
+    with pytest.raises(UserError, match=f"{path} has 32 bits per pixel"):
+        load_data(config)
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"sample 0 of .* cannot be read"):
+        load_data(config)
+
+
 def test_images_of_floats_are_taken_as_they_are_in_0_to_1_and_named_otherwise(tmp_path):
     (tmp_path / "cat").mkdir()
     floats = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +125,28 @@ def open_image(path: str) -> Any:
         raise UserError(
             f"data: {path!r} cannot be read as an image ({said}); repair or remove it"
         ) from error
+
+
+def in_full_depth(data_set: Any) -> Callable[[int], Any]:
+    """Return how samples of a data set are read, also where torchvision cuts 16 bits to 8."""
+    if not type(data_set).__module__.startswith("torchvision."):
+        get: Callable[[int], Any] = data_set.__getitem__
+        return get
+    from PIL import Image
+
+    # each class has a name of its own for its list of paths, or of tuples that begin with one
+    lists = [v for v in vars(data_set).values() if isinstance(v, list) and len(v) == len(data_set)]
+
+    def read(i: int) -> Any:
+        image, *rest = data_set[i]
+        items = (one[i][0] if isinstance(one[i], tuple) else one[i] for one in lists)
+        paths = (Path(item) for item in items if isinstance(item, (str, Path)))
+        path = next((path for path in paths if path.is_file()), None)  # others: names of classes
+        cut = hasattr(image, "convert") and not _is_deep(image)
+        if cut and path is not None and getattr(data_set, "transform", None) is None:
+            with Image.open(path) as header:
+                deep = _is_deep(header)
+            image = open_image(str(path)) if deep else image
+        return image, *rest
+
+    return read

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..config.types import DataConfig
 from ..errors import EvaluationWarning, UserError, describe, nearest, warn
 from ..models.targets import call_target, check_params
-from .decoding import Images, as_array, as_label, image_and_label, open_image
+from .decoding import Images, as_array, as_label, image_and_label, in_full_depth, open_image
 from .digits import digits
 
 FOOLBOX_SETS = {"imagenet": 1000, "cifar10": 10, "cifar100": 100, "mnist": 10, "fashionMNIST": 10}
@@ -361,7 +361,7 @@ def _data_set(name: str, made: Any) -> Source:
     return Source(
         name,
         len(made),
-        made.__getitem__,
+        in_full_depth(made),
         len(class_names),
         labels=labels,
         class_names=class_names,
