@@ -1,7 +1,7 @@
 import foolbox
 import pytest
 
-from foolbox_carescale.evaluate import AttackConfig, Evaluation, UserError
+from foolbox_carescale.evaluate import AttackConfig, Evaluation, UserError, load_evaluation
 from foolbox_carescale.evaluate.runner.tasks import Tasks, make_attack, make_settings
 
 
@@ -114,6 +114,48 @@ def test_an_attack_of_ones_own_takes_arguments_like_any_other():
             make_attack("a", AttackConfig(_target_=target, params=params))
     with pytest.raises(UserError, match=r"attacks\.a\._target_: there is no module 'no'"):
         make_attack("a", AttackConfig(_target_="no.such"))
+
+
+def keen(name="", epsilons=(), repeat=0, steps=1):
+    attack = foolbox.attacks.L2PGD(steps=steps)
+    attack.taken = name, epsilons, repeat
+    return attack
+
+
+def failing(steps=1):
+    raise RuntimeError(f"no {steps} steps")
+
+
+@pytest.mark.parametrize(
+    ("keys", "key"),
+    [({"name": "mine"}, "name"), ({"epsilons": [0.5]}, "epsilons"), ({"repeat": 2}, "repeat")],
+)
+def test_a_key_of_the_config_that_an_attack_of_ones_own_takes_as_well_is_refused(keys, key):
+    line = rf"attacks\.a\.{key}: .*keen has an argument of this name, .* attacks\.a\.params\.{key}="
+    with pytest.raises(UserError, match=line):
+        make_attack("a", AttackConfig(_target_=f"{__name__}.keen", **keys))
+
+
+def test_arguments_of_an_attack_of_ones_own_may_be_called_like_keys_of_the_config(tmp_path):
+    text = (
+        f"attacks: {{a: {{_target_: {__name__}.keen, steps: 2, epsilons: [1],"
+        " params: {name: x, epsilons: [3], repeat: 4}}}"
+    )
+    (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
+    evaluation = load_evaluation(tmp_path / "run.yaml")
+    config = evaluation.attacks["a"]
+    attack, _ = make_attack("a", config)
+    assert (attack.taken, attack.steps) == (("x", [3], 4), 2)
+    assert (config.epsilons, config.repeat) == ([1.0], 1)
+    (tmp_path / "again.yaml").write_text(evaluation.to_yaml(), encoding="utf-8")
+    assert load_evaluation(tmp_path / "again.yaml") == evaluation
+
+
+def test_an_error_inside_an_attack_of_ones_own_is_one_line():
+    target = f"{__name__}.failing"
+    with pytest.raises(UserError, match="failing raises RuntimeError: no 1 steps") as caught:
+        make_attack("a", AttackConfig(_target_=target))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_norm_without_epsilons_is_one_line():

@@ -9,6 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, overload
@@ -21,7 +22,7 @@ from ... import get_attack
 from ..config.types import AttackConfig, Evaluation, norm_name
 from ..config.validation import field_names
 from ..errors import UserError, nearest
-from ..models.targets import find_target
+from ..models.targets import find_target, named_errors
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,7 @@ def make_attack(label: str, config: AttackConfig) -> tuple[Any, str]:
     constructor: Any
     if config._target_ is not None:
         constructor = find_target(f"attacks.{label}", config._target_)
+        _check_own_keys(label, config, constructor)
     else:
         try:
             constructor = get_attack(config.name)
@@ -202,8 +204,12 @@ def make_attack(label: str, config: AttackConfig) -> tuple[Any, str]:
     if isinstance(params.get("distance"), str):
         params["distance"] = _distance(label, params["distance"])
     _check_arguments(label, config.name, constructor, params)
+    own = f"attacks.{label}._target_: {config._target_}"
     try:
-        attack: Any = constructor(**params)
+        with named_errors(own) if config._target_ else nullcontext():
+            attack: Any = constructor(**params)
+    except UserError:
+        raise
     except (TypeError, ValueError) as error:
         raise UserError(f"attacks.{label}: {config.name} refuses {params}: {error}") from error
     try:
@@ -231,6 +237,21 @@ def _distance(label: str, name: str) -> Any:
     return known[name]
 
 
+def _check_own_keys(label: str, config: AttackConfig, target: Any) -> None:
+    """Refuse a key of the config that is an argument of ``_target_`` as well."""
+    given = {
+        "name": config.name != config._target_,
+        "epsilons": config.epsilons is not None,
+        "repeat": config.repeat != 1,
+    }
+    for key in inspect.signature(target).parameters:
+        if given.get(key) and key not in config.params:
+            raise UserError(
+                f"attacks.{label}.{key}: {config._target_} has an argument of this name, and the"
+                f" config a key; write attacks.{label}.params.{key}=... for the argument"
+            )
+
+
 def _check_arguments(label: str, name: str, constructor: Any, params: dict[str, Any]) -> None:
     accepted = inspect.signature(constructor).parameters
     hints = typing.get_type_hints(constructor.__init__)
@@ -242,9 +263,10 @@ def _check_arguments(label: str, name: str, constructor: Any, params: dict[str, 
     for key, parameter in accepted.items():
         variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
         if not variadic and parameter.default is parameter.empty and key not in params:
+            place = f"params.{key}" if key in field_names(AttackConfig) else key
             raise UserError(
                 f"attacks.{label}.{key}: is missing, and {name} needs it;"
-                f" give attacks.{label}.{key}=..."
+                f" give attacks.{label}.{place}=..."
             )
     for key, value in params.items():
         if key in hints and not _fits(value, hints[key]):
