@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..evaluate.errors import UserError, nearest
+from ..evaluate.errors import UserError, nearest, printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,8 +50,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
     path, overrides = _split(arguments.config)
     if arguments.shard is not None:
         overrides.append(f"shard={arguments.shard}")
-    load = load_sweep if arguments.multirun else lambda *of: [load_evaluation(*of)]
-    evaluations = load(path, overrides)
+    if arguments.multirun:
+        evaluations = load_sweep(path, overrides, allow_code=arguments.allow_code)
+    else:
+        evaluations = [load_evaluation(path, overrides, allow_code=arguments.allow_code)]
     if arguments.print_config:
         print("---\n".join(evaluation.to_yaml() for evaluation in evaluations), end="")
         return 0
@@ -74,18 +76,20 @@ def evaluate(arguments: argparse.Namespace) -> int:
             _print_resume_command(arguments, last)
             return TERMINATED if isinstance(stopped, Terminated) else INTERRUPTED
         if arguments.multirun:
-            console.print(f"\n{evaluation.output}", highlight=False, markup=False)
+            console.print()
+            _print(console, str(evaluation.output))
         written = []
         if results.complete:
             print_report(results, console)
             written = write_report(results)
-            console.print(_named(written), highlight=False)
+            _print(console, _named(written))
             runs.append(results)
         else:
-            console.print(
-                f"{results.folder}: shard {evaluation.shard} is done, others are not; when all"
-                f" are done, run: carescale report {results.folder}",
-                highlight=False,
+            none = "" if last[-1].total else " (it has no task)"
+            _print(
+                console,
+                f"{results.folder}: shard {evaluation.shard} is done{none}, others are not; when"
+                f" all are done, run: carescale report {results.folder}",
             )
         if arguments.json:
             print(to_json(results, last[-1], written), flush=True)
@@ -103,8 +107,8 @@ def _print_resume_command(arguments: argparse.Namespace, last: Sequence[Progress
     folder = last[-1].folder
     command = resume_command(arguments.given, folder.parent if arguments.multirun else folder)
     print(
-        f"carescale: interrupted; {last[-1].done} of {last[-1].total} tasks are in {folder};"
-        f" resume with: {command}",
+        f"carescale: interrupted; {last[-1].done} of {last[-1].total} tasks are in"
+        f" {printable(str(folder))}; resume with: {command}",
         file=sys.stderr,
     )
 
@@ -117,8 +121,7 @@ def _summarise(runs: Sequence[Results], console: Console) -> None:
     # a sweep over attacks or epsilons has no setting that two runs share
     with contextlib.suppress(UserError):
         print_comparison(runs, console)
-    written = write_report(*runs, output=runs[0].folder.parent)
-    console.print(_named(written), highlight=False)
+    _print(console, _named(write_report(*runs, output=runs[0].folder.parent)))
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -126,7 +129,7 @@ def train(arguments: argparse.Namespace) -> int:
     require_extra({**_EXTRA, "lightning_fabric": "lightning-fabric"}, "train")
     from ..training.config import load_training
 
-    training = load_training(*_split(arguments.config))
+    training = load_training(*_split(arguments.config), allow_code=arguments.allow_code)
     if arguments.print_config:
         print(training.to_yaml(), end="")
         return 0
@@ -136,17 +139,17 @@ def train(arguments: argparse.Namespace) -> int:
     try:
         trained = train(training, progress=sys.stdout.isatty())
     except KeyboardInterrupt as interrupt:
-        print(f"carescale: interrupted; {interrupt}", file=sys.stderr)
+        print(f"carescale: interrupted; {printable(str(interrupt))}", file=sys.stderr)
         return INTERRUPTED
     if os.environ.get("RANK", "0") != "0":  # one of torchrun's processes speaks
         return 0
     about, last = trained.about, trained.epochs[-1]
-    _console().print(
+    _print(
+        _console(),
         f"{about['architecture']}, {about['recipe']['name']}: epoch {about['epoch']} of"
         f" {last.epoch}, held out {about['accuracy']:.3f}, perturbed"
-        f" {about['perturbed_accuracy']:.3f}\n{trained.weights}",
-        highlight=False,
-        markup=False,
+        f" {about['perturbed_accuracy']:.3f}",
+        str(trained.weights),
     )
     return 0
 
@@ -161,7 +164,7 @@ def report(arguments: argparse.Namespace) -> int:
     console = _console()
     for results in runs:
         print_report(results, console)
-    console.print(_named(write_report(*runs, output=output)), highlight=False)
+    _print(console, _named(write_report(*runs, output=output)))
     return 0
 
 
@@ -263,7 +266,14 @@ def _split(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 def _console(*, silent: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, quiet=silent)
+    width = None if sys.stdout.isatty() else _PLAIN_WIDTH
+    return Console(width=width, quiet=silent, emoji=False)
+
+
+def _print(console: Console, *lines: str) -> None:
+    """Print lines that hold names of files, which may hold anything."""
+    for line in lines:
+        console.print(printable(line), highlight=False, markup=False)
 
 
 @contextlib.contextmanager

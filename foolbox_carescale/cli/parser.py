@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import foolbox_carescale
 
+from ..evaluate.errors import printable
 from . import commands
 
 _EVALUATE_HELP = """\
@@ -131,6 +132,11 @@ def _take_config(parser: argparse.ArgumentParser) -> None:
         "--print-config", action="store_true", help="print the resolved config and stop"
     )
     parser.add_argument(
+        "--allow-code",
+        action="store_true",
+        help="accept a config that can run any program: see docs/security.md",
+    )
+    parser.add_argument(
         "--debug", action="store_true", help="show the traceback of an error of your own code too"
     )
 
@@ -172,4 +178,5 @@ class _Parser(argparse.ArgumentParser):
     """Report an error in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
+        message = printable(" ".join(message.split()))
         self.exit(commands.WRONG_INPUT, f"carescale: error: {message}; see {self.prog} --help\n")

@@ -20,7 +20,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, *lines: str) -> None:
-        super().__init__(*(" ".join(line.split()) for line in lines))
+        super().__init__(*(printable(" ".join(line.split())) for line in lines))
 
     def __str__(self) -> str:
         return "\n".join(self.args)
@@ -39,9 +39,8 @@ class EvaluationWarning(UserWarning):
     """
 
     def __init__(self, message: str, remedy: str = "") -> None:
-        super().__init__(message, remedy)
-        self.message = message
-        self.remedy = remedy
+        self.message, self.remedy = printable(message), printable(remedy)
+        super().__init__(self.message, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.message}; {self.remedy}" if self.remedy else self.message
@@ -51,6 +50,11 @@ def warn(warning: EvaluationWarning, *, stacklevel: int = 2) -> None:
     """Warn as ``warnings.warn`` does, and log the warning, whatever the filters are."""
     LOGGER.warning("%s", warning)
     warnings.warn(warning, stacklevel=stacklevel + 1)
+
+
+def printable(text: str) -> str:
+    """Return text in which a replacement stands for what a terminal obeys or cannot show."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def describe(error: BaseException) -> str:

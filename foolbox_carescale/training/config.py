@@ -213,7 +213,9 @@ TRAINING = ConfigSpec(
 )
 
 
-def load_training(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Training:
+def load_training(
+    path: str | Path | None = None, overrides: Sequence[str] = (), *, allow_code: bool = False
+) -> Training:
     """Return the training that a YAML file, config groups and overrides describe.
 
     Args:
@@ -221,13 +223,15 @@ def load_training(path: str | Path | None = None, overrides: Sequence[str] = ())
             optimiser or schedule that it names has none of the default's arguments.
         overrides: Hydra's override grammar, as ``load_evaluation`` takes it: ``recipe=pgd-at``
             chooses a file of a config group, ``recipe.eps=0.5`` sets a value.
+        allow_code: As there.
 
     Raises:
         UserError: The file or an override cannot be used; the message says which and why.
     """
     from ..evaluate.config.compose import compose_tree
 
-    training = read(Training, compose_tree(TRAINING, path, overrides))
+    composed = compose_tree(TRAINING, path, overrides, allow_code=allow_code)
+    training = read(Training, composed)
     if training.model.weights == "auto":
         training.model.weights = None
     return training

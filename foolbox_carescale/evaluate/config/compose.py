@@ -3,28 +3,56 @@
 from __future__ import annotations
 
 import difflib
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from hydra import compose, initialize, initialize_config_dir
+from hydra import compose, initialize
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, nearest
+from ..serialization import LARGEST, check_yaml
+from .permissions import refuse_code
 from .types import EVALUATION, Evaluation, default_epsilons
-from .validation import ConfigSpec, Tree, field_names, is_path, read
+from .validation import ConfigSpec, Tree, escape_interpolation, field_names, is_path, read
 
 _RUN = "carescale_run"
 
 
-def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Evaluation:
+class BoundedFiles(FileConfigSource):
+    """Let Hydra read the files that ``check_yaml`` accepts."""
+
+    @staticmethod
+    def scheme() -> str:
+        """Return how its folders begin in a search path."""
+        return "bounded"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Return the config in a file."""
+        path = Path(self.path) / self._normalize_file_name(config_path)
+        _read_yaml(path)
+        try:
+            return super().load_config(config_path)
+        except OmegaConfBaseException:
+            raise
+        except (yaml.YAMLError, ValueError, OSError) as error:
+            raise _not_yaml(path, error) from error
+
+
+def load_evaluation(
+    path: str | Path | None = None, overrides: Sequence[str] = (), *, allow_code: bool = False
+) -> Evaluation:
     """Return the run that a YAML file, config groups and overrides describe.
 
     What the file and the groups leave out is the bundled default's. ``attacks`` and
@@ -38,21 +66,29 @@ def load_evaluation(path: str | Path | None = None, overrides: Sequence[str] = (
             one in a folder ``data`` beside ``path``, or one of those that ship with the package.
             ``model.name=resnet18`` and ``attacks.mine.steps=20`` set a value, ``~attacks.mine``
             removes one, ``~attacks`` all of those so far.
+        allow_code: Accept what ``docs/security.md`` says needs ``--allow-code``.
 
     Raises:
         UserError: The file or an override cannot be used; the message says which and why.
     """
-    composed = compose_tree(EVALUATION, path, overrides)
+    composed = compose_tree(EVALUATION, path, overrides, allow_code=allow_code)
     return read(Evaluation, {"attacks": {}, "epsilons": {}, **composed})
 
 
-def compose_tree(spec: ConfigSpec, path: str | Path | None, overrides: Sequence[str]) -> Tree:
+def compose_tree(
+    spec: ConfigSpec,
+    path: str | Path | None,
+    overrides: Sequence[str],
+    *,
+    allow_code: bool = False,
+) -> Tree:
     """Return what a YAML file, config groups and overrides say, before types are checked.
 
     Args:
         spec: Of the config.
         path: As in ``load_evaluation``.
         overrides: As there.
+        allow_code: As there.
 
     Raises:
         UserError: The file or an override cannot be used.
@@ -70,23 +106,26 @@ def compose_tree(spec: ConfigSpec, path: str | Path | None, overrides: Sequence[
         content.pop({"attack": "attacks"}.get(choice.key_or_group, choice.key_or_group), None)
         _check_option(choice.key_or_group, choice.value(), beside, spec)
     defaults = _defaults_list(content, beside, spec)
-    where = (
-        initialize(config_path=None, version_base="1.3")
-        if beside is None
-        else initialize_config_dir(str(beside), version_base="1.3")
-    )
+    folders = [*([] if beside is None else [beside]), *spec.folders]
+    searchpath = [f"{BoundedFiles.scheme()}://{folder}" for folder in folders]
+    content["hydra"] = {"searchpath": escape_interpolation(searchpath)}
+    Plugins.instance().register(BoundedFiles)
     try:
-        with where:
+        with initialize(config_path=None, version_base="1.3"):
             chosen = [str(choice.input_line) for choice in choices]
             if "attack" in spec.groups:
-                _fill_attacks(defaults, content, chosen, spec)
-            return _compose(defaults, content, chosen + values, spec)
-    except yaml.YAMLError as error:
-        raise _not_yaml(
-            getattr(getattr(error, "problem_mark", None), "name", path), error
+                _fill_attacks(defaults, content, chosen)
+            composed = _compose(defaults, content, chosen + values)
+    except RecursionError:
+        raise UserError(
+            f"{path or 'configuration'}: its defaults, or its values, include themselves"
         ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error, path)) from error
+    if not allow_code:
+        given = [one.key_or_group for one in parsed if not _is_choice(one, spec)]
+        refuse_code(composed, beside, given)
+    return composed
 
 
 def _defaults_list(content: Tree, beside: Path | None, spec: ConfigSpec) -> list[Any]:
@@ -106,9 +145,9 @@ def _defaults_list(content: Tree, beside: Path | None, spec: ConfigSpec) -> list
     return standing + defaults + ([] if "_self_" in defaults else ["_self_"])
 
 
-def _fill_attacks(defaults: list[Any], content: Tree, chosen: list[str], spec: ConfigSpec) -> None:
+def _fill_attacks(defaults: list[Any], content: Tree, chosen: list[str]) -> None:
     """Add the default attacks and epsilons to a config in which nobody gives any."""
-    given = _compose(defaults, content, chosen, spec)
+    given = _compose(defaults, content, chosen)
     if "epsilons" not in given:
         content["epsilons"] = default_epsilons()
     if "attacks" not in given:
@@ -124,11 +163,15 @@ def parse_override(override: str, spec: ConfigSpec = EVALUATION) -> Override:
     key, _, value = override.partition("=")
     parser = OverridesParser.create()
     try:
+        path = is_path(spec.config, key.lstrip("+"))
         try:
             parsed = parser.parse_override(override)
+            is_text = not isinstance(parsed.value(), (list, dict))
         except HydraException:
-            if not is_path(spec.config, key.lstrip("+")):
+            if not path:
                 raise
+            is_text = False
+        if path and not is_text:
             # names of files hold anything, also what means something in Hydra's grammar
             quoted = value.replace("'", r"\'")
             parsed = parser.parse_override(f"{key}='{quoted}'")
@@ -136,8 +179,8 @@ def parse_override(override: str, spec: ConfigSpec = EVALUATION) -> Override:
         raise UserError(
             f"the override {override!r} does not parse; write key=value, and lists as [1,2]"
         ) from error
-    except ValueError:  # Python's, of thousands of digits
-        raise UserError(f"the override {override[:60]!r}... has too many digits") from None
+    except (ValueError, RecursionError):  # Python's, of thousands of digits or brackets
+        raise UserError(f"the override {override[:60]!r}... is too long or too deep") from None
     first = parsed.key_or_group.partition(".")[0]
     known = {*field_names(spec.config), *spec.groups}
     if first not in known:
@@ -157,18 +200,18 @@ def options(group: str, beside: Path | None = None, spec: ConfigSpec = EVALUATIO
 
 def _read(path: Path, spec: ConfigSpec) -> Tree:
     try:
-        loaded = OmegaConf.load(path)
+        text = _read_yaml(path)
     except FileNotFoundError:
         beside = {other.stem: str(other) for other in path.parent.glob("*.y*ml")}
         close = difflib.get_close_matches(path.stem, beside, n=1)
         hint = f"; did you mean {beside[close[0]]!r}?" if close else ""
         raise UserError(f"{path}: there is no such file{hint}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _not_yaml(path, error) from error
+    try:
+        loaded = OmegaConf.load(io.StringIO(text))
     except OmegaConfBaseException as error:  # a key that is no text, such as null
         raise UserError(_explain(error, path)) from error
+    except (yaml.YAMLError, ValueError, OSError) as error:
+        raise _not_yaml(path, error) from error
     content: Any = OmegaConf.to_container(loaded)
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a list; give a mapping, such as 'seed: 0'")
@@ -188,6 +231,31 @@ def _read(path: Path, spec: ConfigSpec) -> Tree:
         if _is_node(key, spec) and not isinstance(value, dict):
             raise UserError(f"{key}: {value!r} is not a mapping; see carescale {spec.command} -h")
     return said
+
+
+def _read_yaml(path: Path) -> str:
+    """Return the text of a YAML file that may come from a stranger.
+
+    Raises:
+        FileNotFoundError: There is none.
+        UserError: It cannot be read, or ``check_yaml`` refuses it.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        text = content.decode()
+        check_yaml(text)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise _not_yaml(path, error) from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    if len(content) > LARGEST:
+        raise UserError(f"{path}: is larger than {LARGEST} bytes")
+    return text
 
 
 def _not_yaml(path: object, error: Exception) -> UserError:
@@ -221,9 +289,8 @@ def _force(override: Override) -> str:
     return line if override.is_delete() else f"++{line.lstrip('+')}"
 
 
-def _compose(defaults: list[Any], content: Tree, overrides: list[str], spec: ConfigSpec) -> Tree:
-    hydra = {"searchpath": [f"file://{folder}" for folder in spec.folders]}
-    ConfigStore.instance().store(_RUN, {"defaults": defaults, "hydra": hydra, **content})
+def _compose(defaults: list[Any], content: Tree, overrides: list[str]) -> Tree:
+    ConfigStore.instance().store(_RUN, {"defaults": defaults, **content})
     composed = compose(_RUN, overrides=overrides)
     return cast(Tree, OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
 

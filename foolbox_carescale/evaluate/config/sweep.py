@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import hashlib
 import itertools
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,9 @@ LONGEST_NAME = 100
 """Characters of a folder's name; file systems take 255, and paths have several."""
 
 
-def load_sweep(path: str | Path | None, overrides: Sequence[str]) -> list[Evaluation]:
+def load_sweep(
+    path: str | Path | None, overrides: Sequence[str], *, allow_code: bool = False
+) -> list[Evaluation]:
     """Return the runs of a sweep: every combination of the values that its overrides hold.
 
     The run with ``model=resnet18 seed=0`` goes into ``output/model=resnet18,seed=0``, so that a
@@ -29,6 +32,7 @@ def load_sweep(path: str | Path | None, overrides: Sequence[str]) -> list[Evalua
         path: As in ``load_evaluation``.
         overrides: As there; ``seed=0,1``, ``seed=range(3)`` and ``model=choice(resnet18,swin_t)``
             hold several values, in Hydra's grammar. The last one varies fastest.
+        allow_code: As in ``load_evaluation``.
 
     Raises:
         UserError: As in ``load_evaluation``, of any of the runs.
@@ -37,7 +41,7 @@ def load_sweep(path: str | Path | None, overrides: Sequence[str]) -> list[Evalua
     values = [_values(override) for override in overrides]
     runs = []
     for choice in itertools.product(*values):
-        evaluation = load_evaluation(path, choice)
+        evaluation = load_evaluation(path, choice, allow_code=allow_code)
         swept = [c for c, of in zip(choice, values, strict=True) if len(of) > 1]
         folder = Path(evaluation.output or new) / _folder_name(swept)
         runs.append(dataclasses.replace(evaluation, output=str(folder)))
@@ -63,5 +67,5 @@ def _folder_name(swept: Sequence[str]) -> str:
     name = re.sub(r"[^\w.,=+-]", "_", full)
     if name == full and len(name) <= LONGEST_NAME:
         return name
-    digest = hashlib.blake2b(full.encode(), digest_size=4).hexdigest()
+    digest = hashlib.blake2b(os.fsencode(full), digest_size=4).hexdigest()
     return f"{name[: LONGEST_NAME - len(digest) - 1]}-{digest}"

@@ -70,26 +70,6 @@ def shard_of(shard: str | None) -> tuple[int, int]:
     return number, count
 
 
-RUNTIME_ENV = ("working_dir", "py_modules", "excludes", "pip", "env_vars")
-"""Keys of Ray's runtime environment that start no program of a file's choice."""
-
-
-def _check_runtime_env(content: dict[str, Any]) -> None:
-    for key in content:
-        if key not in RUNTIME_ENV:
-            raise UserError(
-                f"executor.runtime_env.{key}: can run any program, so a config may not set it;"
-                f" set it where the cluster is started, or use {', '.join(RUNTIME_ENV)}"
-            )
-    packages = content.get("pip", [])
-    for package in packages if isinstance(packages, list) else [packages]:
-        if not re.fullmatch(r"\w[\w.-]*(\[[\w,. -]*\])?( *[<>=!~][^@/;]*)?", str(package)):
-            raise UserError(
-                f"executor.runtime_env.pip: {package!r} is not a requirement by name; write a list"
-                " such as [timm, 'scipy>=1.11']"
-            )
-
-
 def _check_executor(name: str) -> None:
     if name not in executor_names():
         raise ValueError(no_such(name, executor_names()))
@@ -253,12 +233,10 @@ class ExecutorConfig(Config):
     """Number of Ray workers; None starts as many as fit into the cluster."""
     retries: Natural = 3
     """Further attempts at a task whose Ray worker died."""
-    runtime_env: Annotated[dict[str, Any], checked_by(_check_runtime_env)] = field(
-        default_factory=dict
-    )
+    runtime_env: dict[str, Any] = field(default_factory=dict)
     """Ray's runtime environment, such as ``{working_dir: .}`` for your own modules that
     ``_target_`` names: ``working_dir``, ``py_modules``, ``excludes``, ``pip`` (requirements by
-    name) and ``env_vars``.
+    name) and ``env_vars``; others with ``--allow-code``.
     """
 
 

@@ -213,13 +213,13 @@ def to_yaml(content: Any) -> str:
     """Return plain values as YAML that OmegaConf reads back as they are."""
     from omegaconf import OmegaConf  # a tenth of a second
 
-    return OmegaConf.to_yaml(_escape_interpolation(to_builtins(content)))
+    return OmegaConf.to_yaml(escape_interpolation(to_builtins(content)))
 
 
-def _escape_interpolation(content: Any) -> Any:
+def escape_interpolation(content: Any) -> Any:
     """Return plain values whose texts OmegaConf takes as they are: ``${`` interpolates nothing."""
     if isinstance(content, dict):
-        return {key: _escape_interpolation(item) for key, item in content.items()}
+        return {key: escape_interpolation(item) for key, item in content.items()}
     if isinstance(content, list):
-        return [_escape_interpolation(item) for item in content]
+        return [escape_interpolation(item) for item in content]
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", content) if isinstance(content, str) else content

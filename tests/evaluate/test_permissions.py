@@ -1,0 +1,230 @@
+"""Configs from a stranger: bounded to read, and what they may run without --allow-code."""
+
+import time
+
+import pytest
+
+from foolbox_carescale.cli import main
+from foolbox_carescale.evaluate import Results, UserError, evaluate, load_evaluation, load_sweep
+from foolbox_carescale.evaluate.report import print_comparison
+from foolbox_carescale.evaluate.serialization import DEEPEST, LARGEST, check_yaml, from_yaml
+from foolbox_carescale.training.config import load_training
+from tests.evaluate import synthetic
+from tests.evaluate.factories import HERE, tiny
+
+LAUGHS = "a0: &a0 [lol]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
+)
+MERGES = "a0: &a0 {k: lol}\n" + "".join(
+    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 10)
+)
+BOMBS = {
+    "laughs": (LAUGHS, "characters with its aliases written out"),
+    "merges": (MERGES, "characters with its aliases written out"),
+    "texts": (f"a: &a {'x' * 10**5}\nb: [{'*a, ' * 1000}]\n", "characters with its aliases"),
+    "nested lists": ("a: " + "[" * 3000 + "]" * 3000, "its values nest more than 32 deep"),
+    "nested mappings": ("a: " + "{b: " * 3000, "its values nest more than 32 deep"),
+    "nested blocks": ("- " * 3000, "its values nest more than 32 deep"),
+    "an alias of itself": ("a: &a [*a]", "the alias *a names nothing that ends above it"),
+    "an alias of nothing": ("a: *b", "the alias *b names nothing that ends above it"),
+    "digits": (f"seed: {'9' * 5000}", "99999999999999999999... has too many digits"),
+    "hexadecimal digits": (f"seed: 0x{'f' * 5000}", "has too many digits"),
+    "sexagesimal digits": (f"seed: 1{':1' * 10**5}", "has too many digits"),
+    "size": ("# " + "x" * LARGEST + "\nseed: 1\n", f"is larger than {LARGEST} bytes"),
+    "values": (f"a: [{'1,' * 200_000}]", "characters with its aliases written out"),
+    "a tag": ("seed: !!int x", "is not valid YAML at line 1, column 7: the tag tag:yaml.org"),
+    "no number": ("seed: 0x_", "is not valid YAML: invalid literal for int"),
+    "no text": ("seed: \x00", "is not valid YAML"),
+    "no mapping": ("5", "is not valid YAML: Invalid loaded object type: int"),
+}
+
+
+def written(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def bounded():
+    """Seconds that no bomb takes; those that are not defused fill the memory first."""
+    began = time.perf_counter()
+    yield
+    assert time.perf_counter() - began < 30
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_file_that_would_explode_is_one_line(tmp_path, name):
+    text, line = BOMBS[name]
+    with pytest.raises(UserError) as caught:
+        load_evaluation(written(tmp_path / "run.yaml", text))
+    assert line in str(caught.value)
+    assert "run.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_file_of_a_group_that_would_explode_is_one_line(tmp_path, name):
+    text, _ = BOMBS[name]
+    written(tmp_path / "model" / "bad.yaml", text)
+    for load in (load_evaluation, load_training):
+        with pytest.raises(UserError) as caught:
+            load(written(tmp_path / "run.yaml", "defaults: [{model: bad}]\n"))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("name", sorted({*BOMBS} - {"no mapping", "size"}))
+def test_a_config_in_a_run_folder_that_would_explode_is_one_line(tmp_path, name):
+    results = synthetic.run(tmp_path / "run", config=BOMBS[name][0])
+    with pytest.raises(UserError, match=r"config\.yaml: is damaged") as caught:
+        print_comparison([results, results], None)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "train"])
+def test_an_override_that_nests_too_deeply_is_one_line(capsys, command):
+    assert main([command, f"model.params.a={'[' * 3000}{']' * 3000}"]) == 2
+    error = capsys.readouterr().err
+    assert "is too long or too deep" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"run": "defaults: [run]"},
+        {"run": "defaults: [other]", "other": "defaults: [run]"},
+        {"run": "defaults: [{model: me}]", "model/me": "defaults: [me]"},
+    ],
+)
+def test_defaults_that_include_themselves_are_one_line(tmp_path, files):
+    for name, text in files.items():
+        written(tmp_path / f"{name}.yaml", text)
+    with pytest.raises(UserError, match="include themselves") as caught:
+        load_evaluation(tmp_path / "run.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_values_that_refer_to_themselves_are_one_line(tmp_path):
+    for text in ("seed: ${seed}", "seed: ${samples}\nsamples: ${seed}"):
+        with pytest.raises(UserError) as caught:
+            load_evaluation(written(tmp_path / "run.yaml", text))
+        assert "\n" not in str(caught.value)
+
+
+def test_aliases_that_a_person_writes_are_read(tmp_path):
+    text = (
+        "attacks:\n  a: &a {name: L2PGD, steps: 3}\n  b: {<<: *a, steps: 4}\n  c: *a\n"
+        "epsilons: {L2: &e [1, 2], L1: *e}\n"
+    )
+    evaluation = load_evaluation(written(tmp_path / "run.yaml", text))
+    assert [attack.params["steps"] for attack in evaluation.attacks.values()] == [3, 4, 3]
+    assert evaluation.epsilons["L1"] == [1, 2]
+    assert from_yaml(text)["attacks"]["c"] == {"name": "L2PGD", "steps": 3}
+
+
+def test_what_is_just_inside_the_limits_is_read(tmp_path):
+    deep = f"model: {{params: {{a: {'[' * (DEEPEST - 3)}{']' * (DEEPEST - 3)}}}}}"
+    assert load_evaluation(written(tmp_path / "run.yaml", deep)).model.params["a"]
+    check_yaml(f"a: '{'9' * 5000}'")
+
+
+REFUSED = [
+    ("executor: {runtime_env: {py_executable: sh}}", "executor.runtime_env.py_executable: keys"),
+    ("executor: {runtime_env: {container: {image: x}}}", "executor.runtime_env.container: keys"),
+    ("executor: {runtime_env: {pip: ['x @ git+https://h/x']}}", "is not a requirement by name"),
+    ("executor: {runtime_env: {pip: ['--index-url=h']}}", "is not a requirement by name"),
+    ("executor: {runtime_env: {pip: {packages: [a]}}}", "is not a requirement by name"),
+    ("executor: {runtime_env: {working_dir: 'https://h/x.zip'}}", "https://h/x.zip is not a local"),
+    ("executor: {runtime_env: {py_modules: [a, 's3://x']}}", "s3://x is not a local folder"),
+    ("executor: {runtime_env: {env_vars: {LD_PRELOAD: x.so}}}", "the variable LD_PRELOAD can run"),
+    ("executor: {runtime_env: {env_vars: {PYTHONPATH: x}}}", "the variable PYTHONPATH can run"),
+    ("executor: {address: 'ray://h:10001'}", "executor.address: ray://h:10001 is a server"),
+    ("executor: {address: 'my_module://h'}", "executor.address: my_module://h is a server"),
+]
+
+
+@pytest.mark.parametrize(("text", "line"), REFUSED)
+def test_a_file_that_can_run_any_program_needs_allow_code(tmp_path, text, line):
+    path = written(tmp_path / "run.yaml", text)
+    for load in (load_evaluation, load_sweep):
+        with pytest.raises(UserError) as caught:
+            load(path, [])
+        assert line in str(caught.value)
+        assert "can run any program; add --allow-code" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert load_evaluation(path, allow_code=True).executor != load_evaluation().executor
+    assert load_sweep(path, [], allow_code=True)
+
+
+def test_a_file_may_copy_folders_and_install_by_name(tmp_path):
+    text = "{working_dir: ., pip: [timm, 'scipy>=1.11', 'a[b,c]==1.0'], env_vars: {A: b}}"
+    path = written(tmp_path / "run.yaml", f"executor: {{address: auto, runtime_env: {text}}}")
+    environment = load_evaluation(path).executor.runtime_env
+    assert list(environment) == ["working_dir", "pip", "env_vars"]
+
+
+def test_an_address_on_the_command_line_is_the_users_own(tmp_path):
+    path = written(tmp_path / "run.yaml", "executor: {address: 'ray://theirs:10001'}")
+    evaluation = load_evaluation(path, ["executor.address=ray://mine:10001"])
+    assert evaluation.executor.address == "ray://mine:10001"
+
+
+def test_a_group_beside_the_file_is_as_much_a_file_as_it_is(tmp_path):
+    written(tmp_path / "executor" / "mine.yaml", "name: ray\naddress: 'ray://h:10001'\n")
+    path = written(tmp_path / "run.yaml", "seed: 1")
+    with pytest.raises(UserError, match="ray://h:10001 is a server"):
+        load_evaluation(path, ["executor=mine"])
+
+
+@pytest.mark.parametrize("record", ["run.json", "train.json"])
+def test_a_config_inside_a_run_folder_needs_allow_code_for_a_target(tmp_path, capsys, record):
+    path = written(tmp_path / "config.yaml", f"model: {{_target_: {HERE}.model}}\n")
+    assert load_evaluation(path).model._target_
+    written(tmp_path / record, "{}")
+    link = tmp_path / "elsewhere" / "link.yaml"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    for command in ("evaluate", "train"):
+        for file in (path, link):
+            assert main([command, str(file), "--print-config"]) == 2
+            error = capsys.readouterr().err
+            assert "model._target_: 'tests.evaluate.factories.model' is what the config" in error
+            assert error.count("\n") == 1
+    assert main(["evaluate", str(path), "--print-config", "--allow-code"]) == 0
+    assert main(["train", str(path), "--print-config", "--allow-code"]) == 0
+    given = ["model._target_=mine.model"]
+    assert load_evaluation(path, given).model._target_ == "mine.model"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data: {_target_: os.system, command: x}",
+        "attacks: {a: {_target_: os.system}}",
+        "defaults: [{model: theirs}]",
+        "executor: {runtime_env: {working_dir: .}}",
+    ],
+)
+def test_no_part_of_a_config_inside_a_run_folder_runs_code(tmp_path, text):
+    written(tmp_path / "model" / "theirs.yaml", "_target_: os.system\n")
+    path = written(tmp_path / "config.yaml", text)
+    written(tmp_path / "run.json", "{}")
+    with pytest.raises(UserError, match="config of a run folder says"):
+        load_evaluation(path)
+    load_evaluation(path, allow_code=True)
+
+
+def test_a_run_folder_is_reported_and_resumed_without_allow_code(tmp_path, capsys):
+    evaluate(tiny(tmp_path / "run"))
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert main(["compare", str(tmp_path / "run"), str(tmp_path / "run")]) == 0
+    evaluate(tiny(tmp_path / "run"))
+    capsys.readouterr()
+    again = ["evaluate", str(tmp_path / "run" / "config.yaml"), f"output={tmp_path / 'run'}"]
+    assert main(again) == 2
+    assert main([*again, "--allow-code"]) == 0
+    assert Results.load(tmp_path / "run").complete
