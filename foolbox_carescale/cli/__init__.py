@@ -12,6 +12,7 @@ from typing import Any
 
 from ..evaluate.errors import EvaluationWarning, StorageError, UserError
 from .commands import CANNOT_STORE, WRONG_INPUT
+from .output import guarded
 from .parser import parse
 
 __all__ = ["main"]
@@ -24,10 +25,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; None takes the process's.
 
     Returns:
-        The exit code: 0, 2 after wrong input, 3 if results cannot be stored, 130 after Ctrl-C,
-        143 after SIGTERM.
+        The exit code: 0, 2 after wrong input, 3 if results cannot be stored or printed, 130 after
+        Ctrl-C, 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    with guarded() as output:
+        code = _run(given)
+    return CANNOT_STORE if output.full and code == 0 else code
+
+
+def _run(given: list[str]) -> int:
     try:
         parsed = parse(given)
         parsed.given = given
@@ -40,9 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in str(error).split("\n"):
             print(f"carescale: error: {line}", file=sys.stderr)
         return CANNOT_STORE if isinstance(error, StorageError) else WRONG_INPUT
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        sys.stdout = None
-        return 0
 
 
 @contextlib.contextmanager

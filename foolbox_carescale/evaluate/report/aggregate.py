@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from .. import diagnostics
 from ..config.types import norm_name
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..serialization import flatten_keys, from_yaml
 from ..statistics import difference, wilson
 from ..store.folder import RunFolder
@@ -162,9 +162,9 @@ class Difference:
 
 def aggregate(results: Sequence[Results]) -> list[Run]:
     """Aggregate runs that are shown together, and give them names that differ."""
-    names = [one.folder.resolve().name for one in results]
+    names = [printable(one.folder.resolve().name) for one in results]
     names = [
-        str(one.folder) if names.count(name) > 1 else name
+        printable(str(one.folder)) if names.count(name) > 1 else name
         for name, one in zip(names, results, strict=True)
     ]
     if len(set(names)) < len(names):

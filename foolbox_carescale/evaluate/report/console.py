@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..config.types import norm_name
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..store.results import Results, SettingSummary
 from .aggregate import aggregate, config_differences, differences
 
@@ -91,7 +91,7 @@ def print_comparison(results: Sequence[Results], console: Console) -> None:
 
 def _plain(text: str) -> str:
     """Return text as a terminal shows it, without markup and control sequences."""
-    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+    return escape(printable(text))
 
 
 def _norms(setting: SettingSummary) -> str:

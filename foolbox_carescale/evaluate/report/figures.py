@@ -36,6 +36,7 @@ _STYLE: Any = {
     "legend.frameon": False,
     "savefig.dpi": _DPI,
     "svg.fonttype": "none",  # text stays text: searchable, and set in the paper's own font
+    "text.parse_math": False,  # names hold any character, also two dollars
     "svg.hashsalt": "carescale",  # the same results give the same file
 }
 

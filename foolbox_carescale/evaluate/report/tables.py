@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from ..config.types import norm_name
+from ..errors import printable
 from ..statistics import wilson
 from .aggregate import QUANTITIES, Difference, Run, differences, norms
 
@@ -119,7 +120,9 @@ def _csv(rows: list[dict[str, Any]], columns: Sequence[str]) -> str:
 
 def _literal(value: Any) -> Any:
     """Return a table cell that no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in {*"=+-@\t\r"} else value
+    if not isinstance(value, str):
+        return value
+    return printable(f"'{value}" if value[:1] in {*"=+-@\t\r"} else value)
 
 
 def _table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
@@ -132,4 +135,4 @@ def _escape(text: str) -> str:
     """Return text that Markdown shows as it is, in one cell of a table."""
     for character in "\\|*_<>`[]":
         text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
