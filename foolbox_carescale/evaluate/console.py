@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import shlex
 import signal
 import threading
@@ -59,6 +60,9 @@ def progress_bars(console: Console) -> Iterator[Callable[[Progress], None]]:
         setting = bars.add_task("", total=None, status="", visible=False)
 
         def show(state: Progress) -> None:
+            if state.waiting_for:
+                bars.update(run, completed=state.done, status="waiting for another process")
+                return
             if state.setting is None:
                 # tasks that were there before say nothing about the speed
                 bars.reset(run, total=state.total, completed=state.done, description="tasks")
@@ -79,7 +83,13 @@ def progress_bars(console: Console) -> Iterator[Callable[[Progress], None]]:
 
 
 def print_settings(state: Progress) -> None:
-    """Print a line for each setting that is finished, where no bars can be shown."""
+    """Print a line where a setting is finished or a process waits, where no bars can be shown."""
+    if state.waiting_for:
+        print(
+            f"waiting for task {state.waiting_for}, which another process computes;"
+            f" {state.done} of {state.total} tasks",
+            flush=True,
+        )
     if state.setting is None or state.setting_done < state.setting_total:
         return
     print(
@@ -97,7 +107,8 @@ def to_json(results: Results, last: Progress, written: Sequence[Path]) -> str:
         last: Its last progress.
         written: Files of its report.
     """
-    settings = [dataclasses.asdict(setting) for setting in results.summary()]
+    stored = any(RunFolder(results.folder).stored())  # of a shard without a task nothing may be
+    settings = [dataclasses.asdict(setting) for setting in results.summary()] if stored else []
     content = {
         "folder": str(results.folder),
         "complete": results.complete,
@@ -106,7 +117,7 @@ def to_json(results: Results, last: Progress, written: Sequence[Path]) -> str:
             "done": last.done,
             "computed": last.done - last.resumed,
         },
-        "clean_accuracy": _number(results.clean_accuracy),
+        "clean_accuracy": _number(results.clean_accuracy) if stored else None,
         "settings": [
             {key: _number(value) for key, value in setting.items()} for setting in settings
         ],
@@ -124,7 +135,16 @@ def resume_command(arguments: Sequence[str], output: Path) -> str:
         output: The folder that it writes into.
     """
     given = any(argument.startswith("output=") for argument in arguments)
-    return shlex.join(["carescale", *arguments, *([] if given else [f"output={output}"])])
+    words = ["carescale", *arguments, *([] if given else [f"output={output}"])]
+    return " ".join(_quoted(word) for word in words)
+
+
+def _quoted(word: str) -> str:
+    """Return a word as a shell reads it; what a terminal cannot show is written as bytes."""
+    if word.isprintable():
+        return shlex.quote(word)
+    shown = (chr(b) if bytes([b]).isalnum() else f"\\x{b:02x}" for b in os.fsencode(word))
+    return f"$'{''.join(shown)}'"
 
 
 def _speed(tasks_per_second: float | None, seconds_left: float | None) -> str:

@@ -1,6 +1,5 @@
 import io
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -354,6 +353,17 @@ def test_the_last_shard_reports_the_run(config, tmp_path, capsys):
     assert (tmp_path / "out" / "summary.csv").exists()
 
 
+def test_a_shard_without_a_task_says_so_and_is_no_error(config, capsys):
+    assert main(["evaluate", config, "output=out", "--shard", "5/6"]) == 0
+    assert "shard 5/6 is done (it has no task), others are not" in capsys.readouterr().out
+    assert main(["evaluate", config, "output=out", "--shard", "4/6", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["complete"], summary["tasks"]["total"], summary["settings"]) == (False, 0, [])
+    assert main(["evaluate", config, "output=out"]) == 0
+    assert main(["evaluate", config, "output=out", "--shard", "5/6"]) == 0
+    assert "clean accuracy" in capsys.readouterr().out.split("tasks\n")[-1]
+
+
 def test_a_terminal_shows_how_far_how_fast_and_how_robust():
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120)
@@ -362,9 +372,11 @@ def test_a_terminal_shows_how_far_how_fast_and_how_robust():
         show(Progress(None, 10, 20, resumed=10))
         for done in range(11, 20):
             show(Progress(setting, done, 20, done, 20, robust_accuracy=0.625))
+        show(Progress(None, 19, 20, waiting_for="0000-a-0.5-00003"))
     shown = screen.getvalue()
     for part in ("19/20", "/s, 0:00:0", "left", f"{setting.label}, epsilon", "robust 0.625"):
         assert part in shown
+    assert "waiting for another process" in shown
 
 
 def test_a_redirected_run_prints_a_line_for_each_setting(config, tmp_path):
@@ -409,17 +421,6 @@ def test_the_runs_of_a_sweep_warn_of_the_same_once(config, capsys):
     runs = ["seed=0,1", "samples=1", "~attacks.ours", "epsilons.Linf=[0.02]"]
     assert main(["evaluate", "--multirun", config, "model.name=resnet18", *runs]) == 0
     assert capsys.readouterr().err.count("resnet18 has no weights for digits") == 1
-
-
-def test_a_reader_that_has_seen_enough_is_no_error():
-    reader, writer = os.pipe()
-    os.close(reader)
-    try:
-        command = [sys.executable, "-m", "foolbox_carescale", "attacks"]
-        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
-    finally:
-        os.close(writer)
-    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_run_may_be_started_from_any_thread(config, tmp_path):

@@ -24,6 +24,7 @@ from foolbox_carescale.evaluate import (
     evaluate,
     load_evaluation,
 )
+from foolbox_carescale.evaluate.console import print_settings
 from foolbox_carescale.evaluate.models.loading import module_of
 from foolbox_carescale.evaluate.models.weights import weights_digest
 from foolbox_carescale.evaluate.store.checksums import digest
@@ -355,6 +356,37 @@ def test_processes_and_shards_share_a_folder_and_compute_each_task_once(tmp_path
     assert ends == [0, 0, 0, 0]
     assert sum(tasks) == TASKS
     assert rows(tmp_path / "shared") == reference
+
+
+HOLD = """
+import pathlib, sys
+from foolbox_carescale.evaluate.store.folder import RunFolder
+folder = RunFolder(pathlib.Path(sys.argv[1]))
+for number in map(int, sys.argv[2:]):
+    folder.claim(number)
+print("holds", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_process_that_waits_for_a_claim_of_another_says_so_once(tmp_path, reference, capsys):
+    folder = started(tmp_path / "run", tasks=TASKS - 2)
+    command = [sys.executable, "-c", HOLD, str(folder), str(TASKS - 2), str(TASKS - 1)]
+    waits = []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"holds\n"
+
+        def follow(progress):
+            print_settings(progress)
+            if progress.waiting_for:
+                waits.append(progress.waiting_for)
+                other.stdin.close()
+
+        evaluate(tiny(folder), on_progress=follow)
+    assert len(waits) == 1
+    line = f"waiting for task {waits[0]}, which another process computes; {TASKS - 2} of {TASKS}"
+    assert capsys.readouterr().out.count(line) == 1
+    assert rows(folder) == reference
 
 
 def test_what_another_process_chose_while_this_one_started_holds(tmp_path, reference, monkeypatch):

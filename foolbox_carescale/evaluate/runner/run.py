@@ -42,6 +42,7 @@ class Progress:
         robust_accuracy: Of the setting so far.
         resumed: Tasks that were there before.
         folder: The run folder.
+        waiting_for: The name of a task that another process computes, where this one waits for it.
     """
 
     setting: AttackSetting | None
@@ -52,6 +53,7 @@ class Progress:
     robust_accuracy: float = math.nan
     resumed: int = 0
     folder: Path = Path()
+    waiting_for: str = ""
 
 
 def evaluate(
@@ -68,7 +70,8 @@ def evaluate(
 
     Args:
         evaluation: What to run; ``Evaluation()`` is the bundled default.
-        on_progress: Called before the first task and after each.
+        on_progress: Called before the first task, after each, and before waiting for another
+            process.
 
     Returns:
         The results; they are in the run folder too, from which ``Results.load`` reads them.
@@ -97,7 +100,7 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
         if log.complete:
             (on_progress or _ignore)(log.progress(None))
             folder.close()
-            return Results.load(folder.path)
+            return Results(folder.path)
 
     with diagnostics.capture_warnings() as captured:
         resolved, data = _resolve(evaluation)
@@ -127,8 +130,9 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
         folder.write_config(_header() + resolved.to_yaml())
         folder.write_warnings(diagnostics.to_dicts(captured))
         _compute(executor, log, on_progress or _ignore)
-        results = Results.load(folder.path)
-        about_results = diagnostics.of_results(results)
+        results = Results(folder.path)
+        # a shard may have no task, and be the first
+        about_results = diagnostics.of_results(results) if any(folder.stored()) else []
         diagnostics.emit(about_results)
         folder.write_warnings(diagnostics.to_dicts([*captured, *about_results]))
         return results
@@ -241,8 +245,10 @@ def _compute(executor: Executor, log: _CompletionLog, report: Callable[[Progress
                     yield task
 
     report(log.progress(None))
+    waiting = False
     while not log.complete:
         for task, part in executor.run(free()):
+            waiting = False
             folder.write(part)
             folder.release(task.number)
             log.add(task.number, part.rows)
@@ -253,7 +259,12 @@ def _compute(executor: Executor, log: _CompletionLog, report: Callable[[Progress
             report(state)
         left = next(log.missing(), None)
         if left is not None:  # another process computes it, or dies and leaves it
-            folder.claim(left, wait=True)
+            if not folder.claim(left):
+                if not waiting:
+                    name, waiting = log.tasks[left].name, True
+                    LOGGER.info("waiting for task %s, which another process computes", name)
+                    report(dataclasses.replace(log.progress(None), waiting_for=name))
+                folder.claim(left, wait=True)
             log.look(left)
             folder.release(left)
 
