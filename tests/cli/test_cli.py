@@ -372,11 +372,17 @@ def test_a_terminal_shows_how_far_how_fast_and_how_robust():
         show(Progress(None, 10, 20, resumed=10))
         for done in range(11, 20):
             show(Progress(setting, done, 20, done, 20, robust_accuracy=0.625))
-        show(Progress(None, 19, 20, waiting_for="0000-a-0.5-00003"))
     shown = screen.getvalue()
     for part in ("19/20", "/s, 0:00:0", "left", f"{setting.label}, epsilon", "robust 0.625"):
         assert part in shown
-    assert "waiting for another process" in shown
+
+
+def test_a_terminal_shows_that_the_run_waits():
+    screen = io.StringIO()
+    with progress_bars(Console(file=screen, force_terminal=True, width=120)) as show:
+        show(Progress(None, 10, 20))
+        show(Progress(None, 19, 20, waiting_for="0000-a-0.5-00003"))
+    assert "waiting for another process" in screen.getvalue()
 
 
 def test_a_redirected_run_prints_a_line_for_each_setting(config, tmp_path):

@@ -1,5 +1,8 @@
 import os
+import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,6 +100,80 @@ def test_more_than_the_cluster_has_is_one_error(cluster, tmp_path):
         evaluate(tiny(tmp_path / "run", executor=on(cluster, cpus=9)))
 
 
+def test_a_module_that_a_node_lacks_is_named_and_copied_there_on_request(
+    cluster, tmp_path, monkeypatch
+):
+    (tmp_path / "mine_alone.py").write_text("from tests.evaluate.factories import model\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = ModelConfig(_target_="mine_alone.model")
+    with pytest.raises(
+        UserError, match=r"no module 'mine_alone' .*executor\.runtime_env"
+    ) as caught:
+        evaluate(tiny(tmp_path / "run", model=model, executor=on(cluster, workers=1)))
+    assert "\n" not in str(caught.value)
+    executor = on(cluster, workers=1, runtime_env={"py_modules": [str(tmp_path / "mine_alone.py")]})
+    evaluate(tiny(tmp_path / "run", model=model, executor=executor, samples=1))
+
+
+LACKS_THIS_PACKAGE = """
+import sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "foolbox_carescale":
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def test_a_node_without_this_package_is_named(cluster, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(LACKS_THIS_PACKAGE)
+    environment = {"env_vars": {"PYTHONPATH": str(tmp_path)}}
+    executor = on(cluster, workers=1, runtime_env=environment)
+    with pytest.raises(UserError, match="has no module 'foolbox_carescale'; install it") as caught:
+        evaluate(tiny(tmp_path / "run", executor=executor))
+    assert "\n" not in str(caught.value)
+
+
+def command(*arguments, cwd, **environment):
+    """Run the command in a process of its own, whose environment Ray reads once."""
+    return subprocess.run(
+        [sys.executable, "-m", "foolbox_carescale", "evaluate", "executor=ray", *arguments],
+        cwd=cwd,
+        env={**os.environ, "HOME": str(cwd), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_missing_token_is_named(cluster, tmp_path):
+    pytest.importorskip("ray._private.authentication", reason="Ray 2.52 has it first")
+    address = f"executor.address={cluster.address}"
+    done = command(address, cwd=tmp_path, RAY_AUTH_MODE="token")
+    assert done.returncode == 2, done.stderr
+    assert "asks for authentication" in done.stderr
+    assert "RAY_AUTH_TOKEN" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_cluster_that_cannot_start_here_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    done = command(cwd=tmp_path, RAY_TMPDIR=str(tmp_path / "file"))
+    assert done.returncode == 2, done.stderr
+    assert "executor: Ray cannot start a cluster on this machine (" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_runtime_environment_that_cannot_be_made_is_named(cluster, tmp_path):
+    executor = on(cluster, workers=1, runtime_env={"working_dir": str(tmp_path / "nowhere")})
+    with pytest.raises(UserError, match="nowhere") as caught:
+        evaluate(tiny(tmp_path / "run", executor=executor))
+    assert "\n" not in str(caught.value)
+
+
 # last: the cluster has one node less after it
 def test_a_worker_and_a_node_that_are_lost_in_mid_run_lose_no_result(cluster, tmp_path):
     model = ModelConfig(_target_=f"{__name__}.dying", params={"mark": str(tmp_path / "mark")})
@@ -131,11 +208,13 @@ def dying(mark):
     return Dying().eval()
 
 
-def test_a_cluster_that_is_not_there_is_one_error(tmp_path):
-    executor = ExecutorConfig("ray", address="nowhere")
+@pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:1", "[::1]:1", "nowhere.invalid:6379"])
+def test_a_cluster_that_is_not_there_is_one_error(tmp_path, address):
+    executor = ExecutorConfig("ray", address=address)
     ray.shutdown()
-    with pytest.raises(UserError, match="Ray cannot be reached at nowhere"):
+    with pytest.raises(UserError, match=f"Ray cannot be reached at {re.escape(address)}") as caught:
         evaluate(tiny(tmp_path / "run", executor=executor))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_connection_that_is_closed_in_mid_run_is_not_opened_again(cluster, tmp_path, monkeypatch):

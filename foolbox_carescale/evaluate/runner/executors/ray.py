@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import signal
+import socket
 import threading
 import time
 import warnings
@@ -19,7 +21,7 @@ from typing import Any
 
 from ...config.types import Evaluation
 from ...data.sources import Data
-from ...errors import EvaluationWarning, UserError, warn
+from ...errors import EvaluationWarning, UserError, describe, warn
 from ...store.schema import TaskResult
 from ..identity import check_same_model
 from ..tasks import Task, Tasks, make_settings
@@ -35,6 +37,9 @@ except ImportError as error:
 
 PREFETCH = 2
 """Tasks that a worker holds: one that it computes, and one so that it need not wait."""
+
+REACH_WITHIN_S = 15.0
+"""Seconds in which the head node of a cluster must take a connection."""
 
 WARN_AFTER_S = 60.0
 """Seconds without any worker after which a warning says what the cluster lacks."""
@@ -85,7 +90,7 @@ class RayExecutor:
             try:
                 part: TaskResult = ray.get(done)
             except RayTaskError as error:
-                raise error.cause from error
+                raise _error_in_worker(error) from error
             except ObjectLostError:  # computed, but its node was lost before the part was fetched
                 worker.tasks.remove(task)
                 again.append(task)
@@ -132,12 +137,12 @@ class RayExecutor:
             options["runtime_env"] = self._settings.runtime_env
         handler = signal.getsignal(signal.SIGTERM)
         try:
+            if match := re.fullmatch(r"\[?([^/]+?)]?:(\d+)", address or ""):
+                # Ray itself tries for minutes
+                socket.create_connection((match[1], int(match[2])), timeout=REACH_WITHIN_S).close()
             ray.init(address or "local", **options)
-        except (ConnectionError, ValueError, RuntimeError, RayError) as error:
-            raise UserError(
-                f"executor.address: Ray cannot be reached at {address or 'this machine'}"
-                f" ({_first_line(error)}); start it with: ray start --head"
-            ) from error
+        except Exception as error:  # Ray's, gRPC's and the system's
+            raise UserError(_not_connected(address, error)) from error
         self._connected = True
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's own would exit with code 15
@@ -194,8 +199,10 @@ class RayExecutor:
         try:
             probe: ModelProbe = ray.get(ready[0])
         except RayTaskError as error:
-            raise error.cause from error
+            raise _error_in_worker(error) from error
         except RayActorError as error:  # it, or its node, was lost
+            if missing := _missing_module(error):
+                raise missing from error
             self._lost += 1
             if self._lost > self._settings.retries + len(self._starting):
                 raise UserError(
@@ -204,6 +211,11 @@ class RayExecutor:
                 ) from error
             self._start_worker()
             return None
+        except RayError as error:
+            raise UserError(
+                f"executor: no worker can start (Ray says: {describe(error)});"
+                " check executor.runtime_env"
+            ) from error
         self._lost = 0
         if self._probe is None:
             self._probe = probe
@@ -232,11 +244,55 @@ class _Actor:
         self._worker: Worker
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", EvaluationWarning)  # they are in the probe
-            self._worker, probe = make_worker(evaluation, data, self._tasks)
+            try:
+                self._worker, probe = make_worker(evaluation, data, self._tasks)
+            except UserError as error:
+                if isinstance(error.__cause__, ModuleNotFoundError):
+                    raise UserError(f"{error}; {_ON_EVERY_NODE}") from error
+                raise
         return probe
 
     def run(self, number: int) -> TaskResult:
         return self._worker.run(self._tasks[number])
+
+
+_ON_EVERY_NODE = (
+    "install it on every node of the cluster, or copy it there with executor.runtime_env, such as"
+    " {working_dir: .}"
+)
+
+
+def _error_in_worker(error: RayTaskError) -> BaseException:
+    """Return what a worker raised; a module that its node lacks is named."""
+    cause: BaseException = error.cause
+    return cause if isinstance(cause, UserError) else _missing_module(error) or cause
+
+
+def _missing_module(error: Exception) -> UserError | None:
+    """Return an error that names the module that a node lacks, if that is why a worker failed."""
+    missing = re.search("No module named '([^']*)'", str(error))
+    return missing and UserError(
+        f"executor: a node of the cluster has no module {missing[1]!r}; {_ON_EVERY_NODE}"
+    )
+
+
+def _not_connected(address: str | None, error: Exception) -> str:
+    """Return why there is no cluster, and what to do about it."""
+    reason = _first_line(error)
+    if re.search("authenticat", f"{type(error).__name__} {error}", re.IGNORECASE):
+        return (
+            f"executor.address: the cluster at {address or 'this machine'} asks for authentication"
+            f" ({reason}); set RAY_AUTH_MODE=token, and its token in RAY_AUTH_TOKEN"
+        )
+    if address is None:
+        return (
+            f"executor: Ray cannot start a cluster on this machine ({reason}); take executor=local,"
+            " or start one with ray start --head and take executor.address=auto"
+        )
+    return (
+        f"executor.address: Ray cannot be reached at {address} ({reason});"
+        " start it with: ray start --head"
+    )
 
 
 def _listed(resources: dict[str, float]) -> str:
@@ -244,4 +300,4 @@ def _listed(resources: dict[str, float]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    return re.sub("\x1b\\[[0-9;]*m", "", str(error)).strip().split("\n")[0]
