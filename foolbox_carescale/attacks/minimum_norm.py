@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import eagerpy as ep
-import numpy as np
 from foolbox.attacks.base import MinimizationAttack, raise_if_kwargs
 from foolbox.devutils import atleast_kd, flatten
 from foolbox.models import Model
@@ -17,7 +16,7 @@ from ..core.norms import lp_norm
 from . import directions, losses, schedules
 from .base import LpAttack, checked_arguments, lp_distance
 from .parameters import integer, interval, one_of
-from .state import AttackState, Evaluation, Iterate
+from .state import AttackState, Evaluation, Iterate, Sparsity
 from .steps import enforce_constraint, finite, sparse_step, step
 
 Loss = Literal["soft_margin", "margin"]
@@ -30,10 +29,6 @@ STEPSIZE = (2.0, 0.005)
 STEPSIZE_L1 = (1.0, 0.01)
 FASTEST_GROWTH = 1.3  # of a radius at which no adversarial example is known
 RESTART_AT = 0.95  # of the smallest norm found so far
-# p = 1: a step moves the coordinates that the nearest adversarial example has moved over this;
-# while there is none, those that the point has, and at first each by this part of the box's width.
-SPARSER = 1.5
-FIRST_MOVE = 0.3
 
 
 class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc]  # a final call
@@ -133,6 +128,7 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
         schedule = schedules.Cosine(*(STEPSIZE_L1 if p == 1 else STEPSIZE), self.steps)
         to_direction = directions.Gradient() if 1 < p < math.inf else directions.Momentum()
         momentum = (0.0 if p == 1 else 0.25) if self.momentum is None else self.momentum
+        sparsity = Sparsity("adaptive", x0, bounds)
         x = previous = x0
         size = radius.epsilon * 0
         for t in range(self.steps + 1):
@@ -151,7 +147,8 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
             size = schedule.size(t) * radius.epsilon
             direction = to_direction(point.gradient)
             if p == 1:
-                counts = self._counts(x, state, nearest, radius.epsilon)
+                known = atleast_kd(nearest.known, x.ndim)
+                counts = sparsity.counts(ep.where(known, nearest.x, x), radius.epsilon)
                 new = sparse_step(x, direction, size, counts, bounds=bounds)
             else:
                 new = step(x, direction, size, p=p, bounds=bounds)
@@ -162,21 +159,6 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
                     direction=direction, momentum=inertia,
                 )  # fmt: skip
             previous, x = x, new
-
-    def _counts(
-        self, x: ep.Tensor, state: AttackState, nearest: _Nearest, epsilon: ep.Tensor
-    ) -> Any:
-        """Return how many coordinates a step moves (p = 1), shape (N,)."""
-        lower, upper = state.model.bounds
-
-        def moved(points: ep.Tensor) -> Any:
-            return flatten((points != state.x0).astype(epsilon.dtype)).sum(axis=-1).numpy()
-
-        first = epsilon.numpy() / (FIRST_MOVE * (upper - lower))
-        here = moved(x) / SPARSER
-        counts = np.where(here > 0, here, first)
-        counts = np.where(nearest.known.numpy(), moved(nearest.x) / SPARSER, counts)
-        return np.clip(np.round(counts), 1, math.prod(x.shape[1:]))
 
 
 class _Nearest:

@@ -10,7 +10,7 @@ from foolbox.devutils import atleast_kd
 from . import schedules
 from .base import variant
 from .pgd import ClipAwareGradientAttack
-from .state import AttackState, Sparsity
+from .state import AttackState
 from .steps import step
 
 ClipAwareFGM = variant(
@@ -32,7 +32,7 @@ ClipAwareFGM = variant(
         "steps": 1, "restarts": 1, "rel_stepsize": 1.0, "abs_stepsize": None,
         "schedule": "constant", "momentum": 0.0, "direction": "gradient",
         "random_start": False, "constraint": "ball", "keep": "last", "sparsity": 1.0, "targets": 1,
-        "larger_epsilon_start": False,
+        "larger_epsilon": 1.0,
     },
 )  # fmt: skip
 
@@ -96,8 +96,7 @@ ClipAwareAPGD = variant(
 
     The arguments are those of ``ClipAwareGradientAttack``.
 
-    Source: Croce & Hein 2020, arXiv 2003.01690; for p = 1 with their adaptive sparsity of
-    2021, arXiv 2103.01208, as ``sparsity="adaptive"``.
+    Source: Croce & Hein 2020, arXiv 2003.01690.
     """,
     fixed={"schedule": "halving"},
     defaults={"steps": 100},
@@ -105,15 +104,9 @@ ClipAwareAPGD = variant(
 
 
 class _FrankWolfe(ClipAwareGradientAttack):
-    def _step(
-        self,
-        t: int,
-        x: ep.Tensor,
-        direction: ep.Tensor,
-        size: Any,
-        sparsity: Sparsity,
-        state: AttackState,
-    ) -> ep.Tensor:
+    _is_sparse = False
+
+    def _step(self, x: ep.Tensor, direction: ep.Tensor, size: Any, state: AttackState) -> ep.Tensor:
         x0, epsilon = state.x0, state.epsilon
         vertex = step(x0, direction, epsilon, p=self.p, bounds=state.model.bounds)
         part: Any
@@ -126,10 +119,10 @@ class _FrankWolfe(ClipAwareGradientAttack):
         moved: ep.Tensor = x + part * (vertex - x)
         return moved
 
-    def _schedule(self) -> schedules.Schedule:
+    def _schedule(self, fall: int) -> schedules.Schedule:
         if self.rel_stepsize is None and self.schedule == "cosine":
             return schedules.Cosine(1.0, schedules.FINAL_STEP, self.steps)
-        return super()._schedule()
+        return super()._schedule(fall)
 
 
 ClipAwareFrankWolfe = variant(
@@ -144,6 +137,6 @@ ClipAwareFrankWolfe = variant(
 
     Source: Chen et al. 2020, arXiv 1811.10828.
     """,
-    fixed={"abs_stepsize": None, "sparsity": 1.0, "larger_epsilon_start": False},
+    fixed={"abs_stepsize": None, "sparsity": 1.0, "larger_epsilon": 1.0},
     defaults={"momentum": 0.0, "direction": "gradient"},
 )

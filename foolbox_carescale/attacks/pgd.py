@@ -8,7 +8,6 @@ are settings of ``ClipAwareGradientAttack``.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -33,10 +32,12 @@ Direction = Literal["gradient", "momentum", "adam", "conjugate"]
 Constraint = Literal["sphere", "ball"]
 Keep = Literal["best", "last"]
 
-# Radius in units of epsilon, and part of the steps, of each ball of a start on larger ones.
-LARGER_EPSILONS = ((2.0, 0.25), (1.5, 0.25))
-LEAST_STEPS_FOR_LARGER = 20
-STEP_AFTER_LARGER = 1.0  # relative to epsilon; 2 would leave what was found
+# For p = 1 and enough steps, the radius falls from this many epsilons to epsilon in this part of
+# the steps. Afterwards the halving schedule begins with this step relative to epsilon.
+LARGER_EPSILON = 3.0
+FALL = 0.6
+LEAST_STEPS_TO_FALL = 20
+STEP_AFTER_FALL = 1.0
 
 
 class ClipAwareGradientAttack(ClipAwareAttack):
@@ -56,7 +57,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             "halving" halves the step and returns to the best iterate when a sample stalls
             (Croce & Hein 2020, arXiv 2003.01690).
         momentum: Weight of the previous displacement, in [0, 1): the next iterate is
-            x + (1 - m) (z - x) + m (x - previous), where z is the result of the plain step.
+            x + (1 - m) (z - x) + m (x - previous), where z is the result of the plain step. By
+            default 0.25, and 0 for p = 1, where it would move too many coordinates.
         direction: The "gradient", or gradients accumulated by
             "momentum", "adam", or "conjugate" (see ``directions``). By default momentum for p = 1
             and p = inf, whose steps keep only signs, and the gradient for other p.
@@ -65,16 +67,14 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         keep: "best" returns, per input, the adversarial iterate with the highest loss (any
             iterate with the highest loss if none is adversarial); "last" returns the last one.
         sparsity: For p = 1, the share of the coordinates that one step moves, those with the
-            largest gradients. "auto" chooses it per sample by seven forward passes: ImageNet
-            networks need many small moves, small networks a few large ones. "adaptive" takes
-            it from the best iterate during the run (Croce & Hein 2021, arXiv 2103.01208). Not
-            used for p > 1.
+            largest gradients; or "adaptive", two thirds of those that the best iterate has
+            moved (after Croce & Hein 2021, arXiv 2103.01208). Not used for p > 1.
         targets: For "dlr_targeted": the number of other classes to aim at, the most likely ones
             first; fewer if the model has fewer.
-        larger_epsilon_start: Take the first half of the steps on balls of 2 and 1.5 epsilon, and
-            start from their projected result, as AutoAttack does for L1. Only later iterates are
-            reported or returned. The default for p = 1 and 20 steps or more; never used with
-            fewer than 3.
+        larger_epsilon: The radius at first, in units of epsilon, at least 1. It falls linearly to
+            epsilon in the first 60% of the steps; only later iterates are reported or returned.
+            AutoAttack does alike for L1, in stages. By default 3 for p = 1 and 20 steps or more,
+            else 1.
     """
 
     kind = "gradient"
@@ -89,15 +89,19 @@ class ClipAwareGradientAttack(ClipAwareAttack):
     rel_stepsize = positive().or_none()
     abs_stepsize = positive().or_none()
     schedule: Parameter[Schedule] = one_of(Schedule)
-    momentum = interval("[0, 1)")
+    momentum = interval("[0, 1)").or_none()
     direction: Parameter[Direction | None] = one_of(Direction).or_none()
     constraint: Parameter[Constraint] = one_of(Constraint)
     keep: Parameter[Keep] = one_of(Keep)
-    sparsity: Parameter[float | Literal["auto", "adaptive"]] = Parameter(
-        "a number in (0, 1], 'auto' or 'adaptive'",
-        lambda value: value in ("auto", "adaptive") or interval("(0, 1]").allows(value),
+    sparsity: Parameter[float | Literal["adaptive"]] = Parameter(
+        "a number in (0, 1] or 'adaptive'",
+        lambda value: value == "adaptive" or interval("(0, 1]").allows(value),
     )
     targets = integer(least=1)
+    larger_epsilon: Parameter[float | None] = Parameter(
+        "a finite number >= 1",
+        lambda value: value is None or value == 1 or positive(above=1).allows(value),
+    )
 
     def __init__(
         self,
@@ -109,14 +113,14 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         rel_stepsize: float | None = None,
         abs_stepsize: float | None = None,
         schedule: Schedule = "cosine",
-        momentum: float = 0.25,
+        momentum: float | None = None,
         direction: Direction | None = None,
         random_start: bool = True,
         constraint: Constraint = "sphere",
         keep: Keep = "best",
-        sparsity: float | Literal["auto", "adaptive"] = "auto",
+        sparsity: float | Literal["adaptive"] = "adaptive",
         targets: int = 9,
-        larger_epsilon_start: bool | None = None,
+        larger_epsilon: float | None = None,
     ) -> None:
         super().__init__(p=p)
         self.steps = steps
@@ -132,7 +136,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         self.keep = keep
         self.sparsity = sparsity
         self.targets = targets
-        self.larger_epsilon_start = larger_epsilon_start
+        self.larger_epsilon = larger_epsilon
         if restarts > 1 and keep == "last":
             raise ValueError(f"restarts: {restarts} with keep='last' is wasted; use keep='best'")
 
@@ -165,33 +169,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         loss_fns = losses.make_losses(criterion, self.loss, self.targets, lambda: model(x0))
         state = AttackState(model, x0, criterion, epsilon)
         for restart, loss_fn in enumerate(loss_fns * self.restarts):
-            attack, start = self._warm_start(state, loss_fn, restart)
-            last = attack._run_restart(state, loss_fn, restart, on_step, start)
+            last = self._run_restart(state, loss_fn, restart, on_step)
         return restore(last if self.keep == "last" else state.best.x)
-
-    def _warm_start(
-        self, state: AttackState, loss_fn: losses.LossFn, restart: int
-    ) -> tuple[ClipAwareGradientAttack, ep.Tensor | None]:
-        """Take the first steps on larger balls; return the attack that is left, and its start."""
-        larger_first = self.larger_epsilon_start
-        if larger_first is None:
-            larger_first = self.p == 1 and self.steps >= LEAST_STEPS_FOR_LARGER
-        stages = [(factor, round(part * self.steps)) for factor, part in LARGER_EPSILONS]
-        if not larger_first or not all(steps for _, steps in stages):  # too few to share out
-            return self, None
-        start, rest = None, copy.copy(self)
-        for factor, steps in stages:
-            stage = copy.copy(self)
-            stage.keep, stage.steps = "last", steps
-            larger = AttackState(state.model, state.x0, state.criterion, state.epsilon * factor)
-            larger.move = state.move
-            start = stage._run_restart(larger, loss_fn, restart, None, start)
-            state.gradients += larger.gradients
-            state.move = larger.move
-            rest.steps -= stage.steps
-        if self.rel_stepsize is None and self.schedule != "constant":
-            rest.rel_stepsize = STEP_AFTER_LARGER
-        return rest, start
 
     def _run_restart(
         self,
@@ -199,17 +178,17 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         loss_fn: losses.LossFn,
         restart: int,
         on_step: Callable[[Iterate], None] | None,
-        start: ep.Tensor | None = None,
     ) -> ep.Tensor:
         model, x0, epsilon = state.model, state.x0, state.epsilon
-        unit = epsilon if self.abs_stepsize is None else 1.0
-        schedule, to_direction = self._schedule(), self._to_direction()
-        sparsity = Sparsity(self.sparsity, self.steps, state)
-        x, size, away = x0, epsilon, self.random_start or start is not None
-        if start is not None:
-            x = self._enforce_constraint(start, state, start - x0)
-        elif self.random_start:
-            x = perturb(x0, sample(x0, "gaussian"), epsilon, p=self.p, bounds=model.bounds)
+        factors = self._radius_factors()
+        fall = factors.index(1.0)  # the first iterate that counts
+        schedule, to_direction = self._schedule(fall), self._to_direction()
+        sparsity = Sparsity(self.sparsity, x0, model.bounds)
+        momentum = (0.0 if self.p == 1 else 0.25) if self.momentum is None else self.momentum
+        x, size = x0, epsilon
+        if self.random_start:
+            start = epsilon * factors[0]
+            x = perturb(x0, sample(x0, "gaussian"), start, p=self.p, bounds=model.bounds)
         previous = x
         highest = HighestLoss()
         for t in range(self.steps + 1):
@@ -218,7 +197,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
                 break
             point = state.evaluate(x, loss_fn, gradient=not final)
             loss, is_adversarial, gradient = point.loss, point.is_adversarial, point.gradient
-            if t > 0 or away:
+            if t >= fall and (t > 0 or self.random_start):
                 if self.keep == "best":
                     state.best.update(x, loss, is_adversarial)
                 if on_step is not None:
@@ -228,38 +207,56 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             if final:
                 break
 
-            if schedule.observes or sparsity.adaptive:  # others never go back
+            if schedule.observes and t >= fall:  # others never go back
                 highest.update(x, loss, gradient)
-            back = schedule.observe(t, loss.numpy()) if schedule.observes else None
-            if back is not None and back.any():
-                where = atleast_kd(backends.from_numpy(x0, back), x0.ndim)
-                x = ep.where(where, highest.x, x)
-                gradient = ep.where(where, highest.gradient, gradient)
-                previous = ep.where(where, x, previous)
-                to_direction.reset(where)
-            sparsity.observe(t, highest.x, x0)
+                back = schedule.observe(t, loss.numpy())
+                if back is not None and back.any():
+                    where = atleast_kd(backends.from_numpy(x0, back), x0.ndim)
+                    x = ep.where(where, highest.x, x)
+                    gradient = ep.where(where, highest.gradient, gradient)
+                    previous = ep.where(where, x, previous)
+                    to_direction.reset(where)
 
-            size = _times(schedule.size(t), unit, x0)
+            radius = epsilon * factors[t + 1]
+            size = _times(schedule.size(t), radius if self.abs_stepsize is None else 1.0, x0)
             direction = to_direction(gradient)
-            if t == 0 and self._is_sparse:
-                sparsity.probe(x, direction, loss_fn)
-            new = self._step(t, x, direction, size, sparsity, state)
-            new = self._enforce_constraint(new, state, direction)
-            if self.momentum and t > 0:
-                new = self._enforce_constraint(new, state, direction, (self.momentum, x, previous))
+            if self._is_sparse:
+                counts = sparsity.counts(x if state.best.x is None else state.best.x, radius)
+                new = sparse_step(x, direction, size, counts, bounds=model.bounds)
+            else:
+                new = self._step(x, direction, size, state)
+            inertias = [None, (momentum, x, previous)] if momentum and t > 0 else [None]
+            for inertia in inertias:
+                new = enforce_constraint(
+                    new, x0, radius, p=self.p, bounds=model.bounds,
+                    sphere=self.constraint == "sphere", direction=direction, momentum=inertia,
+                )  # fmt: skip
             previous, x = x, new
         return x
 
+    def _radius_factors(self) -> list[float]:
+        """Return the radius of each iterate, the start included, in units of epsilon."""
+        larger = self.larger_epsilon
+        if larger is None:
+            long = self.p == 1 and self.steps >= LEAST_STEPS_TO_FALL
+            larger = LARGER_EPSILON if long else 1.0
+        fall = round(FALL * self.steps)
+        parts = [max(0.0, 1 - t / fall) if fall else 0.0 for t in range(self.steps + 1)]
+        return [1 + (larger - 1) * part for part in parts]
+
     @property
     def _is_sparse(self) -> bool:
+        """Return whether a step moves a chosen number of coordinates evenly."""
         return self.p == 1 and self.steps > 1
 
-    def _schedule(self) -> schedules.Schedule:
+    def _schedule(self, fall: int) -> schedules.Schedule:
         if self.schedule == "constant":
             return schedules.Constant(self.abs_stepsize or self.rel_stepsize or 2.5 / self.steps)
         first = self.abs_stepsize or self.rel_stepsize or 2.0
         if self.schedule == "halving":
-            return schedules.Halving(first, self.steps)
+            if fall and self.abs_stepsize is None and self.rel_stepsize is None:
+                first = STEP_AFTER_FALL
+            return schedules.Halving(first, self.steps, fall)
         last = schedules.FINAL_STEP * (1.0 if self.abs_stepsize is None else first)
         return schedules.Cosine(first, last, self.steps)
 
@@ -273,33 +270,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         default = "gradient" if 1 < self.p < math.inf else "momentum"
         return kinds[self.direction or default]()
 
-    def _step(
-        self,
-        t: int,
-        x: ep.Tensor,
-        direction: ep.Tensor,
-        size: Any,
-        sparsity: Sparsity,
-        state: AttackState,
-    ) -> ep.Tensor:
-        bounds = state.model.bounds
-        if self._is_sparse:
-            return sparse_step(x, direction, size, sparsity.counts(t, x), bounds=bounds)
-        return step(x, direction, size, p=self.p, bounds=bounds)
-
-    def _enforce_constraint(
-        self, z: ep.Tensor, state: AttackState, direction: ep.Tensor, momentum: Any = None
-    ) -> ep.Tensor:
-        return enforce_constraint(
-            z,
-            state.x0,
-            state.epsilon,
-            p=self.p,
-            bounds=state.model.bounds,
-            sphere=self.constraint == "sphere",
-            direction=direction,
-            momentum=momentum,
-        )
+    def _step(self, x: ep.Tensor, direction: ep.Tensor, size: Any, state: AttackState) -> ep.Tensor:
+        return step(x, direction, size, p=self.p, bounds=state.model.bounds)
 
 
 def _times(size: Any, unit: Any, like: ep.Tensor) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 
 # The cosine schedule ends at this part of epsilon, never at 0, so that the last steps still move.
 FINAL_STEP = 0.005
+BEFORE_HALVING = 2.0
 
 Array = np.ndarray[Any, Any]
 
@@ -65,17 +66,21 @@ class Halving(Schedule):
     RISING = 0.75
     FIRST_PERIOD, LESS_EACH_TIME, SHORTEST = 0.22, 0.03, 0.06  # of the number of steps
 
-    def __init__(self, first: float, steps: int) -> None:
-        self.first = first
+    def __init__(self, first: float, steps: int, start: int = 0) -> None:
+        """Take the first size, and the steps from ``start`` on; before, the size is 2."""
+        self.first, self.start = first, start
+        steps -= start
         self.period = max(int(self.FIRST_PERIOD * steps), 1)
         self.shortest = max(int(self.SHORTEST * steps), 1)
         self.less = max(int(self.LESS_EACH_TIME * steps), 1)
-        self.next = self.period
+        self.next = start + self.period
         self.sizes: Any = None
         self.before: Any = None
 
     def size(self, t: int) -> float | Array:
         """Return the first size, halved as often as the sample stalled."""
+        if t < self.start:
+            return BEFORE_HALVING
         return self.first if self.sizes is None else self.sizes
 
     def observe(self, t: int, losses: Array) -> Array | None:

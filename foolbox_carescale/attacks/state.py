@@ -13,7 +13,6 @@ from foolbox.models import Model
 
 from ..core import backends
 from . import losses
-from .steps import sparse_step
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,6 @@ class AttackState:
         self.model, self.x0, self.criterion, self.epsilon = model, x0, criterion, epsilon
         self.best = BestIterate()
         self.gradients = 0  # of all restarts
-        self.move: Any = None  # what `Sparsity` found, shape (N,)
 
     def evaluate(self, x: ep.Tensor, loss_fn: losses.LossFn, *, gradient: bool) -> Evaluation:
         """Evaluate the model at x, with the gradient of the loss or without."""
@@ -127,63 +125,32 @@ class HighestLoss:
 
 
 class Sparsity:
-    """The part of the coordinates that a step moves for p = 1: a number, or one per sample."""
+    """How many coordinates a step moves for p = 1: a share of all, or as the best iterate says."""
 
-    # Croce & Hein 2021, arXiv 2103.01208: begin with 0.2; at each of 25 checkpoints go to two
-    # thirds of the coordinates that the best iterate has moved.
-    FIRST, PERIOD, SHRINK = 0.2, 0.04, 1.5
-    # By how much of the box's width a single step may move a coordinate, of which "auto" takes the
-    # mean in the logarithm, weighted by a power of how much each raises the loss. The best is 0.005
-    # for a network on ImageNet and 0.1 to 0.5 for small ones; many steps make more of longer moves,
-    # by these factors in the first step and in the last.
-    PROBES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-    POWER = 2
-    FACTORS = (1.25, 5.0)
+    # "adaptive": what the best iterate has moved over this, as the points become sparser; while it
+    # has moved nothing, as many as move each by this part of the box's width.
+    SPARSER = 1.5
+    FIRST_MOVE = 0.3
 
-    def __init__(self, part: float | str, steps: int, state: AttackState) -> None:
-        self.adaptive = part == "adaptive"
-        self.part: Any = self.FIRST if self.adaptive else part
-        self.state, self.steps = state, steps
-        self.widths: Any = None  # of the box, that epsilon amounts to
-        if part == "auto":
-            lower, upper = state.model.bounds
-            epsilon = state.epsilon
-            numbers = epsilon if isinstance(epsilon, float) else epsilon.numpy().astype(float)
-            self.widths = np.broadcast_to(numbers / (upper - lower), (len(state.x0),))
-        self.period = max(int(self.PERIOD * steps), 1)
+    def __init__(self, share: float | str, x0: ep.Tensor, bounds: Any) -> None:
+        self.share, self.x0, self.size = share, x0, math.prod(x0.shape[1:])
+        lower, upper = bounds
+        self.move = self.FIRST_MOVE * (upper - lower)
 
-    def probe(self, x: ep.Tensor, gradient: ep.Tensor, loss_fn: losses.LossFn) -> None:
-        """Find out how far to move a coordinate, unless this is not asked for, or known."""
-        state = self.state
-        if self.widths is None or state.move is not None:
-            return
-        heights = []
-        for move in self.PROBES:
-            counts = self._clipped(self.widths / move, x)
-            point = sparse_step(x, gradient, state.epsilon, counts, bounds=state.model.bounds)
-            heights.append(state.evaluate(point, loss_fn, gradient=False).loss.numpy())
-        finite = np.nan_to_num(np.array(heights, float), nan=-np.inf).clip(-1e30, 1e30)
-        gain = finite - finite.min(axis=0)
-        weight = (gain / np.maximum(gain.max(axis=0), 1e-30)) ** self.POWER + 1e-30
-        logs = np.log(self.PROBES)[:, None] * np.ones_like(weight)
-        state.move = np.exp(np.average(logs, axis=0, weights=weight))
+    def counts(self, best: ep.Tensor, radius: Any) -> Any:
+        """Return how many coordinates to move, shape (N,), at least 1.
 
-    def counts(self, t: int, x: ep.Tensor) -> Any:
-        """Return how many coordinates step t moves, shape (N,), at least 1."""
-        if self.widths is not None:
-            first, last = self.FACTORS
-            factor = first * (last / first) ** (t / max(self.steps - 1, 1))
-            return self._clipped(self.widths / (factor * self.state.move), x)
-        return self._clipped(np.broadcast_to(self.part * math.prod(x.shape[1:]), (len(x),)), x)
-
-    def _clipped(self, counts: Any, x: ep.Tensor) -> Any:
-        return np.clip(np.round(counts), 1, math.prod(x.shape[1:]))
-
-    def observe(self, t: int, best: ep.Tensor, x0: ep.Tensor) -> None:
-        """Look at the best iterate before step t, where "adaptive" goes by it."""
-        if self.adaptive and t > 0 and t % self.period == 0:
-            moved = flatten((best != x0).astype(x0.dtype)).mean(axis=-1).numpy()
-            self.part = np.maximum(moved / self.SHRINK, 1e-12)
+        Args:
+            best: The points to go by, shape of the inputs.
+            radius: Norm of the next points, a number, or a tensor of shape (N,).
+        """
+        if isinstance(self.share, float):
+            counts: Any = np.full(len(self.x0), self.share * self.size)
+        else:
+            moved = flatten((best != self.x0).astype(self.x0.dtype)).sum(axis=-1).numpy()
+            first = (radius if isinstance(radius, float) else radius.numpy()) / self.move
+            counts = np.where(moved > 0, moved / self.SPARSER, first)
+        return np.clip(np.round(counts), 1, self.size)
 
 
 def _without_nan(loss: ep.Tensor) -> ep.Tensor:

@@ -38,7 +38,7 @@ GRADIENT_ROWS = [
     *(row(attacks.ClipAwareBIM, p=p, schedule="constant", steps=4) for p in (1, 2, math.inf)),
     *(row(attacks.ClipAwareFGM, p=p) for p in ORDERS),
     row(attacks.ClipAwarePGD, p=2, abs_stepsize=0.3, momentum=0.0, keep="last", steps=4),
-    *(row(attacks.ClipAwarePGD, p=p, larger_epsilon_start=True, steps=4) for p in (1, 2, math.inf)),
+    *(row(attacks.ClipAwarePGD, p=p, larger_epsilon=2, steps=4) for p in (1, 2, math.inf)),
     row(attacks.ClipAwareAPGD, p=1, steps=20, restarts=2),
     row(attacks.ClipAwarePGD, p=1, rel_stepsize=0.1, momentum=0.75, sparsity=0.2, steps=4),
     row(attacks.ClipAwarePGD, p=math.inf, random_start=False, steps=4),

@@ -154,7 +154,7 @@ CONSTRUCTOR_ERRORS = [
     (
         attacks.L1ClipAwarePGD,
         {"sparsity": 0},
-        r"sparsity: .* in \(0, 1\], 'auto' or 'adaptive', got 0",
+        r"sparsity: .* in \(0, 1\] or 'adaptive', got 0",
     ),
     (
         attacks.L2ClipAwarePGD,

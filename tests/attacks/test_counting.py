@@ -23,9 +23,8 @@ COSTS = [
     # with keep="best" the last iterate's loss is one more forward pass
     (attacks.L2ClipAwarePGD(steps=5), 6 * N, 5 * N),
     (attacks.L2ClipAwarePGD(steps=5, keep="last"), 5 * N, 5 * N),
-    # seven more, once, find out how sparse the steps are to be
-    (attacks.L1ClipAwareAPGD(steps=4, restarts=2), 17 * N, 8 * N),
-    (attacks.L1ClipAwareAPGD(steps=4, restarts=2, sparsity=0.5), 10 * N, 8 * N),
+    (attacks.L1ClipAwareAPGD(steps=4, restarts=2), 10 * N, 8 * N),
+    (attacks.L1ClipAwarePGD(steps=20), 21 * N, 20 * N),
     (attacks.LinfClipAwareFGM(), N, N),
     # one more forward pass ranks the target classes
     (attacks.L2ClipAwarePGD(steps=2, loss="dlr_targeted", targets=3), N + 3 * 3 * N, 3 * 2 * N),

@@ -1,14 +1,11 @@
 """Attacks and the models they are run on: gradients, checkpoints, how many pixels decide."""
 
-import eagerpy as ep
 import foolbox as fb
 import pytest
 import torch
 import torch.utils.checkpoint
 
 from foolbox_carescale import attacks
-from foolbox_carescale.attacks.losses import make_loss
-from foolbox_carescale.attacks.state import AttackState, Sparsity
 from tests.attacks import model_cases
 from tests.attacks.table import ORDERS, assert_norm, iterates_of
 
@@ -86,30 +83,6 @@ def test_models_that_checkpoint_activations_are_attacked_alike(reentrant):
             for network in (convolution(), convolution(use_reentrant=reentrant))
         ]
     torch.testing.assert_close(*found)
-
-
-def test_sparsity_suits_the_model_that_is_attacked():
-    """Where one element decides, few are moved; where only many do, many."""
-    x = torch.full((1, 1000), 0.5)
-
-    weights = 1 / torch.arange(1.0, 1001.0)
-
-    def few(t):
-        return torch.stack([t[:, 0] * 0, (weights * (t - 0.5)).sum(1) - 0.5], 1)
-
-    def many(t):  # no element counts further than 0.02 from where it was
-        flat = weights**0.1 * (t - 0.5).clamp(-0.02, 0.02)
-        return torch.stack([t[:, 0] * 0, flat.sum(1) - 0.5], 1)
-
-    moves = []
-    for function in (few, many):
-        model, criterion = foolbox_model(function), fb.criteria.Misclassification(torch.tensor([0]))
-        state = AttackState(model, ep.astensor(x), criterion, 2.0)
-        loss_fn = make_loss(criterion, "margin")
-        gradient = state.evaluate(state.x0, loss_fn, gradient=True).gradient
-        Sparsity("auto", 30, state).probe(state.x0, gradient, loss_fn)
-        moves.append(state.move.item())
-    assert moves[0] > 2 * moves[1]
 
 
 def foolbox_model(function):

@@ -9,6 +9,7 @@ import torch
 
 import foolbox_carescale as fc
 from foolbox_carescale import attacks
+from foolbox_carescale.attacks import pgd
 from tests import reference
 from tests.attacks import model_cases
 from tests.attacks.table import (
@@ -65,13 +66,11 @@ def test_pgd_on_a_linear_model_reaches_the_closed_form_optimum(p, constraint):
     def gain(points):
         return (g * (case.numpy(points) - start).reshape(g.shape)).sum(1)
 
-    # p = 1: its optimum is a corner that steps of few coordinates reach, 4 of 192 here; the
-    # default's wider steps suit networks, and stay 18% below on a linear model; half of the steps
-    # are those of the start on larger epsilons
+    # p = 1: its optimum is a corner, 4 of 192 coordinates here
     model_cases.seed("torch")
-    attack = attacks.ClipAwarePGD(p=p, constraint=constraint, sparsity=0.02, steps=80)
+    attack = attacks.ClipAwarePGD(p=p, constraint=constraint, steps=80)
     raw, _, _ = attack(case.model, case.x, case.labels, epsilons=epsilon)
-    short = {1: 0.05, 3: 2e-3}.get(p, 1e-3)
+    short = {1: 5e-3, 3: 2e-3}.get(p, 1e-3)
     assert np.all(gain(raw) >= gain(optimum) * (1 - short))
     assert np.all(gain(raw) <= gain(optimum) * (1 + 1e-5))
 
@@ -121,45 +120,63 @@ def test_an_adversarial_iterate_is_kept_over_one_of_higher_loss(width, best_step
 
 
 @every_backend
-def test_a_start_on_larger_epsilons_costs_no_extra_steps_and_reports_no_larger_ball(
-    case,
-):
+def test_a_radius_that_falls_costs_no_step_and_only_what_is_within_epsilon_counts(case):
     model = attacks.CountingModel(case.model)
     seen = []
-    attack = attacks.ClipAwarePGD(p=1, steps=8, larger_epsilon_start=True)
-    attack(model, case.x, case.labels, epsilons=case.epsilon(1), on_step=seen.append)
-    assert model.backwards == 8 * model_cases.SAMPLES
-    # the start that two balls of two steps each lead to, and the four steps that are left
-    assert [iterate.step for iterate in seen] == [0, 1, 2, 3, 4]
-    assert [iterate.gradients for iterate in seen] == [5, 6, 7, 8, 8]
-    for iterate in seen:
-        assert_norm(case, iterate.x, 1, case.epsilon(1))
-    assert seen[1].stepsize == pytest.approx(case.epsilon(1))
+    attack = attacks.ClipAwarePGD(p=1, steps=10, larger_epsilon=2)
+    raw, _, _ = attack(model, case.x, case.labels, epsilons=case.epsilon(1), on_step=seen.append)
+    assert model.backwards == 10 * model_cases.SAMPLES
+    assert [iterate.step for iterate in seen] == [6, 7, 8, 9, 10]
+    assert [iterate.gradients for iterate in seen] == [7, 8, 9, 10, 10]
+    for points in (raw, *(iterate.x for iterate in seen)):
+        assert_norm(case, points, 1, case.epsilon(1))
+
+
+@on_torch
+@pytest.mark.parametrize("constraint", ["sphere", "ball"])
+def test_the_radius_falls_linearly_to_epsilon(case, constraint, monkeypatch):
+    radii = []
+    enforce = pgd.enforce_constraint
+
+    def record(z, x0, eps, **arguments):
+        points = enforce(z, x0, eps, **arguments)
+        radii.append(eps)
+        if constraint == "sphere":
+            assert_norm(case, points.raw, 2, eps)
+        return points
+
+    monkeypatch.setattr(pgd, "enforce_constraint", record)
+    attack = attacks.ClipAwarePGD(
+        p=2, steps=10, larger_epsilon=4, momentum=0, constraint=constraint
+    )
+    attack.run(case.model, case.x, case.labels, epsilon=0.1)
+    expected = 0.1 * np.array([3.5, 3, 2.5, 2, 1.5, 1, 1, 1, 1, 1])
+    assert radii == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("steps", [1, 2, 3])
 @on_torch
-def test_a_start_on_larger_epsilons_costs_no_step_however_few_there_are(case, steps, keep):
+def test_a_radius_falls_in_any_number_of_steps(case, steps, keep):
     model = attacks.CountingModel(case.model)
-    attack = attacks.ClipAwarePGD(p=2, steps=steps, larger_epsilon_start=True, keep=keep)
+    attack = attacks.ClipAwarePGD(p=2, steps=steps, larger_epsilon=2, keep=keep)
     raw, _, _ = attack(model, case.x, case.labels, epsilons=case.epsilon(2))
     assert_norm(case, raw, 2, case.epsilon(2))
     assert model.backwards == steps * model_cases.SAMPLES
 
 
-def test_a_start_on_larger_epsilons_is_the_default_of_long_runs_for_p_1_only(digits):
-    def first_step(p, steps, **arguments):
+def test_a_larger_radius_is_the_default_of_long_runs_for_p_1_only(digits):
+    def reported(p, steps, **arguments):
         seen = []
         attacks.ClipAwarePGD(p=p, steps=steps, **arguments).run(
             digits.model, digits.x[:1], digits.labels[:1], epsilon=1.0, on_step=seen.append
         )
-        return len(seen) - 1
+        return len(seen)
 
-    assert first_step(1, 20) == 10
-    assert first_step(1, 20, larger_epsilon_start=False) == 20
-    assert first_step(1, 19) == 19
-    assert first_step(2, 20) == 20
+    assert reported(1, 20) == 9
+    assert reported(1, 20, larger_epsilon=1) == 21
+    assert reported(1, 19) == 20
+    assert reported(2, 20) == 21
 
 
 @on_torch
