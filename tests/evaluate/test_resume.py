@@ -84,7 +84,7 @@ def test_a_complete_run_is_read_without_its_model_and_left_alone(tmp_path):
 
 def test_a_run_is_continued_by_its_own_stored_config(tmp_path, reference):
     folder = started(tmp_path / "run")
-    stored = load_evaluation(folder / "config.yaml", [f"output={folder}"])
+    stored = load_evaluation(folder / "config.yaml", [f"output={folder}"], allow_code=True)
     assert stored.output == str(folder)
     evaluate(stored)
     assert rows(folder) == reference
