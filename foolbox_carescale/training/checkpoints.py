@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..evaluate.errors import StorageError, UserError
-from ..evaluate.store.checksums import digest, write_atomically
+from ..evaluate.store.checksums import IntegrityError, digest, read_file, write_atomically
+from ..evaluate.store.folder import MOST_IMAGES
 
 ENTRY = "carescale"
 """The key of the metadata: one only, because safetensors writes several in random order."""
@@ -49,11 +50,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     remedy = "remove it to train from the beginning"
     try:
-        stored = path.read_bytes()
+        stored = read_file(path, MOST_IMAGES)
     except FileNotFoundError:
         raise UserError(f"checkpoint: there is no file {path}") from None
-    except OSError as error:
-        raise UserError(f"checkpoint: {path} cannot be read ({error.strerror})") from error
+    except IntegrityError as error:
+        raise UserError(f"checkpoint: {path}: {error}; {remedy}") from None
     written = stored[:-_DIGITS]
     if stored[-_DIGITS:] != digest(written).encode():
         raise UserError(f"checkpoint: {path} is damaged; {remedy}")
@@ -93,9 +94,11 @@ def read_about(path: Path) -> dict[str, Any]:
         UserError: The file cannot be read.
     """
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is not a file")
         with safe_open(path, framework="pt") as file:
             about: dict[str, Any] = json.loads((file.metadata() or {}).get(ENTRY, "{}"))
-    except (SafetensorError, ValueError, OSError) as error:
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it to train again") from error
     return about
 

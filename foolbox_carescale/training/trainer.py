@@ -24,9 +24,9 @@ from ..evaluate.models.loading import find_device, resolve_model
 from ..evaluate.runner.identity import check_config, check_inputs, inputs_digest, versions
 from ..evaluate.runner.resolve import view_of
 from ..evaluate.runner.run import SMALL
-from ..evaluate.serialization import to_builtins
-from ..evaluate.store.checksums import write_atomically
-from ..evaluate.store.folder import RunFolder
+from ..evaluate.serialization import flatten_keys, to_builtins
+from ..evaluate.store.checksums import IntegrityError, read_file, write_atomically
+from ..evaluate.store.folder import MOST_JSON, RunFolder
 from ..evaluate.tracking import check_tracking, following, report
 from .checkpoints import load_checkpoint, read_about, save_checkpoint, save_weights
 from .config import Training
@@ -169,10 +169,13 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
             " remove it to train from the beginning, or choose another folder"
         )
     try:
-        record: dict[str, Any] = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        record: dict[str, Any] = json.loads(read_file(folder / _RECORD, MOST_JSON))
+        for key in ("asked", "resolved", "inputs"):
+            flatten_keys(dict(record[key]))  # of any depth that readers can follow
+        str(record["run"]), int(record["resolved"]["threads"]), str(record["resolved"]["device"])
+    except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (IntegrityError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"output: {folder / _RECORD} is damaged, so it is not known which training the folder"
             " holds; choose another folder"
@@ -291,12 +294,16 @@ def _write_history(folder: Path, history: Sequence[Epoch]) -> None:
 
 
 def _read_history(folder: Path) -> tuple[Epoch, ...]:
-    with (folder / _HISTORY).open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return tuple(
-        Epoch(int(row.pop("epoch")), **{key: float(value) for key, value in row.items()})
-        for row in rows
-    )
+    try:
+        text = read_file(folder / _HISTORY, MOST_JSON).decode()
+        return tuple(
+            Epoch(int(row.pop("epoch")), **{key: float(value) for key, value in row.items()})
+            for row in csv.DictReader(io.StringIO(text, newline=""))
+        )
+    except (IntegrityError, FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"output: {folder / _HISTORY} is missing or damaged; choose another folder"
+        ) from error
 
 
 def _metrics(epochs: Sequence[Epoch]) -> Iterator[tuple[str, int, float]]:

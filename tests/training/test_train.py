@@ -1,4 +1,6 @@
 import dataclasses
+import json
+import os
 import subprocess
 import sys
 import time
@@ -323,6 +325,56 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path, 
     with pytest.raises(UserError, match=line):
         train(factories.training(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+RECORD = {
+    "run": "1",
+    "asked": {},
+    "inputs": {},
+    "resolved": {"threads": 1, "device": "cpu"},
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 10**5,
+        '{"a": ' * 10**5,
+        "[]",
+        "{}",
+        json.dumps({**RECORD, "asked": [1]}),
+        json.dumps({**RECORD, "resolved": {"threads": "many", "device": "cpu"}}),
+        json.dumps({**RECORD, "resolved": 3}),
+    ],
+)
+def test_a_record_that_no_training_writes_is_one_line(tmp_path, text):
+    (tmp_path / "train.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"train\.json is damaged") as caught:
+        train(factories.training(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["train.json", "checkpoint.pt", "history.csv", "weights"])
+def test_a_pipe_in_the_folder_of_a_training_is_one_line_and_not_waited_for(tmp_path, name):
+    train(factories.training(tmp_path))
+    path = tmp_path / ("weights.safetensors" if name == "weights" else name)
+    if name == "checkpoint.pt":
+        (tmp_path / "weights.safetensors").unlink()
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=path.name) as caught:
+        train(factories.training(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_training_writes_through_no_link_in_its_folder(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".unfinished").symlink_to(outside)
+    with pytest.raises(UserError, match="cannot be written"):
+        train(factories.training(tmp_path / "run"))
+    assert not list(outside.iterdir())
 
 
 def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):
