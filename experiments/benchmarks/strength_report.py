@@ -25,7 +25,7 @@ class Row:
     suite: str
     model: str
     p: float
-    epsilon: float  # 0 in the suite "minimal"
+    epsilon: float
     attack: str
     steps: int
     seed: int
@@ -128,7 +128,7 @@ class Results:
 def _order(item: tuple[Key, object]) -> tuple[int, int, float, float]:
     suite, model, p, epsilon = item[0]
     return (
-        ("fixed", "minimal", "ensemble").index(suite),
+        ("fixed", "ensemble").index(suite),
         ("digits", "robust", "imagenet").index(model),
         p,
         epsilon,
@@ -260,20 +260,6 @@ def _norms(results: Results) -> Verdicts:
     return verdicts
 
 
-def _minimal_norms(results: Results) -> Verdicts:
-    verdicts = []
-    for setting in results.settings("minimal"):
-        for peer in ("foolbox_ddn", "foolbox_fmn", "foolbox_cw"):
-            steps = {s for a, s in results.by_setting[setting] if a == peer}
-            for count in steps:
-                found = results.pair(setting, "minimal_epsilon", peer, count)
-                if found is not None:
-                    mine, theirs = (mean(r.median_norm for r in part) for part in found)
-                    note = f"{peer}: {mine:.4f} against {theirs:.4f}"
-                    verdicts.append((mine <= theirs, note))
-    return verdicts
-
-
 def _ensembles(results: Results) -> Verdicts:
     verdicts = []
     for setting in results.settings("ensemble"):
@@ -329,7 +315,6 @@ _GOALS: tuple[tuple[str, float, Callable[[Results], Verdicts]], ...] = (
         ),
     ),
     ("every norm at epsilon to 1e-5", 1.0, _norms),
-    ("MinimalEpsilon(L2ClipAwareAPGD): median norm not above DDN, FMN, CW", 1.0, _minimal_norms),
     ("ensemble: acc not higher than AutoAttack's standard, with no more passes", 1.0, _ensembles),
 )  # fmt: skip
 
@@ -356,14 +341,6 @@ def _tables(results: Results) -> list[str]:
             ],
             names,
         )
-    lines += ["## Minimal perturbations: median norm", ""]
-    for setting in results.settings("minimal"):
-        body = []
-        for (attack, _), rows in results.by_setting[setting].items():
-            norms = _spread([row.median_norm for row in rows], 4)
-            gradients = f"{mean(row.backwards for row in rows):.0f}"
-            body.append((f"{setting[1]} {norm_name(setting[2])} {attack}", [norms, gradients]))
-        lines += _table(body, ["median norm", "gradients per sample"])
     lines += ["## Ensembles: acc, passes per sample", ""]
     body = []
     for setting in results.settings("ensemble"):

@@ -2,41 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import eagerpy as ep
 from foolbox.devutils import atleast_kd
 
-from . import schedules
-from .base import variant
+from . import losses, schedules
+from .base import lp_distance, variant
+from .parameters import integer
 from .pgd import ClipAwareGradientAttack
-from .state import AttackState
-from .steps import step
+from .state import AttackState, Iterate, Sparsity
+from .steps import sparse_step, step
 
-ClipAwareFGM = variant(
-    ClipAwareGradientAttack,
-    "ClipAwareFGM",
+
+class ClipAwareFGM(ClipAwareGradientAttack):
     """Fast gradient method: one gradient, and the exact maximiser of the linearised loss.
 
     argmax <grad, s> over ||s||_p <= epsilon with x + s inside the bounds: FGSM for p = inf.
     Coordinates with a zero gradient do not move. If the others cannot reach epsilon, the
     perturbation is as large as they allow.
 
+    For p = 1 the maximiser moves few coordinates as far as they can go, where the loss is no longer
+    linear. So the best of it and of steps that move more coordinates by less is returned.
+
     Args:
         p: Order of the norm, in [1, inf].
         loss: As for ``ClipAwareGradientAttack``.
+        candidates: For p = 1: how many steps to choose from, the maximiser included, at one forward
+            pass each; 1 takes the maximiser.
 
     Source: Goodfellow et al. 2015, arXiv 1412.6572; the maximiser is ``steepest_step``.
-    """,
-    fixed={
-        "steps": 1, "restarts": 1, "rel_stepsize": 1.0, "abs_stepsize": None,
-        "schedule": "constant", "momentum": 0.0, "direction": "gradient",
-        "random_start": False, "constraint": "ball", "keep": "last", "sparsity": 1.0, "targets": 1,
-        "larger_epsilon": 1.0,
-    },
-)  # fmt: skip
+    """
 
-ClipAwareFGM.kind = "single gradient"
+    kind = "single gradient"
+    candidates = integer(least=1)
+
+    MOVE, LESS = 0.3, 10**-0.5  # of the box's width, and from one candidate to the next
+
+    def __init__(
+        self, *, p: float = 2.0, loss: str | losses.Loss = "ce", candidates: int = 8
+    ) -> None:
+        super().__init__(
+            p=p, loss=loss, steps=1, rel_stepsize=1.0, schedule="constant", momentum=0.0,
+            direction="gradient", random_start=False, constraint="ball", keep="last", targets=1,
+        )  # fmt: skip
+        self.candidates = candidates
+
+    def _run_restart(
+        self,
+        state: AttackState,
+        loss_fn: losses.LossFn,
+        restart: int,
+        on_step: Callable[[Iterate], None] | None,
+    ) -> ep.Tensor:
+        if self.p != 1 or self.candidates == 1:
+            return super()._run_restart(state, loss_fn, restart, on_step)
+        x0, epsilon, bounds = state.x0, state.epsilon, state.model.bounds
+        gradient = state.evaluate(x0, loss_fn, gradient=True).gradient
+        sparsity = Sparsity("adaptive", x0, bounds)
+        candidates = [step(x0, gradient, epsilon, p=1, bounds=bounds)]
+        for number in range(self.candidates - 1):
+            sparsity.move = (bounds[1] - bounds[0]) * self.MOVE * self.LESS**number
+            counts = sparsity.counts(x0, epsilon)
+            candidates.append(sparse_step(x0, gradient, epsilon, counts, bounds=bounds))
+        best = state.best
+        for x in candidates:
+            point = state.evaluate(x, loss_fn, gradient=False)
+            best.update(x, point.loss, point.is_adversarial)
+        if on_step is not None:
+            norm = lp_distance(x0, best.x, 1).raw
+            on_step(Iterate(1, 0, best.x.raw, norm, best.loss.raw, best.found.raw, epsilon, 1))
+        chosen: ep.Tensor = best.x
+        return chosen
+
 
 ClipAwareBIM = variant(
     ClipAwareGradientAttack,

@@ -26,6 +26,8 @@ COSTS = [
     (attacks.L1ClipAwareAPGD(steps=4, restarts=2), 10 * N, 8 * N),
     (attacks.L1ClipAwarePGD(steps=20), 21 * N, 20 * N),
     (attacks.LinfClipAwareFGM(), N, N),
+    (attacks.L1ClipAwareFGM(), 9 * N, N),
+    (attacks.L1ClipAwareFGM(candidates=1), N, N),
     # one more forward pass ranks the target classes
     (attacks.L2ClipAwarePGD(steps=2, loss="dlr_targeted", targets=3), N + 3 * 3 * N, 3 * 2 * N),
     (attacks.L2ClipAwareGaussianNoise(), 0, 0),

@@ -53,6 +53,23 @@ def test_fgm_gains_all_that_any_step_in_ball_and_box_can_gain(bounds, p):
         assert row_gain == pytest.approx(bound, rel=1e-5)
 
 
+def test_fgm_for_p_1_moves_more_coordinates_where_far_moves_gain_nothing():
+    weights = 1 / torch.arange(1.0, 401.0) ** 0.1  # of equal ones all would move
+
+    def forward(t):  # no coordinate counts further than 0.02 from where it was
+        flat = (weights * (t - 0.5).clamp(-0.02, 0.02).reshape(len(t), -1)).sum(1)
+        return torch.stack([0 * flat, 10 * flat - 1], 1)
+
+    case = model_cases.build("torch", forward, np.full((2, 1, 20, 20), 0.5, np.float32))
+    exact, _, _ = attacks.L1ClipAwareFGM(candidates=1)(
+        case.model, case.x, case.labels, epsilons=1.0
+    )
+    best, _, success = attacks.L1ClipAwareFGM()(case.model, case.x, case.labels, epsilons=1.0)
+    assert_norm(case, best, 1, 1.0)
+    assert success.all()
+    assert (case.losses(best) > case.losses(exact) + 0.1).all()
+
+
 @pytest.mark.parametrize("constraint", ["sphere", "ball"])
 @pytest.mark.parametrize("p", ORDERS)
 def test_pgd_on_a_linear_model_reaches_the_closed_form_optimum(p, constraint):
