@@ -148,18 +148,20 @@ def test_the_cosine_schedule_falls_from_two_epsilon_and_the_constant_one_stays(c
         _, seen = iterates_of(attacks.ClipAwareBIM(steps=5, **arguments), case, epsilons=0.5)
         return [iterate.stepsize for iterate in seen]
 
+    def fifth(first, last):
+        return last + (first - last) * (1 + math.cos(math.pi * 4 / 5)) / 2
+
     falling = stepsizes()
     assert falling[0] == 1.0
     assert np.all(np.diff(falling) < 0)
-    assert falling[-1] > 0.005 * 0.5
+    assert falling[-1] == pytest.approx(0.5 * fifth(2.0, 0.005))
     assert stepsizes(schedule="constant") == pytest.approx([2.5 / 5 * 0.5] * 5)
     assert stepsizes(schedule="constant", rel_stepsize=0.1) == pytest.approx([0.05] * 5)
     given = stepsizes(schedule="constant", rel_stepsize=0.1, abs_stepsize=0.3)
     assert given == pytest.approx([0.3] * 5)
     given = stepsizes(abs_stepsize=0.3)
     assert given[0] == pytest.approx(0.3)
-    last = 0.005 * 0.3
-    assert given[-1] == pytest.approx(last + (0.3 - last) * (1 + math.cos(math.pi * 4 / 5)) / 2)
+    assert given[-1] == pytest.approx(fifth(0.3, 0.005 * 0.3))
 
 
 @in_turns(SOME)

@@ -23,6 +23,18 @@ def test_margin_is_the_best_other_logit_minus_the_label_s():
     assert value("margin") == [2.0 - 4.0, 5.0 - 3.0]
 
 
+def test_soft_margin_is_the_logarithm_of_the_other_exponentials_minus_the_label_s_logit():
+    others = torch.stack([LOGITS[0, 1:], LOGITS[1, [0, 2, 3, 4]]])
+    expected = others.exp().sum(1).log() - torch.tensor([4.0, 3.0])
+    assert value("soft_margin") == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["ce", "margin", "soft_margin", "dlr"])
+def test_a_number_added_to_all_logits_changes_no_loss(loss):
+    for number in (-64.0, 512.0):  # below 0, and what the exponential of is no float32
+        assert value(loss, logits=LOGITS + number) == pytest.approx(value(loss), rel=1e-4)
+
+
 def test_dlr_divides_the_margin_by_the_gap_to_the_third_logit():
     assert value("dlr") == pytest.approx([-2.0 / (4.0 - 1.0), 2.0 / (5.0 - 2.0)])
 
@@ -38,7 +50,7 @@ def test_targeted_dlr_is_the_formula_of_croce_and_hein():
     assert found(LOGITS[:, :4], 2, 3) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("loss", ["ce", "margin", "dlr"])
+@pytest.mark.parametrize("loss", ["ce", "margin", "soft_margin", "dlr"])
 def test_a_targeted_criterion_is_ascended_towards_its_classes(loss):
     towards = fb.criteria.TargetedMisclassification(LABELS)
     assert value(loss, towards) == pytest.approx([-v for v in value(loss)])

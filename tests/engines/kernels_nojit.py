@@ -248,6 +248,42 @@ def test_a_search_that_creeps_is_halved(monkeypatch, start):
     assert roots._newton(*ROW, 1.0, 2.0, one, order, start, *first, 0.5, 100.0, 1e-12, 30) == -1
 
 
+@pytest.mark.parametrize("order", [(1.0,), (2.0, 2.0), (3.0, 3.0, 3.0)], ids=len)
+def test_one_step_arrives_where_nothing_is_saturated(order):
+    p = order[0]
+
+    def sums(scale):
+        return roots.sum_row(X, V, -9.0, 9.0, scale, 1.0, order, None)[:2]
+
+    root = np.sum(np.abs(V[V != 0]) ** p) ** (-1 / p)
+    for start in (0.01 * root, 0.9 * root, 1.05 * root):
+        found = roots._newton(
+            X, V, -9.0, 9.0, 1.0, p, 1.0, order, start, *sums(start), 0.0, np.inf, 1e-12, 2
+        )
+        assert found == pytest.approx(root, rel=1e-11)
+
+
+def test_eta_of_directions_below_the_normal_numbers_is_found():
+    eta = roots._bracketed(X, 1e-310 * V, -9.0, 9.0, 1e-3, (2.0, 2.0), 1e-12)
+    assert eta == pytest.approx(1e-3 / 1e-310 / np.linalg.norm(V), rel=1e-9)
+
+
+def test_a_long_row_is_looked_at_first_just_beyond_its_root(monkeypatch):
+    rng = np.random.default_rng(0)
+    n, p, seen = 20_000, 2.0, []
+    x, v, m = rng.random(n), rng.normal(size=n), passes.sample_size(n)
+
+    def sums(row, *arguments):
+        if row.size == n:
+            seen.append(arguments[3])
+        return passes.sum_row(row, *arguments)
+
+    monkeypatch.setattr(roots, "sum_row", sums)
+    scratch, eps = (np.empty(m), np.empty(m)), 10.0
+    eta, _ = roots.solve_row(x, v, 0.0, 1.0, eps, (p, p), (p, p), 0.0, 1e-12, *scratch)
+    assert eta < eps * seen[0] < 1.2 * eta
+
+
 def test_kernels_compile_where_no_place_for_their_cache_can_be_written(monkeypatch):
     def njit(**options):
         if options.get("cache"):

@@ -450,6 +450,14 @@ def test_a_point_on_the_sphere_stays_to_the_last_digit():
     assert threshold == missing == 0
 
 
+@pytest.mark.parametrize(("short", "moves"), [(1e-7, False), (1e-5, True)])
+def test_what_misses_the_sphere_by_rounding_stays_for_the_maximum_norm(short, moves):
+    x0, x = np.full((1, 2), 0.5), np.array([[0.75, 0.5]])
+    eps = np.array([0.25 / (1 - short)])
+    z, *_ = constrained(x, x0, eps, math.inf, (0.0, 1.0), sphere=True)
+    np.testing.assert_allclose(z, [[0.5 + eps[0] if moves else 0.75, 0.5]], rtol=1e-15)
+
+
 def test_two_rows_have_bounds_of_their_own():
     x, v = np.full((2, 3), 0.5), np.ones((2, 3))
     box = np.zeros((2, 3)), np.array([[0.6], [0.9]]).repeat(3, axis=1)

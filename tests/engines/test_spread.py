@@ -105,6 +105,12 @@ def spread_of_four(rows, work):
     return spread(rows, work)[0]
 
 
+def test_a_helper_is_hired_though_another_thread_has_just_asked_for_one_thread():
+    threads.set_num_threads(1)
+    (helper,) = threads._submit(lambda: None, 1)
+    assert helper.result() is None
+
+
 def test_another_number_of_threads_ends_the_pool_that_there_was():
     threads.set_num_threads(3)
     spread(1000, 10**9)
