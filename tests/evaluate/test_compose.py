@@ -228,6 +228,8 @@ def test_the_resolved_config_reads_back_as_the_same_run(tmp_path):
         ),
         ("attacks: {a/b: {name: L2PGD}}", "the label 'a/b' is not made of"),
         ("attacks: {}", "attacks: there is none"),
+        ('attacks: {a: {_target_: x.y, name: "\\udcff"}}', "attacks.a.name: '\\udcff' holds"),
+        ('attacks: {a: {_target_: x.y, name: "\\e[2J"}}', "attacks.a.name: '\\x1b[2J' holds"),
         ("seed: ${nowhere}", "seed: Interpolation key 'nowhere' not found"),
         ("defaults: [nowhere]", "Could not load 'nowhere'"),
     ],

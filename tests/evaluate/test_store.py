@@ -419,6 +419,20 @@ def test_a_record_that_no_run_writes_is_one_line(strange, changes):
         evaluate(tiny(strange, **ONE))
 
 
+@pytest.mark.parametrize("name", ["model", "attack", "attack_params", "input_hash"])
+def test_texts_that_are_not_utf_8_are_left_out(tmp_path, name):
+    results = synthetic.run(tmp_path / "run")
+    path = next((tmp_path / "run" / "results").glob("*.parquet"))
+    table, notes = from_parquet(path.read_bytes(), SCHEMA)
+    ends = pa.array(range(0, 2 * len(table) + 2, 2), pa.int32())
+    wrong = pa.py_buffer(b"\xff\xfe" * len(table))
+    texts = pa.StringArray.from_buffers(len(table), ends.buffers()[1], wrong)
+    table = table.set_column(table.schema.get_field_index(name), name, texts)
+    path.write_bytes(to_parquet(table, notes))
+    with pytest.warns(EvaluationWarning, match="1 of 4 files in .* are damaged"):
+        aggregate([results])
+
+
 def test_texts_in_csv_are_no_formulas(tmp_path):
     results = synthetic.run(tmp_path / "run", model="=HYPERLINK(1)")
     write_report(results)

@@ -80,6 +80,11 @@ def _check_label(label: str) -> None:
         raise ValueError(f"the label {label!r} is not made of letters, digits, _ . and -")
 
 
+def _check_name(name: str) -> None:
+    if not name.isprintable():
+        raise ValueError(f"{name!r} holds characters that nothing can show; take others")
+
+
 def _check_epsilons(values: list[float]) -> None:
     if not values:
         raise ValueError("the list is empty; give at least one epsilon, e.g. [0.5, 1.0]")
@@ -196,7 +201,7 @@ class AttackConfig(Arguments):
 
     __pydantic_config__: ClassVar[ConfigDict] = {**OPTIONS, "json_schema_extra": _describe_attack}
 
-    name: str = ""
+    name: Annotated[str, checked_by(_check_name)] = ""
     """A class of ``foolbox.attacks`` or of this package."""
     epsilons: Epsilons | None = None
     """None takes the run's epsilons of the attack's norm."""

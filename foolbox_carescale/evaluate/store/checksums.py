@@ -78,6 +78,7 @@ def from_parquet(content: bytes, schema: pa.Schema) -> tuple[pa.Table, dict[str,
             lengths = [pc.max(pc.binary_length(c.dictionary)) for c in table[name].chunks]
             if max((n.as_py() or 0 for n in lengths), default=0) * len(table) > MOST_BYTES:
                 raise IntegrityError(f"its column {name!r} is too large")
+        table.validate(full=True)  # texts in UTF-8
         return table.cast(schema), notes
     except (pa.ArrowException, OSError, ValueError, AttributeError, MemoryError) as error:
         reason = " ".join(str(error).split())[:100]
