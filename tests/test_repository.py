@@ -58,11 +58,19 @@ def test_workflows_and_forms_parse(path):
         assert field["attributes"].keys() <= {"label", "description", "render"}
 
 
-def test_modules_that_are_mutated_are_there():
+def test_modules_that_are_mutated_and_their_tests_are_there():
     tomllib = pytest.importorskip("tomllib")
     text = (ROOT / "experiments/mutation/modules.toml").read_text(encoding="utf-8")
-    missing = [name for name in tomllib.loads(text)["modules"] if not list(ROOT.glob(name))]
-    assert not missing
+    groups = tomllib.loads(text)["groups"].values()
+    named = [name for group in groups for name in group["tests"]]
+    files = [
+        argument.partition("::")[0]
+        for group in groups
+        for arguments in group["tests"].values()
+        for argument in arguments
+        if argument.startswith("tests/")
+    ]
+    assert not [name for name in named + files if not list(ROOT.glob(name))]
 
 
 def test_package_and_docs_speak_the_language_of_the_field():

@@ -1,10 +1,10 @@
-"""What became of the mutants: tables, and a page."""
+"""What became of the mutants: two tables, and a page."""
 
 from __future__ import annotations
 
-import collections
 import csv
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Survivor:
 
 
 def keep(path: Path, module: str, kind: type, results: list[Any]) -> None:
-    """The results of a module in the place of those that the file has of it."""
+    """Write a module's results in the place of those that the file has of it."""
     rows = [row for row in _rows(path) if row["module"] != module]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [f.name for f in dataclasses.fields(kind)])
@@ -50,59 +50,33 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def report(folder: Path, targets: dict[str, Any]) -> tuple[str, bool]:
-    """The page, and whether a survivor has no reason."""
+def report(folder: Path, groups: dict[str, Iterable[str]]) -> str:
+    """Return the page: a row for each module that the folder has results of, and each group's sum.
+
+    Args:
+        folder: Where ``keep`` wrote.
+        groups: The modules of each group.
+    """
     tallies = {row["module"]: row for row in _rows(folder / TALLIES)}
-    survivors = collections.defaultdict(list)
-    for row in _rows(folder / SURVIVORS):
-        survivors[row["module"]].append(row)
     lines = [
         "# Mutation testing",
         "",
         describe(("cosmic-ray", "pytest")) + ".",
         "",
-        "| module | date | mutants | tested | killed | explained | killed, of tested |"
-        " killed, of the others |",
-        "|---|---|---|---|---|---|---|---|",
+        "| module | date | mutants | tested | killed | killed, of tested |",
+        "|---|---|---|---|---|---|",
     ]
-    sums = [0] * 4
-    for module in filter(tallies.__contains__, targets):
-        row = tallies[module]
-        explained = sum(bool(_reason(s, targets[module])) for s in survivors[module])
-        counts = [int(row[name]) for name in ("mutants", "tested", "killed")] + [explained]
-        sums = [a + b for a, b in zip(sums, counts, strict=True)]
-        lines.append(_line(module.partition("/")[2], row["date"], counts))
-    lines.append(_line("together", "", sums))
-    lines += ["", "## Survivors, and why", ""]
-    unexplained = False
-    for module in filter(survivors.__contains__, targets):
-        groups = collections.defaultdict(list)
-        for row in survivors[module]:
-            groups[_reason(row, targets[module])].append(row)
-        unexplained |= "" in groups
-        lines += [f"### {module.partition('/')[2]}", ""]
-        for reason, group in sorted(groups.items()):
-            lines += [
-                f"{reason or 'No reason known: a test is missing'} ({len(group)}):",
-                "",
-                "```diff",
-            ]
-            for row in group:
-                lines += [f"@@ {row['line']} @@", f"-{row['before']}", f"+{row['after']}"]
-            lines += ["```", ""]
-    return "\n".join(lines).rstrip() + "\n", unexplained
+    for group, modules in groups.items():
+        sums = [0] * 3
+        for row in map(tallies.__getitem__, filter(tallies.__contains__, modules)):
+            counts = [int(row[name]) for name in ("mutants", "tested", "killed")]
+            sums = [a + b for a, b in zip(sums, counts, strict=True)]
+            lines.append(_line(row["module"].partition("/")[2], row["date"], counts))
+        if sums[1]:
+            lines.append(_line(f"**{group}**", "", sums))
+    return "\n".join(lines) + "\n"
 
 
-def _line(module: str, date: str, counts: list[int]) -> str:
-    mutants, tested, killed, explained = counts
-    shares = (f"{killed / number:.1%}" for number in (tested, tested - explained))
-    return (
-        f"| {' | '.join(map(str, (module, date, mutants, tested, killed, explained, *shares)))} |"
-    )
-
-
-def _reason(row: dict[str, str], target: dict[str, Any]) -> str:
-    for reason in target.get("reasons", []):
-        if any(part in row["before"] for part in reason["lines"]):
-            return str(reason["why"])
-    return ""
+def _line(name: str, date: str, counts: list[int]) -> str:
+    cells = [name, date, *map(str, counts), f"{counts[2] / counts[1]:.1%}"]
+    return f"| {' | '.join(cells)} |"

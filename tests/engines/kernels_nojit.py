@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 
+from foolbox_carescale.engines.numba_cpu import arrays
 from foolbox_carescale.engines.numba_cpu.kernels import (
     compiling,
     passes,
@@ -175,6 +176,8 @@ def test_bracket_is_of_two_standard_errors_of_the_sample():
         margin = 2 * math.sqrt(share * m) + 1
         assert inside == pytest.approx(min(margin, below) + min(margin, above), abs=2)
         assert np.sum(sample < low) == pytest.approx(max(below - margin, 0), abs=1)
+    # the 96th of 128, and 2 sqrt(32) + 1 to either side
+    assert steepest._sample_bracket(np.arange(128.0), 0.25, np.empty(128)) == (83, 108)
 
 
 @pytest.mark.parametrize("eps", [0.1, 1.0, 2.0])
@@ -187,6 +190,7 @@ def test_threshold_of_the_projection(eps):
     for part in (eps, 1e-3 * eps):
         t = projection._threshold_l1(*ROW, part, 0.3, 2.0, 0.01)
         assert np.clip(np.abs(V) - t, 0, room).sum() == pytest.approx(part, rel=0.01)
+    assert projection._shrunk_block(*ROW, 0.0)[1] == 0  # all are at their bounds, the last just so
     size, active = projection._shrunk_block(*ROW, 0.25)
     assert size == pytest.approx(0.75 + 0.9 + 0.25)
     assert active == 2
@@ -268,20 +272,37 @@ def test_eta_of_directions_below_the_normal_numbers_is_found():
     assert eta == pytest.approx(1e-3 / 1e-310 / np.linalg.norm(V), rel=1e-9)
 
 
-def test_a_long_row_is_looked_at_first_just_beyond_its_root(monkeypatch):
+def test_a_long_row_is_looked_at_first_just_beyond_its_root_and_never_in_float64_again(monkeypatch):
     rng = np.random.default_rng(0)
-    n, p, seen = 20_000, 2.0, []
+    n, p = 20_000, 2.0
     x, v, m = rng.random(n), rng.normal(size=n), passes.sample_size(n)
+    scales = {m: [], n: []}
 
     def sums(row, *arguments):
-        if row.size == n:
-            seen.append(arguments[3])
+        scales[row.size].append(arguments[3])
         return passes.sum_row(row, *arguments)
 
     monkeypatch.setattr(roots, "sum_row", sums)
+    monkeypatch.setattr(roots, "_bracketed", None)
     scratch, eps = (np.empty(m), np.empty(m)), 10.0
     eta, _ = roots.solve_row(x, v, 0.0, 1.0, eps, (p, p), (p, p), 0.0, 1e-12, *scratch)
-    assert eta < eps * seen[0] < 1.2 * eta
+    # of the sample it comes from below, where nothing is saturated
+    assert eps * scales[m][0] < eta < eps * scales[n][0] < 1.2 * eta
+
+
+def test_the_threshold_of_a_sparse_step_is_guessed_from_a_sample_of_a_long_row(monkeypatch):
+    guesses, threshold_of = [], steepest._threshold_of
+
+    def recorded(*arguments):
+        guesses.append(arguments[3])
+        return threshold_of(*arguments)
+
+    monkeypatch.setattr(steepest, "_threshold_of", recorded)
+    x, g = np.full((1, 4096), 0.5), np.random.default_rng(0).normal(size=(1, 4096))
+    bounds = np.zeros((1, 1)), np.ones((1, 1))
+    arrays.steepest(x, g, np.ones(1), 1.0, *bounds, tolerance=0.0, counts=np.array([100]))
+    ((low, high),) = guesses
+    assert 0 < low <= np.sort(np.abs(g[0]))[-100] <= high < np.inf
 
 
 def test_kernels_compile_where_no_place_for_their_cache_can_be_written(monkeypatch):

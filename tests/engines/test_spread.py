@@ -96,6 +96,7 @@ def test_ranges_shrink_with_what_is_left_down_to_the_least():
     assert list(threads._ranges(5, 2, 100)) == [(0, 5)]
     # of 1000 rows of 100 elements none is less than 25,000 elements
     assert [last - first for first, last in spread_of_four(1000, ENOUGH)] == [250] * 4
+    assert [last - first for first, last in spread_of_four(ENOUGH, ENOUGH)] == [25_000] * 4
     # a row is never divided, however long it is
     assert spread_of_four(4, 10**9) == [(0, 1), (1, 2), (2, 3), (3, 4)]
 

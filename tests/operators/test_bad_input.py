@@ -104,6 +104,18 @@ def test_reachable_norm_of_bad_points(backend):
         fc.reachable_norm(backend.tensor(X), backend.tensor(DELTA), p=-2)
 
 
+@each_backend
+def test_neither_tensor_bounds_nor_directions_whose_sum_overflows_are_bad(backend):
+    x, lower = backend.tensor(X), backend.tensor(np.zeros_like(X))
+    expected = backend.numpy(fc.reachable_norm(x, backend.tensor(DELTA)))
+    huge = backend.tensor(3e38 * np.sign(DELTA))
+    for found in (
+        fc.reachable_norm(x, backend.tensor(DELTA), bounds=(lower, 1.0)),
+        fc.reachable_norm(x, huge),
+    ):
+        np.testing.assert_array_equal(backend.numpy(found), expected)
+
+
 @each_operator
 def test_bounds_that_are_no_interval(operator, points, directions):
     for bounds in ((1.0, 0.0), (0.5, 0.5), (0.0, math.nan), (-math.inf, 1.0)):
