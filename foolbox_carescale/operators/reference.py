@@ -69,7 +69,7 @@ def eta_gradient(x: Any, v: Any, eps: Any, p: float, a: Any = 0.0, b: Any = 1.0)
         share = np.divide(1.0, fastest, out=np.zeros_like(fastest), where=fastest > 0)
         first = (r >= eps) & (abs(v) == fastest)
         return np.zeros_like(r), np.where(first, -factor * np.sign(v) * share, 0.0), share
-    unsaturated = (factor * abs(v) < r) & (r > 0)
+    unsaturated = factor * abs(v) < r
     weight = np.where(unsaturated, abs(v) ** p, 0.0).sum(axis=1, keepdims=True)
     share = np.divide(1.0, weight, out=np.zeros_like(weight), where=weight > 0)
     scale = np.where(factor > 0, factor, 1.0)

@@ -79,6 +79,20 @@ def test_projection_is_inside_and_no_point_on_the_way_to_others_is_nearer(p):
         assert (((other - found) * (Z - found)).sum(axis=1) <= 1e-9).all()
 
 
+def test_the_box_is_the_unit_box_by_default():
+    x, other = np.clip(X, 0, 1), 3 * V
+    for function in (reference.eta, reference.project, reference.steepest_step):
+        found, expected = (function(x, other, 5.0, 2.0, *box) for box in ((), (0.0, 1.0)))
+        np.testing.assert_array_equal(found, expected)
+    for found, expected in zip(
+        reference.eta_gradient(x, V, 1.0, 2.0),
+        reference.eta_gradient(x, V, 1.0, 2.0, 0.0, 1.0),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(reference.room(x, V), reference.room(x, V, 0.0, 1.0))
+
+
 # the ways that end in different engines: numba, eager under vmap, XLA twice
 def as_it_comes(operator):
     return operator
