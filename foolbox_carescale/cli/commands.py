@@ -155,13 +155,20 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Write the page, tables and figures of runs."""
+    """Write the page, tables and figures of runs, or print robust accuracy at other epsilons."""
     require_extra()
     from ..evaluate import Results, print_report, write_report
+    from ..evaluate.report.console import print_epsilons
+    from ..evaluate.report.curve import parse_epsilons
 
     runs = [Results.load(run) for run in arguments.runs]
     output = arguments.output or (None if len(runs) == 1 else "report")
     console = _console()
+    if arguments.epsilons:
+        epsilons = parse_epsilons(arguments.epsilons)
+        for results in runs:
+            print_epsilons(results, epsilons, console)
+        return 0
     for results in runs:
         print_report(results, console)
     _print(console, _named(write_report(*runs, output=output)))

@@ -101,6 +101,13 @@ def make_parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--output", help="the folder to write to; default: that of a single run, else report"
     )
+    report.add_argument(
+        "--epsilons",
+        nargs="+",
+        metavar="EPSILON",
+        help="print only robust accuracy at these, such as 0.1 8/255 or L2=0.1,0.2, from the norms"
+        " that minimum-norm attacks found",
+    )
     report.set_defaults(command=commands.report)
     compare = subparsers.add_parser("compare", help="print how runs differ")
     compare.add_argument("base", metavar="RUN", help="the run folder to compare with")

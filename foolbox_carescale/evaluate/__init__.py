@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from .errors import EvaluationWarning, UserError
     from .report import print_comparison, print_report, write_report
+    from .report.curve import CurvePoint, accuracy_at
     from .runner.run import Progress, evaluate
     from .store.results import MinimumNorms, Results, SettingSummary
 
@@ -35,6 +36,7 @@ _HOMES = {
     ),
     "errors": ("EvaluationWarning", "UserError"),
     "report": ("print_comparison", "print_report", "write_report"),
+    "report.curve": ("CurvePoint", "accuracy_at"),
     "store.results": ("SettingSummary", "Results", "MinimumNorms"),
     "runner.run": ("Progress", "evaluate"),
     "config.sweep": ("load_sweep",),
@@ -42,6 +44,7 @@ _HOMES = {
 
 __all__ = [
     "AttackConfig",
+    "CurvePoint",
     "DataConfig",
     "Evaluation",
     "EvaluationWarning",
@@ -53,6 +56,7 @@ __all__ = [
     "SettingSummary",
     "TrackingConfig",
     "UserError",
+    "accuracy_at",
     "evaluate",
     "load_evaluation",
     "load_sweep",

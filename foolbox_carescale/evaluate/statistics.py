@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from scipy.stats import binomtest
 
 
+@functools.cache
 def wilson(count: int, total: int) -> tuple[float, float]:
     """Return Wilson's 95% interval of a share, count of total; (0, 1) where total is 0."""
     if total == 0:
@@ -43,6 +45,11 @@ def difference(
     below = math.sqrt(max((p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2, 0.0))
     above = math.sqrt(max((u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2, 0.0))
     return p1 - p2, p1 - p2 - below, p1 - p2 + above
+
+
+def quantile(values: npt.NDArray[np.float64], share: float) -> float:
+    """Return the least of the values that this share of them, or more, does not exceed."""
+    return float(np.quantile(values, share, method="inverted_cdf"))
 
 
 def chance_of_more(more: int, fewer: int) -> float:

@@ -20,8 +20,12 @@ def run(
     model="network",
     config="seed: 0\n",
     warnings=(),
+    nearest=(),
 ):
-    """A complete run; robust accuracy falls with epsilon, and with the number of the attack."""
+    """A complete run; robust accuracy falls with epsilon, and with the number of the attack.
+
+    ``nearest`` are the numbers of those that are minimum-norm attacks.
+    """
     generator = np.random.default_rng(0)
     folder = RunFolder(path)
     folder.start({"fingerprint": "invented", "tasks": attacks * len(epsilons)})
@@ -67,6 +71,8 @@ def run(
                 *("forward_passes", "backward_passes"),
             ):
                 columns[name] = pa.array(1 - 0.1 * generator.random(samples), mask=~right)
+            if attack in nearest:
+                columns["minimum_norm"] = pa.array(withstands, mask=~right)
             columns["seconds"] = pa.array(np.full(samples, 1e-3), mask=~right)
             table = {
                 field.name: _column(columns.get(field.name), field.type, samples)

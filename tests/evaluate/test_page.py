@@ -267,3 +267,22 @@ def test_one_attack_at_one_epsilon_without_images_is_a_page_too(visit, tmp_path)
     chart = page.get_by_role("img", name="robust accuracy by epsilon, L2")
     assert chart.locator("path.dot").count() == 1
     assert page.get_by_role("heading", name="Images").count() == 0
+
+
+def test_a_minimum_norm_attack_has_steps_on_the_page_and_its_quantiles(visit, tmp_path):
+    results = synthetic.run(tmp_path / "run", epsilons=(0.2, 0.8), samples=60, nearest=[1])
+    found = results.minimum_norms()["attack_1"]
+    page = visit(write_report(results)[0])
+    chart = page.get_by_role("img", name="robust accuracy by epsilon, L2")
+    fixed, stepped = (chart.locator(f"g.series[data-series='{i}'] path.curve") for i in (0, 1))
+    assert "H" not in fixed.get_attribute("d")
+    within = (found.norms > max(found.norms[found.norms > 0].min(), 0.2 / 3)) & (found.norms < 0.8)
+    assert stepped.get_attribute("d").count("H") == within.sum() + 1  # and the right end
+    for part in (stepped, chart.locator("g.series[data-series='1'] path.band")):
+        assert NUMBERS.match(part.get_attribute("d"))
+    card = page.locator("section:visible", has_text="Norm of the nearest adversarial example")
+    cells = card.locator("tbody td").all_inner_texts()
+    assert cells[0] == "attack_1"
+    assert [float(cell) for cell in cells[1:]] == pytest.approx(
+        [*(found.quantile(share) for share in (0.1, 0.5, 0.9)), 0], rel=1e-3
+    )

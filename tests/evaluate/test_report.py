@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from foolbox_carescale.cli import main
 from foolbox_carescale.evaluate import (
     AttackConfig,
     DataConfig,
@@ -18,6 +19,7 @@ from foolbox_carescale.evaluate import (
     ModelConfig,
     Results,
     UserError,
+    accuracy_at,
     evaluate,
     print_comparison,
     print_report,
@@ -25,8 +27,10 @@ from foolbox_carescale.evaluate import (
 )
 from foolbox_carescale.evaluate.console import to_json
 from foolbox_carescale.evaluate.report.aggregate import aggregate, config_differences, differences
+from foolbox_carescale.evaluate.report.curve import extent, steps
 from foolbox_carescale.evaluate.report.page import _finite as finite
 from foolbox_carescale.evaluate.runner.run import Progress
+from foolbox_carescale.evaluate.statistics import wilson
 from tests.evaluate import synthetic
 
 
@@ -127,6 +131,100 @@ def test_the_worst_case_counts_every_attack_at_this_epsilon_and_below(results):
         for epsilon in (0.01, 0.02, 0.05)
     }
     assert {point.epsilon: point.accuracy for point in worst.points} == expected
+
+
+@pytest.fixture
+def nearest(tmp_path):
+    """A fixed-epsilon attack, and a minimum-norm attack that found nothing for some samples."""
+    run = synthetic.run(tmp_path / "run", epsilons=(0.2, 0.8), samples=400, nearest=[1])
+    return run, run.minimum_norms()["attack_1"]
+
+
+def test_the_curve_of_a_minimum_norm_attack_has_a_step_at_every_norm(nearest):
+    results, found = nearest
+    (run,) = aggregate([results])
+    fixed, stepped = run.series
+    assert fixed.norms is None
+    low, high = extent([run], 2.0)
+    assert low == max(found.norms[found.norms > 0].min(), 0.2 / 3)
+    assert high == 0.8  # no norm is above it
+    epsilons, robust = steps(stepped.norms, (low, high), most=1000)
+    between = found.norms[(found.norms > low) & (found.norms < high)]
+    assert epsilons.tolist() == [low, *sorted(between), high]
+    assert robust.tolist() == [(found.norms > epsilon).sum() for epsilon in epsilons]
+    few, _ = steps(stepped.norms, (low, high), most=50)
+    assert len(few) == 52
+    assert set(few) <= set(epsilons)
+
+
+def test_the_worst_case_counts_minimum_norms_at_the_epsilons_of_other_attacks(nearest):
+    results, found = nearest
+    (run,) = aggregate([results])
+    (worst,) = run.worst
+    fixed = {point.epsilon: point.robust for point in run.series[0].points}
+    expected = [np.mean(fixed[0.2] & (found.norms > 0.2))]
+    expected.append(np.mean(fixed[0.2] & fixed[0.8] & (found.norms > 0.8)))
+    assert [point.accuracy for point in worst.points] == expected
+    assert np.mean(worst.norms > 0.1) == np.mean(found.norms > 0.1)
+
+
+def test_quantiles_of_minimum_norms_are_on_the_console_and_in_the_tables(nearest, tmp_path):
+    results, found = nearest
+    write_report(results)
+    low, median, high = (f"{found.quantile(share):.4g}" for share in (0.1, 0.5, 0.9))
+    stream = io.StringIO()
+    print_report(results, Console(file=stream, width=100))
+    line = f"attack_1: median of the minimum norm {median}; 10% {low}, 90% {high}"
+    assert line in stream.getvalue()
+    markdown = (tmp_path / "run" / "summary.md").read_text(encoding="utf-8")
+    assert rf"| attack\_1 | L2 | {low} | {median} | {high} |" in markdown
+    with (tmp_path / "run" / "summary.csv").open(encoding="utf-8") as file:
+        written = {row["attack"]: row["minimum_norm_50_percent"] for row in csv.DictReader(file)}
+    assert written["attack_0"] == ""
+    assert float(written["attack_1"]) == found.quantile(0.5)
+
+
+def test_a_run_of_minimum_norm_attacks_only_has_no_figure_of_norms(tmp_path):
+    results = synthetic.run(tmp_path / "run", attacks=1, nearest=[0])
+    assert [path.name for path in write_report(results)][-1] == "curves.svg"
+
+
+def test_robust_accuracy_at_any_epsilon_comes_from_the_stored_norms(nearest, capsys):
+    results, found = nearest
+    points = accuracy_at(results, [0.5, 0.123])
+    assert [(one.attack, one.epsilon) for one in points] == [("attack_1", 0.123), ("attack_1", 0.5)]
+    for one in points:
+        assert one.robust_accuracy == np.mean(found.norms > one.epsilon)
+        assert (one.low, one.high) == wilson(round(400 * one.robust_accuracy), 400)
+    assert accuracy_at(results, {"L2": [0.5]}) == points[1:]
+
+    assert main(["report", str(results.folder), "--epsilons", "8/255", "0.123,0.5"]) == 0
+    out = capsys.readouterr().out
+    for one in accuracy_at(results, [8 / 255, 0.123, 0.5]):
+        assert f"{one.robust_accuracy:.3f}" in out
+    assert "no minimum-norm attacks, known at their own epsilons only: attack_0" in out
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (["1/0"], "epsilons: '1/0' is no positive number"),
+        (["0"], "epsilons: '0' is no positive number"),
+        (["L2=0.1,inf"], "epsilons: 'inf' is no positive number"),
+        (["L1=0.1"], "has the norm 'L1'; valid: 'L2'"),
+        (["L2=0.1", "0.2"], "epsilons: name the norm once for each"),
+    ],
+)
+def test_a_wrong_epsilon_is_one_line(nearest, capsys, given, line):
+    assert main(["report", str(nearest[0].folder), "--epsilons", *given]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert line in error
+
+
+def test_epsilons_need_a_minimum_norm_attack(tmp_path, capsys):
+    results = synthetic.run(tmp_path / "run")
+    assert main(["report", str(results.folder), "--epsilons", "0.1"]) == 2
+    assert "has no minimum-norm attack" in capsys.readouterr().err
 
 
 def test_runs_are_compared_sample_by_sample_where_they_share_their_inputs(results, tmp_path):

@@ -64,7 +64,8 @@ def write_report(*results: Results, output: str | Path | None = None) -> list[Pa
 
 def _draw(runs: Sequence[Run], folder: Path) -> list[Path]:
     written = figures.save(figures.curves(runs), folder / "curves")
-    written += figures.save(figures.norms(runs), folder / "norms")
+    if any(series.norms is None for run in runs for series in run.series):
+        written += figures.save(figures.norms(runs), folder / "norms")
     if examples := pictures.of_images(runs[0]):
         pixels = max(examples[0]["clean"].shape[2:])
         written += figures.save(figures.grid(examples), folder / "grid", few_colors=pixels <= SMALL)

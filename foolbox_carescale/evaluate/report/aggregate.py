@@ -17,7 +17,7 @@ from ..errors import UserError, printable
 from ..serialization import flatten_keys, from_yaml
 from ..statistics import difference, wilson
 from ..store.folder import RunFolder
-from ..store.results import Results, by_setting
+from ..store.results import NORM_COLUMNS, Results, by_setting, minimum_norms
 
 QUANTITIES = ("norm_over_epsilon", "loss", "forward_passes", "backward_passes")
 """Columns whose distributions are shown, over the attacked samples."""
@@ -87,7 +87,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """One attack at all its epsilons, ascending."""
+    """One attack at all its epsilons, ascending.
+
+    Attributes:
+        norms: Of each sample, the least epsilon at which it is known to be misclassified, of
+            minimum-norm attacks and of worst cases with one.
+    """
 
     attack: str
     attack_name: str
@@ -95,6 +100,7 @@ class Series:
     library: str
     p: float
     points: list[Point]
+    norms: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -284,12 +290,14 @@ def _read_rows(
     """Return series, inputs, correctly classified and all samples, and names of model and data."""
     fixed = ("model", "data", "attack", "attack_name", "attack_params", "library", "p", "epsilon")
     flags = ("robust", "attacked", "success", "quantised_success")
-    rows = results.select(*fixed, *flags, *QUANTITIES, "seconds", "label", "input_hash")
+    others = (*QUANTITIES, *NORM_COLUMNS, "seconds", "label", "input_hash")
+    rows = results.select(*fixed, *flags, *others)
+    norms = {attack: found.norms for attack, found in minimum_norms(rows).items()}
     classes = int(np.max(rows["label"].to_numpy(), initial=-1)) + 1
     made: dict[str, Series] = {}
     inputs: dict[int, tuple[str, int]] = {}
     correct: dict[int, bool] = {}
-    about: dict[str, str] = {}
+    about: dict[str, Any] = {}
     for setting in by_setting(rows):
         about = {key: setting[key][0].as_py() for key in fixed}
         if not np.diff(setting["sample"].to_numpy()).all():
@@ -297,16 +305,9 @@ def _read_rows(
                 f"{results.folder}: samples of {about['attack']!r} at epsilon {about['epsilon']:g}"
                 " are stored twice; remove results/ and run it again"
             )
+        attack, name, params, library, p = (about[key] for key in fixed[2:-1])
         own = made.setdefault(
-            about["attack"],
-            Series(
-                about["attack"],
-                about["attack_name"],
-                about["attack_params"],
-                about["library"],
-                float(about["p"]),
-                [],
-            ),
+            attack, Series(attack, name, params, library, float(p), [], norms.get(attack))
         )
         own.points.append(_point(setting, float(about["epsilon"]), classes))
         if len(own.points) == 1:  # the other settings hold the same samples, or fewer
@@ -345,7 +346,7 @@ def _point(setting: pa.Table, epsilon: float, classes: int) -> Point:
 def _worst(series: list[Series]) -> list[Series]:
     """Return the worst case of each norm with several attacks.
 
-    An adversarial example of a smaller epsilon counts at larger ones.
+    An adversarial example of a smaller epsilon, or norm, counts at larger ones.
     """
     found = []
     for p in sorted({one.p for one in series}):
@@ -358,13 +359,21 @@ def _worst(series: list[Series]) -> list[Series]:
             samples = np.intersect1d(samples, setting.samples, assume_unique=True)
         if not len(samples):
             continue
-        robust = np.ones(len(samples), bool)
-        points: dict[float, Point] = {}
+        norms = np.full(len(samples), np.inf)
         for setting in settings:
-            robust = robust & setting.robust[np.searchsorted(setting.samples, samples)]
-            points[setting.epsilon] = Point(setting.epsilon, samples, robust, setting.attacked)
+            robust = setting.robust[np.searchsorted(setting.samples, samples)]
+            norms = np.where(robust, norms, np.minimum(norms, setting.epsilon))
+        for one in own:
+            if one.norms is not None:
+                places = np.searchsorted(one.points[0].samples, samples)
+                norms = np.minimum(norms, one.norms[places])
+        points = {
+            c.epsilon: Point(c.epsilon, samples, norms > c.epsilon, c.attacked) for c in settings
+        }
         name = json.dumps([one.attack for one in own])
-        found.append(Series(WORST_CASE, "", name, "", p, list(points.values())))
+        every = list(points.values())
+        stepped = any(one.norms is not None for one in own)
+        found.append(Series(WORST_CASE, "", name, "", p, every, norms if stepped else None))
     return found
 
 

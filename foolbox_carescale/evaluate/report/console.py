@@ -14,6 +14,7 @@ from ..config.types import norm_name
 from ..errors import UserError, printable
 from ..store.results import Results, SettingSummary
 from .aggregate import aggregate, config_differences, differences
+from .curve import QUANTILES, Epsilons, accuracy_at
 
 
 def print_report(results: Results, console: Console) -> None:
@@ -26,6 +27,7 @@ def print_report(results: Results, console: Console) -> None:
         f" clean accuracy [bold]{results.clean_accuracy:.3f}[/]",
         highlight=False,
     )
+    minimum = results.minimum_norms()
     for p, epsilons, attacks in _batches(summary):
         table = Table(
             title=f"{norm_name(p)}: robust accuracy; below it measured norm / epsilon: mean, min",
@@ -40,11 +42,42 @@ def print_report(results: Results, console: Console) -> None:
             table.add_row(
                 f"{_plain(settings[0].attack)}\n[dim]{seconds:.1f} s[/]",
                 *(
-                    f"{setting.robust_accuracy:.3f}\n[dim]{_norms(setting)}[/]"
+                    f"{setting.robust_accuracy:.3f}\n"
+                    f"[dim]{'' if setting.attack in minimum else _norms(setting)}[/]"
                     for setting in settings
                 ),
             )
         console.print(table)
+    for one in minimum.values():
+        low, median, high = (f"{one.quantile(share):.4g}" for share in QUANTILES)
+        console.print(
+            f"{_plain(one.attack)}: median of the minimum norm {median}; 10% {low}, 90% {high}",
+            highlight=False,
+        )
+
+
+def print_epsilons(results: Results, epsilons: Epsilons, console: Console) -> None:
+    """Print robust accuracy at epsilons of your choice, as ``accuracy_at`` returns it."""
+    points = accuracy_at(results, epsilons)
+    table = Table(title=_plain(str(results.folder)), title_justify="left", title_style="bold")
+    for name in ("attack", "norm", "epsilon", "robust accuracy", "95%"):
+        table.add_column(name, justify="left" if name in ("attack", "norm") else "right")
+    for one in points:
+        table.add_row(
+            _plain(one.attack),
+            norm_name(one.p),
+            f"{one.epsilon:g}",
+            f"{one.robust_accuracy:.3f}",
+            f"{one.low:.3f} to {one.high:.3f}",
+        )
+    console.print(table)
+    known = results.minimum_norms()
+    others = dict.fromkeys(s.attack for s in results.summary() if s.attack not in known)
+    if others:
+        names = _plain(", ".join(others))
+        console.print(
+            f"no minimum-norm attacks, known at their own epsilons only: {names}", highlight=False
+        )
 
 
 def print_comparison(results: Sequence[Results], console: Console) -> None:

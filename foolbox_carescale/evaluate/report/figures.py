@@ -17,7 +17,8 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from PIL import Image
 
 from ..config.types import norm_name
-from . import palette
+from ..statistics import wilson
+from . import curve, palette
 from .aggregate import Run, Series, title
 from .palette import MARKERS, SeriesStyle
 
@@ -25,6 +26,7 @@ _DPI = 300  # what journals ask of a PNG
 _TICK_GAP = 0.14  # of the axis; what a label such as 0.0125 takes
 _DASHES: Any = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))  # by run
 _COLUMNS = 12  # of the grid of images; more attacks than that are left to the page
+_STEPS = 1000  # of a curve; a panel has about 900 pixels
 _PANELS, _LINES, _HISTOGRAMS = 12, 100, 100  # an image has 65,536 pixels per side at most
 _STYLE: Any = {
     "font.size": 10,
@@ -46,6 +48,7 @@ Example = dict[str, npt.NDArray[Any]]
 def curves(runs: Sequence[Run]) -> Figure:
     """Draw robust accuracy by epsilon with 95% intervals: a panel per norm, a line per attack.
 
+    That of a minimum-norm attack is a step at every norm found, with markers at its epsilons.
     The worst case over attacks is left out: it runs along the strongest.
     """
     orders = sorted({series.p for run in runs for series in run.series})[:_PANELS]
@@ -58,7 +61,7 @@ def curves(runs: Sequence[Run]) -> Figure:
         )
         panels = figure.subplots(1, len(orders), sharey=True, squeeze=False)[0]
         for panel, p in zip(panels, orders, strict=True):
-            styles = palette.styles(runs, p)
+            styles, ends = palette.styles(runs, p), curve.extent(runs, p)
             for number, run in enumerate(runs):
                 name = f"clean, {run.name}" if len(runs) > 1 else "clean"
                 panel.axhline(
@@ -67,7 +70,7 @@ def curves(runs: Sequence[Run]) -> Figure:
                 for series in run.series:
                     if series.p == p:
                         label = f"{series.attack}, {run.name}" if len(runs) > 1 else series.attack
-                        _curve(panel, series, styles[number, series.attack], label)
+                        _curve(panel, series, styles[number, series.attack], label, ends)
             panel.set_title(norm_name(p))
             panel.set_xscale("log")
             epsilons = {c.epsilon for run in runs for s in run.series if s.p == p for c in s.points}
@@ -85,9 +88,17 @@ def curves(runs: Sequence[Run]) -> Figure:
 
 
 def norms(runs: Sequence[Run]) -> Figure:
-    """Draw measured norm / epsilon: a histogram per run and attack over samples and epsilons."""
+    """Draw measured norm / epsilon: a histogram per run and attack over samples and epsilons.
+
+    Minimum-norm attacks are left out: they do not aim at epsilon.
+    """
     rows = sorted(
-        ((number, series) for number, run in enumerate(runs) for series in run.series),
+        (
+            (number, series)
+            for number, run in enumerate(runs)
+            for series in run.series
+            if series.norms is None
+        ),
         key=lambda row: row[1].p,
     )[:_HISTOGRAMS]
     everything = [_ratios(series) for _, series in rows]
@@ -205,23 +216,28 @@ def replaced(path: Path) -> Path:
     return path
 
 
-def _curve(panel: Axes, series: Series, style: SeriesStyle, label: str) -> None:
-    epsilons = [point.epsilon for point in series.points]
-    lower, upper = zip(*(point.interval for point in series.points), strict=True)
-    if len(epsilons) > 1:
-        panel.fill_between(epsilons, lower, upper, color=style.color, alpha=0.12, lw=0)
+def _curve(
+    panel: Axes, series: Series, style: SeriesStyle, label: str, ends: tuple[float, float]
+) -> None:
+    asked = [point.epsilon for point in series.points]
+    line: Any = {"color": style.color, "lw": 1.8, "ls": _dashes(style.run)}
+    markers: Any = {"marker": MARKERS[style.marker], "markersize": 5}
+    if series.norms is not None:
+        epsilons, robust = curve.steps(series.norms, ends, _STEPS)
+        total = len(series.norms)
+        lower, upper = zip(*(wilson(int(k), total) for k in robust), strict=True)
+        panel.fill_between(epsilons, lower, upper, step="post", color=style.color, alpha=0.12, lw=0)
+        panel.step(epsilons, robust / total, where="post", **line)
+        panel.plot([], [], label=label, **line, **markers)  # for the legend
+        line["ls"] = "none"
     else:
-        panel.vlines(epsilons, lower, upper, color=style.color, lw=1)
-    panel.plot(
-        epsilons,
-        [point.accuracy for point in series.points],
-        label=label,
-        color=style.color,
-        marker=MARKERS[style.marker],
-        markersize=5,
-        lw=1.8,
-        ls=_dashes(style.run),
-    )
+        lower, upper = zip(*(point.interval for point in series.points), strict=True)
+        if len(asked) > 1:
+            panel.fill_between(asked, lower, upper, color=style.color, alpha=0.12, lw=0)
+        else:
+            panel.vlines(asked, lower, upper, color=style.color, lw=1)
+        line["label"] = label
+    panel.plot(asked, [point.accuracy for point in series.points], **line, **markers)
 
 
 def _dashes(run: int) -> Any:

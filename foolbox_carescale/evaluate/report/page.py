@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..statistics import wilson
+from ..statistics import quantile, wilson
 from . import palette
 from .aggregate import (
     BINS,
@@ -27,6 +27,7 @@ from .aggregate import (
     norms,
     title,
 )
+from .curve import QUANTILES, extent, steps
 from .pictures import browser
 
 SCRIPTS = (
@@ -38,6 +39,9 @@ library is some hundred times their size, and the page asks the network for noth
 
 ENDS = 12
 """Classes at either end of a sorted profile."""
+
+STEPS = 400
+"""Norms at which a curve has a step, at most: about one per pixel of its height."""
 
 PROFILE = 101
 """Points of a sorted profile of many classes."""
@@ -97,6 +101,7 @@ def _norm(runs: Sequence[Run], p: float, name: str) -> dict[str, Any]:
         if series.p == p
     ]
     epsilons = sorted({point.epsilon for _, series in chosen for point in series.points})
+    ends = extent(runs, p)
     edges = {
         (quantity, epsilon): _edges(
             [point.values[quantity] for point in _at(chosen, epsilon) if quantity in point.values]
@@ -107,6 +112,7 @@ def _norm(runs: Sequence[Run], p: float, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "epsilons": epsilons,
+        "ends": ends,
         "edges": {
             quantity: [edges[quantity, epsilon] for epsilon in epsilons] for quantity in QUANTITIES
         },
@@ -121,9 +127,24 @@ def _norm(runs: Sequence[Run], p: float, name: str) -> dict[str, Any]:
                 "hue": styles[number, series.attack].hue,
                 "marker": styles[number, series.attack].marker,
                 "points": [_point(point, edges) for point in series.points],
+                "minimum": None if series.norms is None else _minimum(series.norms, ends),
             }
             for number, series in chosen
         ],
+    }
+
+
+def _minimum(found: npt.NDArray[Any], ends: tuple[float, float]) -> dict[str, Any]:
+    """Return the steps of a curve, and quantiles of the norms."""
+    total = len(found)
+    counts = [(float(e), int(k)) for e, k in zip(*steps(found, ends, STEPS), strict=True)]
+    return {
+        "steps": [
+            {"e": e, "k": k, "n": total, "low": wilson(k, total)[0], "high": wilson(k, total)[1]}
+            for e, k in counts
+        ],
+        "quantiles": [[share, _finite(quantile(found, share))] for share in QUANTILES],
+        "none": int(np.isinf(found).sum()),
     }
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from ..config.types import norm_name
 from ..errors import printable
-from ..statistics import wilson
-from .aggregate import QUANTITIES, Difference, Run, differences, norms
+from ..statistics import quantile, wilson
+from .aggregate import QUANTITIES, Difference, Run, Series, differences, norms
+from .curve import QUANTILES
 
 
 def summary_csv(runs: Sequence[Run]) -> str:
@@ -43,6 +44,12 @@ def summary_csv(runs: Sequence[Run]) -> str:
                         f"{quantity}_{kind}": None if spread is None else getattr(spread, kind)
                         for kind in ("mean", "low", "high")
                     }
+                row |= {
+                    f"minimum_norm_{100 * share:g}_percent": None
+                    if series.norms is None
+                    else quantile(series.norms, share)
+                    for share in QUANTILES
+                }
                 row["seconds"] = point.seconds if series.library else None
                 row["still_adversarial_after_8_bits"] = point.quantised
                 rows.append(row)
@@ -89,6 +96,19 @@ def summary_markdown(runs: Sequence[Run]) -> str:
                     shown.append(f"{point.accuracy:.3f} ({low:.3f}–{high:.3f})")  # noqa: RUF001
             body.append([*named, *shown])
         lines.append(_table(head, body))
+    if found_norms := _minimum_norms(runs):
+        lines.append("\n## Minimum norms: quantiles over all samples\n")
+        head = ["attack", "norm", *(f"{share:.0%}" for share in QUANTILES)]
+        body = [
+            [_escape(one.attack), norm_name(one.p), *(f"{norm:.4g}" for norm in quantiles)]
+            for _, one, quantiles in found_norms
+        ]
+        if len(runs) > 1:
+            head = ["run", *head]
+            body = [
+                [_escape(run), *row] for (run, _, _), row in zip(found_norms, body, strict=True)
+            ]
+        lines.append(_table(head, body))
     if len(runs) > 1 and (found := differences(runs)):
         lines.append(f"\n## Robust accuracy minus that of {_escape(runs[0].name)}\n")
         lines.append(
@@ -108,6 +128,16 @@ def summary_markdown(runs: Sequence[Run]) -> str:
             )
         )
     return "\n".join(lines) + "\n"
+
+
+def _minimum_norms(runs: Sequence[Run]) -> list[tuple[str, Series, list[float]]]:
+    """Return run, series and ``QUANTILES`` of its norms for every minimum-norm attack."""
+    return [
+        (run.name, series, [quantile(series.norms, share) for share in QUANTILES])
+        for run in runs
+        for series in run.series
+        if series.norms is not None
+    ]
 
 
 def _csv(rows: list[dict[str, Any]], columns: Sequence[str]) -> str:

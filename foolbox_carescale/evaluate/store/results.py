@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import UserError
+from ..statistics import quantile
 from .folder import RunFolder
 
 _AT_ONCE = 256
@@ -71,7 +72,7 @@ class MinimumNorms:
 
     def quantile(self, share: float) -> float:
         """Return the least epsilon within which this share of all samples is misclassified."""
-        return float(np.quantile(self.norms, share, method="inverted_cdf"))
+        return quantile(self.norms, share)
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@ const LEFT = 52;
 const RIGHT = 14;
 const TOP = 14;
 const BOTTOM = 46;
-const scaleX = (epsilons, log) => {
+const scaleX = ([least, greatest], log) => {
   const at = log ? Math.log : (value) => value;
-  const low = log ? at(epsilons[0]) : 0;
-  const high = at(epsilons[epsilons.length - 1]);
+  const low = log ? at(least) : 0;
+  const high = at(greatest);
   const room = log ? 0.04 * (high - low) || 0.5 : 0.02 * high;
   return (e) => LEFT + ((at(e) - low + room) / (high - low + 2 * room)) * (W - LEFT - RIGHT);
 };
 const chart = (norm, log, H, ends, ticks, name, unit, draw) => {
-  const x = scaleX(norm.epsilons, log);
+  const x = scaleX(norm.ends, log);
   const y = (value) => TOP + (1 - (value - ends[0]) / (ends[1] - ends[0])) * (H - TOP - BOTTOM);
   const picture = svg("svg", {
     viewBox: `0 0 ${W} ${H}`,
@@ -80,6 +80,16 @@ const explain = (one, point) => {
 };
 const line = (points, x, height) =>
   points.map((p, i) => `${i ? "L" : "M"}${x(p.e).toFixed(1)},${height(p).toFixed(1)}`).join("");
+const stairs = (steps, x, height) =>
+  steps
+    .map((s, i) => `${i ? `H${x(s.e).toFixed(1)}V` : `M${x(s.e).toFixed(1)},`}${height(s).toFixed(1)}`)
+    .join("");
+// the same from the last step to the first
+const stairsBack = (steps, x, height) =>
+  [...steps]
+    .reverse()
+    .map((s) => `V${height(s).toFixed(1)}H${x(s.e).toFixed(1)}`)
+    .join("");
 const whisker = (one, x, low, high) => path("whisker", `M${x},${low}V${high}`, { style: `stroke:${color(one)}` });
 const curves = (norm, log) => {
   const made = chart(
@@ -91,13 +101,18 @@ const curves = (norm, log) => {
     "robust accuracy",
     "robust accuracy",
     (group, one, x, y, spot) => {
-      const up = line(one.points, x, (p) => y(p.high));
-      const down = line([...one.points].reverse(), x, (p) => y(p.low)).replace("M", "L");
-      if (!one.worst && one.points.length > 1)
+      const found = one.minimum && one.minimum.steps;
+      const up = found ? stairs(found, x, (p) => y(p.high)) : line(one.points, x, (p) => y(p.high));
+      const down = found
+        ? stairsBack(found, x, (p) => y(p.low))
+        : line([...one.points].reverse(), x, (p) => y(p.low)).replace("M", "L");
+      if (!one.worst && (found || one.points.length > 1))
         group.append(path("band", `${up}${down}z`, { style: `fill:${color(one)}` }));
-      if (one.points.length === 1)
+      if (!found && one.points.length === 1)
         group.append(whisker(one, x(one.points[0].e), y(one.points[0].low), y(one.points[0].high)));
-      group.append(svg("path", { d: line(one.points, x, (p) => y(p.k / p.n)), ...stroke(one) }));
+      const drawn = found ? stairs(found, x, (p) => y(p.k / p.n)) : line(one.points, x, (p) => y(p.k / p.n));
+      group.append(svg("path", { d: drawn, ...stroke(one) }));
+      for (const step of found || []) spot(step, y(step.k / step.n), explain(one, step));
       for (const point of one.points) {
         if (!one.worst) group.append(dot(one, x(point.e), y(point.k / point.n)));
         spot(point, y(point.k / point.n), explain(one, point));
@@ -119,7 +134,9 @@ const curves = (norm, log) => {
   return made.picture;
 };
 const normCurves = (norm, log) => {
-  const ratios = norm.series.flatMap((one) => one.points.map((p) => p.norm_over_epsilon).filter(Boolean));
+  const ratios = norm.series.flatMap((one) =>
+    one.minimum ? [] : one.points.map((p) => p.norm_over_epsilon).filter(Boolean),
+  );
   const low = Math.min(0.9, ...ratios.map((r) => r.low));
   const high = Math.max(1.02, ...ratios.map((r) => r.high));
   const from = Math.floor(low * 10) / 10;
@@ -135,7 +152,7 @@ const normCurves = (norm, log) => {
     "measured norm / epsilon",
     "norm / epsilon",
     (group, one, x, y, spot) => {
-      const known = one.points.filter((p) => p.norm_over_epsilon);
+      const known = one.minimum ? [] : one.points.filter((p) => p.norm_over_epsilon);
       if (!known.length) return;
       for (const p of known)
         group.append(whisker(one, x(p.e), y(p.norm_over_epsilon.low), y(p.norm_over_epsilon.high)));

@@ -15,7 +15,7 @@ const panelOf = (norm, id) => {
   const holes = {};
   for (const name of ["curves", "norms", "histograms", "costs", "classes"]) holes[name] = html("div");
   const key = legend(panel, norm);
-  let log = norm.epsilons.length > 1 && norm.epsilons.at(-1) / norm.epsilons[0] > 4;
+  let log = norm.ends[1] / norm.ends[0] > 4;
   let quantity = "loss";
   const counts = norm.epsilons.map((e) =>
     sum(norm.series.map((one) => (one.worst ? 0 : one.points.filter((p) => p.e === e).length))),
@@ -41,10 +41,11 @@ const panelOf = (norm, id) => {
   const known = Object.entries(QUANTITIES).filter(([name]) => norm.edges[name].some(Boolean));
   panel.append(
     card(
-      html("div", { class: "bar" }, html("h3", {}, "Security curves"), norm.epsilons.length > 1 ? scale : null),
+      html("div", { class: "bar" }, html("h3", {}, "Security curves"), norm.ends[0] < norm.ends[1] ? scale : null),
       "Share of all samples that are correctly classified both without and with the attack, with Wilson’s 95% interval. " +
         "“worst case over attacks” counts a sample as robust only if it withstands every attack at this epsilon " +
-        "and below. Click a name to hide it.",
+        "and below. An attack that looks for the smallest perturbation has a step at every norm that it found. " +
+        "Click a name to hide it.",
       html("div", { class: "plot" }, holes.curves, key.element),
     ),
     card(
@@ -52,11 +53,13 @@ const panelOf = (norm, id) => {
       "By epsilon, with the 95% interval below each number. Click a column to sort.",
       accuracyTable(norm),
     ),
+    minimumTable(norm) || "",
     differenceTable(norm) || "",
     card(
       "Measured norm / epsilon",
       "The share of epsilon left after the clip: mean, with whiskers from the least to the greatest. " +
-        "Below 1, the curve above belongs to a smaller epsilon than its axis shows.",
+        "Below 1, the curve above belongs to a smaller epsilon than its axis shows. Attacks that look for the " +
+        "smallest perturbation do not aim at epsilon and are left out.",
       html("div", { class: "plot" }, holes.norms),
       normTable(norm),
     ),

@@ -66,8 +66,30 @@ const normTable = (norm) =>
         node: [fixed(p.norm_over_epsilon.mean), html("small", {}, `min ${fixed(p.norm_over_epsilon.low)}`)],
         value: p.norm_over_epsilon.mean,
       },
-    (one) => !one.worst,
+    (one) => !one.worst && !one.minimum,
   );
+const minimumTable = (norm) => {
+  const found = norm.series.filter((one) => one.minimum && !one.worst);
+  if (!found.length) return null;
+  const quantiles = found[0].minimum.quantiles.map(([share]) => `${100 * share}%`);
+  return card(
+    "Minimum norm",
+    "Norm of the nearest adversarial example that was found: quantiles over all samples, 0 where the model is wrong " +
+      "without an attack. The median (50%) is the epsilon at which half of the samples are misclassified; " +
+      "∞: nothing was found for so many.",
+    table(
+      ["attack", ...quantiles, "none found"],
+      found.map((one) => [
+        nameCell(one),
+        ...one.minimum.quantiles.map(([, norm]) => ({
+          node: norm === null ? "∞" : short(norm),
+          value: norm === null ? Infinity : norm,
+        })),
+        { node: String(one.minimum.none), value: one.minimum.none },
+      ]),
+    ),
+  );
+};
 const differenceTable = (norm) => {
   const found = data.differences.filter((d) => d.norm === norm.name);
   const names = [...new Map(found.map((d) => [`${d.attack} ${d.run}`, d])).values()];
