@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from .seeding import seeded
 from .square import ClipAwareSquare
 
 STAGES = ("apgd-ce", "apgd-t", "pgd-margin", "square")
+Passes = np.ndarray[Any, np.dtype[np.floating[Any]]]
 TargetedLoss = Literal["dlr", "margin", "dlr_or_margin"]
 
 
@@ -35,15 +37,16 @@ class StageResult:
             "pgd-margin1" (its first restart), ..., "square".
         samples: Positions in the batch of the samples that were still unbroken, shape (k,).
         broken: Whether it broke each, shape (k,), bool.
-        forwards: Forward passes that it spent on each, shape (k,).
-        backwards: Backward passes that it spent on each, shape (k,).
+        forwards: Forward passes that it spent on each, shape (k,); the mean, as gradient attacks
+            stop with each sample that they break.
+        backwards: Backward passes likewise, shape (k,).
     """
 
     name: str
     samples: Index
     broken: np.ndarray[Any, np.dtype[np.bool_]]
-    forwards: Index
-    backwards: Index
+    forwards: Passes
+    backwards: Passes
 
 
 class ClipAwareAutoAttack(ClipAwareAttack):
@@ -52,8 +55,8 @@ class ClipAwareAutoAttack(ClipAwareAttack):
     "apgd-ce" is ``ClipAwareAPGD`` on the cross-entropy. "apgd-t" is the same on the targeted DLR
     loss towards each of the most likely other classes in turn. "pgd-margin" is ``ClipAwarePGD``,
     with its own schedule, on the difference of logits. "square" is ``ClipAwareSquare``, which
-    needs no gradients. Each attacks only unbroken samples. A targeted criterion omits
-    "apgd-t".
+    needs no gradients. Each attacks only unbroken samples, and stops with each that it breaks. A
+    targeted criterion omits "apgd-t".
 
     Args:
         p: Order of the norm, in [1, inf].
@@ -65,6 +68,8 @@ class ClipAwareAutoAttack(ClipAwareAttack):
             the target's logit and the label's; or "dlr_or_margin", which uses the margin for
             fewer than 4 classes.
         queries: Forward passes of "square" per sample, at most.
+        verbose: Print a line after each stage: its name, the robust accuracy, the passes that it
+            spent, and its seconds.
         seed: Seed of all random numbers, so that two runs are the same; None uses the
             framework's generator.
 
@@ -100,6 +105,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
         targets: int = 9,
         targeted_loss: TargetedLoss = "dlr",
         queries: int = 5000,
+        verbose: bool = False,
         seed: int | None = 0,
     ) -> None:
         super().__init__(p=p)
@@ -109,6 +115,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
         self.targets = targets
         self.targeted_loss = targeted_loss
         self.queries = queries
+        self.verbose = verbose
         self.seed = seed
 
     def run(
@@ -156,6 +163,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
                 if len(active) == 0:
                     break
                 counting.forwards = counting.backwards = 0
+                started = time.perf_counter()
                 here = take_criterion(criterion, active)
                 attack = self._attack(name, counting, active, ranking)
                 if attack is None:
@@ -171,6 +179,13 @@ class ClipAwareAutoAttack(ClipAwareAttack):
                 if on_stage is not None:
                     on_stage(_stage_result(name, active, broken, counting, queries))
                 active = active[~broken]
+                if self.verbose:
+                    print(
+                        f"{name}: robust accuracy {len(active) / len(x0):.2%},"
+                        f" {counting.forwards} forward and {counting.backwards} backward passes,"
+                        f" {time.perf_counter() - started:.1f} s",
+                        flush=True,
+                    )
         return restore(result)
 
     def _names(self, criterion: Any) -> Iterator[str]:
@@ -188,23 +203,25 @@ class ClipAwareAutoAttack(ClipAwareAttack):
         """Return the attack of this stage, or None where there is no such target class."""
         if name == "square":
             return ClipAwareSquare(p=self.p, queries=self.queries)
+        settings: dict[str, Any] = {"p": self.p, "steps": self.steps, "stop_when_broken": True}
         if name == "apgd-ce":
-            return ClipAwareAPGD(p=self.p, steps=self.steps)
+            return ClipAwareAPGD(**settings)
         if name.startswith("pgd-margin"):
-            return ClipAwarePGD(p=self.p, steps=self.steps, loss="margin")
+            return ClipAwarePGD(**settings, loss="margin")
         classes = ranking.classes(model, active, int(name.removeprefix("apgd-t")))
         if classes is None:
             return None
-        return ClipAwareAPGD(p=self.p, steps=self.steps, loss=self._towards(classes))
+        labels = take_samples(ranking.criterion.labels, active)
+        return ClipAwareAPGD(**settings, loss=self._towards(labels, classes))
 
-    def _towards(self, targets: ep.Tensor) -> losses.Loss:
-        def loss(logits: ep.Tensor, labels: ep.Tensor) -> ep.Tensor:
+    def _towards(self, labels: ep.Tensor, targets: ep.Tensor) -> losses.LossFn:
+        def loss(logits: ep.Tensor, labels: ep.Tensor, targets: ep.Tensor) -> ep.Tensor:
             few = logits.shape[-1] < losses.LEAST_CLASSES
             if self.targeted_loss == "margin" or (few and self.targeted_loss == "dlr_or_margin"):
                 return losses.targeted_margin(logits, labels, targets)
             return losses.targeted_dlr(logits, labels, targets)
 
-        return loss
+        return losses.LossFn(loss, labels, targets)
 
 
 class _Ranking:
@@ -232,7 +249,7 @@ def _stage_result(
     name: str, active: Index, broken: Any, counting: CountingModel, queries: list[Index]
 ) -> StageResult:
     n = len(active)
-    forwards = np.full(n, counting.forwards // n)
+    forwards: Passes = np.full(n, counting.forwards / n)
     if queries:  # each sample stops on its own; and one more judges the result
-        forwards = queries[0] + 1
-    return StageResult(name, active, broken, forwards, np.full(n, counting.backwards // n))
+        forwards = queries[0] + 1.0
+    return StageResult(name, active, broken, forwards, np.full(n, counting.backwards / n))

@@ -32,6 +32,14 @@ def put_samples(tensor: ep.Tensor, index: Index, values: ep.Tensor) -> ep.Tensor
     return merged
 
 
+def keep_samples(holder: object, index: Index, size: int) -> None:
+    """Cut every attribute with a row for each of ``size`` samples to those at these positions."""
+    for name, value in vars(holder).items():
+        if isinstance(value, (ep.Tensor, np.ndarray)) and value.shape and len(value) == size:
+            kept = value[index] if isinstance(value, np.ndarray) else take_samples(value, index)
+            setattr(holder, name, kept)
+
+
 def take_criterion(criterion: Any, index: Index) -> Any:
     """Return the criterion for the samples at these positions.
 

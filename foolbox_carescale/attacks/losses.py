@@ -6,6 +6,7 @@ from, or, for a targeted criterion, the classes to move towards.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from foolbox.criteria import Misclassification
 
 from ..core import backends
+from .indexing import Index, take_samples
 
 Loss = Callable[[ep.Tensor, ep.Tensor], ep.Tensor]
 
@@ -22,12 +24,28 @@ NAMES = ("ce", "dlr", "margin", "soft_margin", "dlr_or_margin", "dlr_targeted")
 LEAST_CLASSES = 4  # that the targeted DLR needs
 
 
-LossFn = Callable[[ep.Tensor], ep.Tensor]
-"""A loss for one batch: logits -> (N,)."""
+class LossFn:
+    """A loss for one batch: logits -> (N,).
+
+    Args:
+        function: (logits, *classes) -> (N,).
+        classes: Labels or target classes, each of shape (N,).
+    """
+
+    def __init__(self, function: Callable[..., ep.Tensor], *classes: ep.Tensor) -> None:
+        self.function, self.classes = function, classes
+
+    def __call__(self, logits: ep.Tensor) -> ep.Tensor:
+        """Return the loss of each sample."""
+        return self.function(logits, *self.classes)
+
+    def select(self, index: Index) -> LossFn:
+        """Return the loss for the samples at these positions."""
+        return LossFn(self.function, *(take_samples(of, index) for of in self.classes))
 
 
 def make_losses(
-    criterion: Any, loss: str | Loss, targets: int, logits: Callable[[], ep.Tensor]
+    criterion: Any, loss: str | Loss | LossFn, targets: int, logits: Callable[[], ep.Tensor]
 ) -> list[LossFn]:
     """Return the losses to ascend in turn: one, or for "dlr_targeted" one per target class.
 
@@ -50,11 +68,9 @@ def make_losses(
     clean, labels = logits(), criterion.labels
     order = other_classes(clean, labels)
 
-    def towards(rank: int) -> LossFn:
-        classes = backends.from_numpy(clean, order[:, rank])
-        return lambda z: targeted_dlr(z, labels, classes)
-
-    return [towards(rank) for rank in range(min(targets, order.shape[1]))]
+    ranks = range(min(targets, order.shape[1]))
+    likely = [backends.from_numpy(clean, order[:, rank]) for rank in ranks]
+    return [LossFn(targeted_dlr, labels, classes) for classes in likely]
 
 
 def other_classes(logits: ep.Tensor, labels: ep.Tensor) -> np.ndarray[Any, Any]:
@@ -64,7 +80,7 @@ def other_classes(logits: ep.Tensor, labels: ep.Tensor) -> np.ndarray[Any, Any]:
     return order.astype(backends.to_numpy(labels).dtype)
 
 
-def make_loss(criterion: Any, loss: str | Loss) -> LossFn:
+def make_loss(criterion: Any, loss: str | Loss | LossFn) -> LossFn:
     """Return the loss of a criterion.
 
     Args:
@@ -92,29 +108,28 @@ def make_loss(criterion: Any, loss: str | Loss) -> LossFn:
             f"{criterion!r}; gradient attacks need a class to move away from or towards"
         )
     sign = -1.0 if targeted else 1.0
+    if isinstance(loss, LossFn):
+        return loss
     if callable(loss):
-        own = loss
-        return lambda logits: sign * ep.astensor(own(logits, classes))
-    if loss == "ce":
-        return lambda logits: sign * ep.crossentropy(logits, classes)
-    if loss == "margin":
-        return lambda logits: sign * _margin(logits, classes)
-    if loss == "soft_margin":
-        return lambda logits: sign * _soft_margin(logits, classes)
+        function: Any = loss
+    else:
+        kinds = {"ce": ep.crossentropy, "margin": _margin, "soft_margin": _soft_margin}
+        function = kinds.get(loss) or functools.partial(_dlr, few=loss == "dlr_or_margin")
+    return LossFn(lambda logits, own: sign * ep.astensor(function(logits, own)), classes)
 
-    def dlr(logits: ep.Tensor) -> ep.Tensor:
-        if logits.shape[-1] < 3:
-            if loss == "dlr_or_margin":
-                return sign * _margin(logits, classes)
-            raise ValueError(
-                f"loss: 'dlr' needs at least 3 classes (it divides by the gap between the first "
-                f"and the third logit), the model has {logits.shape[-1]}; use loss='margin', or "
-                "'dlr_or_margin'"
-            )
-        top = _sorted(logits)
-        return sign * _margin(logits, classes) / (top[:, -1] - top[:, -3] + 1e-12)
 
-    return dlr
+def _dlr(logits: ep.Tensor, classes: ep.Tensor, *, few: bool) -> ep.Tensor:
+    """Return the difference-of-logits ratio; with ``few``, the margin where it needs more."""
+    if logits.shape[-1] < 3:
+        if few:
+            return _margin(logits, classes)
+        raise ValueError(
+            f"loss: 'dlr' needs at least 3 classes (it divides by the gap between the first "
+            f"and the third logit), the model has {logits.shape[-1]}; use loss='margin', or "
+            "'dlr_or_margin'"
+        )
+    top = _sorted(logits)
+    return _margin(logits, classes) / (top[:, -1] - top[:, -3] + 1e-12)
 
 
 def targeted_dlr(logits: ep.Tensor, labels: ep.Tensor, targets: ep.Tensor) -> ep.Tensor:

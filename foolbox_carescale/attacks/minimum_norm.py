@@ -139,7 +139,8 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
             if on_step is not None:
                 found, spent = point.is_adversarial.raw, state.gradients
                 loss = point.loss.raw
-                on_step(Iterate(t, restart, x.raw, norm.raw, loss, found, size.raw, spent))
+                step_of = (t, restart, x.raw, norm.raw, loss, found, size.raw, spent)
+                on_step(Iterate(*step_of, state.samples))
             if final or nearest.done.all():
                 break
 

@@ -72,7 +72,8 @@ class ClipAwareFGM(ClipAwareGradientAttack):
             best.update(x, point.loss, point.is_adversarial)
         if on_step is not None:
             norm = lp_distance(x0, best.x, 1).raw
-            on_step(Iterate(1, 0, best.x.raw, norm, best.loss.raw, best.found.raw, epsilon, 1))
+            loss, found = best.loss.raw, best.found.raw
+            on_step(Iterate(1, 0, best.x.raw, norm, loss, found, epsilon, 1, state.samples))
         chosen: ep.Tensor = best.x
         return chosen
 

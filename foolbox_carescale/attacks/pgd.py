@@ -23,6 +23,7 @@ from ..core.norms import sample
 from ..operators.api import perturb
 from . import directions, losses, schedules
 from .base import ClipAwareAttack, checked_arguments, lp_distance
+from .indexing import keep_samples, take_samples
 from .parameters import Parameter, integer, interval, one_of, positive
 from .state import AttackState, HighestLoss, Iterate, Sparsity
 from .steps import enforce_constraint, sparse_step, step
@@ -75,13 +76,16 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             epsilon in the first 60% of the steps; only later iterates are reported or returned.
             AutoAttack does alike for L1, in stages. By default 3 for p = 1 and 20 steps or more,
             else 1.
+        stop_when_broken: Leave a sample out of the batch once it is adversarial, with the iterate
+            that was. Robust accuracy is the same, its loss is not the highest, and most of the
+            gradients are saved. Needs ``keep="best"``.
     """
 
     kind = "gradient"
     least_p = 1.0
 
     steps = integer(least=1)
-    loss: Parameter[str | losses.Loss] = Parameter(
+    loss: Parameter[str | losses.Loss | losses.LossFn] = Parameter(
         f"one of {', '.join(losses.NAMES)} or a function",
         lambda value: callable(value) or value in losses.NAMES,
     )
@@ -108,7 +112,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         *,
         p: float = 2.0,
         steps: int = 40,
-        loss: str | losses.Loss = "ce",
+        loss: str | losses.Loss | losses.LossFn = "ce",
         restarts: int = 1,
         rel_stepsize: float | None = None,
         abs_stepsize: float | None = None,
@@ -121,6 +125,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         sparsity: float | Literal["adaptive"] = "adaptive",
         targets: int = 9,
         larger_epsilon: float | None = None,
+        stop_when_broken: bool = False,
     ) -> None:
         super().__init__(p=p)
         self.steps = steps
@@ -137,6 +142,9 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         self.sparsity = sparsity
         self.targets = targets
         self.larger_epsilon = larger_epsilon
+        self.stop_when_broken = stop_when_broken
+        if stop_when_broken and keep == "last":
+            raise ValueError("stop_when_broken: needs keep='best', got 'last'")
         if restarts > 1 and keep == "last":
             raise ValueError(f"restarts: {restarts} with keep='last' is wasted; use keep='best'")
 
@@ -169,8 +177,12 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         loss_fns = losses.make_losses(criterion, self.loss, self.targets, lambda: model(x0))
         state = AttackState(model, x0, criterion, epsilon)
         for restart, loss_fn in enumerate(loss_fns * self.restarts):
+            if len(state.samples) < len(x0):
+                loss_fn = loss_fn.select(state.samples)
             last = self._run_restart(state, loss_fn, restart, on_step)
-        return restore(last if self.keep == "last" else state.best.x)
+            if self.stop_when_broken and state.best.found.all():
+                break
+        return restore(last if self.keep == "last" else state.result)
 
     def _run_restart(
         self,
@@ -203,7 +215,19 @@ class ClipAwareGradientAttack(ClipAwareAttack):
                 if on_step is not None:
                     norm = lp_distance(x0, x, self.p).raw
                     found, spent = is_adversarial.raw, state.gradients
-                    on_step(Iterate(t, restart, x.raw, norm, loss.raw, found, size, spent))
+                    which = state.samples
+                    on_step(Iterate(t, restart, x.raw, norm, loss.raw, found, size, spent, which))
+                if self.stop_when_broken and state.best.found.any():
+                    left = np.flatnonzero(~np.asarray(state.best.found.numpy()))
+                    if not len(left):
+                        break
+                    for holder in (to_direction, schedule, highest):
+                        keep_samples(holder, left, len(x))
+                    state.keep(left)
+                    loss_fn = loss_fn.select(left)
+                    x0, epsilon, sparsity.x0 = state.x0, state.epsilon, state.x0
+                    x, previous, loss = (take_samples(of, left) for of in (x, previous, loss))
+                    gradient = None if final else take_samples(gradient, left)
             if final:
                 break
 

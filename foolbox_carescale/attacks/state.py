@@ -13,6 +13,7 @@ from foolbox.models import Model
 
 from ..core import backends
 from . import losses
+from .indexing import Index, keep_samples, put_samples, take_criterion, take_samples
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Iterate:
         is_adversarial: Shape (N,), bool.
         stepsize: Length of the step that led here, in the units of the inputs.
         gradients: Gradients of the model that each sample has cost until here.
+        samples: Positions of the samples in the batch; ``stop_when_broken`` leaves fewer and fewer.
     """
 
     step: int
@@ -38,6 +40,7 @@ class Iterate:
     is_adversarial: Any
     stepsize: Any
     gradients: int
+    samples: Index
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,28 @@ class AttackState:
         self.model, self.x0, self.criterion, self.epsilon = model, x0, criterion, epsilon
         self.best = BestIterate()
         self.gradients = 0  # of all restarts
+        self.samples: Index = np.arange(len(x0))  # those that are still attacked
+        self._settled: ep.Tensor = x0
+
+    @property
+    def result(self) -> ep.Tensor:
+        """Return the best iterate of every sample, of those that were left out too."""
+        best: ep.Tensor = self.best.x
+        if len(best) == len(self._settled):
+            return best
+        return put_samples(self._settled, self.samples, best)
+
+    def keep(self, index: Index) -> None:
+        """Go on with the samples at these positions; the best iterates of the others are final."""
+        self._settled = self.result
+        size, self.samples = len(self.x0), self.samples[index]
+        self.x0, self.criterion = (
+            take_samples(self.x0, index),
+            take_criterion(self.criterion, index),
+        )
+        if not isinstance(self.epsilon, float):
+            self.epsilon = take_samples(self.epsilon, index)
+        keep_samples(self.best, index, size)
 
     def evaluate(self, x: ep.Tensor, loss_fn: losses.LossFn, *, gradient: bool) -> Evaluation:
         """Evaluate the model at x, with the gradient of the loss or without."""

@@ -43,8 +43,20 @@ def test_each_stage_attacks_only_what_is_unbroken_and_says_what_it_spent(case):
     assert sum(stage.backwards.sum() for stage in seen) == model.backwards
     # and Foolbox judges the result
     assert sum(stage.forwards.sum() for stage in seen) + model_cases.SAMPLES == model.forwards
-    gradients = {stage.name: set(stage.backwards.tolist()) for stage in seen}
-    assert gradients == {**{name: {3} for name in gradients}, "square": {0}}
+    for stage in seen:
+        # a sample that is broken costs no further gradient
+        assert (stage.backwards <= 3).all()
+        assert stage.name == "square" or stage.broken.any() or (stage.backwards == 3).all()
+    assert not seen[-1].backwards.any()
+
+
+@on_torch
+def test_a_verbose_run_prints_a_line_per_stage(case, capsys):
+    _, success, seen = attacked(case, verbose=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [stage.name for stage in seen]
+    assert f"robust accuracy {1 - success.mean():.2%}," in lines[-1]
+    assert "forward and 0 backward passes" in lines[-1]
 
 
 @every_backend

@@ -196,6 +196,39 @@ def test_a_larger_radius_is_the_default_of_long_runs_for_p_1_only(digits):
     assert reported(2, 20) == 21
 
 
+STOPPING = [
+    {"direction": direction} for direction in ("gradient", "momentum", "adam", "conjugate")
+] + [{"schedule": "halving", "restarts": 2}, {"p": 1, "larger_epsilon": 2}, {"p": math.inf}]
+
+
+@in_turns([pytest.param(one, id=str(one)) for one in STOPPING], ("arguments",))
+def test_samples_that_are_broken_leave_the_batch_with_the_iterate_that_broke_them(case, arguments):
+    def run(**more):
+        attack = attacks.ClipAwareGradientAttack(
+            **{"p": 2, "steps": 12, "random_start": False, **arguments, **more}
+        )
+        model, seen = attacks.CountingModel(case.model), []
+        # so small that some samples break late, or not at all
+        points, _, success = attack(
+            model, case.x, case.labels, epsilons=case.epsilon(attack.p) / 40, on_step=seen.append
+        )
+        return case.numpy(points), np.asarray(success), seen, model.backwards
+
+    points, success, seen, gradients = run()
+    stopped, same, left, fewer = run(stop_when_broken=True)
+    assert np.array_equal(same, success)
+    assert fewer < gradients or not success.any()
+    firsts = {}
+    for iterate in seen:
+        for i in np.flatnonzero(np.asarray(iterate.is_adversarial)):
+            firsts.setdefault(i, case.numpy(iterate.x)[i])
+    expected = np.stack([firsts.get(i, points[i]) for i in range(len(points))])
+    np.testing.assert_allclose(stopped, expected, atol=1e-5 * case.span)
+    for iterate in left:
+        assert len(iterate.samples) == len(iterate.x) == len(iterate.norm)
+        assert iterate.gradients <= gradients // len(points)
+
+
 @on_torch
 def test_the_default_direction_is_momentum_for_steps_of_signs_and_the_gradient_else(case):
     def outcome(p, **arguments):
