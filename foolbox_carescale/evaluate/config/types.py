@@ -71,7 +71,7 @@ def shard_of(shard: str | None) -> tuple[int, int]:
 
 
 def _check_executor(name: str) -> None:
-    if name not in executor_names():
+    if name not in EXECUTORS and name not in executor_names():  # which looks at all packages
         raise ValueError(no_such(name, executor_names()))
 
 
