@@ -1,6 +1,9 @@
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -8,6 +11,14 @@ import pytest
 from tests import backends
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's notes on this machine's CPU
+
+# JAX's programs are compiled once, as numba's are, and loaded in the next run.
+for name, value in {
+    "COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".jax_cache"),
+    "PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}.items():
+    os.environ.setdefault(f"JAX_{name}", value)
 
 # PyTorch's Triton and TensorFlow each bring an LLVM: where TensorFlow comes first, the import of
 # Triton (by torch.compile, by torchvision) aborts the process.
@@ -19,13 +30,30 @@ with contextlib.suppress(ImportError):
 hypothesis.settings.register_profile(
     "default", deadline=None, derandomize=True, max_examples=60, database=None
 )
+# pytest --hypothesis-profile=nightly: other examples every night, and more
+hypothesis.settings.register_profile(
+    "nightly", deadline=None, max_examples=600, database=None, print_blob=True
+)
 hypothesis.settings.load_profile("default")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Return the order in which processes of pytest-xdist take the tests: file by file.
+
+    What a file makes once, or compiles, is not made or compiled in every process.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for ignored in (
         # foolbox/attacks/blur.py imports from an old name of SciPy's
         "ignore:Please (import|use) `gaussian_filter`:DeprecationWarning",
+        # another process is writing it at this moment
+        "ignore:Error reading persistent compilation cache entry:UserWarning",
         # MLflow asks SQLAlchemy in a way that SQLAlchemy 2.1 deprecates
         "ignore:The ``noload`` loader strategy is deprecated",
     ):
@@ -45,3 +73,31 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> str:
     pytest.importorskip("mlflow")
     pytest.importorskip("sqlalchemy")
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser; the tabs that a test opens in it are its own."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if path is None:
+        pytest.skip("there is no Chromium here")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def without_figures() -> Iterator[None]:
+    """Reports whose figures are made and not drawn, which takes a second: their files are empty."""
+
+    def save(_: Any, path: Path, **__: Any) -> list[Path]:
+        written = [path.with_suffix(kind) for kind in (".png", ".svg")]
+        for file in written:
+            file.touch()
+        return written
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("foolbox_carescale.evaluate.report.figures.save", save)
+        yield

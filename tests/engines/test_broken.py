@@ -69,8 +69,11 @@ def test_a_damaged_cache_or_a_full_disk_makes_numba_compile_again(tmp_path):
     for pattern in ("*.nbi", "*.nbc"):
         damaged = tmp_path / pattern[2:]
         shutil.copytree(whole, damaged)
-        for path in damaged.rglob(pattern):
-            os.truncate(path, path.stat().st_size // 2)
+        half = {path: path.stat().st_size // 2 for path in damaged.rglob(pattern)}
+        for path, size in half.items():
+            os.truncate(path, size)
         run(damaged)
-        run(damaged)  # what was saved in its place can be loaded
+        # saved in its place
+        assert any(path.stat().st_size > size for path, size in half.items())
+    run(damaged)  # and can be loaded
     run(tmp_path / "full", "full")

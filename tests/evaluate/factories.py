@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -78,6 +79,9 @@ def computed(output, **changes):
     seen = []
     evaluate(tiny(output, **changes), on_progress=lambda progress: seen.append(progress.setting))
     return sum(setting is not None for setting in seen)
+
+
+# What follows runs in a process of its own, which never ran autograd, so that it may fork.
 
 
 def fork(function, *arguments, **changes):
@@ -156,6 +160,10 @@ def several_at_once(root):
 
 
 if __name__ == "__main__":
-    task, root, *numbers = sys.argv[1:]
     torch.set_num_threads(1)
-    print(json.dumps(globals()[task](Path(root), *map(int, numbers))))
+    # what is imported and looked up once is there in all that it forks
+    with tempfile.TemporaryDirectory() as folder:
+        computed(Path(folder) / "run", attacks={"noise": ATTACKS["noise"]})
+    for line in sys.stdin:
+        task, root, *numbers = json.loads(line)
+        print(json.dumps(globals()[task](Path(root), *numbers)), flush=True)

@@ -24,7 +24,11 @@ from foolbox_carescale.evaluate.report.aggregate import aggregate
 from foolbox_carescale.evaluate.report.page import page
 from foolbox_carescale.evaluate.store.folder import RunFolder
 from foolbox_carescale.training.config import OptimizerConfig, Training, load_training
-from tests.evaluate.factories import rows, tiny
+from tests.evaluate.factories import ATTACKS, rows, tiny
+
+# What takes a second or a third of one: fewer examples than of others, more of them every night
+EXAMPLES = settings.default.max_examples
+few, fewer = settings(max_examples=EXAMPLES // 3), settings(max_examples=EXAMPLES // 5)
 
 # Configs
 
@@ -92,25 +96,24 @@ def assert_used_or_refused(load: Any, path: Any, text: str) -> None:
     assert all(said.split("\n"))
 
 
-@settings(max_examples=25)
+@few
 @given(mutated(Evaluation().to_yaml()))
 def test_any_mutation_of_an_evaluation_is_used_or_refused_in_one_line(tmp_path_factory, text):
     assert_used_or_refused(load_evaluation, tmp_path_factory.getbasetemp() / "fuzz.yaml", text)
 
 
-@settings(max_examples=20)
+@few
 @given(mutated(Training().to_yaml()))
 def test_any_mutation_of_a_training_is_used_or_refused_in_one_line(tmp_path_factory, text):
     assert_used_or_refused(load_training, tmp_path_factory.getbasetemp() / "fuzz.yaml", text)
 
 
-@settings(max_examples=40)
 @given(st.one_of(st.text(max_size=60), st.binary(max_size=60).map(lambda b: b.decode("latin-1"))))
 def test_any_text_is_used_or_refused_in_one_line(tmp_path_factory, text):
     assert_used_or_refused(load_evaluation, tmp_path_factory.getbasetemp() / "fuzz.yaml", text)
 
 
-@settings(max_examples=40)
+@few
 @given(
     st.sampled_from(["seed", "model.name", "epsilons.L2", "attacks.a", "data", "x", ""]), NONSENSE
 )
@@ -134,7 +137,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=12)
+@fewer
 @given(TEXTS, st.dictionaries(TEXTS, VALUES, max_size=2))
 @example("SGD", {})  # the default's weight decay came back
 @example("1e5", {"1e5": "1e5"})  # a number, to OmegaConf
@@ -175,12 +178,15 @@ def test_what_the_search_has_found_is_one_line(tmp_path, text, line):
 # Run folders
 
 
+FEW_TASKS = {"attacks": {name: ATTACKS[name] for name in ("noise", "pgd")}, "samples": 4}
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Two runs that differ in the seed alone, and the rows of the first."""
     root = tmp_path_factory.mktemp("runs")
-    evaluate(tiny(root / "run"))
-    evaluate(tiny(root / "other", seed=1))
+    evaluate(tiny(root / "run", **FEW_TASKS))
+    evaluate(tiny(root / "other", seed=1, **FEW_TASKS))
     return root, rows(root / "run")
 
 
@@ -188,7 +194,9 @@ FILES = ("run.json", "config.yaml", "warnings.json", "examples", "results")
 FOREIGN = (b"", b"not what you think\n", b'[1, {"a": null}]', b"PAR1", b"\x93NUMPY")
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=EXAMPLES * 2 // 3, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     st.sampled_from(FILES),
     st.integers(0, 10**6),
@@ -253,16 +261,16 @@ def drawn(folder: Any) -> Any:
 
 
 def resumed(folder: Any) -> Any:
-    evaluate(tiny(folder))
+    evaluate(tiny(folder, **FEW_TASKS))
     return rows(folder)
 
 
 def test_rows_of_another_run_are_not_counted_as_this_runs(runs, tmp_path):
     root, expected = runs
     shutil.copytree(root / "run", tmp_path / "run")
-    victim = tmp_path / "run" / "results" / "0000-noise-0.2-00004.parquet"
+    victim = tmp_path / "run" / "results" / "0000-noise-0.2-00002.parquet"
     victim.write_bytes((root / "other" / "results" / victim.name).read_bytes())
-    with pytest.warns(EvaluationWarning, match="1 of 48 files"):
+    with pytest.warns(EvaluationWarning, match="1 of 12 files"):
         stored = rows(tmp_path / "run")
     assert len(stored) == len(expected) - 1
     assert all(row in expected for row in stored)

@@ -1,7 +1,6 @@
 """The page in a real browser, from disk, without network."""
 
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -11,20 +10,9 @@ from foolbox_carescale.evaluate.report.aggregate import aggregate
 from foolbox_carescale.evaluate.report.page import page as html
 from tests.evaluate import synthetic
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+pytestmark = pytest.mark.usefixtures("without_figures")
 
 NUMBERS = re.compile(r"^M[-\d.,LHVMz ]+$")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -52,7 +40,7 @@ def visit(chromium):
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory):
+def real(tmp_path_factory, without_figures):
     """Two runs of the bundled model, three norms, and their reports: of one and of both."""
     folder = tmp_path_factory.mktemp("runs")
     runs = []

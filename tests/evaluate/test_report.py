@@ -26,6 +26,7 @@ from foolbox_carescale.evaluate import (
     write_report,
 )
 from foolbox_carescale.evaluate.console import to_json
+from foolbox_carescale.evaluate.report import figures
 from foolbox_carescale.evaluate.report.aggregate import aggregate, config_differences, differences
 from foolbox_carescale.evaluate.report.curve import extent, steps
 from foolbox_carescale.evaluate.report.page import _finite as finite
@@ -95,13 +96,19 @@ def test_the_report_is_made_from_the_folder_alone(results, tmp_path):
 
 
 def test_figures_keep_text_as_text_and_are_the_same_every_time(results, tmp_path):
-    for folder in ("a", "b"):
-        write_report(results, output=tmp_path / folder)
-    text = (tmp_path / "a" / "curves.svg").read_text(encoding="utf-8")
-    assert "foolbox_pgd</text>" in text
-    assert text == (tmp_path / "b" / "curves.svg").read_text(encoding="utf-8")
+    runs = aggregate([results])
+    one, other = (figures.save(figures.curves(runs), tmp_path / name)[1] for name in ("a", "b"))
+    assert "foolbox_pgd</text>" in one.read_text(encoding="utf-8")
+    assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports without figures, which take a second."""
+    monkeypatch.setattr("foolbox_carescale.evaluate.report._draw", lambda *_: [])
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_tables_agree_with_the_summary(results, tmp_path):
     write_report(results, output=tmp_path)
     with (tmp_path / "summary.csv").open(encoding="utf-8") as file:
@@ -284,6 +291,7 @@ def test_an_attack_that_one_run_lacks_is_one_config_difference(tmp_path):
     ]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_table_of_differences_has_its_columns_also_where_there_are_none(results, tmp_path):
     other = synthetic.run(tmp_path / "other")
     write_report(results, other, output=tmp_path)
@@ -311,6 +319,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_one_line(results, tmp_pa
         write_report(results, output=tmp_path / "file" / "report")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_markdown_shows_names_as_they_are(tmp_path):
     results = synthetic.run(tmp_path / "run", model="a|b *c* <i>")
     write_report(results)

@@ -24,7 +24,6 @@ from foolbox_carescale.evaluate import (
     Results,
     UserError,
     evaluate,
-    print_comparison,
     print_report,
     write_report,
 )
@@ -449,8 +448,7 @@ def test_names_reach_the_console_without_markup_and_control_sequences(tmp_path):
 
 def seen(folder, changes):
     results = Results.load(folder)
-    page(aggregate([results]))
-    print_comparison([results, results], Console(file=io.StringIO()))
+    page(aggregate([results, results]))
     return rows(folder)
 
 

@@ -33,9 +33,17 @@ OPERATORS = {
 }
 TABLE = [(name, p) for name, (_, orders) in OPERATORS.items() for p in orders]
 each_operator = pytest.mark.parametrize(("name", "p"), TABLE)
-# one general order, and of the closed forms each
+# where a program takes seconds to compile: each operator with two orders or more, of the closed
+# forms and of a general order
 each_kind = pytest.mark.parametrize(
-    ("name", "p"), [(n, p) for n, p in TABLE if p in (1, 2, math.inf) or (n, p) == ("eta", 1.3)]
+    ("name", "p"),
+    [
+        *(("eta", p) for p in (1, 1.3, math.inf)),
+        *(("perturb", p) for p in (1, 2)),
+        *(("project", p) for p in (2, math.inf)),
+        *(("steepest_step", p) for p in (1, 2)),
+        ("reachable_norm", math.inf),
+    ],
 )
 FRAMEWORKS = [k.removesuffix("-float64") for k in backends.WITH_GRADIENT]
 

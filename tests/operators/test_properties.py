@@ -36,7 +36,7 @@ WHOLE = [n for n in NATIVE if not n.endswith("16")]
 # they compile for each shape, and are served by the same engine where values can be read
 COSTLY = [f"{f}-{d}" for f in ("tensorflow", "jax") for d in backends.DTYPES[f]]
 BFLOAT16 = backends.Backend("torch", "bfloat16")  # NumPy itself has none
-few = settings(max_examples=6)
+few = settings(max_examples=settings.default.max_examples // 10)
 
 ANY_ORDER = st.one_of(
     st.sampled_from((1.0, 1.3, 1.5, 2.0, 3.0, math.inf)), st.floats(1, 4), st.floats(4, 1000)
