@@ -115,6 +115,42 @@ def test_values_that_refer_to_themselves_are_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def echo(first, line, reference):
+    """Eleven values, each of which repeats the one before it nine times."""
+    lines = [line.format(n=n, nine=[reference.format(n - 1)] * 9) for n in range(1, 12)]
+    return "\n".join([f"a0: {first}", *lines])
+
+
+ECHOES = [
+    echo("lol", 'a{n}: "{nine}"', "${{model.params.a{}}}"),
+    echo("lol", 'a{n}: "{nine}"', "${{.a{}}}"),
+    echo("[lol]", "a{n}: {nine}", "${{model.params.a{}}}"),
+    echo("[lol]", "a{n}: {nine}", "${{model.params.a{}.0}}"),
+    f"a0: {'x' * 10**5}\na1: {'${model.params.a0}' * 10**4}\n",
+    "a0: ${oc.create:'[1, 2]'}\n",
+]
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("echoes", ECHOES)
+def test_values_that_repeat_what_repeats_others_are_one_line(tmp_path, echoes):
+    lines = "".join(f"    {line}\n" for line in echoes.splitlines())
+    with pytest.raises(UserError, match=r"are too many|oc\.create is not") as caught:
+        load_evaluation(written(tmp_path / "run.yaml", f"model:\n  params:\n{lines}"))
+    assert "\n" not in str(caught.value)
+
+
+def test_values_that_a_person_takes_from_others_are_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA", "/data")
+    text = (
+        "data: {root: '${oc.env:DATA}/sets', index: '${data.root}/index.txt'}\n"
+        "output: runs/${model.name}-${seed}\nseed: 3\nmodel: {name: resnet18}\n"
+    )
+    evaluation = load_evaluation(written(tmp_path / "run.yaml", text))
+    assert evaluation.data.index == "/data/sets/index.txt"
+    assert evaluation.output == "runs/resnet18-3"
+
+
 def test_aliases_that_a_person_writes_are_read(tmp_path):
     text = (
         "attacks:\n  a: &a {name: L2PGD, steps: 3}\n  b: {<<: *a, steps: 4}\n  c: *a\n"

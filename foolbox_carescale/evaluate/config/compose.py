@@ -22,12 +22,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, nearest
-from ..serialization import LARGEST, check_yaml
+from ..serialization import LARGEST, check_yaml, flatten_keys
 from .permissions import refuse_code
 from .types import EVALUATION, Evaluation, default_epsilons
 from .validation import ConfigSpec, Tree, escape_interpolation, field_names, is_path, read
 
 _RUN = "carescale_run"
+
+MOST_REFERENCES, MOST_CHAINED = 256, 16
+"""Of a config, and those to values with references: n of these repeat a text 3 ** (n / 3) times."""
 
 
 class BoundedFiles(FileConfigSource):
@@ -295,7 +298,27 @@ def _force(override: Override) -> str:
 def _compose(defaults: list[Any], content: Tree, overrides: list[str]) -> Tree:
     ConfigStore.instance().store(_RUN, {"defaults": defaults, **content})
     composed = compose(_RUN, overrides=overrides)
+    _check_interpolation(cast(Tree, OmegaConf.to_container(composed)))
     return cast(Tree, OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+
+
+def _check_interpolation(config: Tree) -> None:
+    """Raise a UserError where ``${...}`` could repeat what repeats something, over and over."""
+    texts = {key: str(value) for key, value in flatten_keys(config).items() if "${" in str(value)}
+    references = [(key, one) for key in texts for one in re.findall(r"\$\{([^{}]*)", texts[key])]
+    chained = []
+    for key, reference in references:
+        if "oc.create" in reference:
+            raise UserError(f"{key}: oc.create is not available; write the values themselves")
+        ends = f"{reference}."
+        inside = any(f"{one}.".startswith(ends) or ends.startswith(f"{one}.") for one in texts)
+        if inside or not re.fullmatch(r"oc\.env:.*|\w[\w.]*", reference):
+            chained.append(key)
+    if len(chained) > MOST_CHAINED or len(references) > MOST_REFERENCES:
+        raise UserError(
+            f"{references[0][0]}: {len(references)} references with ${{...}}, {len(chained)} of"
+            " them relative or to values with references, are too many; write out some of them"
+        )
 
 
 def _explain(error: BaseException, path: str | Path | None) -> str:
