@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from foolbox_carescale.attacks import directions, schedules
+from foolbox_carescale.attacks.state import HighestLoss
 
 
 def tensor(*rows):
@@ -72,6 +73,15 @@ def test_a_sample_stalls_whose_best_loss_and_step_stay_what_they_were():
 def test_a_loss_that_is_nan_is_worse_than_every_other():
     losses = [[np.nan], *([float(t)] for t in range(41))]
     assert checkpoints(100, losses) == {22: [False], 41: [False]}
+
+
+def test_what_is_gone_back_to_has_the_highest_loss_and_its_own_gradient():
+    highest = HighestLoss()
+    for number, losses in enumerate([[np.nan, 5.0], [0.0, 5.0], [np.nan, 6.0]], 1):
+        x, gradient = tensor([number], [number]), tensor([10 * number], [10 * number])
+        highest.update(x, tensor(*losses), gradient)
+    assert highest.x.numpy().tolist() == [[2], [3]]
+    assert highest.gradient.numpy().tolist() == [[20], [30]]
 
 
 def test_momentum_sums_gradients_of_unit_l1_norm():

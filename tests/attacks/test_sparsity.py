@@ -19,13 +19,13 @@ def moved(*counts):
 
 @pytest.mark.parametrize("radius", [4.0, ep.astensor(torch.tensor([4.0, 4.0]))])
 def test_adaptive_begins_with_moves_of_a_part_of_the_box_and_follows_the_best(radius):
-    sparsity = Sparsity("adaptive", ep.astensor(X0), (0, 2))
+    sparsity = Sparsity("adaptive", ep.astensor(X0), (-1, 1))
     first = round(4.0 / (0.3 * 2))
     assert sparsity.counts(ep.astensor(X0), radius).tolist() == [first, first]
     assert sparsity.counts(moved(90, 300), radius).tolist() == [60, 200]
     assert sparsity.counts(moved(0, SIZE), radius).tolist() == [first, 667]
     assert sparsity.counts(moved(1, 2), radius).tolist() == [1, 1]
-    assert Sparsity("adaptive", ep.astensor(X0), (0, 2)).counts(ep.astensor(X0), 1e9).max() == SIZE
+    assert Sparsity("adaptive", ep.astensor(X0), (-1, 1)).counts(ep.astensor(X0), 1e9).max() == SIZE
 
 
 def test_a_given_share_stays():
