@@ -77,7 +77,7 @@ def test_a_loss_that_is_nan_is_worse_than_every_other():
 
 def test_what_is_gone_back_to_has_the_highest_loss_and_its_own_gradient():
     highest = HighestLoss()
-    for number, losses in enumerate([[np.nan, 5.0], [0.0, 5.0], [np.nan, 6.0]], 1):
+    for number, losses in enumerate([[np.nan, -5.0], [-1.0, -5.0], [np.nan, -4.0]], 1):
         x, gradient = tensor([number], [number]), tensor([10 * number], [10 * number])
         highest.update(x, tensor(*losses), gradient)
     assert highest.x.numpy().tolist() == [[2], [3]]

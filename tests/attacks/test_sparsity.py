@@ -31,3 +31,4 @@ def test_adaptive_begins_with_moves_of_a_part_of_the_box_and_follows_the_best(ra
 def test_a_given_share_stays():
     sparsity = Sparsity(0.03, ep.astensor(X0), (0, 2))
     assert sparsity.counts(moved(90, 300), 4.0).tolist() == [30, 30]
+    assert Sparsity(1e-9, ep.astensor(X0), (0, 2)).counts(moved(90, 300), 4.0).tolist() == [1, 1]
