@@ -27,6 +27,7 @@ import torch
 from experiments.benchmarks.environment import describe
 from experiments.benchmarks.models import SAMPLES, Target, load_target
 from foolbox_carescale.attacks import ClipAwareMinimumNorm, directions, minimum_norm
+from foolbox_carescale.attacks.state import Sparsity
 from foolbox_carescale.evaluate.config.types import norm_name, norm_order
 
 GRADIENTS = 100
@@ -119,7 +120,8 @@ def constants(setting: Setting) -> Iterator[None]:
     """The module with these constants."""
     with ExitStack() as stack:
         for name in filter(str.isupper, setting):
-            stack.enter_context(mock.patch.object(minimum_norm, name, setting[name]))
+            holder: Any = Sparsity if hasattr(Sparsity, name) else minimum_norm
+            stack.enter_context(mock.patch.object(holder, name, setting[name]))
         if "decay" in setting:
             decayed = functools.partial(directions.Momentum, setting["decay"])
             stack.enter_context(mock.patch.object(directions, "Momentum", decayed))
@@ -129,7 +131,7 @@ def constants(setting: Setting) -> Iterator[None]:
 def summary(key: tuple[str, ...], name: str, norms: Any, base: Any) -> dict[str, Any]:
     """One row."""
     both = np.isfinite(norms) & np.isfinite(base) & (base > 0)
-    ratio = float(np.exp(np.log(norms[both] / base[both]).mean()))
+    ratio = float(np.exp(np.log(norms[both] / base[both]).mean())) if both.any() else float("nan")
     failed = int(np.isinf(norms).sum())
     values = (*key, name, norms.mean(), np.median(norms), ratio, failed)
     return dict(zip(FIELDS, values, strict=True))

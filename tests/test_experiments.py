@@ -87,3 +87,41 @@ def test_every_call_of_the_benchmark_of_the_operator_runs():
         call()
     for call in growth_calls(64).values():
         call()
+
+
+def test_the_sweep_of_the_minimum_norm_attack_runs_every_setting(tmp_path):
+    from experiments import minimum_norm_sweep
+
+    short = ["--models", "digits", "--samples", "2", "--gradients", "24", "--output", str(tmp_path)]
+    minimum_norm_sweep.main([*short, "--orders", "1", "2"])
+    rows = minimum_norm_sweep.read(tmp_path / "minimum_norm_sweep.csv")
+    settings = {row["setting"] for row in rows}
+    expected = {*minimum_norm_sweep.settings(1.0), *minimum_norm_sweep.settings(2.0)}
+    assert settings == expected
+    assert all(float(row["ratio"]) > 0 for row in rows)
+    assert len({row["ratio"] for row in rows}) > len(settings) / 2, "constants change nothing"
+    assert "| defaults |" in (tmp_path / "minimum_norm_sweep.md").read_text()
+
+
+def test_the_benchmark_of_minimum_norms_measures_attacks_once(tmp_path, monkeypatch):
+    from experiments.benchmarks import minimum_norm
+
+    monkeypatch.setitem(minimum_norm.SAMPLES, "digits", 3)
+    short = ["--models", "digits", "--orders", "2", "--attacks", "ours", "--gradients", "10", "20"]
+    minimum_norm.main([*short, "--output", str(tmp_path)])
+    rows = minimum_norm.read(tmp_path / "minimum_norm.csv")
+    assert [(float(row.backwards), float(row.forwards)) for row in rows] == [(10, 12), (20, 22)]
+    assert all(len(row.found) == 3 and (row.found > 0).all() for row in rows)
+    minimum_norm.main([*short, "--output", str(tmp_path)])
+    assert len(minimum_norm.read(tmp_path / "minimum_norm.csv")) == 2
+
+
+def test_local_optimality_is_1_on_the_envelope_and_0_where_nothing_is_found():
+    import numpy as np
+
+    from experiments.benchmarks.minimum_norm import local_optimality
+
+    least = np.array([1.0, 2.0, 3.0])
+    assert local_optimality(least, least) == 1
+    assert local_optimality(np.full(3, np.inf), least) == 0
+    assert local_optimality(np.array([2.0, 2.0, 3.0]), least) == pytest.approx(2 / 3)
