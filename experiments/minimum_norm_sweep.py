@@ -124,7 +124,7 @@ def constants(setting: Setting) -> Iterator[None]:
             stack.enter_context(mock.patch.object(holder, name, setting[name]))
         if "decay" in setting:
             decayed = functools.partial(directions.Momentum, setting["decay"])
-            stack.enter_context(mock.patch.object(directions, "Momentum", decayed))
+            stack.enter_context(mock.patch.dict(directions.KINDS, momentum=decayed))
         yield
 
 

@@ -64,12 +64,12 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str, str, int, int]:
-        """What a row is looked up by."""
+        """Return what identifies a row."""
         return self.model, self.norm, self.attack, int(self.gradients), int(self.samples)
 
     @property
     def found(self) -> Array:
-        """The norms as numbers."""
+        """Return the norms as numbers."""
         return np.array([float(n) for n in self.norms.split()])
 
 
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def measure(target: Target, name: str, attack: Attack, p: float, gradients: int) -> Row:
-    """One row; what the attack returns is clipped to the box and judged anew."""
+    """Return one row; what the attack returns is clipped to the box and judged again."""
     torch.manual_seed(0)
     counting = target.model
     counting.forwards = counting.backwards = 0

@@ -1,4 +1,4 @@
-"""What became of the mutants: two tables, and a page."""
+"""Keep and show the results of mutation testing: two tables, and a page."""
 
 from __future__ import annotations
 

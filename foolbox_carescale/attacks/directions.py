@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -114,3 +115,16 @@ class Conjugate(Direction):
     def reset(self, where: ep.Tensor) -> None:
         """Restart from the gradient alone."""
         self.direction = ep.where(where, ep.zeros_like(self.direction), self.direction)
+
+
+KINDS: dict[str, type[Direction]] = {
+    "gradient": Gradient,
+    "momentum": Momentum,
+    "adam": Adam,
+    "conjugate": Conjugate,
+}
+
+
+def make_direction(kind: str | None, p: float) -> Direction:
+    """Return a direction; by default momentum where steps keep only signs, for p = 1 and inf."""
+    return KINDS[kind or ("gradient" if 1 < p < math.inf else "momentum")]()

@@ -17,7 +17,7 @@ from . import directions, losses, schedules
 from .base import LpAttack, checked_arguments, lp_distance
 from .parameters import integer, interval, one_of
 from .state import AttackState, Evaluation, Iterate, Sparsity
-from .steps import enforce_constraint, finite, sparse_step, step
+from .steps import finite, next_iterate, sparse_step, step
 
 Loss = Literal["soft_margin", "margin"]
 LOSSES: tuple[Loss, ...] = ("soft_margin", "margin")  # of the restarts in turn
@@ -97,7 +97,7 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
             model: A Foolbox model with gradients.
             inputs: Points inside the model's bounds, shape (N, ...).
             criterion: Labels, Misclassification or TargetedMisclassification.
-            early_stop: A sample whose perturbation is not longer is left as it is.
+            early_stop: End the search for a sample whose perturbation is not longer than this.
             on_step: Called with every ``Iterate``; pass it when calling the attack.
             **kwargs: Unknown arguments, which raise a TypeError.
 
@@ -126,8 +126,7 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
         x0, p, bounds = state.x0, self.p, state.model.bounds
         radius = _Radius(p, self.steps, nearest, bounds)
         schedule = schedules.Cosine(*(STEPSIZE_L1 if p == 1 else STEPSIZE), self.steps)
-        to_direction = directions.Gradient() if 1 < p < math.inf else directions.Momentum()
-        momentum = (0.0 if p == 1 else 0.25) if self.momentum is None else self.momentum
+        to_direction = directions.make_direction(None, p)
         sparsity = Sparsity("adaptive", x0, bounds)
         x = previous = x0
         size = radius.epsilon * 0
@@ -153,12 +152,10 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
                 new = sparse_step(x, direction, size, counts, bounds=bounds)
             else:
                 new = step(x, direction, size, p=p, bounds=bounds)
-            inertias = [None, (momentum, x, previous)] if momentum and t > 0 else [None]
-            for inertia in inertias:
-                new = enforce_constraint(
-                    new, x0, radius.epsilon, p=p, bounds=bounds, sphere=True,
-                    direction=direction, momentum=inertia,
-                )  # fmt: skip
+            new = next_iterate(
+                new, x, previous, x0, radius.epsilon, momentum=self.momentum, p=p, bounds=bounds,
+                sphere=True, direction=direction,
+            )  # fmt: skip
             previous, x = x, new
 
 

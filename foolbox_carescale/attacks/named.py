@@ -38,7 +38,7 @@ class ClipAwareFGM(ClipAwareGradientAttack):
     kind = "single gradient"
     candidates = integer(least=1)
 
-    MOVE, LESS = 0.3, 10**-0.5  # of the box's width, and from one candidate to the next
+    LESS = 10**-0.5  # how far a coordinate moves, from one candidate to the next
 
     def __init__(
         self, *, p: float = 2.0, loss: str | losses.Loss = "ce", candidates: int = 8
@@ -62,10 +62,10 @@ class ClipAwareFGM(ClipAwareGradientAttack):
         gradient = state.evaluate(x0, loss_fn, gradient=True).gradient
         sparsity = Sparsity("adaptive", x0, bounds)
         candidates = [step(x0, gradient, epsilon, p=1, bounds=bounds)]
-        for number in range(self.candidates - 1):
-            sparsity.move = (bounds[1] - bounds[0]) * self.MOVE * self.LESS**number
+        for _ in range(self.candidates - 1):
             counts = sparsity.counts(x0, epsilon)
             candidates.append(sparse_step(x0, gradient, epsilon, counts, bounds=bounds))
+            sparsity.move *= self.LESS
         best = state.best
         for x in candidates:
             point = state.evaluate(x, loss_fn, gradient=False)
@@ -96,8 +96,8 @@ ClipAwarePGD = variant(
     "ClipAwarePGD",
     """Projected gradient descent whose every iterate is exactly epsilon away after the clip.
 
-    By default the step decreases from 2 epsilon by a cosine, with momentum, and the iterate
-    with the highest loss is returned. ``schedule="constant"`` is the classical attack.
+    By default the step decreases from 2 epsilon by a cosine, with momentum for p > 1, and the
+    iterate with the highest loss is returned. ``schedule="constant"`` is the classical attack.
     The arguments are those of ``ClipAwareGradientAttack``.
 
     Source: Madry et al. 2018, arXiv 1706.06083, on the operator of Rauber & Bethge 2020,

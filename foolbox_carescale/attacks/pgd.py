@@ -8,7 +8,6 @@ are settings of ``ClipAwareGradientAttack``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from .base import ClipAwareAttack, checked_arguments, lp_distance
 from .indexing import keep_samples, take_samples
 from .parameters import Parameter, integer, interval, one_of, positive
 from .state import AttackState, HighestLoss, Iterate, Sparsity
-from .steps import enforce_constraint, sparse_step, step
+from .steps import next_iterate, sparse_step, step
 
 Schedule = Literal["cosine", "constant", "halving"]
 Direction = Literal["gradient", "momentum", "adam", "conjugate"]
@@ -34,11 +33,10 @@ Constraint = Literal["sphere", "ball"]
 Keep = Literal["best", "last"]
 
 # For p = 1 and enough steps, the radius falls from this many epsilons to epsilon in this part of
-# the steps. Afterwards the halving schedule begins with this step relative to epsilon.
+# the steps.
 LARGER_EPSILON = 3.0
 FALL = 0.6
 LEAST_STEPS_TO_FALL = 20
-STEP_AFTER_FALL = 1.0
 
 
 class ClipAwareGradientAttack(ClipAwareAttack):
@@ -48,22 +46,24 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         p: Order of the norm, in [1, inf].
         steps: Number of gradients per restart. With ``keep="best"`` the last iterate costs
             one more forward pass.
-        loss: "ce", "margin", "dlr", "dlr_or_margin", a function (logits, classes) -> (N,); or
-            "dlr_targeted", which aims at the ``targets`` most likely other classes in turn.
+        loss: "ce", "soft_margin", "margin", "dlr", "dlr_or_margin", a function (logits, classes)
+            -> (N,); or "dlr_targeted", which aims at the ``targets`` most likely other classes in
+            turn.
         restarts: Number of restarts; the best iterate of all is returned.
         rel_stepsize: First step relative to epsilon; by default 2, and 2.5 / steps (Madry et
             al. 2018, arXiv 1706.06083) for the constant schedule.
         abs_stepsize: First step in the units of the inputs; takes precedence.
         schedule: "cosine" decreases from the first step to 0.005 epsilon; "constant" keeps it;
             "halving" halves the step and returns to the best iterate when a sample stalls
-            (Croce & Hein 2020, arXiv 2003.01690).
+            (Croce & Hein 2020, arXiv 2003.01690), and halves it once where ``larger_epsilon``
+            has fallen to epsilon.
         momentum: Weight of the previous displacement, in [0, 1): the next iterate is
             x + (1 - m) (z - x) + m (x - previous), where z is the result of the plain step. By
             default 0.25, and 0 for p = 1, where it would move too many coordinates.
         direction: The "gradient", or gradients accumulated by
             "momentum", "adam", or "conjugate" (see ``directions``). By default momentum for p = 1
             and p = inf, whose steps keep only signs, and the gradient for other p.
-        random_start: Start from noise of norm epsilon instead of the input.
+        random_start: Start from noise instead of the input, at the first radius.
         constraint: "sphere" keeps every iterate at exactly epsilon, "ball" at most epsilon away.
         keep: "best" returns, per input, the adversarial iterate with the highest loss (any
             iterate with the highest loss if none is adversarial); "last" returns the last one.
@@ -76,9 +76,9 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             epsilon in the first 60% of the steps; only later iterates are reported or returned.
             AutoAttack does alike for L1, in stages. By default 3 for p = 1 and 20 steps or more,
             else 1.
-        stop_when_broken: Leave a sample out of the batch once it is adversarial, with the iterate
-            that was. Robust accuracy is the same, its loss is not the highest, and most of the
-            gradients are saved. Needs ``keep="best"``.
+        stop_when_broken: Take a sample out of the batch once an iterate is adversarial, and return
+            that iterate. It saves the gradients that would only raise the loss. Needs
+            ``keep="best"``.
     """
 
     kind = "gradient"
@@ -194,9 +194,9 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         model, x0, epsilon = state.model, state.x0, state.epsilon
         factors = self._radius_factors()
         fall = factors.index(1.0)  # the first iterate that counts
-        schedule, to_direction = self._schedule(fall), self._to_direction()
+        schedule = self._schedule(fall)
+        to_direction = directions.make_direction(self.direction, self.p)
         sparsity = Sparsity(self.sparsity, x0, model.bounds)
-        momentum = (0.0 if self.p == 1 else 0.25) if self.momentum is None else self.momentum
         x, size = x0, epsilon
         if self.random_start:
             start = epsilon * factors[0]
@@ -249,12 +249,10 @@ class ClipAwareGradientAttack(ClipAwareAttack):
                 new = sparse_step(x, direction, size, counts, bounds=model.bounds)
             else:
                 new = self._step(x, direction, size, state)
-            inertias = [None, (momentum, x, previous)] if momentum and t > 0 else [None]
-            for inertia in inertias:
-                new = enforce_constraint(
-                    new, x0, radius, p=self.p, bounds=model.bounds,
-                    sphere=self.constraint == "sphere", direction=direction, momentum=inertia,
-                )  # fmt: skip
+            new = next_iterate(
+                new, x, previous, x0, radius, momentum=self.momentum, p=self.p,
+                bounds=model.bounds, sphere=self.constraint == "sphere", direction=direction,
+            )  # fmt: skip
             previous, x = x, new
         return x
 
@@ -278,21 +276,9 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             return schedules.Constant(self.abs_stepsize or self.rel_stepsize or 2.5 / self.steps)
         first = self.abs_stepsize or self.rel_stepsize or 2.0
         if self.schedule == "halving":
-            if fall and self.abs_stepsize is None and self.rel_stepsize is None:
-                first = STEP_AFTER_FALL
             return schedules.Halving(first, self.steps, fall)
         last = schedules.FINAL_STEP * (1.0 if self.abs_stepsize is None else first)
         return schedules.Cosine(first, last, self.steps)
-
-    def _to_direction(self) -> directions.Direction:
-        kinds: dict[str, type[directions.Direction]] = {
-            "gradient": directions.Gradient,
-            "momentum": directions.Momentum,
-            "adam": directions.Adam,
-            "conjugate": directions.Conjugate,
-        }
-        default = "gradient" if 1 < self.p < math.inf else "momentum"
-        return kinds[self.direction or default]()
 
     def _step(self, x: ep.Tensor, direction: ep.Tensor, size: Any, state: AttackState) -> ep.Tensor:
         return step(x, direction, size, p=self.p, bounds=state.model.bounds)

@@ -10,7 +10,6 @@ import numpy as np
 
 # The cosine schedule ends at this part of epsilon, never at 0, so that the last steps still move.
 FINAL_STEP = 0.005
-BEFORE_HALVING = 2.0
 
 Array = np.ndarray[Any, Any]
 
@@ -67,7 +66,7 @@ class Halving(Schedule):
     FIRST_PERIOD, LESS_EACH_TIME, SHORTEST = 0.22, 0.03, 0.06  # of the number of steps
 
     def __init__(self, first: float, steps: int, start: int = 0) -> None:
-        """Take the first size, and the steps from ``start`` on; before, the size is 2."""
+        """Take the first size; from step ``start`` on, where it is later, begin with half of it."""
         self.first, self.start = first, start
         steps -= start
         self.period = max(int(self.FIRST_PERIOD * steps), 1)
@@ -79,15 +78,13 @@ class Halving(Schedule):
 
     def size(self, t: int) -> float | Array:
         """Return the first size, halved as often as the sample stalled."""
-        if t < self.start:
-            return BEFORE_HALVING
         return self.first if self.sizes is None else self.sizes
 
     def observe(self, t: int, losses: Array) -> Array | None:
         """Return the samples that stalled, at a checkpoint."""
         losses = np.nan_to_num(losses, nan=-np.inf)
         if self.sizes is None:
-            self.sizes = np.full(len(losses), self.first)
+            self.sizes = np.full(len(losses), self.first / 2 if self.start else self.first)
             self.rises = np.zeros(len(losses), int)
             self.best, self.best_then = losses.copy(), losses.copy()
             self.halved = np.ones(len(losses), bool)  # the first period counts as a change

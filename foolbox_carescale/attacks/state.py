@@ -45,7 +45,7 @@ class Iterate:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the model says of points.
+    """A model's answer at some points.
 
     Attributes:
         loss: Shape (N,).
@@ -150,7 +150,7 @@ class HighestLoss:
 
 
 class Sparsity:
-    """How many coordinates a step moves for p = 1: a share of all, or as the best iterate says."""
+    """Choose how many coordinates a step moves (p = 1): a share of all, or by the best iterate."""
 
     # "adaptive": what the best iterate has moved over this, as the points become sparser; while it
     # has moved nothing, as many as move each by this part of the box's width.
@@ -169,8 +169,9 @@ class Sparsity:
             best: The points to go by, shape of the inputs.
             radius: Norm of the next points, a number, or a tensor of shape (N,).
         """
-        if isinstance(self.share, float):
-            counts: Any = np.full(len(self.x0), self.share * self.size)
+        counts: Any
+        if self.share != "adaptive":
+            counts = np.full(len(self.x0), float(self.share) * self.size)
         else:
             moved = flatten((best != self.x0).astype(self.x0.dtype)).sum(axis=-1).numpy()
             first = (radius if isinstance(radius, float) else radius.numpy()) / self.move

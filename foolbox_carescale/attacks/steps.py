@@ -157,6 +157,41 @@ def enforce_constraint(
     return _completed(z, x0, eps, direction, bounds) if sphere and p == 1 else z
 
 
+def next_iterate(
+    z: ep.Tensor,
+    x: ep.Tensor,
+    previous: ep.Tensor,
+    x0: ep.Tensor,
+    eps: Any,
+    *,
+    momentum: float | None,
+    p: float,
+    **constraint: Any,
+) -> ep.Tensor:
+    """Return the iterate after x: z inside the constraint, and again with momentum.
+
+    Args:
+        z: As for ``enforce_constraint``: where the step from x leads.
+        x: The iterate.
+        previous: The one before; x itself at the start, where there is no momentum.
+        x0: As for ``enforce_constraint``.
+        eps: As there.
+        momentum: Weight m of the previous displacement; None for 0.25, and for 0 with p = 1,
+            where it would move too many coordinates.
+        p: Order of the norm.
+        **constraint: As for ``enforce_constraint``.
+
+    Returns:
+        The new points.
+    """
+    if momentum is None:
+        momentum = 0.0 if p == 1 else 0.25
+    z = enforce_constraint(z, x0, eps, p=p, **constraint)
+    if momentum == 0 or previous is x:
+        return z
+    return enforce_constraint(z, x0, eps, p=p, momentum=(momentum, x, previous), **constraint)
+
+
 def _numbers(eps: float | ep.Tensor) -> Any:
     return eps if isinstance(eps, float) else backends.to_numpy(eps)[:, 0].astype(float)
 

@@ -28,6 +28,11 @@ def test_adaptive_begins_with_moves_of_a_part_of_the_box_and_follows_the_best(ra
     assert Sparsity("adaptive", ep.astensor(X0), (-1, 1)).counts(ep.astensor(X0), 1e9).max() == SIZE
 
 
+def test_a_share_may_be_an_integer():
+    sparsity = Sparsity(1, ep.astensor(X0), (0, 2))
+    assert sparsity.counts(moved(90, 300), 4.0).tolist() == [SIZE, SIZE]
+
+
 def test_a_given_share_stays():
     sparsity = Sparsity(0.03, ep.astensor(X0), (0, 2))
     assert sparsity.counts(moved(90, 300), 4.0).tolist() == [30, 30]

@@ -9,7 +9,7 @@ import torch
 
 import foolbox_carescale as fc
 from foolbox_carescale import attacks
-from foolbox_carescale.attacks import pgd
+from foolbox_carescale.attacks import pgd, steps
 from tests import reference
 from tests.attacks import model_cases
 from tests.attacks.table import (
@@ -153,7 +153,7 @@ def test_a_radius_that_falls_costs_no_step_and_only_what_is_within_epsilon_count
 @pytest.mark.parametrize("constraint", ["sphere", "ball"])
 def test_the_radius_falls_linearly_to_epsilon(case, constraint, monkeypatch):
     radii = []
-    enforce = pgd.enforce_constraint
+    enforce = steps.enforce_constraint
 
     def record(z, x0, eps, **arguments):
         points = enforce(z, x0, eps, **arguments)
@@ -162,7 +162,7 @@ def test_the_radius_falls_linearly_to_epsilon(case, constraint, monkeypatch):
             assert_norm(case, points.raw, 2, eps)
         return points
 
-    monkeypatch.setattr(pgd, "enforce_constraint", record)
+    monkeypatch.setattr(steps, "enforce_constraint", record)
     attack = attacks.ClipAwarePGD(
         p=2, steps=10, larger_epsilon=4, momentum=0, constraint=constraint
     )
@@ -172,14 +172,33 @@ def test_the_radius_falls_linearly_to_epsilon(case, constraint, monkeypatch):
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
-@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 3])
 @on_torch
-def test_a_radius_falls_in_any_number_of_steps(case, steps, keep):
+def test_a_radius_falls_in_any_number_of_steps(case, count, keep):
     model = attacks.CountingModel(case.model)
-    attack = attacks.ClipAwarePGD(p=2, steps=steps, larger_epsilon=2, keep=keep)
+    attack = attacks.ClipAwarePGD(p=2, steps=count, larger_epsilon=2, keep=keep)
     raw, _, _ = attack(model, case.x, case.labels, epsilons=case.epsilon(2))
     assert_norm(case, raw, 2, case.epsilon(2))
-    assert model.backwards == steps * model_cases.SAMPLES
+    assert model.backwards == count * model_cases.SAMPLES
+
+
+@on_torch
+@pytest.mark.parametrize("arguments", [{"abs_stepsize": 0.05}, {"rel_stepsize": 0.05 / 3.5}])
+def test_the_first_step_is_the_one_asked_for_also_on_a_larger_radius(case, arguments, monkeypatch):
+    lengths = []
+    take = pgd.step
+
+    def record(x, gradient, size, **others):
+        lengths.append(float(size if isinstance(size, float) else size.max().item()))
+        return take(x, gradient, size, **others)
+
+    monkeypatch.setattr(pgd, "step", record)
+    attack = attacks.ClipAwareAPGD(p=2, steps=10, larger_epsilon=4, momentum=0, **arguments)
+    attack.run(case.model, case.x, case.labels, epsilon=1.0)
+    assert lengths[0] == pytest.approx(0.05)
+    radii = [3.5, 3, 2.5, 2, 1.5] if "rel_stepsize" in arguments else [3.5] * 5
+    assert lengths[:5] == pytest.approx([0.05 * radius / 3.5 for radius in radii])
+    assert lengths[6] <= lengths[4] / 2 * 1.001  # halved once where the radius is epsilon
 
 
 def test_a_larger_radius_is_the_default_of_long_runs_for_p_1_only(digits):

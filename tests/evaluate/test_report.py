@@ -217,6 +217,7 @@ def test_robust_accuracy_at_any_epsilon_comes_from_the_stored_norms(nearest, cap
     [
         (["1/0"], "epsilons: '1/0' is no positive number"),
         (["0"], "epsilons: '0' is no positive number"),
+        (["8/"], "epsilons: '8/' is no positive number"),
         (["L2=0.1,inf"], "epsilons: 'inf' is no positive number"),
         (["L1=0.1"], "has the norm 'L1'; valid: 'L2'"),
         (["L2=0.1", "0.2"], "epsilons: name the norm once for each"),

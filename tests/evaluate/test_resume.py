@@ -64,7 +64,7 @@ def started(folder, tasks=10, **changes):
 
 @pytest.fixture(scope="module")
 def in_process(tmp_path_factory):
-    """What a task of ``factories`` returns, in a process that may fork."""
+    """Return what a task of ``factories`` does, in a process that may fork."""
     path = tmp_path_factory.mktemp("process") / "stderr"
     command = [sys.executable, "-m", factories.__name__]
     with (

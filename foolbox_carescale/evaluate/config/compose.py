@@ -30,7 +30,8 @@ from .validation import ConfigSpec, Tree, escape_interpolation, field_names, is_
 _RUN = "carescale_run"
 
 MOST_REFERENCES, MOST_CHAINED = 256, 16
-"""Of a config, and those to values with references: n of these repeat a text 3 ** (n / 3) times."""
+"""References in a config, and those among them to values with references: n of the latter can
+repeat a text 3 ** (n / 3) times."""
 
 
 class BoundedFiles(FileConfigSource):

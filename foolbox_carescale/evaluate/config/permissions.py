@@ -1,4 +1,4 @@
-"""What a config may not say without ``--allow-code``: it would run code that nobody asked for."""
+"""Refuse what would run code that nobody asked for, unless ``--allow-code`` is given."""
 
 from __future__ import annotations
 

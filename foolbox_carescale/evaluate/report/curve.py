@@ -100,9 +100,9 @@ def parse_epsilons(words: Sequence[str]) -> Epsilons:
 
 
 def _number(text: str) -> float:
-    above, _, below = text.partition("/")
+    above, slash, below = text.partition("/")
     try:
-        value = float(above) / float(below or 1)
+        value = float(above) / (float(below) if slash else 1)
     except (ValueError, ZeroDivisionError):
         value = math.nan
     if not 0 < value < math.inf:
