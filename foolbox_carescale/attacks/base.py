@@ -197,7 +197,16 @@ def checked_criterion(criterion: Any, x: ep.Tensor) -> Criterion:
 
 
 def inside_bounds(x: ep.Tensor, model: Model) -> ep.Tensor:
-    """Return x as a constant, clipped at the bounds; raise a ValueError beyond rounding errors."""
+    """Return x as a constant, clipped at the bounds.
+
+    Raises:
+        ValueError: x exceeds them by more than rounding; they are not two numbers.
+    """
+    if any(getattr(bound, "ndim", 0) for bound in model.bounds):
+        raise ValueError(
+            "model: attacks need two numbers as bounds, got tensors; in the place of bounds per"
+            " channel give the model mean and std as its preprocessing"
+        )
     x = backends.detach(x)
     if 0 in x.shape:
         return x
@@ -336,22 +345,28 @@ def _checked_epsilons(epsilons: Any, minimizes: bool) -> Any:
         epsilons = list(epsilons)
     if isinstance(epsilons, list) and not epsilons:
         raise ValueError("epsilons: there is none; give one at least")
-    for epsilon in epsilons if isinstance(epsilons, list) else [epsilons]:
-        if epsilon is None and minimizes:
-            continue
-        # what ``run`` would say of a tensor, one epsilon for each sample, it says itself
-        if not minimizes and hasattr(epsilon, "dtype") and getattr(epsilon, "ndim", 0) > 0:
-            continue
-        try:
-            value = float(epsilon)
-        except (TypeError, ValueError):
-            value = math.nan
-        if isinstance(epsilon, (bool, str)) or not 0 <= value < math.inf:
-            message = f"epsilons: expected finite numbers >= 0, got {epsilon!r}"
-            if epsilon is None:
-                message += "; for the smallest perturbations use ClipAwareMinimumNorm"
-            raise ValueError(message)
-    return epsilons
+    if isinstance(epsilons, list):
+        return [_checked_epsilon(epsilon, minimizes) for epsilon in epsilons]
+    return _checked_epsilon(epsilons, minimizes)
+
+
+def _checked_epsilon(epsilon: Any, minimizes: bool) -> Any:
+    """Return an epsilon as a number, whatever kind of number it is; or None; or a tensor."""
+    if epsilon is None and minimizes:
+        return None
+    # what ``run`` would say of a tensor, one epsilon for each sample, it says itself
+    if not minimizes and hasattr(epsilon, "dtype") and getattr(epsilon, "ndim", 0) > 0:
+        return epsilon
+    try:
+        value = float(epsilon)
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if isinstance(epsilon, (bool, str)) or not 0 <= value < math.inf:
+        message = f"epsilons: expected finite numbers >= 0, got {epsilon!r}"
+        if epsilon is None:
+            message += "; for the smallest perturbations use ClipAwareMinimumNorm"
+        raise ValueError(message)
+    return value
 
 
 def _nothing(inputs: Any, epsilons: Any) -> Any:

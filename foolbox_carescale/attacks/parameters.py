@@ -55,16 +55,14 @@ class Parameter(Generic[T]):
 
 def integer(*, least: int) -> Parameter[int]:
     """Return the constraint to integers from ``least`` on."""
-    return Parameter(
-        f"an integer >= {least}", lambda value: isinstance(value, int) and value >= least
-    )
+    return Parameter(f"an integer >= {least}", lambda value: _is_a(int, value) and value >= least)
 
 
 def positive(*, above: float = 0) -> Parameter[float]:
     """Return the constraint to finite numbers above a limit."""
     return Parameter(
         f"a finite number > {above}",
-        lambda value: isinstance(value, Real) and above < float(value) < math.inf,
+        lambda value: _is_a(Real, value) and above < float(value) < math.inf,
     )
 
 
@@ -73,7 +71,7 @@ def interval(expected: str) -> Parameter[float]:
     least, most = map(float, expected[1:-1].split(","))
 
     def allows(value: Any) -> bool:
-        if not isinstance(value, Real):
+        if not _is_a(Real, value):
             return False
         number = float(value)
         above = number >= least if expected[0] == "[" else number > least
@@ -94,5 +92,9 @@ def seed_or_none() -> Parameter[int | None]:
     """Return the constraint to what seeds a generator of random numbers, or None."""
     return Parameter(
         "None or an integer in [0, 2**32)",
-        lambda value: value is None or (isinstance(value, int) and 0 <= value < 2**32),
+        lambda value: value is None or (_is_a(int, value) and 0 <= value < 2**32),
     )
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

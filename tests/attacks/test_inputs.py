@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+from decimal import Decimal
+from fractions import Fraction
 
 import eagerpy as ep
 import foolbox
@@ -107,13 +109,22 @@ def test_epsilons_may_be_any_numbers_and_nothing_else(attack):
         found, clipped, success = run(attack, epsilons=several)
         assert len(found) == len(clipped) == 2
         assert success.shape == (2, 4)
-    for one in (np.float32(0.1), torch.tensor(0.1), 1):
+    for one in (np.float32(0.1), torch.tensor(0.1), 1, Fraction(8, 255), Decimal("0.1")):
         assert run(attack, epsilons=one)[2].shape == (4,)
     for wrong in (-5, float("nan"), "a", True, [0.1, -1], [[0.1, 0.2]]):
         with pytest.raises(ValueError, match="epsilons: expected finite numbers >= 0, got"):
             run(attack, epsilons=wrong)
     with pytest.raises(ValueError, match="epsilons: there is none"):
         run(attack, epsilons=[])
+
+
+@each_attack
+def test_bounds_per_channel_are_refused_with_what_to_do_instead(attack):
+    bounds = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5))
+    model = foolbox.PyTorchModel(network.eval(), bounds=bounds, device="cpu")
+    with pytest.raises(ValueError, match=r"two numbers as bounds, .* mean and std"):
+        attack(model, torch.tensor(X), torch.tensor(LABELS), epsilons=0.1)
 
 
 def test_only_an_attack_that_minimizes_takes_none():

@@ -172,6 +172,7 @@ def test_where_nothing_succeeds_the_input_comes_back_and_is_no_success(p):
     [
         ({"p": 0.5}, "p: "),
         ({"steps": 0}, "steps: expected an integer >= 1, got 0"),
+        ({"steps": True}, "steps: expected an integer >= 1, got True"),
         ({"restarts": 0}, "restarts: expected an integer >= 1, got 0"),
         ({"loss": "dlr"}, "loss: .*soft_margin.* got 'dlr'"),
         ({"momentum": 1}, "momentum: .* got 1"),
