@@ -209,6 +209,35 @@ def test_an_address_on_the_command_line_is_the_users_own(tmp_path):
     assert evaluation.executor.address == "ray://mine:10001"
 
 
+SERVERS = ["https://h", "mysql://u@h/d", "//h/d", "https://${oc.env:SECRET}.h", "${oc.env:NO,//h}"]
+
+
+@pytest.mark.parametrize("uri", SERVERS)
+def test_a_file_sends_no_environment_variable_to_a_server_that_it_names(tmp_path, monkeypatch, uri):
+    monkeypatch.setenv("SECRET", "s3cret")
+    text = "output: ${oc.env:SECRET}\ntracking: {name: mlflow, uri: '%s', run_name: a}\n"
+    path = written(tmp_path / "run.yaml", text % uri)
+    with pytest.raises(UserError, match=r"output: \$\{oc.env:SECRET\} would be sent to") as caught:
+        load_evaluation(path)
+    assert "add --allow-code" in str(caught.value)
+    assert load_evaluation(path, allow_code=True).output == "s3cret"
+    mine = ["tracking.uri=https://mine"]
+    assert load_evaluation(path, mine).tracking.uri == "https://mine"
+
+
+def test_a_file_may_take_its_server_from_the_environment_or_store_on_disk(tmp_path, monkeypatch):
+    for uri in ("https://mine", "sqlite:///a.db", "file:///a", "runs/mlflow"):
+        monkeypatch.setenv("MINE", uri)
+        text = "output: ${oc.env:MINE}\ntracking: {name: mlflow, uri: '%s'}\n"
+        path = written(tmp_path / "run.yaml", text % "${oc.env:MINE}")
+        assert load_evaluation(path).tracking.uri == uri
+        if not uri.startswith("https"):
+            path = written(tmp_path / "run.yaml", text % uri)
+            assert load_evaluation(path).tracking.uri == uri
+    path = written(tmp_path / "run.yaml", "tracking: {name: mlflow, uri: 'https://h'}")
+    assert load_evaluation(path).tracking.uri == "https://h"
+
+
 def test_a_group_beside_the_file_is_as_much_a_file_as_it_is(tmp_path):
     written(tmp_path / "executor" / "mine.yaml", "name: ray\naddress: 'ray://h:10001'\n")
     path = written(tmp_path / "run.yaml", "seed: 1")

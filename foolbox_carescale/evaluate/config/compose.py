@@ -18,12 +18,12 @@ from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, nearest
 from ..serialization import LARGEST, check_yaml, flatten_keys
-from .permissions import refuse_code
+from .permissions import refuse_code, refuse_sending
 from .types import EVALUATION, Evaluation, default_epsilons
 from .validation import ConfigSpec, Tree, escape_interpolation, field_names, is_path, read
 
@@ -121,9 +121,12 @@ def compose_tree(
                 # composing takes Hydra an eighth of a second
                 plain = path is None and not chosen
                 _fill_attacks(
-                    defaults, content, content if plain else _compose(defaults, content, chosen)
+                    defaults,
+                    content,
+                    content if plain else _resolved(_compose(defaults, content, chosen)),
                 )
-            composed = _compose(defaults, content, chosen + values)
+            unresolved = _compose(defaults, content, chosen + values)
+            composed = _resolved(unresolved)
     except RecursionError:
         raise UserError(
             f"{path or 'configuration'}: its defaults, or its values, include themselves"
@@ -131,8 +134,9 @@ def compose_tree(
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error, path)) from error
     if not allow_code:
-        given = [one.key_or_group for one in parsed if not _is_choice(one, spec)]
-        refuse_code(composed, beside, given)
+        theirs = [one.key_or_group for one in parsed if not _is_choice(one, spec)]
+        refuse_code(composed, beside, theirs)
+        refuse_sending(OmegaConf.to_container(unresolved), composed, theirs)
     return composed
 
 
@@ -296,11 +300,16 @@ def _force(override: Override) -> str:
     return line if override.is_delete() else f"++{line.lstrip('+')}"
 
 
-def _compose(defaults: list[Any], content: Tree, overrides: list[str]) -> Tree:
+def _compose(defaults: list[Any], content: Tree, overrides: list[str]) -> DictConfig:
+    """Return a config whose references can be resolved."""
     ConfigStore.instance().store(_RUN, {"defaults": defaults, **content})
     composed = compose(_RUN, overrides=overrides)
     _check_interpolation(cast(Tree, OmegaConf.to_container(composed)))
-    return cast(Tree, OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+    return composed
+
+
+def _resolved(config: DictConfig) -> Tree:
+    return cast(Tree, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
 
 
 def _check_interpolation(config: Tree) -> None:

@@ -1,4 +1,4 @@
-"""Refuse what would run code that nobody asked for, unless ``--allow-code`` is given."""
+"""Refuse what would run code, or send secrets, unasked, unless ``--allow-code`` is given."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ RECORDS = ("run.json", "train.json")
 _REQUIREMENT = re.compile(r"\w[\w.-]*(\[[\w,. -]*\])?( *[<>=!~][^@/;]*)?")
 _LOADERS = re.compile(r"(LD|DYLD|PYTHON|PIP|UV|RAY)_?[A-Z_]*|PATH|BASH_ENV|ENV")
 """Environment variables that name programs, libraries or indices of packages."""
+
+_SERVER = re.compile(r"(?!file:|sqlite:)[^/]*://|//")
+_VARIABLE = re.compile(r"\$\{oc\.env:\w+\}")
 
 
 def refuse_code(config: Tree, folder: Path | None, given: Collection[str]) -> None:
@@ -46,6 +49,32 @@ def refuse_code(config: Tree, folder: Path | None, given: Collection[str]) -> No
         target = key.endswith("._target_") and value is not None
         if (target or key.startswith("executor.runtime_env.")) and not _is_given(key, given):
             raise _refused(key, f"{value!r} is what the config of a run folder says, and")
+
+
+def refuse_sending(unresolved: Any, config: Tree, given: Collection[str]) -> None:
+    """Refuse a config that would send an environment variable to a server of a file's choice.
+
+    Args:
+        unresolved: Its values, in which ``${oc.env:NAME}`` is not replaced yet.
+        config: Its values.
+        given: Keys that the command line sets.
+
+    Raises:
+        UserError: It does; the message names the key.
+    """
+    tracking = config.get("tracking")
+    uri = str(tracking.get("uri")) if isinstance(tracking, dict) else ""
+    texts = {key: str(value) for key, value in flatten_keys(unresolved).items()}
+    own = _is_given("tracking.uri", given) or _VARIABLE.fullmatch(texts.get("tracking.uri", ""))
+    if own or not _SERVER.match(uri):
+        return
+    for key, text in texts.items():
+        if "oc.env" in text and not _is_given(key, given):
+            raise UserError(
+                f"{key}: {text} would be sent to {uri}, the tracking.uri that a file names; set"
+                " tracking.uri on the command line, or add --allow-code (allow_code=True in"
+                " Python) if you trust it"
+            )
 
 
 def _is_given(key: str, given: Collection[str]) -> bool:
