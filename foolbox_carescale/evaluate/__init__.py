@@ -18,7 +18,9 @@ if TYPE_CHECKING:
         ModelConfig,
         TrackingConfig,
     )
+    from .data.digits import digits
     from .errors import EvaluationWarning, UserError
+    from .models.loading import load_model
     from .report import print_comparison, print_report, write_report
     from .report.curve import CurvePoint, accuracy_at
     from .runner.run import Progress, evaluate
@@ -34,7 +36,9 @@ _HOMES = {
         "ModelConfig",
         "TrackingConfig",
     ),
+    "data.digits": ("digits",),
     "errors": ("EvaluationWarning", "UserError"),
+    "models.loading": ("load_model",),
     "report": ("print_comparison", "print_report", "write_report"),
     "report.curve": ("CurvePoint", "accuracy_at"),
     "store.results": ("SettingSummary", "Results", "MinimumNorms"),
@@ -57,8 +61,10 @@ __all__ = [
     "TrackingConfig",
     "UserError",
     "accuracy_at",
+    "digits",
     "evaluate",
     "load_evaluation",
+    "load_model",
     "load_sweep",
     "print_comparison",
     "print_report",

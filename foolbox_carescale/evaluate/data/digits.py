@@ -17,7 +17,7 @@ HELD_OUT_EVERY = 3
 def digits(
     split: Literal["train", "test"] = "test",
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Digits upsampled bilinearly to 3 x 32 x 32, in [0, 1].
+    """Return scikit-learn's digits, upsampled bilinearly to 3 x 32 x 32, in [0, 1].
 
     The bundled model was trained on ``train`` only; evaluations use ``test``.
 
