@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import eagerpy as ep
+import numpy as np
 from foolbox.attacks.base import MinimizationAttack, raise_if_kwargs
 from foolbox.devutils import atleast_kd, flatten
 from foolbox.models import Model
@@ -15,6 +16,7 @@ from ..core import backends
 from ..core.norms import lp_norm
 from . import directions, losses, schedules
 from .base import LpAttack, checked_arguments, lp_distance
+from .indexing import keep_samples, take_samples
 from .parameters import integer, interval, one_of
 from .state import AttackState, Evaluation, Iterate, Sparsity
 from .steps import finite, next_iterate, sparse_step, step
@@ -87,7 +89,7 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
         inputs: Any,
         criterion: Any,
         *,
-        early_stop: float | None = None,
+        early_stop: Any = None,
         on_step: Callable[[Iterate], None] | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -97,7 +99,9 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
             model: A Foolbox model with gradients.
             inputs: Points inside the model's bounds, shape (N, ...).
             criterion: Labels, Misclassification or TargetedMisclassification.
-            early_stop: End the search for a sample whose perturbation is not longer than this.
+            early_stop: End the search for a sample whose perturbation is not longer than this, a
+                number, or a tensor of shape (N,). It costs no further passes: the others go on in
+                a smaller batch, which can change the last digits of their results.
             on_step: Called with every ``Iterate``; pass it when calling the attack.
             **kwargs: Unknown arguments, which raise a TypeError.
 
@@ -105,15 +109,18 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
             The nearest adversarial examples found, type of the inputs.
         """
         raise_if_kwargs(kwargs)
-        model, x0, criterion, _, restore = checked_arguments(model, inputs, criterion, 0.0)
-        state = AttackState(model, x0, criterion, None)
-        nearest = _Nearest(x0, early_stop or 0.0)
+        enough = 0.0 if early_stop is None else early_stop
+        arguments = checked_arguments(model, inputs, criterion, enough)
+        model, x0, criterion, enough, restore = arguments
+        nearest = _Nearest(x0, enough, leaves_out=early_stop is not None)
+        state = AttackState(model, x0, criterion, 0.0, nearest)
         for restart in range(self.restarts):
             name = self.loss or LOSSES[restart % len(LOSSES)]
-            self._run_restart(state, nearest, losses.make_loss(criterion, name), restart, on_step)
+            loss_fn = losses.make_loss(state.criterion, name)
+            self._run_restart(state, nearest, loss_fn, restart, on_step)
             if nearest.done.all():
                 break
-        return restore(nearest.x)
+        return restore(state.result)
 
     def _run_restart(
         self,
@@ -123,17 +130,17 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
         restart: int,
         on_step: Callable[[Iterate], None] | None,
     ) -> None:
-        x0, p, bounds = state.x0, self.p, state.model.bounds
+        p, bounds = self.p, state.model.bounds
         radius = _Radius(p, self.steps, nearest, bounds)
         schedule = schedules.Cosine(*(STEPSIZE_L1 if p == 1 else STEPSIZE), self.steps)
         to_direction = directions.make_direction(None, p)
-        sparsity = Sparsity("adaptive", x0, bounds)
-        x = previous = x0
+        sparsity = Sparsity("adaptive", state.x0, bounds)
+        x = previous = state.x0
         size = radius.epsilon * 0
         for t in range(self.steps + 1):
             final = t == self.steps
             point = state.evaluate(x, loss_fn, gradient=not final)
-            norm = lp_distance(x0, x, p)
+            norm = lp_distance(state.x0, x, p)
             nearest.update(x, norm, point.is_adversarial)
             if on_step is not None:
                 found, spent = point.is_adversarial.raw, state.gradients
@@ -142,6 +149,12 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
                 on_step(Iterate(*step_of, state.samples))
             if final or nearest.done.all():
                 break
+            if nearest.leaves_out and nearest.done.any():
+                left = np.flatnonzero(~np.asarray(nearest.done.numpy()))
+                keep_samples(radius, left, len(x))
+                state.keep(left)
+                loss_fn, point, sparsity.x0 = loss_fn.select(left), point.select(left), state.x0
+                x, previous, norm = (take_samples(of, left) for of in (x, previous, norm))
 
             radius.update(t, x, norm, point, state.criterion)
             size = schedule.size(t) * radius.epsilon
@@ -153,8 +166,8 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
             else:
                 new = step(x, direction, size, p=p, bounds=bounds)
             new = next_iterate(
-                new, x, previous, x0, radius.epsilon, momentum=self.momentum, p=p, bounds=bounds,
-                sphere=True, direction=direction,
+                new, x, previous, state.x0, radius.epsilon, momentum=self.momentum, p=p,
+                bounds=bounds, sphere=True, direction=direction,
             )  # fmt: skip
             previous, x = x, new
 
@@ -162,8 +175,8 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
 class _Nearest:
     """Per input the nearest adversarial example so far."""
 
-    def __init__(self, x0: ep.Tensor, early_stop: float) -> None:
-        self.x, self.early_stop = x0, early_stop
+    def __init__(self, x0: ep.Tensor, early_stop: Any, leaves_out: bool) -> None:
+        self.x, self.early_stop, self.leaves_out = x0, early_stop, leaves_out
         self.norm = ep.ones(backends.at_least_float32(x0), len(x0)) * math.inf
 
     @property
@@ -174,7 +187,8 @@ class _Nearest:
     @property
     def done(self) -> ep.Tensor:
         """Return whether it is near enough, shape (N,)."""
-        return self.norm <= self.early_stop
+        done: ep.Tensor = self.norm <= self.early_stop
+        return done
 
     def update(self, x: ep.Tensor, norm: ep.Tensor, is_adversarial: ep.Tensor) -> None:
         """Take the samples of x that are adversarial and nearer."""

@@ -59,13 +59,20 @@ class Evaluation:
     is_adversarial: ep.Tensor
     gradient: Any
 
+    def select(self, index: Index) -> Evaluation:
+        """Return the answer, which has a gradient, at the samples at these positions."""
+        values = (self.loss, self.logits, self.is_adversarial, self.gradient)
+        return Evaluation(*(take_samples(of, index) for of in values))
+
 
 class AttackState:
     """The state that all restarts of a run share: the problem, and the best iterates so far."""
 
-    def __init__(self, model: Model, x0: ep.Tensor, criterion: Any, epsilon: Any) -> None:
+    def __init__(
+        self, model: Model, x0: ep.Tensor, criterion: Any, epsilon: Any, best: Any = None
+    ) -> None:
         self.model, self.x0, self.criterion, self.epsilon = model, x0, criterion, epsilon
-        self.best = BestIterate()
+        self.best: Any = BestIterate() if best is None else best
         self.gradients = 0  # of all restarts
         self.samples: Index = np.arange(len(x0))  # those that are still attacked
         self._settled: ep.Tensor = x0

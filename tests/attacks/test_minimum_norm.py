@@ -97,6 +97,10 @@ def test_a_sample_that_is_near_enough_is_left_as_it_is(case):
     model = attacks.CountingModel(case.model)
     points = attack.run(model, case.x, case.labels, early_stop=enough)
     assert ((case.norm(points, 2) > best) | (best > enough)).all()
+    assert model.backwards < 2 * 20 * len(case.x)  # it costs no further passes
+    np.testing.assert_allclose(case.norm(points, 2)[best > enough], best[best > enough], rtol=1e-4)
+    each = attack.run(case.model, case.x, case.labels, early_stop=torch.full((len(best),), enough))
+    np.testing.assert_array_equal(each, points)
     everywhere = attack.run(model, case.x, case.labels, early_stop=1e6)
     spent = model.backwards
     attack.run(model, case.x, case.labels, early_stop=1e6)
