@@ -140,7 +140,7 @@ class RepeatedClipAware(CheckedCall, Repeated):
 
 
 def checked_arguments(
-    model: Model, inputs: Any, criterion: Any, epsilon: Any
+    model: Model, inputs: Any, criterion: Any, epsilon: Any, name: str = "epsilon"
 ) -> tuple[Model, ep.Tensor, Any, Any, Callable[[ep.Tensor], Any]]:
     """Check the arguments of an attack's ``run``, and return them as it needs them.
 
@@ -149,6 +149,7 @@ def checked_arguments(
         inputs: Points inside its bounds, shape (N, ...).
         criterion: Labels, or a Foolbox criterion, or None.
         epsilon: A number, or a tensor of shape (N,).
+        name: Of epsilon, for messages.
 
     Returns:
         The model as ``checked_model`` gives it; the inputs as ``inside_bounds`` gives them; the
@@ -163,7 +164,7 @@ def checked_arguments(
     x, restore = ep.astensor_(inputs)
     x = inside_bounds(x, model)
     # half precision would round an epsilon of its own to 3 digits
-    epsilon = checked_eps(epsilon, backends.at_least_float32(x), "epsilon")
+    epsilon = checked_eps(epsilon, backends.at_least_float32(x), name)
     if not isinstance(epsilon, float):
         epsilon = (epsilon + ep.zeros(epsilon, (len(x), 1))).reshape((-1,))
     criterion = None if criterion is None else checked_criterion(criterion, x)

@@ -110,7 +110,7 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
         """
         raise_if_kwargs(kwargs)
         enough = 0.0 if early_stop is None else early_stop
-        arguments = checked_arguments(model, inputs, criterion, enough)
+        arguments = checked_arguments(model, inputs, criterion, enough, "early_stop")
         model, x0, criterion, enough, restore = arguments
         nearest = _Nearest(x0, enough, leaves_out=early_stop is not None)
         state = AttackState(model, x0, criterion, 0.0, nearest)
