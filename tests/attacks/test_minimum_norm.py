@@ -101,7 +101,7 @@ def test_a_sample_that_is_near_enough_is_left_as_it_is(case):
     np.testing.assert_allclose(case.norm(points, 2)[best > enough], best[best > enough], rtol=1e-4)
     each = attack.run(case.model, case.x, case.labels, early_stop=torch.full((len(best),), enough))
     np.testing.assert_array_equal(each, points)
-    with pytest.raises(ValueError, match="early_stop: .* -1"):
+    with pytest.raises(ValueError, match=r"early_stop: .* -1"):
         attack.run(case.model, case.x, case.labels, early_stop=-1)
     everywhere = attack.run(model, case.x, case.labels, early_stop=1e6)
     spent = model.backwards

@@ -28,6 +28,7 @@ from foolbox_carescale.evaluate import (
 from foolbox_carescale.evaluate.console import print_settings
 from foolbox_carescale.evaluate.models.loading import module_of
 from foolbox_carescale.evaluate.models.weights import weights_digest
+from foolbox_carescale.evaluate.runner.identity import check_same_model, logit_mixtures
 from foolbox_carescale.evaluate.store.checksums import digest
 from foolbox_carescale.evaluate.store.folder import FORMAT, RunFolder
 from tests.evaluate import factories
@@ -205,7 +206,7 @@ def test_scaled_weights_and_scaled_logits_are_refused(tmp_path, monkeypatch, fac
     changes = {"model": ModelConfig(_target_=f"{__name__}.linear")}
     folder = started(tmp_path / "run", **changes)
     monkeypatch.setattr(Linear, "factor", factor)
-    with pytest.raises(UserError, match=r"not the model that .* the largest logit of sample 0 is"):
+    with pytest.raises(UserError, match=r"not the model that .* the logits of sample 0 differ by"):
         evaluate(tiny(folder, **changes))
     monkeypatch.setattr(Linear, "factor", 1.0)
 
@@ -221,6 +222,37 @@ def test_scaled_weights_and_scaled_logits_are_refused(tmp_path, monkeypatch, fac
         evaluate(tiny(folder, **changes))
     monkeypatch.undo()
     evaluate(tiny(folder, **changes))
+
+
+CHANGES = {
+    "classes in another order": lambda y: y.flip(1),
+    "the largest logit as before": lambda y: y.where(y == y.amax(1, keepdim=True), 0.9 * y),
+    "one sample of many": lambda y: torch.cat([y[:-1], y[-1:] * 1.1]),
+    "beside a sample of large logits": lambda y: torch.cat([y[:1], -y[1:]]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_code_that_changes_any_logit_is_another_model(change):
+    logits = torch.randn((6, 10), generator=torch.Generator().manual_seed(0)).double()
+    logits[0] *= 1000
+
+    def seen(logits):
+        return {"weights": None, "logits": logit_mixtures(logits.numpy()).tolist()}
+
+    check_same_model(seen(logits), seen(logits + 0.003 * logits.roll(1, 1)), "there")  # rounding
+    with pytest.raises(UserError, match=r"the logits of sample . differ by"):
+        check_same_model(seen(logits), seen(change(logits)), "there")
+
+
+def test_rows_of_different_models_in_one_folder_are_reported(tmp_path, monkeypatch):
+    changes = {"model": ModelConfig(_target_=f"{__name__}.linear"), "batch_size": 2}
+    folder = started(tmp_path / "run", **changes)
+    # as if it had been changed by less than is seen, or behind the first batch
+    monkeypatch.setattr("foolbox_carescale.evaluate.runner.identity.ROUNDING", 10.0)
+    monkeypatch.setattr(Linear, "factor", 3.0)
+    with pytest.warns(EvaluationWarning, match="images have different losses in different attacks"):
+        evaluate(tiny(folder, **changes))
 
 
 def test_a_digest_of_weights_depends_on_every_value_and_not_on_the_device():

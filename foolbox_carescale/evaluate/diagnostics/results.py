@@ -24,6 +24,9 @@ MARGIN, EFFORT = 0.1, 2.0
 """An attack is far behind another if it leaves this much more robust accuracy, though it took
 this many times its gradients."""
 
+MIXED = 0.05
+"""Difference of a clean image's losses, relative to 1 + the loss, above which two models differ."""
+
 TOLERATED = 1e-4
 """Relative excess over epsilon that rounding in float32 may cause."""
 
@@ -40,6 +43,7 @@ def of_results(results: Results) -> list[Diagnostic]:
     settings = list(_settings(results))
     return [
         *_few_samples(settings),
+        *_mixed_models(settings),
         *_not_finite(settings),
         *_outside(settings),
         *_beyond_epsilon(settings),
@@ -98,6 +102,29 @@ def _few_samples(settings: list[_Setting]) -> Iterator[Diagnostic]:
             "few_samples",
             f"there are only {count} samples, so 95% intervals are up to {high - low:.2f} wide",
             "evaluate more samples before you compare or quote numbers",
+        )
+
+
+def _mixed_models(settings: list[_Setting]) -> Iterator[Diagnostic]:
+    """Find samples whose clean images lost differently under different attacks."""
+    if not settings:
+        return
+    losses = np.concatenate([setting.columns["clean_loss"] for setting in settings])
+    samples = np.concatenate([setting.samples for setting in settings])
+    names, position = np.unique(samples, return_inverse=True)
+    least, most = np.full(len(names), np.inf), np.full(len(names), -np.inf)
+    np.fmin.at(least, position, losses)
+    np.fmax.at(most, position, losses)
+    with np.errstate(invalid="ignore"):  # infinite ones are another diagnostic
+        differ = most - least > MIXED * (1 + np.abs(least))
+    if differ.any():
+        first = int(np.flatnonzero(differ)[0])
+        yield Diagnostic(
+            "mixed_models",
+            f"{int(differ.sum())} of {len(names)} clean images have different losses in different"
+            f" attacks, sample {names[first]} from {least[first]:.3g} to {most[first]:.3g}, so the"
+            " rows come from different models",
+            "compute the run again in a new folder; make the model answer the same each time",
         )
 
 

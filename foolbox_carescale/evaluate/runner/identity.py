@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..config.types import Evaluation
 from ..data.sources import Data
@@ -33,8 +34,14 @@ The device and the number of threads are not among them: both change the last bi
 """
 
 ROUNDING = 0.02
-"""Difference of logits, relative to the largest, up to which two models with the same weights are
-the same: devices and versions round differently, TensorFloat-32 by some thousandths."""
+"""Difference of a sample's logits, relative to their spread, up to which two models with the same
+weights are the same: devices and versions round differently, TensorFloat-32 by some thousandths."""
+
+LEAST_SPREAD = 0.1
+"""The least spread that a sample is given, in median spreads of all."""
+
+MIXTURES = 4
+"""Random sums of a sample's logits that are compared, in the place of the logits themselves."""
 
 MOST_SAMPLES = 10**9
 
@@ -165,14 +172,37 @@ def check_same_model(then: Mapping[str, Any], now: Mapping[str, Any], where: str
     before, after = np.asarray(then["logits"], float), np.asarray(now["logits"], float)
     if before.shape != after.shape:
         raise UserError(f"{differ}it was seen on another number of samples; {remedy}")
-    scale = np.abs(before[np.isfinite(before)]).max(initial=0)
-    off = ~np.isclose(after, before, rtol=0, atol=ROUNDING * scale, equal_nan=True)
+    spread = before[:, :1]
+    finite = spread[np.isfinite(spread)]
+    # a sample whose logits are all but equal is as unsure as others by rounding
+    least = LEAST_SPREAD * np.median(finite) if len(finite) else 0.0
+    tolerance = ROUNDING * np.maximum(spread, least)
+    off = ~((np.abs(after - before) <= tolerance) | (np.isnan(after) & np.isnan(before))).all(1)
     if off.any():
         i = int(np.flatnonzero(off)[0])
+        by = float(np.abs(after - before)[i].max() / max(spread[i, 0], least))
         raise UserError(
-            f"{differ}the largest logit of sample {i} is {after[i]:.4g} here and {before[i]:.4g}"
-            f" there; its code has changed, or it answers differently each time; {remedy}"
+            f"{differ}the logits of sample {i} differ by {by:.0%} of their spread; its code has"
+            f" changed, or it answers differently each time; {remedy}"
         )
+
+
+def logit_mixtures(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return what shows whether two models give the same logits, of few numbers.
+
+    Args:
+        logits: Shape (N, classes).
+
+    Returns:
+        Shape (N, 1 + MIXTURES): the standard deviation of a sample's logits, and some sums of
+        them with random signs, divided by the root of their number, so that a change of r
+        standard deviations changes each sum by about as much.
+    """
+    with np.errstate(invalid="ignore"):  # of logits that are infinite
+        centred = logits - logits.mean(axis=1, keepdims=True)
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], (logits.shape[1], MIXTURES))
+        mixtures = centred @ signs / np.sqrt(logits.shape[1])
+        return np.column_stack([centred.std(axis=1), mixtures])
 
 
 def check_inputs(then: Mapping[str, str], now: Mapping[str, str], where: str) -> None:
@@ -221,7 +251,8 @@ def _is_record(record: Mapping[str, Any]) -> bool:
         and isinstance(samples, int)
         and 0 < samples <= MOST_SAMPLES
         and isinstance(logits, list)
-        and all(isinstance(logit, (int, float)) for logit in logits)
+        and all(isinstance(row, list) and len(row) == 1 + MIXTURES for row in logits)
+        and all(isinstance(number, (int, float)) for row in logits for number in row)
         and "weights" in model
     )
 

@@ -24,6 +24,7 @@ from ..models.loading import load_model, module_of
 from ..models.targets import named_errors
 from ..models.weights import weights_digest
 from ..store.schema import SCHEMA, TaskResult
+from .identity import logit_mixtures
 from .tasks import AttackSetting, Task, Tasks
 
 EXAMPLES = 4
@@ -45,7 +46,7 @@ class ModelProbe:
 
     Attributes:
         model: Shows whether two workers have the same one: a digest of its ``weights``,
-            and the largest of the ``logits`` of each sample of the first batch.
+            and ``logit_mixtures`` of the samples of the first batch.
         diagnostics: About the model.
     """
 
@@ -59,7 +60,7 @@ class _CleanBatch:
 
     predictions: Array
     losses: Array
-    largest_logits: Array
+    mixtures: Array
     hashes: list[str]
     reachable: dict[float, Array] = field(default_factory=dict)
 
@@ -91,13 +92,13 @@ class Worker:
         """
         module = module_of(self._model)
         weights = None if module is None else weights_digest(module)
-        logits = self._batch(0).largest_logits.tolist()
-        batch, samples = len(logits), len(self._data)
+        mixtures = self._batch(0).mixtures
+        batch, samples = len(mixtures), len(self._data)
         # spread out: of sorted data the first ones are of one class
         some = np.linspace(0, samples - 1, min(samples, max(batch, LOOKED_AT))).astype(int)
         images, labels = self._data.images[some], self._data.labels[some]
         return ModelProbe(
-            {"weights": weights, "logits": logits},
+            {"weights": weights, "logits": mixtures.tolist()},
             diagnostics.of_model(self._model, images, labels, batch_size=batch),
         )
 
@@ -165,7 +166,7 @@ class Worker:
             self._batches[number] = _CleanBatch(
                 logits.argmax(1),
                 cross_entropy(logits, labels),
-                logits.max(1),
+                logit_mixtures(logits),
                 [self._data.hashes[i] for i in positions],
             )
         return self._batches[number]
