@@ -151,7 +151,8 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
                 break
             if nearest.leaves_out and nearest.done.any():
                 left = np.flatnonzero(~np.asarray(nearest.done.numpy()))
-                keep_samples(radius, left, len(x))
+                for holder in (radius, to_direction):
+                    keep_samples(holder, left, len(x))
                 state.keep(left)
                 loss_fn, point, sparsity.x0 = loss_fn.select(left), point.select(left), state.x0
                 x, previous, norm = (take_samples(of, left) for of in (x, previous, norm))
