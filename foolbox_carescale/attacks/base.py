@@ -89,6 +89,9 @@ class CheckedCall(AttackWithDistance):
             ValueError: inputs outside the model's bounds; not one label for each, or none of the
                 model's classes; no epsilon, or one that is negative or not finite; a network in
                 the place of a Foolbox model, or one that returns no logits.
+
+        Warns:
+            RuntimeWarning: the model's first logits are not all finite, so success means nothing.
         """
         checked = checked_call(model, inputs, criterion, epsilons, minimizes=self._minimizes)
         model, inputs, criterion, epsilons = checked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,14 +16,15 @@ from foolbox.models.base import ModelWithPreprocessing
 from foolbox.types import Bounds
 
 from ..core import backends
+from ..core.problem import all_finite
 
 
 def checked_model(model: Any, criterion: Criterion | None) -> Model:
     """Return a Foolbox model whose logits are checked at its first call.
 
-    They are brought to the dtype of the inputs, float32 at least, and taken out of what a network
-    returns: ``.logits`` or ``["logits"]``, or the only tensor of a tuple, list, mapping or
-    dataclass.
+    It warns where some of them are not finite, unless a model around this one does. Logits are
+    brought to the dtype of the inputs, float32 at least, and taken out of what a network returns:
+    ``.logits`` or ``["logits"]``, or the only tensor of a tuple, list, mapping or dataclass.
 
     Args:
         model: A Foolbox model.
@@ -119,10 +121,16 @@ def _items(output: Any) -> dict[str, Any]:
 
 
 class WrappedModel(Model):
-    """A Foolbox model around another one, with its bounds and data format."""
+    """A Foolbox model around another one, with its bounds and data format.
+
+    Attributes:
+        reports_overflow: Whether it, or its caller, says where logits are not finite, so that no
+            model around it does.
+    """
 
     def __init__(self, model: Model) -> None:
         self._model = model
+        self.reports_overflow: bool = getattr(model, "reports_overflow", False)
 
     @property
     def bounds(self) -> Bounds:
@@ -143,13 +151,16 @@ class _CheckedModel(WrappedModel):
             model._model = lambda *args, **kwargs: logits_of(network(*args, **kwargs))
         super().__init__(model)
         self._classes, self._checked = classes, False
+        self._warns, self.reports_overflow = not self.reports_overflow, True
 
     def __call__(self, inputs: Any) -> Any:
         x, restore = ep.astensor_(inputs)
         logits = self._model(x)
         if not self._checked:
             _check_logits(logits, x, self._classes)
-            self._checked = True
+            self._checked = not backends.is_traced(logits)  # JAX's gradients have no values
+            if self._warns and self._checked:
+                _warn_of_overflow(logits)
         wanted = backends.at_least_float32(x).dtype
         return restore(logits if logits.dtype == wanted else logits.astype(wanted))
 
@@ -179,6 +190,21 @@ def _check_logits(logits: ep.Tensor, x: ep.Tensor, classes: ep.Tensor | None) ->
         raise ValueError(
             f"criterion: the class {int(values[np.argmax(outside)])} of sample"
             f" {int(np.argmax(outside))} is none of the model's {shape[1]}, which count from 0"
+        )
+
+
+def _warn_of_overflow(logits: ep.Tensor) -> None:
+    if all_finite(logits):
+        return
+    values = backends.to_numpy(backends.at_least_float32(logits))
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        warnings.warn(
+            f"model: the logits of {int(bad.sum())} of {len(bad)} samples are not finite"
+            f" ({backends.dtype_name(logits)}), so chance decides which of them count as"
+            " adversarial; compute in float32, or look for 0/0 and log(0) in the model",
+            RuntimeWarning,
+            stacklevel=2,
         )
 
 

@@ -1,6 +1,7 @@
 """Labels, epsilons and models as users bring them, in every kind of attack."""
 
 import dataclasses
+import math
 import re
 from decimal import Decimal
 from fractions import Fraction
@@ -174,6 +175,27 @@ def test_logits_may_be_of_any_floating_type(attack):
     for change in (torch.Tensor.bfloat16, torch.Tensor.half, torch.Tensor.double):
         found, _, _ = run(attack, change=change)
         assert found.dtype == torch.float32
+
+
+@each_attack
+def test_logits_that_are_not_finite_are_warned_of_once(attack):
+    message = r"model: the logits of 1 of 4 samples are not finite \(float32\).*; compute in"
+    for value in (math.nan, -math.inf, math.inf):
+        with pytest.warns(RuntimeWarning, match=message) as said:
+            run(attack, change=lambda z, value=value: z.index_fill(0, torch.tensor([0]), value))
+        assert len(said) == 1
+
+
+@pytest.mark.parametrize("framework", backends.FRAMEWORKS)
+def test_logits_that_are_not_finite_are_warned_of_in_every_framework(framework):
+    for name in ("noise",) if framework == "numpy" else ("gradient", "noise"):
+        with pytest.warns(RuntimeWarning, match="the logits of 4 of 4 samples") as said:
+            run(ATTACKS[name], change=lambda z: z * math.nan, framework=framework)
+        assert len(said) == 1
+
+
+def test_finite_logits_whose_sum_overflows_are_not_warned_of():
+    assert run(PGD, change=lambda z: 3e38 * z.sign())[2].shape == (4,)
 
 
 def without_gradient(z):

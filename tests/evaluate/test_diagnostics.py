@@ -355,6 +355,25 @@ def test_overflow_under_attack_only_is_counted(tmp_path):
     assert len(said) == 1
 
 
+def not_a_number():
+    return Wrapped(lambda logits: logits * np.nan).eval()
+
+
+def test_overflow_that_an_attack_would_warn_of_is_said_by_the_run_alone(tmp_path):
+    evaluation = Evaluation(
+        model=ModelConfig(_target_=f"{__name__}.not_a_number"),
+        data=DataConfig(_target_=f"{__name__}.grey"),
+        attacks={"pgd": AttackConfig("L2ClipAwarePGD", [0.1], params={"steps": 1})},
+        output=str(tmp_path / "run"),
+    )
+    with pytest.warns(EvaluationWarning, match="the logits of 40 of 40 images are") as said:
+        evaluate(evaluation)
+    assert [str(one.message) for one in said if "finite" in str(one.message)] == [
+        "the logits of 40 of 40 images are not finite (they are float32); compute in bfloat16 or"
+        " float32, or scale the logits down"
+    ]
+
+
 class Overshoot(foolbox.attacks.LinfFastGradientAttack):
     def run(self, model, inputs, criterion, **kwargs):
         return super().run(model, inputs, criterion, **kwargs) - 0.6

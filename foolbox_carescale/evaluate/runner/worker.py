@@ -110,6 +110,7 @@ class Worker:
         images = self._data.images[chosen]
 
         counted = CountingModel(self._model)
+        counted.reports_overflow = True  # diagnostics do, of all samples at once
         seed_everything(task.seed)
         started = time.perf_counter()
         with named_errors(f"attacks.{task.settings[0].label}"):
