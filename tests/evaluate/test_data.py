@@ -160,7 +160,7 @@ def test_an_image_folder_gives_one_class_per_directory_at_the_size_asked_for(tmp
 def folder_of(root, **images):
     """Save one image per class folder."""
     for name, image in images.items():
-        (root / name).mkdir()
+        (root / name).mkdir(parents=True)
         image.save(root / name / "1.png")
     return DataConfig("folder", root=str(root))
 
@@ -265,9 +265,72 @@ def test_folders_named_by_numbers_are_ordered_by_number(tmp_path):
 
 def test_folders_named_by_other_numbers_than_their_labels_are_warned_about(tmp_path):
     config = folder_of(tmp_path, **{n: Image.new("L", (2, 2), int(n)) for n in ("3", "7", "20")})
-    with pytest.warns(EvaluationWarning, match="labels are 0 for '3' up to 2 for '20'"):
+    with pytest.warns(EvaluationWarning, match="labels are 0 for '3', 1 for '7', 2 for '20'; name"):
         data = load_data(dataclasses.replace(config, classes=[7]))
     assert np.allclose(data.images * 255, 7)
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (["0", "1", "2", "10", "bg"], "mix numbers and names: their labels are 0 for '0', 1 for"),
+        (["-1", "0", "1"], "are numbers, but not 0 to 2: their labels are 0 for '-1', 1 for '0'"),
+        (["-10", "-9", "x-1"], "mix numbers and names: their labels are 0 for '-10', 1 for '-9', "),
+        ([*map(str, range(20)), "bg"], r"10 for '10', \.\.\., 20 for 'bg'; name the folders by"),
+    ],
+)
+def test_numbers_come_first_by_value_and_the_order_is_said_where_it_may_surprise(
+    tmp_path, names, line
+):
+    config = folder_of(tmp_path, **{n: Image.new("L", (2, 2), i) for i, n in enumerate(names)})
+    with pytest.warns(EvaluationWarning, match=line) as said:
+        data = load_data(config)
+    assert len(said) == 1
+    assert np.array_equal(np.rint(data.images[:, 0, 0, 0] * 255), data.labels)
+
+
+def test_files_that_are_no_images_are_counted_by_their_endings(tmp_path):
+    config = folder_of(tmp_path, cat=Image.new("L", (2, 2)), dog=Image.new("L", (2, 2)))
+    for name in ("cat/a.npy", "cat/b.SVG", "dog/c.svg", "dog/README", "dog/.DS_Store", "list.txt"):
+        (tmp_path / name).write_text("")
+    line = r"4 of 6 entries .* left out, .* \(\.svg: 2, \.npy: 1, without an ending: 1\)"
+    with pytest.warns(EvaluationWarning, match=line) as said:
+        data = load_data(config)
+    assert len(said) == 1
+    assert data.labels.tolist() == [0, 1]
+
+
+def test_of_a_gif_the_first_picture_is_read(tmp_path):
+    config = folder_of(tmp_path, cat=Image.new("L", (2, 2)))
+    white, black = (Image.new("L", (2, 2), level) for level in (255, 0))
+    white.save(tmp_path / "cat" / "2.GIF", save_all=True, append_images=[black])
+    images = load_data(config).images
+    assert images.shape == (2, 3, 2, 2)
+    assert (images[1] == 1).all()
+
+
+def test_links_to_folders_are_not_followed_below_a_class_folder(tmp_path):
+    greys = {name: Image.new("L", (2, 2), 10 * i) for i, name in enumerate("abc")}
+    config = folder_of(tmp_path / "photos", **greys)
+    photos, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    (photos / "a" / "loop").symlink_to("..", target_is_directory=True)
+    (photos / "a" / "other").symlink_to(photos / "b", target_is_directory=True)
+    (photos / "c").rename(elsewhere)
+    (photos / "c").symlink_to(elsewhere, target_is_directory=True)
+    (photos / "b" / "2.png").symlink_to(elsewhere / "1.png")
+    with pytest.warns(EvaluationWarning, match=r"2 of 6 entries .* \(links to folders: 2\)"):
+        data = load_data(config)
+    assert data.labels.tolist() == [0, 1, 1, 2]
+    assert np.rint(data.images[:, 0, 0, 0] * 255).tolist() == [0, 10, 20, 20]
+
+
+def test_a_class_folder_that_leads_to_a_folder_above_is_one_line(tmp_path):
+    config = folder_of(tmp_path, cat=Image.new("L", (2, 2)))
+    for target in (".", ".."):
+        (tmp_path / "loop").symlink_to(target, target_is_directory=True)
+        with pytest.raises(UserError, match=r"data\.root: '.*loop' is a link to a folder above"):
+            load_data(config)
+        (tmp_path / "loop").unlink()
 
 
 @pytest.mark.parametrize(

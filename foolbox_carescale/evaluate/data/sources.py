@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config.types import DataConfig
-from ..errors import EvaluationWarning, UserError, describe, nearest, warn
+from ..errors import UserError, describe, nearest
 from ..models.targets import call_target, check_params
 from .decoding import Images, as_array, as_label, image_and_label, in_full_depth, open_image
 from .digits import digits
@@ -168,7 +168,11 @@ def open_source(config: DataConfig, split: Split = "test") -> Source:
                 " train on digits, folder or one of torchvision's data sets"
             )
         return _from_foolbox(config)
-    return _from_folder(config) if config.name == "folder" else _from_torchvision(config, split)
+    if config.name == "folder":
+        from .folders import open_folder
+
+        return _data_set("folder", open_folder(config))
+    return _from_torchvision(config, split)
 
 
 def _choose(source: Source, places: Labels, config: DataConfig, samples: int | None) -> Labels:
@@ -257,57 +261,6 @@ def _from_foolbox(config: DataConfig) -> Source:
         labels=labels,
         squashed=224 if name == "imagenet" else None,  # as foolbox.samples does
     )
-
-
-def _from_folder(config: DataConfig) -> Source:
-    from torchvision.datasets import ImageFolder
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    if not config.root:
-        raise UserError("data.root: is missing; data.name=folder needs a directory")
-    root = Path(config.root).expanduser()
-    if not root.is_dir():
-        raise UserError(f"data.root: there is no directory {str(root)!r}")
-
-    class VisibleFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no types
-        def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-            found = [path.name for path in Path(directory).iterdir() if path.is_dir()]
-            names = _ordered([name for name in found if not name.startswith(".")])
-            if not names:
-                raise FileNotFoundError("no folder inside it")
-            return names, {name: label for label, name in enumerate(names)}
-
-    def is_image(path: str) -> bool:
-        parts = Path(path).relative_to(root).parts
-        hidden = any(part.startswith(".") for part in parts)
-        return not hidden and path.lower().endswith(IMG_EXTENSIONS)
-
-    params = {"loader": open_image, "is_valid_file": is_image, **config.params}
-    check_params("folder", params, inspect.signature(ImageFolder).parameters)
-    try:
-        folder = VisibleFolder(str(root), **params)
-    except OSError as error:
-        raise UserError(
-            f"data.root: {str(root)!r} does not hold one directory of images per class ({error})"
-        ) from error
-    return _data_set("folder", folder)
-
-
-def _ordered(names: list[str]) -> list[str]:
-    """Return the names of classes in the order of their labels: by number, if all are numbers."""
-    if not all(name.isascii() and name.isdecimal() for name in names):
-        return sorted(names)
-    names = sorted(names, key=lambda name: (int(name), name))
-    if [int(name) for name in names] != list(range(len(names))):
-        warn(
-            EvaluationWarning(
-                f"the class folders are numbers, but not 0 to {len(names) - 1}: their labels are"
-                f" 0 for {names[0]!r} up to {len(names) - 1} for {names[-1]!r}",
-                "name the folders by the model's classes, with a folder for each",
-            ),
-            stacklevel=6,
-        )
-    return names
 
 
 def _from_torchvision(config: DataConfig, split: Split) -> Source:
