@@ -1,11 +1,15 @@
 """Configs from a stranger: bounded to read, and what they may run without --allow-code."""
 
+import json
+import re
 import time
+from pathlib import Path
 
 import pytest
 
 from foolbox_carescale.cli import main
 from foolbox_carescale.evaluate import Results, UserError, evaluate, load_evaluation, load_sweep
+from foolbox_carescale.evaluate.config.permissions import VARIABLES
 from foolbox_carescale.evaluate.report import print_comparison
 from foolbox_carescale.evaluate.serialization import DEEPEST, LARGEST, check_yaml, from_yaml
 from foolbox_carescale.training.config import load_training
@@ -171,13 +175,15 @@ def test_what_is_just_inside_the_limits_is_read(tmp_path):
 REFUSED = [
     ("executor: {runtime_env: {py_executable: sh}}", "executor.runtime_env.py_executable: keys"),
     ("executor: {runtime_env: {container: {image: x}}}", "executor.runtime_env.container: keys"),
-    ("executor: {runtime_env: {pip: ['x @ git+https://h/x']}}", "is not a requirement by name"),
-    ("executor: {runtime_env: {pip: ['--index-url=h']}}", "is not a requirement by name"),
-    ("executor: {runtime_env: {pip: {packages: [a]}}}", "is not a requirement by name"),
+    ("executor: {runtime_env: {pip: 'reqs.txt'}}", "'reqs.txt' is not a list of requirements by"),
+    ("executor: {runtime_env: {pip: {packages: [a]}}}", "is not a list of requirements by name"),
+    ("executor: {runtime_env: {pip: 5}}", "5 is not a list of requirements by name"),
     ("executor: {runtime_env: {working_dir: 'https://h/x.zip'}}", "https://h/x.zip is not a local"),
+    ("executor: {runtime_env: {working_dir: x.ZIP}}", "x.ZIP is not a local folder"),
     ("executor: {runtime_env: {py_modules: [a, 's3://x']}}", "s3://x is not a local folder"),
-    ("executor: {runtime_env: {env_vars: {LD_PRELOAD: x.so}}}", "the variable LD_PRELOAD can run"),
-    ("executor: {runtime_env: {env_vars: {PYTHONPATH: x}}}", "the variable PYTHONPATH can run"),
+    ("executor: {runtime_env: {py_modules: [a, x.whl]}}", "x.whl is not a local folder"),
+    ("executor: {runtime_env: {env_vars: LD_PRELOAD}}", "LD_PRELOAD is not a variable that docs"),
+    ("executor: {runtime_env: {env_vars: 5}}", "5 is not a variable that docs"),
     ("executor: {address: 'ray://h:10001'}", "executor.address: ray://h:10001 is a server"),
     ("executor: {address: 'my_module://h'}", "executor.address: my_module://h is a server"),
 ]
@@ -196,11 +202,52 @@ def test_a_file_that_can_run_any_program_needs_allow_code(tmp_path, text, line):
     assert load_sweep(path, [], allow_code=True)
 
 
+@pytest.mark.parametrize(
+    "package",
+    [
+        "x @ git+https://h/x", "x @ file:///x", "--index-url=h", "./x", "x===../y", "x=== --pre",
+        "x-1.0.tar.gz", "x-1.0-py3-none-any.whl", "x.ZIP[y]", "x==1+y.tgz", "x==1\n-r y.txt",
+        "x>=1 --config-settings=y", "x; python_version < '3 -r y.txt'", "x[ -r y ]", "x # y",
+    ],
+)  # fmt: skip
+def test_pip_takes_no_option_file_or_url_without_allow_code(tmp_path, package):
+    environment = json.dumps({"executor": {"runtime_env": {"pip": ["timm", package]}}})
+    path = written(tmp_path / "run.yaml", environment)
+    with pytest.raises(UserError, match="is not a list of requirements by name") as caught:
+        load_evaluation(path)
+    assert "\n" not in str(caught.value)
+    load_evaluation(path, allow_code=True)
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "LD_PRELOAD", "PATH", "PYTHONPATH", "PIP_INDEX_URL", "RAY_X", "HOME", "NUMBA_CACHE_DIR",
+        "OPENSSL_CONF", "MPLBACKEND", "TRITON_CACHE_DIR", "HTTPS_PROXY", "omp_num_threads",
+    ],
+)  # fmt: skip
+def test_a_variable_that_is_not_known_to_be_harmless_needs_allow_code(tmp_path, variable):
+    text = f"executor: {{runtime_env: {{env_vars: {{OMP_NUM_THREADS: '1', {variable}: x}}}}}}"
+    path = written(tmp_path / "run.yaml", text)
+    with pytest.raises(UserError, match=f"{variable} is not a variable that docs/security.md"):
+        load_evaluation(path)
+    load_evaluation(path, allow_code=True)
+
+
+def test_the_variables_that_need_no_allow_code_are_those_of_the_document():
+    text = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("| `env_vars` other than")]
+    assert {*re.findall(r"`([A-Z_]+)`", line)} == {*VARIABLES}
+
+
 def test_a_file_may_copy_folders_and_install_by_name(tmp_path):
-    text = "{working_dir: ., pip: [timm, 'scipy>=1.11', 'a[b,c]==1.0'], env_vars: {A: b}}"
+    text = (
+        "{working_dir: ., py_modules: [mine.py], pip: [timm, 'scipy >= 1.11', 'a[b,c]==1.0'],"
+        " env_vars: {OMP_NUM_THREADS: '1'}}"
+    )
     path = written(tmp_path / "run.yaml", f"executor: {{address: auto, runtime_env: {text}}}")
     environment = load_evaluation(path).executor.runtime_env
-    assert list(environment) == ["working_dir", "pip", "env_vars"]
+    assert list(environment) == ["working_dir", "py_modules", "pip", "env_vars"]
 
 
 def test_an_address_on_the_command_line_is_the_users_own(tmp_path):

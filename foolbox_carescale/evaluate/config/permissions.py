@@ -7,6 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import InvalidRequirement, Requirement
+
 from ..errors import UserError
 from ..serialization import flatten_keys
 from .validation import Tree
@@ -17,10 +19,16 @@ RUNTIME_ENV = ("working_dir", "py_modules", "excludes", "pip", "env_vars")
 RECORDS = ("run.json", "train.json")
 """Files that make a folder a run folder."""
 
-_REQUIREMENT = re.compile(r"\w[\w.-]*(\[[\w,. -]*\])?( *[<>=!~][^@/;]*)?")
-_LOADERS = re.compile(r"(LD|DYLD|PYTHON|PIP|UV|RAY)_?[A-Z_]*|PATH|BASH_ENV|ENV")
-"""Environment variables that name programs, libraries or indices of packages."""
+VARIABLES = (
+    "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "MKL_NUM_THREADS",
+    "NCCL_DEBUG", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY",
+    "OPENBLAS_NUM_THREADS", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF",
+    "TF_CPP_MIN_LOG_LEVEL", "TF_FORCE_GPU_ALLOW_GROWTH", "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    "XLA_PYTHON_CLIENT_PREALLOCATE",
+)  # fmt: skip
+"""Environment variables that name no program, library, file or server."""
 
+_ARCHIVE = re.compile(r"\.(whl|zip|jar|tar|t[bglx]z)\b", re.IGNORECASE)
 _SERVER = re.compile(r"(?!file:|sqlite:)[^/]*://|//")
 _VARIABLE = re.compile(r"\$\{oc\.env:\w+\}")
 
@@ -86,25 +94,38 @@ def _check_runtime_env(environment: dict[Any, Any]) -> None:
     for name in environment:
         if name not in RUNTIME_ENV:
             raise _refused(f"{key}.{name}", f"keys other than {', '.join(RUNTIME_ENV)}")
-    for package in _listed(environment.get("pip")):
-        if not _REQUIREMENT.fullmatch(str(package)):
-            raise _refused(
-                f"{key}.pip",
-                f"{package!r} is not a requirement by name, such as [timm, 'scipy>=1.11'], and",
-            )
+    pip = environment.get("pip")
+    if pip is not None and not (isinstance(pip, list) and all(map(_is_requirement, pip))):
+        raise _refused(
+            f"{key}.pip",
+            f"{pip!r} is not a list of requirements by name, such as [timm, 'scipy>=1.11'], and",
+        )
     for name in ("working_dir", "py_modules"):
-        for place in _listed(environment.get(name)):
-            if "://" in str(place):
+        for place in map(str, _listed(environment.get(name))):
+            if "://" in place or _ARCHIVE.search(place):
                 raise _refused(f"{key}.{name}", f"{place} is not a local folder, and")
-    for variable in environment.get("env_vars") or ():
-        if _LOADERS.fullmatch(str(variable)):
-            raise _refused(f"{key}.env_vars", f"the variable {variable}")
+    for variable in _listed(environment.get("env_vars")):
+        if str(variable) not in VARIABLES:
+            raise _refused(
+                f"{key}.env_vars", f"{variable} is not a variable that docs/security.md lists, and"
+            )
+
+
+def _is_requirement(package: Any) -> bool:
+    """Return whether pip, in a file of requirements, takes a package from an index by name."""
+    try:
+        found = Requirement(package)
+    except (InvalidRequirement, TypeError, AttributeError):
+        return False
+    # '===' takes any text, also an option or a path, and so does a marker
+    free = found.url or found.marker or any(one.operator == "===" for one in found.specifier)
+    return not free and not _ARCHIVE.search(package)
 
 
 def _listed(value: Any) -> list[Any]:
     if value is None:
         return []
-    return value if isinstance(value, list) else [value]
+    return list(value) if isinstance(value, (list, dict)) else [value]
 
 
 def _refused(key: str, what: str) -> UserError:

@@ -241,7 +241,7 @@ class ExecutorConfig(Config):
     runtime_env: dict[str, Any] = field(default_factory=dict)
     """Ray's runtime environment, such as ``{working_dir: .}`` for your own modules that
     ``_target_`` names: ``working_dir``, ``py_modules``, ``excludes``, ``pip`` (requirements by
-    name) and ``env_vars``; others with ``--allow-code``.
+    name) and some ``env_vars``; others with ``--allow-code``.
     """
 
 
