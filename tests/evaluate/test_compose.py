@@ -180,7 +180,16 @@ def test_values_that_no_folder_can_be_named_for_get_folders_that_differ(tmp_path
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("seed=interval(0,1)", "an interval has no end of values"),
+        ("seed=interval(0,1)", "has no values to list; write them, as 0,1"),
+        ("seed=range(0,5,0)", "has no values to list"),
+        ("seed=range(0,5,0.0)", "has no values to list"),
+        ("seed=range(0,nan)", "has no values to list"),
+        ("seed=range(5,0)", "has no values to list"),
+        ("model=glob(*)", "has no values to list"),
+        ("seed=range(0,10000000000)", "the sweep holds more than 10000 runs; give fewer values"),
+        ("seed=shuffle(range(0,10000000000))", "more than 10000 runs"),
+        ("seed=range(1,2,1e-9)", "more than 10000 runs"),
+        ("seed=range(0,inf)", "more than 10000 runs"),
         ("seed=0,0", "holds a run twice"),
         ("output=a,b", "give one folder"),
         ("sede=0,1", "did you mean 'seed'"),
@@ -190,6 +199,11 @@ def test_values_that_no_folder_can_be_named_for_get_folders_that_differ(tmp_path
 def test_a_sweep_that_cannot_be_run_is_one_line(override, line):
     with pytest.raises(UserError, match=line):
         load_sweep(None, [override])
+
+
+def test_a_sweep_of_too_many_combinations_is_one_line():
+    with pytest.raises(UserError, match="more than 10000 runs"):
+        load_sweep(None, ["seed=range(101)", "samples=range(1,101)"])
 
 
 def test_what_is_wrong_is_one_line_under_a_debugger_too(monkeypatch):

@@ -10,6 +10,7 @@ from PIL import Image
 from torchvision.models import ResNet18_Weights
 
 from foolbox_carescale.evaluate import DataConfig, EvaluationWarning, UserError
+from foolbox_carescale.evaluate.data import sources
 from foolbox_carescale.evaluate.data.sources import _data_set, load_data, open_source
 
 
@@ -425,6 +426,7 @@ def test_an_index_file_gives_these_samples_in_this_order(tmp_path):
         ("", "names no sample"),
         ("0\n1e3\n", "line 2 of .* is '1e3'"),
         ("99\n", "counted has no sample 99"),
+        ("9" * 5000, "line 1 of .* is '9{40}'"),
         (None, "cannot be read"),
     ],
 )
@@ -434,6 +436,20 @@ def test_an_index_file_that_cannot_be_used_is_one_line(tmp_path, text, line):
         path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=line):
         load_data(dataclasses.replace(target("counted"), index=str(path)))
+
+
+def test_an_index_is_read_from_a_regular_file_of_bounded_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MOST_INDEX", 4)
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "large").write_text("1\n2\n3\n", encoding="utf-8")
+    for name, line in (
+        ("/dev/zero", "it is not a file"),
+        (str(tmp_path / "fifo"), "it is not a file"),
+        (str(tmp_path), "it is not a file"),
+        (str(tmp_path / "large"), "it is larger than 4 bytes"),
+    ):
+        with pytest.raises(UserError, match=rf"data\.index: '{name}' cannot be read \({line}"):
+            load_data(DataConfig(index=name))
 
 
 def test_classes_are_chosen_by_number_or_name():
@@ -451,6 +467,7 @@ def test_classes_are_chosen_by_number_or_name():
     [
         (["hne"], "has no class 'hne'; did you mean 'hen'"),
         ([3], "has no class 3; valid: 'cat', 'dog', 'hen'"),
+        (["9" * 5000], "has no class '999"),
         ([], "has no sample of"),
     ],
 )

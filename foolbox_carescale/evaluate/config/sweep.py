@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
 import itertools
+import math
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import RangeSweep
+from hydra.errors import HydraException
 
 from ..errors import UserError
 from .compose import load_evaluation, parse_override
 from .types import Evaluation
+
+MOST_RUNS = 10_000
+"""Runs of a sweep; the configs alone of so many are read for minutes."""
 
 LONGEST_NAME = 100
 """Characters of a folder's name; file systems take 255, and paths have several."""
@@ -39,6 +48,8 @@ def load_sweep(
     """
     new = Path("runs") / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S_sweep")
     values = [_values(override) for override in overrides]
+    if math.prod(map(len, values)) > MOST_RUNS:
+        raise UserError(f"the sweep holds more than {MOST_RUNS} runs; give fewer values")
     runs = []
     for choice in itertools.product(*values):
         evaluation = load_evaluation(path, choice, allow_code=allow_code)
@@ -54,11 +65,19 @@ def _values(override: str) -> list[str]:
     parsed = parse_override(override)
     if not parsed.is_sweep_override():
         return [override]
-    if not parsed.is_discrete_sweep():
-        raise UserError(f"{override}: an interval has no end of values; list some, as 0,1")
     if parsed.key_or_group == "output":
         raise UserError(f"{override}: give one folder, below which the runs go")
-    return [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
+    values: list[Any] = []
+    # an interval, a glob, or a range whose step is 0
+    with contextlib.suppress(HydraException, ArithmeticError, ValueError):
+        found = parsed.value()
+        if isinstance(found, RangeSweep):
+            values = [*itertools.islice(found.range(), MOST_RUNS + 1)]
+        if len(values) <= MOST_RUNS:  # to shuffle a range, Hydra lists it, however long it is
+            values = [*parsed.sweep_string_iterator()]
+    if not values:
+        raise UserError(f"{override}: has no values to list; write them, as 0,1 or range(3)")
+    return [f"{parsed.get_key_element()}={value}" for value in values]
 
 
 def _folder_name(swept: Sequence[str]) -> str:

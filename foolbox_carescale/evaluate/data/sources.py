@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from ..config.types import DataConfig
 from ..errors import UserError, describe, nearest
 from ..models.targets import call_target, check_params
+from ..store.checksums import IntegrityError, read_file
 from .decoding import Images, as_array, as_label, image_and_label, in_full_depth, open_image
 from .digits import digits
 
@@ -24,6 +26,9 @@ FOOLBOX_SETS = {"imagenet": 1000, "cifar10": 10, "cifar100": 100, "mnist": 10, "
 
 FOOLBOX_SAMPLES = 20
 """Images in each of them."""
+
+MOST_INDEX = 2**26
+"""Bytes of a file of samples."""
 
 ROUNDING = 1e-5
 """How far pixels may lie outside [0, 1]; they are clipped. Twenty steps of float32 at 1 are
@@ -203,14 +208,14 @@ def _choose(source: Source, places: Labels, config: DataConfig, samples: int | N
 
 def _read_index(path: Path) -> list[int]:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_file(path, MOST_INDEX).decode().split("\n")
+    except (OSError, IntegrityError, UnicodeDecodeError) as error:
         raise UserError(f"data.index: {str(path)!r} cannot be read ({error})") from error
     asked: list[int] = []
     for number, line in enumerate(lines, start=1):
         if not (text := line.partition("#")[0].strip()):
             continue
-        if not text.isdecimal():
+        if not re.fullmatch(r"\d{1,18}", text):
             raise UserError(
                 f"data.index: line {number} of {path} is {text[:40]!r};"
                 " write one sample's number per line"
@@ -230,7 +235,8 @@ def _class_number(source: Source, value: int | str) -> int:
     }
     if str(value) in names:
         return names[str(value)]
-    if str(value).isdecimal() and (not source.num_classes or int(value) < source.num_classes):
+    known = source.num_classes or np.inf
+    if re.fullmatch(r"\d{1,18}", str(value)) and int(value) < known:
         return int(value)
     valid = nearest(str(value), names) if names else f"give numbers below {source.num_classes}"
     raise UserError(f"data.classes: {source.name} has no class {value!r}; {valid}")
