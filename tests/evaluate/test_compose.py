@@ -14,6 +14,7 @@ from foolbox_carescale.evaluate import (
 )
 from foolbox_carescale.evaluate.config.compose import options
 from foolbox_carescale.evaluate.config.types import EVALUATION
+from foolbox_carescale.training.config import load_training
 
 
 def written(tmp_path, text):
@@ -253,6 +254,36 @@ def test_a_file_that_cannot_be_used_is_one_line(tmp_path, text, line):
         load_evaluation(written(tmp_path, text))
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("load", [load_evaluation, load_training])
+@pytest.mark.parametrize(
+    ("entry", "shown"),
+    [
+        ("1", "1"),
+        ("[a]", r"\['a'\]"),
+        ("1.5", "1.5"),
+        ("true", "True"),
+        ("null", "None"),
+        ("{}", "{}"),
+        ("''", "''"),
+        ("{model: digits, data: digits}", "{'model': 'digits', 'data': 'digits'}"),
+        ("{1: digits}", "{1: 'digits'}"),
+        ("{model: 1}", "{'model': 1}"),
+        ("{model: _self_}", "{'model': '_self_'}"),
+        ("{'override ': digits}", "{'override ': 'digits'}"),
+    ],
+)
+def test_an_entry_of_a_defaults_list_that_means_nothing_is_one_line(tmp_path, load, entry, shown):
+    group = tmp_path / "model" / "mine.yaml"
+    group.parent.mkdir()
+    path = written(tmp_path, f"defaults: [{entry}]")
+    line = f"defaults: {shown} is neither a file nor one group with its choice; write "
+    with pytest.raises(UserError, match=f"run.yaml: {line}"):
+        load(path)
+    group.write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(UserError, match=f"mine.yaml: {line}"):
+        load(written(tmp_path, "defaults: [{model: mine}]"))
 
 
 @pytest.mark.parametrize(

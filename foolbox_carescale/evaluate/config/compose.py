@@ -47,11 +47,13 @@ class BoundedFiles(FileConfigSource):
         path = Path(self.path) / self._normalize_file_name(config_path)
         _read_yaml(path)
         try:
-            return super().load_config(config_path)
+            found = super().load_config(config_path)
         except OmegaConfBaseException:
             raise
         except (yaml.YAMLError, ValueError, OSError) as error:
             raise _not_yaml(path, error) from error
+        _check_defaults(path, OmegaConf.to_container(found.config))
+        return found
 
 
 def load_evaluation(
@@ -235,8 +237,7 @@ def _read(path: Path, spec: ConfigSpec) -> Tree:
                 else nearest(str(key), known)
             )
             raise UserError(f"{path}: there is no key {key!r}; {group}")
-    if not isinstance(content.get("defaults") or [], list):
-        raise UserError(f"{path}: defaults is not a list; write [{{data: folder}}, _self_]")
+    _check_defaults(path, content)
     said = {k: v for k, v in content.items() if v is not None or not _is_node(k, spec)}
     for key, value in said.items():
         if _is_node(key, spec) and not isinstance(value, dict):
@@ -267,6 +268,23 @@ def _read_yaml(path: Path) -> str:
     if len(content) > LARGEST:
         raise UserError(f"{path}: is larger than {LARGEST} bytes")
     return text
+
+
+def _check_defaults(path: Path, content: Any) -> None:
+    """Raise a UserError for a defaults list in a file that Hydra has no words for."""
+    defaults = content.get("defaults") if isinstance(content, dict) else None
+    if not isinstance(defaults or [], list):
+        raise UserError(f"{path}: defaults is not a list; write [{{data: folder}}, _self_]")
+    for entry in defaults or []:
+        pairs = list(entry.items()) if isinstance(entry, dict) else [(entry, "")]
+        group, option = pairs[0] if len(pairs) == 1 else (None, None)
+        texts = [group, *(option if isinstance(option, list) else [option or ""])]
+        plain = all(isinstance(text, str) and text == text.strip() for text in texts)
+        if not group or not plain or "_self_" in texts[1:]:
+            raise UserError(
+                f"{path}: defaults: {entry!r} is neither a file nor one group with its choice;"
+                " write [base, {data: folder}, _self_]"
+            )
 
 
 def _not_yaml(path: object, error: Exception) -> UserError:
