@@ -11,19 +11,39 @@ import eagerpy as ep
 import numpy as np
 from foolbox.attacks.base import get_is_adversarial, raise_if_kwargs
 from foolbox.criteria import Misclassification
+from foolbox.devutils import atleast_kd
 from foolbox.models import Model
 
 from ..core import backends
+from ..operators.api import perturb
 from . import losses
-from .base import ClipAwareAttack, checked_arguments
+from .base import ClipAwareAttack, checked_arguments, lp_distance
 from .counting import CountingModel
 from .indexing import Index, put_samples, take_criterion, take_samples
+from .minimum_norm import ClipAwareMinimumNorm, linear_radius
+from .model import WrappedModel
 from .named import ClipAwareAPGD, ClipAwarePGD
 from .parameters import Parameter, integer, one_of, seed_or_none
 from .seeding import seeded
 from .square import ClipAwareSquare
+from .state import AttackState
 
-STAGES = ("apgd-ce", "apgd-t", "pgd-margin", "square")
+STAGES = ("minimum-norm", "apgd-ce", "apgd-t", "pgd-margin", "square")
+Version = Literal["standard", "plus", "fast", "rand"]
+_STANDARD = {
+    "attacks": ("minimum-norm", "apgd-t", "square"),
+    "restarts": 1,
+    "targets": 3,
+    "queries": 1000,
+    "draws": 1,
+}
+VERSIONS: dict[Version, dict[str, Any]] = {
+    "standard": _STANDARD,
+    "plus": _STANDARD | {"attacks": STAGES, "restarts": 5, "targets": 9, "queries": 5000},
+    "fast": _STANDARD | {"attacks": ("minimum-norm", "apgd-t")},
+    "rand": _STANDARD | {"attacks": ("apgd-ce", "pgd-margin"), "draws": 20},
+}
+CANDIDATES = 3  # classes that are ranked for each of "apgd-t"'s targets
 Passes = np.ndarray[Any, np.dtype[np.floating[Any]]]
 TargetedLoss = Literal["dlr", "margin", "dlr_or_margin"]
 
@@ -33,8 +53,8 @@ class StageResult:
     """The result of one stage of an ensemble, for ``on_stage``; NumPy arrays of k samples.
 
     Attributes:
-        name: "apgd-ce", "apgd-t1" (towards the most likely other class), "apgd-t2", ...,
-            "pgd-margin1" (its first restart), ..., "square".
+        name: "minimum-norm", "apgd-ce", "apgd-t1" (towards the nearest other class), "apgd-t2",
+            ..., "pgd-margin1" (its first restart), ..., "square".
         samples: Positions in the batch of the samples that were still unbroken, shape (k,).
         broken: Whether it broke each, shape (k,), bool.
         forwards: Forward passes that it spent on each, shape (k,); the mean, as gradient attacks
@@ -52,14 +72,20 @@ class StageResult:
 class ClipAwareAutoAttack(ClipAwareAttack):
     """An ensemble like AutoAttack, with exact steps and projections, for any p.
 
+    "minimum-norm" is ``ClipAwareMinimumNorm``, which ends its search for a sample at epsilon.
     "apgd-ce" is ``ClipAwareAPGD`` on the cross-entropy. "apgd-t" is the same on the targeted DLR
-    loss towards each of the most likely other classes in turn. "pgd-margin" is ``ClipAwarePGD``,
-    with its own schedule, on the difference of logits. "square" is ``ClipAwareSquare``, which
-    needs no gradients. Each attacks only unbroken samples, and stops with each that it breaks. A
-    targeted criterion omits "apgd-t".
+    loss towards each of the nearest other classes in turn: those with the smallest
+    ``(z_y - z_t) / ||grad(z_y - z_t)||_q``, q dual to p, at the input, among the most likely.
+    "pgd-margin" is ``ClipAwarePGD``, with its own schedule, on the difference of logits. "square"
+    is ``ClipAwareSquare``, which needs no gradients. Each attacks only unbroken samples, and
+    stops with each that it breaks. A targeted criterion omits "apgd-t".
 
     Args:
         p: Order of the norm, in [1, inf].
+        version: What the arguments that are None are. "standard": "minimum-norm", "apgd-t"
+            towards 3 classes, and "square" with 1000 queries. "plus": all stages, with 5 restarts,
+            9 classes and 5000 queries, as AutoAttack has. "fast": "standard" without "square".
+            "rand", for models with random parts: "apgd-ce" and "pgd-margin" with 20 draws.
         attacks: The stages, in this order.
         steps: Gradients of each run of a gradient attack.
         restarts: Runs of "pgd-margin" from new random starts, each on the samples still unbroken.
@@ -68,20 +94,23 @@ class ClipAwareAutoAttack(ClipAwareAttack):
             the target's logit and the label's; or "dlr_or_margin", which uses the margin for
             fewer than 4 classes.
         queries: Forward passes of "square" per sample, at most.
+        draws: Passes whose logits are averaged wherever the model is asked.
         verbose: Print a line after each stage: its name, the robust accuracy, the passes that it
             spent, and its seconds.
         seed: Seed of all random numbers, so that two runs are the same; None uses the
             framework's generator.
 
-    An unbroken sample gets the result of the first stage: exactly epsilon away, with the
-    highest loss.
+    An unbroken sample gets the result of the first stage but "minimum-norm": exactly epsilon
+    away, with the highest loss. What "minimum-norm" breaks may be less than epsilon away.
 
-    Source: Croce & Hein 2020, arXiv 2003.01690.
+    Source: Croce & Hein 2020, arXiv 2003.01690; the order of the classes is that of Melamed &
+    Yehudai 2024, arXiv 2407.02240.
     """
 
     kind = "ensemble"
     least_p = 1.0
 
+    version: Parameter[Version] = one_of(Version)
     attacks: Parameter[Sequence[str]] = Parameter(
         f"some of {', '.join(STAGES)}",
         lambda value: (
@@ -93,28 +122,39 @@ class ClipAwareAutoAttack(ClipAwareAttack):
     targets = integer(least=1)
     targeted_loss: Parameter[TargetedLoss] = one_of(TargetedLoss)
     queries = integer(least=1)
+    draws = integer(least=1)
     seed = seed_or_none()
 
     def __init__(
         self,
         *,
         p: float = 2.0,
-        attacks: Sequence[str] = STAGES,
+        version: Version = "standard",
+        attacks: Sequence[str] | None = None,
         steps: int = 100,
-        restarts: int = 5,
-        targets: int = 9,
+        restarts: int | None = None,
+        targets: int | None = None,
         targeted_loss: TargetedLoss = "dlr",
-        queries: int = 5000,
+        queries: int | None = None,
+        draws: int | None = None,
         verbose: bool = False,
         seed: int | None = 0,
     ) -> None:
         super().__init__(p=p)
-        self.attacks = attacks if isinstance(attacks, str) else tuple(attacks)
+        self.version = version
+        if attacks is not None and not isinstance(attacks, str):
+            attacks = tuple(attacks)
+        given = {
+            "attacks": attacks,
+            "restarts": restarts,
+            "targets": targets,
+            "queries": queries,
+            "draws": draws,
+        }
+        for name, standing in VERSIONS[version].items():
+            setattr(self, name, standing if given[name] is None else given[name])
         self.steps = steps
-        self.restarts = restarts
-        self.targets = targets
         self.targeted_loss = targeted_loss
-        self.queries = queries
         self.verbose = verbose
         self.seed = seed
 
@@ -155,9 +195,11 @@ class ClipAwareAutoAttack(ClipAwareAttack):
                 "chooses the target classes itself and needs labels; add another stage"
             )
         counting = CountingModel(model)
-        ranking = _Ranking(x0, criterion)
+        model = counting if self.draws == 1 else _MeanModel(counting, self.draws)
+        ranking = _Ranking(x0, criterion, self.p, CANDIDATES * self.targets)
 
         result, active = x0, np.arange(len(x0))
+        without_result = True
         with seeded(x0, self.seed):
             for name in names:
                 if len(active) == 0:
@@ -165,16 +207,23 @@ class ClipAwareAutoAttack(ClipAwareAttack):
                 counting.forwards = counting.backwards = 0
                 started = time.perf_counter()
                 here = take_criterion(criterion, active)
-                attack = self._attack(name, counting, active, ranking)
+                attack = self._attack(name, model, active, ranking)
                 if attack is None:
                     continue
                 at: Any = epsilon if isinstance(epsilon, float) else take_samples(epsilon, active)
                 queries: list[Index] = []
-                report = {"on_end": queries.append} if isinstance(attack, ClipAwareSquare) else {}
-                x = attack.run(counting, take_samples(x0, active), here, epsilon=at, **report)
-                broken = np.asarray(get_is_adversarial(here, counting)(x).numpy())
-                first = result is x0
-                taken = np.ones_like(broken) if first else broken
+                points = take_samples(x0, active)
+                if isinstance(attack, ClipAwareMinimumNorm):
+                    nearest = attack.run(model, points, here, early_stop=at)
+                    x, found = _at_epsilon(nearest, points, model, here, at, self.p)
+                else:
+                    square = isinstance(attack, ClipAwareSquare)
+                    report = {"on_end": queries.append} if square else {}
+                    x = attack.run(model, points, here, epsilon=at, **report)
+                    found = get_is_adversarial(here, model)(x)
+                broken = taken = np.asarray(found.numpy())
+                if without_result and not isinstance(attack, ClipAwareMinimumNorm):
+                    without_result, taken = False, np.ones_like(broken)
                 result = put_samples(result, active[taken], take_samples(x, np.flatnonzero(taken)))
                 if on_stage is not None:
                     on_stage(_stage_result(name, active, broken, counting, queries))
@@ -199,8 +248,10 @@ class ClipAwareAutoAttack(ClipAwareAttack):
 
     def _attack(
         self, name: str, model: Model, active: Index, ranking: _Ranking
-    ) -> ClipAwareAttack | None:
+    ) -> ClipAwareAttack | ClipAwareMinimumNorm | None:
         """Return the attack of this stage, or None where there is no such target class."""
+        if name == "minimum-norm":
+            return ClipAwareMinimumNorm(p=self.p, steps=-(-self.steps // 2))
         if name == "square":
             return ClipAwareSquare(p=self.p, queries=self.queries)
         settings: dict[str, Any] = {"p": self.p, "steps": self.steps, "stop_when_broken": True}
@@ -224,25 +275,72 @@ class ClipAwareAutoAttack(ClipAwareAttack):
         return losses.LossFn(loss, labels, targets)
 
 
-class _Ranking:
-    """Per sample the other classes, the most likely one first, of the clean inputs."""
+class _MeanModel(WrappedModel):
+    """A model with random parts, whose logits are averaged over some passes."""
 
-    def __init__(self, x0: ep.Tensor, criterion: Any) -> None:
-        self.x0, self.criterion = x0, criterion
+    def __init__(self, model: Model, draws: int) -> None:
+        super().__init__(model)
+        self._draws = draws
+
+    def __call__(self, inputs: Any) -> Any:
+        logits = self._model(inputs)
+        for _ in range(self._draws - 1):
+            logits = logits + self._model(inputs)
+        return logits / self._draws
+
+
+class _Ranking:
+    """Per sample other classes, by their distance from the clean input: the nearest one first.
+
+    The distance is that of a linear model. Classes are those of the highest logits.
+    """
+
+    def __init__(self, x0: ep.Tensor, criterion: Any, p: float, candidates: int) -> None:
+        self.x0, self.criterion, self.p, self.candidates = x0, criterion, p, candidates
         self.order: Any = None
 
     def classes(self, model: Model, active: Index, rank: int) -> ep.Tensor | None:
         """Return the classes of rank 1, 2, ...; None where there are fewer classes."""
-        labels = self.criterion.labels
         if self.order is None:  # once, on those that are left when it is first asked for
-            found = losses.other_classes(
-                model(take_samples(self.x0, active)), take_samples(labels, active)
-            )
+            found = self._nearest_first(model, active)
             self.order = np.zeros((len(self.x0), found.shape[1]), found.dtype)
             self.order[active] = found
         if rank > self.order.shape[1]:
             return None
         return backends.from_numpy(self.x0, self.order[active, rank - 1])
+
+    def _nearest_first(self, model: Model, active: Index) -> np.ndarray[Any, Any]:
+        x, labels = take_samples(self.x0, active), take_samples(self.criterion.labels, active)
+        likely = losses.other_classes(model(x), labels)[:, : self.candidates]
+        state = AttackState(model, x, take_criterion(self.criterion, active), 0.0)
+        radii = []
+        for classes in likely.T:
+            loss_fn = losses.LossFn(
+                losses.targeted_margin,
+                labels,
+                backends.from_numpy(x, np.ascontiguousarray(classes)),
+            )
+            point = state.evaluate(x, loss_fn, gradient=True)
+            radii.append(linear_radius(point.loss, x, point.gradient, self.p, model.bounds).numpy())
+        nearest = np.argsort(np.stack(radii, axis=1), axis=1, kind="stable")
+        order: np.ndarray[Any, Any] = np.take_along_axis(likely, nearest, axis=1)
+        return order
+
+
+def _at_epsilon(
+    nearest: ep.Tensor, x0: ep.Tensor, model: Model, criterion: Any, epsilon: Any, p: float
+) -> tuple[ep.Tensor, ep.Tensor]:
+    """Return nearest adversarial examples brought to epsilon, and which are adversarial.
+
+    One that is nearer than epsilon, and not adversarial at it, stays as it is. One that moves few
+    coordinates gets as far as the bounds let these.
+    """
+    norm = lp_distance(x0, nearest, p)
+    x = perturb(x0, nearest - x0, epsilon, p=p, bounds=model.bounds)
+    found = get_is_adversarial(criterion, model)(x)
+    near = ep.logical_and(norm > 0, norm <= epsilon)
+    stays = ep.logical_and(near, ep.logical_not(found))
+    return ep.where(atleast_kd(stays, x.ndim), nearest, x), ep.logical_or(found, near)
 
 
 def _stage_result(

@@ -212,7 +212,10 @@ class _Radius:
     ) -> None:
         """Move on from iterate t, whose norm and evaluation are known."""
         gamma, now = self.change.size(t), self.epsilon
-        linear = self._linear_estimate(x, norm, point, criterion)
+        margin = losses.make_loss(criterion, "margin")(point.logits)
+        linear = norm + linear_radius(margin, x, point.gradient, self.p, self.bounds)
+        lower, upper = self.bounds
+        linear = ep.minimum(linear, (upper - lower) * math.prod(x.shape[1:]) ** (1 / self.p))
         if t == 0:
             radius = ep.where(self.nearest.known, now, linear)
         else:
@@ -222,17 +225,19 @@ class _Radius:
             radius = ep.where(self.nearest.known, radius, linear)
         self.epsilon = ep.where(self.nearest.done, ep.zeros_like(radius), radius)
 
-    def _linear_estimate(
-        self, x: ep.Tensor, norm: ep.Tensor, point: Evaluation, criterion: Any
-    ) -> ep.Tensor:
-        """Return ``||x - x0|| + |margin| / ||gradient||_q``, q dual to p, inside the bounds."""
-        lower, upper = self.bounds
-        gradient = finite(point.gradient)
-        stalled = ep.where(gradient > 0, x >= upper, x <= lower)
-        gradient = ep.where(stalled, ep.zeros_like(gradient), gradient)
-        dual = {1.0: math.inf, math.inf: 1.0}.get(self.p) or self.p / (self.p - 1)
-        slope = lp_norm(flatten(backends.at_least_float32(gradient)), dual).reshape((-1,))
-        margin = losses.make_loss(criterion, "margin")(point.logits)
-        diagonal = (upper - lower) * math.prod(x.shape[1:]) ** (1 / self.p)
-        estimate: ep.Tensor = ep.minimum(norm + margin.abs() / ep.maximum(slope, 1e-30), diagonal)
-        return estimate
+
+def linear_radius(
+    gap: ep.Tensor, x: ep.Tensor, gradient: ep.Tensor, p: float, bounds: Any
+) -> ep.Tensor:
+    """Return ``|gap| / ||gradient||_q``, q dual to p: how far off a linear gap is 0, shape (N,).
+
+    Coordinates that the bounds stop do not count.
+    """
+    lower, upper = bounds
+    gradient = finite(gradient)
+    stalled = ep.where(gradient > 0, x >= upper, x <= lower)
+    gradient = ep.where(stalled, ep.zeros_like(gradient), gradient)
+    dual = {1.0: math.inf, math.inf: 1.0}.get(p) or p / (p - 1)
+    slope = lp_norm(flatten(backends.at_least_float32(gradient)), dual).reshape((-1,))
+    radius: ep.Tensor = gap.abs() / ep.maximum(slope, 1e-30)
+    return radius
