@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import eagerpy as ep
-import numpy as np
 from foolbox.attacks.base import (
     AttackWithDistance,
     FixedEpsilonAttack,
     Repeated,
-    get_criterion,
 )
 from foolbox.criteria import Criterion
 from foolbox.devutils import atleast_kd, flatten
@@ -24,12 +22,10 @@ from foolbox.models import Model
 
 from ..core import backends
 from ..core.norms import lp_norm
-from ..operators.validation import checked_eps, checked_order, prepare
-from .model import checked_classes, checked_model, classes_of, with_classes
+from ..operators.validation import checked_eps, checked_order
+from .arguments import HALF_ROUNDING, checked_criterion, checked_epsilons, checked_inputs
+from .model import checked_model
 from .steps import NORM_ROUNDING
-
-# Half precision rounds by more: this part of the largest coordinate, in every coordinate.
-HALF_ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 NORMS: dict[str, float | None] = {"L1": 1.0, "L2": 2.0, "Linf": math.inf, "Lp": None}
 """Prefixes of the attacks for one order of the norm; the order of Lp is an argument."""
@@ -155,7 +151,7 @@ def checked_arguments(
         name: Of epsilon, for messages.
 
     Returns:
-        The model as ``checked_model`` gives it; the inputs as ``inside_bounds`` gives them; the
+        The model as ``checked_model`` gives it; the inputs as ``checked_inputs`` gives them; the
         criterion or None; epsilon as a number, or as a tensor of shape (N,), of the framework of
         the inputs, in float32 at least; and a function that converts an EagerPy tensor to the
         type of the inputs.
@@ -164,66 +160,13 @@ def checked_arguments(
         ValueError: inputs outside the bounds; not one label for each, or none of the model's
             classes; epsilon negative, not finite or of another shape.
     """
-    x, restore = ep.astensor_(inputs)
-    x = inside_bounds(x, model)
+    x, restore = checked_inputs(inputs, model)
     # half precision would round an epsilon of its own to 3 digits
     epsilon = checked_eps(epsilon, backends.at_least_float32(x), name)
     if not isinstance(epsilon, float):
         epsilon = (epsilon + ep.zeros(epsilon, (len(x), 1))).reshape((-1,))
     criterion = None if criterion is None else checked_criterion(criterion, x)
     return checked_model(model, criterion), x, criterion, epsilon, restore
-
-
-def checked_criterion(criterion: Any, x: ep.Tensor) -> Criterion:
-    """Return a Foolbox criterion whose classes are integers, one for each input.
-
-    Raises:
-        ValueError: Classes and inputs differ in number, or a class is not a whole number.
-    """
-    if isinstance(criterion, (list, tuple)):
-        criterion = np.asarray(criterion)
-    try:
-        made = get_criterion(criterion)
-    except ValueError:  # EagerPy's, which names no argument
-        raise ValueError(
-            f"criterion: expected labels as a tensor of shape ({len(x)},), or a criterion of "
-            f"Foolbox, got {type(criterion).__name__}"
-        ) from None
-    classes = classes_of(made)
-    if classes is None:
-        return made
-    if tuple(classes.shape) != (len(x),):
-        raise ValueError(
-            f"criterion: expected one class for each of {len(x)} inputs, a number, got shape "
-            f"{tuple(classes.shape)}"
-        )
-    return with_classes(made, checked_classes(classes, x))
-
-
-def inside_bounds(x: ep.Tensor, model: Model) -> ep.Tensor:
-    """Return x as a constant, clipped at the bounds.
-
-    Raises:
-        ValueError: x exceeds them by more than rounding; they are not two numbers.
-    """
-    if any(getattr(bound, "ndim", 0) for bound in model.bounds):
-        raise ValueError(
-            "model: attacks need two numbers as bounds, got tensors; in the place of bounds per"
-            " channel give the model mean and std as its preprocessing"
-        )
-    x = backends.detach(x)
-    if 0 in x.shape:
-        return x
-    prepare(x, ep.zeros_like(x), 0.0, math.inf, model.bounds).reject_bad_values()
-    lower, upper = model.bounds
-    x = x.clip(lower, upper)
-    # the dtype may round a bound such as 2.64 outwards, and Foolbox compares with 2.64 itself
-    inwards = 2 * HALF_ROUNDING.get(backends.dtype_name(x), 2.0**-24)
-    if x.min().item() < lower:
-        x = ep.maximum(x, lower + inwards * abs(lower))
-    if x.max().item() > upper:
-        x = ep.minimum(x, upper - inwards * abs(upper))
-    return x
 
 
 def lp_distance(x: ep.Tensor, y: ep.Tensor, p: float) -> ep.Tensor:
@@ -333,44 +276,10 @@ def checked_call(
         The model that checks its logits, inputs inside the bounds, the criterion, and epsilons: a
         number, None, or a list.
     """
-    x, restore = ep.astensor_(inputs)
+    x, restore = checked_inputs(inputs, model)
     criterion = checked_criterion(criterion, x)
     model = checked_model(model, criterion)
-    x = inside_bounds(x, model)
-    return model, restore(x), criterion, _checked_epsilons(epsilons, minimizes)
-
-
-def _checked_epsilons(epsilons: Any, minimizes: bool) -> Any:
-    if hasattr(epsilons, "dtype") and getattr(epsilons, "ndim", None) is not None:
-        if not isinstance(epsilons, np.generic):
-            epsilons = ep.astensor(epsilons).numpy()
-        epsilons = epsilons.tolist()
-    elif isinstance(epsilons, Iterable) and not isinstance(epsilons, (str, bytes)):
-        epsilons = list(epsilons)
-    if isinstance(epsilons, list) and not epsilons:
-        raise ValueError("epsilons: there is none; give one at least")
-    if isinstance(epsilons, list):
-        return [_checked_epsilon(epsilon, minimizes) for epsilon in epsilons]
-    return _checked_epsilon(epsilons, minimizes)
-
-
-def _checked_epsilon(epsilon: Any, minimizes: bool) -> Any:
-    """Return an epsilon as a number, whatever kind of number it is; or None; or a tensor."""
-    if epsilon is None and minimizes:
-        return None
-    # what ``run`` would say of a tensor, one epsilon for each sample, it says itself
-    if not minimizes and hasattr(epsilon, "dtype") and getattr(epsilon, "ndim", 0) > 0:
-        return epsilon
-    try:
-        value = float(epsilon)
-    except (TypeError, ValueError, OverflowError):
-        value = math.nan
-    if isinstance(epsilon, (bool, str)) or not 0 <= value < math.inf:
-        message = f"epsilons: expected finite numbers >= 0, got {epsilon!r}"
-        if epsilon is None:
-            message += "; for the smallest perturbations use ClipAwareMinimumNorm"
-        raise ValueError(message)
-    return value
+    return model, restore(x), criterion, checked_epsilons(epsilons, minimizes)
 
 
 def _nothing(inputs: Any, epsilons: Any) -> Any:

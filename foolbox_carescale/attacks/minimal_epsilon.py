@@ -13,14 +13,7 @@ from foolbox.models import Model
 
 from ..core import backends
 from ..operators.api import perturb
-from .base import (
-    CheckedCall,
-    ClipAwareAttack,
-    ClipAwareDistance,
-    checked_criterion,
-    inside_bounds,
-)
-from .model import checked_model
+from .base import CheckedCall, ClipAwareAttack, ClipAwareDistance, checked_arguments
 from .parameters import Parameter, integer, interval, positive
 
 
@@ -91,16 +84,15 @@ class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # 
     ) -> Any:
         """Return the nearest adversarial examples found; samples below ``early_stop`` are done."""
         raise_if_kwargs(kwargs)
-        x0, restore = ep.astensor_(inputs)
-        x0 = inside_bounds(x0, model)
-        criterion = checked_criterion(criterion, x0)
-        model = checked_model(model, criterion)
+        arguments = checked_arguments(model, inputs, criterion, 0.0)
+        model, x0, criterion, _, restore = arguments
         is_adversarial = get_is_adversarial(criterion, model)
 
         wide = backends.dtype_name(x0) == "float64"
         diagonal = self._diagonal(model, x0)
         best = x0
-        size = ep.where(is_adversarial(x0), ep.zeros(x0, len(x0)), ep.ones(x0, len(x0)) * math.inf)
+        zeros = ep.zeros(backends.at_least_float32(x0), len(x0))  # NumPy has no bfloat16
+        size = ep.where(is_adversarial(x0), zeros, zeros + math.inf)
         lower = (ep.zeros_like(size) + 0.0).numpy().astype(float)
         epsilon = 0 * lower + (self.initial or 0.01 * diagonal)
         for _ in range(self.max_runs):
@@ -115,7 +107,7 @@ class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # 
             x = self.attack.run(model, x0, criterion, epsilon=tried)
             found = is_adversarial(x)
             x = self._nearer(x0, x, found, is_adversarial, model.bounds)
-            distance = self.distance(x0, x)
+            distance = backends.at_least_float32(self.distance(x0, x))
             smaller = ep.logical_and(found, distance < size)
             best = ep.where(atleast_kd(smaller, x.ndim), x, best)
             size = ep.where(smaller, distance, size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import eagerpy as ep
 import numpy as np
 from foolbox.criteria import Criterion, Misclassification, TargetedMisclassification
-from foolbox.models import Model, NumPyModel
+from foolbox.models import Model, NumPyModel, PyTorchModel, TransformBoundsWrapper
 from foolbox.models.base import ModelWithPreprocessing
 from foolbox.types import Bounds
 
@@ -22,24 +23,38 @@ from ..core.problem import all_finite
 def checked_model(model: Any, criterion: Criterion | None) -> Model:
     """Return a Foolbox model whose logits are checked at its first call.
 
-    It warns where some of them are not finite, unless a model around this one does. Logits are
-    brought to the dtype of the inputs, float32 at least, and taken out of what a network returns:
-    ``.logits`` or ``["logits"]``, or the only tensor of a tuple, list, mapping or dataclass.
+    It warns where some of them are not finite, unless ``model`` reports that. Logits are
+    brought to the dtype of the inputs, float32 at least.
 
     Args:
         model: A Foolbox model.
         criterion: From which labels or target classes are compared with the number of logits.
 
     Raises:
-        ValueError: model is no Foolbox model; and at the first call, where the output is not one
-            row of at least two logits for each input, or a class is not among them.
+        ValueError: at the first call, where the output is not one row of at least two logits for
+            each input, or a class is not among them.
+    """
+    return _CheckedModel(model, classes_of(criterion))
+
+
+def checked_bounds(model: Any) -> tuple[float, float]:
+    """Return the bounds of a Foolbox model.
+
+    Raises:
+        ValueError: It is none, or its bounds are not two numbers.
     """
     if not isinstance(model, Model):
         raise ValueError(
             f"model: expected a Foolbox model, got {type(model).__name__}; wrap a network, for"
             " instance foolbox.PyTorchModel(network.eval(), bounds=(0, 1))"
         )
-    return _CheckedModel(model, classes_of(criterion))
+    if any(getattr(bound, "ndim", 0) for bound in model.bounds):
+        raise ValueError(
+            "model: attacks need two numbers as bounds, got tensors; in the place of bounds per"
+            " channel give the model mean and std as its preprocessing"
+        )
+    lower, upper = model.bounds
+    return lower, upper
 
 
 def classes_of(criterion: Criterion | None) -> ep.Tensor | None:
@@ -65,6 +80,7 @@ def checked_classes(classes: ep.Tensor, x: ep.Tensor) -> ep.Tensor:
     Raises:
         ValueError: A class is not a whole number.
     """
+    backends.reject_valueless(classes, "criterion")
     kinds = {"torch": "int64", "tensorflow": "int64", "numpy": "int64", "jax": "int32"}
     wanted = kinds[backends.framework(x)]
     if backends.framework(classes) == backends.framework(x) and (
@@ -72,6 +88,10 @@ def checked_classes(classes: ep.Tensor, x: ep.Tensor) -> ep.Tensor:
     ):
         return classes
     values = backends.to_numpy(backends.at_least_float32(classes))
+    if values.dtype == object and all(
+        isinstance(value, (int, np.integer)) and abs(value) < 2**63 for value in values
+    ):
+        values = values.astype(np.int64)
     whole = np.zeros(values.shape, np.int64)
     if values.dtype.kind in "iub" or (values.dtype.kind == "f" and np.isfinite(values).all()):
         whole = values.astype(np.int64)
@@ -123,13 +143,16 @@ def _items(output: Any) -> dict[str, Any]:
 class WrappedModel(Model):
     """A Foolbox model around another one, with its bounds and data format.
 
+    It takes logits out of what the network returns, and casts what a PyTorch module gets to the
+    dtype of its parameters where it takes no other.
+
     Attributes:
         reports_overflow: Whether it, or its caller, says where logits are not finite, so that no
             model around it does.
     """
 
     def __init__(self, model: Model) -> None:
-        self._model = model
+        self._model: Model = _adapted(model)
         self.reports_overflow: bool = getattr(model, "reports_overflow", False)
 
     @property
@@ -143,12 +166,73 @@ class WrappedModel(Model):
         return self._model.data_format  # type: ignore[attr-defined]
 
 
+def unwrapped(model: Model) -> Model:
+    """Return the innermost Foolbox model."""
+    while isinstance(model, (TransformBoundsWrapper, WrappedModel)):
+        model = model._model
+    return model
+
+
+def module_of(model: Model) -> Any:
+    """Return the PyTorch module of a Foolbox model; None if it is of another framework."""
+    model = unwrapped(model)
+    if not isinstance(model, PyTorchModel):
+        return None
+    call = model._model._call if isinstance(model._model, _Network) else model._model
+    # Foolbox keeps the module in a closure only
+    module = inspect.getclosurevars(call).nonlocals.get("model")
+    return module if hasattr(module, "parameters") else None
+
+
+def floating_dtypes(module: Any) -> set[Any]:
+    """Return the floating dtypes of a PyTorch module's parameters."""
+    return {value.dtype for value in module.parameters() if value.is_floating_point()}
+
+
+class _Network:
+    """From a tensor to logits: what a Foolbox model calls, in the place of its network."""
+
+    def __init__(self, model: Model) -> None:
+        self._model, self._call = model, model._model  # type: ignore[attr-defined]
+        self._dtype: Any = None  # that inputs are cast to
+
+    def __call__(self, x: Any) -> Any:
+        try:
+            return logits_of(self._call(x if self._dtype is None else x.to(self._dtype)))
+        except RuntimeError as error:
+            module = None if self._dtype else module_of(self._model)
+            dtypes = floating_dtypes(module) if module is not None else {x.dtype}
+            if dtypes == {x.dtype} or not any(word in str(error) for word in ABOUT_DTYPES):
+                raise
+            if len(dtypes) != 1:
+                names = ", ".join(sorted(map(str, dtypes))) or "no floating dtype"
+                raise ValueError(
+                    f"model: takes no inputs of {x.dtype}, and its parameters are of {names};"
+                    " cast the inputs inside of it"
+                ) from error
+            (self._dtype,) = dtypes
+        return self(x)
+
+
+def _adapted(model: Any) -> Any:
+    """Return a Foolbox model whose network is a ``_Network``, if it has a network."""
+    if not isinstance(model, (ModelWithPreprocessing, NumPyModel)):
+        return model
+    adapted: Any = copy.copy(model)
+    adapted._model = _Network(model)
+    preprocess: Any = getattr(model, "_preprocess", None)
+    if preprocess and any(arg is not None for arg in adapted._preprocess_args[:2]):
+        # Foolbox fails where half precision becomes that of mean and std
+        adapted._preprocess = lambda x: preprocess(backends.at_least_float32(x))
+    return adapted
+
+
+ABOUT_DTYPES = ("dtype", "scalar type", "Input type")
+"""One of them is in PyTorch's error where inputs are not of the dtype of the parameters."""
+
+
 class _CheckedModel(WrappedModel):
     def __init__(self, model: Model, classes: ep.Tensor | None) -> None:
-        if isinstance(model, (ModelWithPreprocessing, NumPyModel)):
-            network = model._model
-            model = copy.copy(model)
-            model._model = lambda *args, **kwargs: logits_of(network(*args, **kwargs))
         super().__init__(model)
         self._classes, self._checked = classes, False
         self._warns, self.reports_overflow = not self.reports_overflow, True
@@ -166,6 +250,12 @@ class _CheckedModel(WrappedModel):
 
 
 def _check_logits(logits: ep.Tensor, x: ep.Tensor, classes: ep.Tensor | None) -> None:
+    backends.as_eagerpy(logits, "model (its logits)")
+    wanted, kind = backends.framework(x), backends.framework(logits)
+    if kind != wanted:
+        raise ValueError(
+            f"model: returns logits in {kind} for inputs in {wanted}; return a tensor of {wanted}"
+        )
     shape = tuple(logits.shape)
     if "float" not in backends.dtype_name(logits):
         raise ValueError(

@@ -58,7 +58,22 @@ def as_eagerpy(value: Any, name: str) -> ep.Tensor:
             f"{name}: expected a NumPy array, a PyTorch, TensorFlow or JAX tensor, or an "
             f"EagerPy tensor, got {type(value).__name__}"
         ) from None
+    if framework(tensor) == "tensorflow" and tensor.raw.shape.rank is None:
+        raise ValueError(
+            f"{name}: only the batch size may be unknown in a graph, got an unknown number of"
+            " dimensions; fix the others with tf.ensure_shape"
+        )
     return tensor
+
+
+def reject_valueless(t: ep.Tensor, name: str) -> None:
+    """Raise a ValueError where PyTorch has no numbers for a tensor; the message names it."""
+    if framework(t) != "torch":
+        return
+    if t.raw.is_meta:
+        raise ValueError(f"{name}: is on the device meta, which holds no values")
+    if t.raw.is_quantized:
+        raise ValueError(f"{name}: is quantized; give {name}.dequantize()")
 
 
 def _of_torch(value: Any, name: str, torch: Any) -> ep.Tensor:

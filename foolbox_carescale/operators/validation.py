@@ -79,8 +79,7 @@ def prepare(
             f"{name}: expected a tensor on the device of {x_name}, {x_.raw.device}, got one on "
             f"{delta_.raw.device}; move it with {name}.to({x_name}.device)"
         )
-    if kind == "torch" and x_.raw.is_meta:
-        raise ValueError(f"{x_name}: is on the device meta, which holds no values")
+    backends.reject_valueless(x_, x_name)
     dtype, dtype_name = x_.dtype, backends.dtype_name(x_)
     if dtype_name not in _EPS:
         raise ValueError(
@@ -197,6 +196,7 @@ def _like(value: Any, x: ep.Tensor, name: str) -> ep.Tensor:
     if isinstance(value, np.ndarray) and backends.framework(x) != "numpy":
         value = ep.from_numpy(x, value.astype(backends.dtype_name(x)))
     tensor = backends.as_eagerpy(value, name)
+    backends.reject_valueless(tensor, name)
     if backends.framework(tensor) != backends.framework(x):
         raise ValueError(
             f"{name}: expected a {backends.framework(x)} or NumPy tensor, got "

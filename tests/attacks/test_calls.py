@@ -106,10 +106,10 @@ def test_an_unknown_argument_of_the_call_is_a_type_error_with_its_name(case, mak
 def test_inputs_outside_the_bounds_are_refused_with_the_worst_value(case, make, arguments):
     x = case.numpy(case.x)
     x[2, 0, 0, 0] = 4.5
-    with pytest.raises(ValueError, match=r"x: 1 of 768 values lie outside.* 4\.5 in sample 2"):
+    with pytest.raises(ValueError, match=r"inputs: 1 of 768 values lie outside.* 4\.5 in sample 2"):
         make(**arguments)(case.model, case.backend.tensor(x), case.labels, epsilons=1.0)
     x[2, 0, 0, 0] = math.nan
-    with pytest.raises(ValueError, match=r"x: 1 of 768 values are NaN.* sample 2"):
+    with pytest.raises(ValueError, match=r"inputs: 1 of 768 values are NaN.* sample 2"):
         make(**arguments)(case.model, case.backend.tensor(x), case.labels, epsilons=1.0)
 
 

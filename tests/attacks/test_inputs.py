@@ -9,9 +9,10 @@ from fractions import Fraction
 import eagerpy as ep
 import foolbox
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from foolbox.criteria import TargetedMisclassification
+from foolbox.criteria import Misclassification, TargetedMisclassification
 
 from foolbox_carescale import attacks
 from tests import backends
@@ -67,6 +68,7 @@ def test_labels_of_any_integral_type_are_the_same_labels(framework):
     backend = backends.Backend(framework, "float32")
     given = [LABELS.astype(dtype) for dtype in ("int8", "uint8", ">i4", "uint16", "float32")]
     given += [LABELS.tolist(), tuple(LABELS), torch.tensor(LABELS), backend.tensor(LABELS)]
+    given += [np.array(LABELS.tolist(), object), pd.Series(LABELS)]
     names = {"torch": ATTACKS, "numpy": WITHOUT_GRADIENT}.get(framework, ("gradient", "noise"))
     for name in names:
         for labels in given:
@@ -97,6 +99,55 @@ def test_a_target_that_is_no_class_is_refused():
     assert targets.target_classes.raw.dtype == torch.int8  # the caller's own is left as it was
 
 
+quantized_may_be = pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+"""PyTorch is about to drop them."""
+
+
+def quantized(t):
+    return torch.quantize_per_tensor(t.float(), 1.0, 0, torch.qint8)
+
+
+@each_attack
+@quantized_may_be
+def test_labels_that_hold_no_values_are_refused(attack):
+    labels = torch.tensor(LABELS)
+    for wrong, message in (
+        (np.ma.array(LABELS, mask=[True, False, False, False]), "is a masked array; fill it"),
+        (labels.to_sparse(), "is a sparse_coo tensor; make it dense"),
+        (labels.to("meta"), "is on the device meta, which holds no values"),
+        (quantized(labels), r"is quantized; give criterion.dequantize\(\)"),
+        ([[1, 2], [1], 1, 1], r"expected labels as a tensor of shape \(4,\), .* got list"),
+        ([None, 1, 1, 1], "expected whole numbers as labels, got None"),
+        ([10**30, 1, 1, 1], "expected whole numbers as labels, got 10{30}"),
+    ):
+        for given in (wrong, Misclassification(wrong)) if hasattr(wrong, "dtype") else (wrong,):
+            with pytest.raises(ValueError, match=f"^criterion: {message}"):
+                run(attack, given)
+
+
+@each_attack
+@quantized_may_be
+def test_inputs_that_are_no_tensor_of_the_model_are_refused(attack):
+    x, network = torch.tensor(X), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5))
+    model = foolbox.PyTorchModel(network.eval(), bounds=(0, 1), device="cpu")
+    tensorflow = backends.Backend("tensorflow", "float32")
+    rows = torch.nested.nested_tensor([x[0], x[1]], layout=torch.jagged)
+    for wrong, message in (
+        (X, "expected a torch tensor, as the model takes, got numpy; convert them first"),
+        (tensorflow.tensor(X), "expected a torch tensor, as the model takes, got tensorflow"),
+        (X.tolist(), "expected a NumPy array, a PyTorch, .* got list"),
+        (None, "expected a NumPy array, a PyTorch, .* got NoneType"),
+        (rows, "is a nested tensor; make it dense"),
+        (x.to("meta"), "is on the device meta, which holds no values"),
+        (quantized(x), r"is quantized; give inputs.dequantize\(\)"),
+        (x[..., :0], r"expected samples that hold values, got the shape \(4, 3, 8, 0\)"),
+        (x.sum(), r"expected a batch of shape \(N, \.\.\.\), got a scalar"),
+    ):
+        for around in (model, attacks.CountingModel(model)):
+            with pytest.raises(ValueError, match=f"^inputs: {message}"):
+                attack(around, wrong, LABELS, epsilons=0.5)
+
+
 @each_attack
 def test_one_logit_is_refused_with_the_way_to_two(attack):
     for change in (lambda z: z[:, :1], lambda z: z[:, 0]):
@@ -106,7 +157,9 @@ def test_one_logit_is_refused_with_the_way_to_two(attack):
 
 @each_attack
 def test_epsilons_may_be_any_numbers_and_nothing_else(attack):
-    for several in ((0.1, 0.2), iter([0.1, 0.2]), torch.tensor([0.1, 0.2]), np.array([0.1, 0.2])):
+    tensor = torch.tensor([0.1, 0.2])
+    pair = (0.1, 0.2)
+    for several in (pair, iter(pair), tensor, tensor.bfloat16(), np.array(pair), pd.Series(pair)):
         found, clipped, success = run(attack, epsilons=several)
         assert len(found) == len(clipped) == 2
         assert success.shape == (2, 4)
@@ -117,6 +170,13 @@ def test_epsilons_may_be_any_numbers_and_nothing_else(attack):
             run(attack, epsilons=wrong)
     with pytest.raises(ValueError, match="epsilons: there is none"):
         run(attack, epsilons=[])
+    for wrong, message in (
+        (tensor.to("meta"), "is on the device meta"),
+        ([tensor[0].to("meta")], "expected finite numbers >= 0, got"),
+        (tensor.to_sparse(), "is a sparse_coo tensor"),
+    ):
+        with pytest.raises(ValueError, match=f"^epsilons: {message}"):
+            run(attack, epsilons=wrong)
 
 
 @each_attack
@@ -168,6 +228,13 @@ def test_logits_are_taken_out_of_what_a_network_returns(attack):
         run(attack, change=lambda z: z.argmax(1))
     with pytest.raises(ValueError, match=r"model: expected logits of shape \(4, classes\)"):
         run(attack, change=lambda z: z[:3])
+    for change in (lambda z: z.detach().numpy(), lambda z: {"logits": z.detach().numpy()}):
+        with pytest.raises(
+            ValueError, match=r"^model: returns logits in numpy for inputs in torch"
+        ):
+            run(attack, change=change)
+    with pytest.raises(ValueError, match=r"^model \(its logits\): is a sparse_coo tensor"):
+        run(attack, change=torch.Tensor.to_sparse)
 
 
 @each_attack
@@ -175,6 +242,62 @@ def test_logits_may_be_of_any_floating_type(attack):
     for change in (torch.Tensor.bfloat16, torch.Tensor.half, torch.Tensor.double):
         found, _, _ = run(attack, change=change)
         assert found.dtype == torch.float32
+
+
+def linear(dtype):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5, bias=False))
+    network[1].weight.data = torch.tensor(WEIGHTS.T)
+    return network.to(dtype).eval()
+
+
+@each_attack
+def test_a_module_gets_inputs_of_its_own_dtype_where_it_takes_no_other(attack):
+    shift = {"mean": [0.1] * 3, "std": [0.5] * 3, "axis": -3}
+    types = (torch.float16, torch.bfloat16, torch.float64)
+    for module, given in [
+        *((t, torch.float32) for t in types),
+        *((torch.float32, t) for t in types),
+    ]:
+        model = foolbox.PyTorchModel(linear(module), (0, 1), device="cpu", preprocessing=shift)
+        x = torch.tensor(X).to(given)
+        found, _, success = attack(model, x, LABELS, epsilons=0.5)
+        assert found.dtype == given
+        assert success.shape == (4,)
+
+
+def test_a_module_that_casts_its_inputs_itself_gets_them_as_they_are():
+    class Casting(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network, self.seen = linear(torch.float16), set()
+
+        def forward(self, x):
+            self.seen.add(x.dtype)
+            return self.network(x.half()).float()
+
+    module = Casting().eval()
+    PGD(foolbox.PyTorchModel(module, (0, 1), device="cpu"), torch.tensor(X), LABELS, epsilons=0.5)
+    assert module.seen == {torch.float32}
+
+
+def test_a_module_whose_dtypes_do_not_fit_is_one_line_or_its_own_error():
+    class Own(torch.nn.Module):
+        def __init__(self, network, last):
+            super().__init__()
+            self.network, self.last = network, last
+
+        def forward(self, x):
+            return self.last(self.network(x))
+
+    double = torch.eye(5).double()
+    takes = r"model: takes no inputs of torch.float32, .* of torch.float16, torch.float32; cast"
+    for network, last, error, message in (
+        (linear(torch.float16), torch.nn.Linear(5, 5), ValueError, takes),
+        (linear(torch.float32), lambda z: z @ double, RuntimeError, "same dtype"),
+    ):
+        model = foolbox.PyTorchModel(Own(network, last).eval(), (0, 1), device="cpu")
+        with pytest.raises(error, match=message):
+            PGD(model, torch.tensor(X), LABELS, epsilons=0.5)
 
 
 @each_attack

@@ -13,6 +13,7 @@ from foolbox import PyTorchModel
 from safetensors.torch import load_file, save_file
 from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
 
+from foolbox_carescale.attacks.model import module_of
 from foolbox_carescale.evaluate import (
     DataConfig,
     Evaluation,
@@ -27,7 +28,6 @@ from foolbox_carescale.evaluate.data.sources import load_data
 from foolbox_carescale.evaluate.models.loading import (
     BUNDLED_WEIGHTS,
     load_model,
-    module_of,
     resolve_model,
 )
 from foolbox_carescale.evaluate.models.weights import read_state

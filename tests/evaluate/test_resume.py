@@ -14,6 +14,7 @@ import torch
 from foolbox import PyTorchModel
 from PIL import Image
 
+from foolbox_carescale.attacks.model import module_of
 from foolbox_carescale.cli import main
 from foolbox_carescale.evaluate import (
     AttackConfig,
@@ -26,7 +27,6 @@ from foolbox_carescale.evaluate import (
     load_evaluation,
 )
 from foolbox_carescale.evaluate.console import print_settings
-from foolbox_carescale.evaluate.models.loading import module_of
 from foolbox_carescale.evaluate.models.weights import weights_digest
 from foolbox_carescale.evaluate.runner.identity import check_same_model, logit_mixtures
 from foolbox_carescale.evaluate.store.checksums import digest

@@ -286,6 +286,8 @@ def test_tensors_without_dense_real_values_are_refused(operator, points, directi
             operator(x, wrong, 0.5)
     with pytest.raises(ValueError, match=says(f"{points}: is on the device meta")):
         operator(x.to("meta"), v.to("meta"), 0.5)
+    with pytest.raises(ValueError, match="eps: is on the device meta"):
+        operator(x, v, torch.full((3,), 0.5, device="meta"))
     masked = np.ma.array(X, mask=X > 0.5)
     with pytest.raises(ValueError, match=says(f"{points}: is a masked array", "filled(0)")):
         operator(masked, DELTA, 0.5)

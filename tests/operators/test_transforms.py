@@ -361,10 +361,12 @@ def test_graph_takes_tensor_bounds_and_a_scalar_eps():
 def test_other_unknown_dimensions_are_refused_with_the_remedy():
     import tensorflow as tf
 
-    spec = tf.TensorSpec((None, None, 5), tf.float64)
-    graph = tf.function(lambda x, v: fc.perturb(x, v, 0.5), input_signature=[spec, spec])
-    with pytest.raises(ValueError, match=r"x: only the batch size may be unknown.*ensure_shape"):
-        graph(*inputs()[:2])
+    for shape, got in (((None, None, 5), r"shape \(None, None, 5\)"), (None, "unknown number of")):
+        spec = tf.TensorSpec(shape, tf.float64)
+        graph = tf.function(lambda x, v: fc.perturb(x, v, 0.5), input_signature=[spec, spec])
+        message = f"x: only the batch size may be unknown in a graph, got .*{got}.*ensure_shape"
+        with pytest.raises(ValueError, match=message):
+            graph(*inputs()[:2])
 
 
 # Forward mode: a direction's derivative is the product of the Jacobian with it

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
-from foolbox.models import Model, PyTorchModel, TransformBoundsWrapper
+from foolbox.models import Model, PyTorchModel
 
+from ...attacks.model import module_of
 from ..config.types import ModelConfig
 from ..errors import EvaluationWarning, UserError, nearest, warn
 from .outputs import adapt_module
@@ -181,17 +181,6 @@ def _foolbox_model(made: Any, config: ModelConfig) -> Any:
     if (module := module_of(made)) is not None:
         _set_to_eval(module)
     return made if tuple(made.bounds) == (0, 1) else made.transform_bounds((0, 1))
-
-
-def module_of(model: Any) -> torch.nn.Module | None:
-    """Return the module of a Foolbox model; None if it is of another framework."""
-    while isinstance(model, TransformBoundsWrapper):
-        model = model._model
-    if not isinstance(model, PyTorchModel):
-        return None
-    # Foolbox keeps the module in a closure only
-    module = inspect.getclosurevars(model._model).nonlocals.get("model")
-    return module if isinstance(module, torch.nn.Module) else None
 
 
 def _set_to_eval(module: torch.nn.Module) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...attacks.model import logits_of
+from ...attacks.model import floating_dtypes, logits_of
 from ..errors import UserError
 
 WIDE = (torch.float16, torch.bfloat16, torch.float64)
@@ -19,17 +19,13 @@ def adapt_module(module: torch.nn.Module, name: str) -> None:
 
     Hooks do so, which leave the names in its state dict as they are.
     """
-    if _dtypes(module) - {torch.float32}:
+    if floating_dtypes(module) - {torch.float32}:
         module.register_forward_pre_hook(_cast_inputs)
     module.register_forward_hook(functools.partial(_take_logits, name))
 
 
-def _dtypes(module: torch.nn.Module) -> set[torch.dtype]:
-    return {value.dtype for value in module.parameters() if value.is_floating_point()}
-
-
 def _cast_inputs(module: torch.nn.Module, inputs: tuple[Any, ...]) -> Any:
-    dtypes = _dtypes(module)
+    dtypes = floating_dtypes(module)
     if len(dtypes) != 1:  # the module's own business
         return inputs
     (dtype,) = dtypes

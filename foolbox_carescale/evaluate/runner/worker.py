@@ -16,11 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ...attacks.counting import CountingModel
+from ...attacks.model import module_of
 from .. import diagnostics
 from ..config.types import Evaluation
 from ..data.sources import Data
 from ..errors import UserError
-from ..models.loading import load_model, module_of
+from ..models.loading import load_model
 from ..models.targets import named_errors
 from ..models.weights import weights_digest
 from ..store.schema import SCHEMA, TaskResult
