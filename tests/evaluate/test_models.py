@@ -586,6 +586,23 @@ def test_a_model_of_timm_gets_its_number_of_classes():
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 6)
 
 
+@pytest.mark.parametrize(
+    ("taken", "other"), [("model", "model_ema"), ("model", "net"), ("state_dict", "state_dict_ema")]
+)
+def test_of_several_networks_in_a_file_it_is_said_which_one_is_read(tmp_path, taken, other):
+    one, two = ({"weight": torch.full((2,), value)} for value in (1.0, 2.0))
+    optimizer = {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]}
+    for held in (two, {"state_dict": two}):
+        torch.save({"optimizer": optimizer, other: held, taken: one}, tmp_path / "w.pt")
+        line = f"w.pt holds weights in '{taken}' and in '{other}'; '{taken}' is read; save the"
+        with pytest.warns(EvaluationWarning, match=line) as said:
+            state = read_state(tmp_path / "w.pt")
+        assert len(said) == 1
+        assert state["weight"].tolist() == [1.0, 1.0]
+    torch.save({"optimizer": optimizer, taken: one}, tmp_path / "w.pt")
+    assert read_state(tmp_path / "w.pt")["weight"].tolist() == [1.0, 1.0]
+
+
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net"])
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod.", "module._orig_mod."])
 def test_wrappers_of_a_state_dict_are_opened_and_prefixes_left_out(tmp_path, key, prefix, caplog):

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from ..errors import LOGGER, UserError
+from ..errors import LOGGER, EvaluationWarning, UserError, warn
 
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
 """Keys below which checkpoints hold the state dict."""
@@ -69,12 +69,33 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     while isinstance(state, dict) and (
         held := [key for key in CONTAINERS if isinstance(state.get(key), dict)]
     ):
+        _warn_of_others(path, state, held[0])
         state = state[held[0]]
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and torch.is_tensor(value) for name, value in state.items()
     ):
         raise UserError(f"model.weights: {path} holds no state dict; save model.state_dict()")
     return _without_prefix(path, state)
+
+
+def _warn_of_others(path: Path, holder: dict[Any, Any], taken: str) -> None:
+    """Warn where a checkpoint holds other weights beside those that are read."""
+    others = [
+        repr(key)
+        for key, value in holder.items()
+        if key != taken
+        and isinstance(value, dict)
+        and any(torch.is_tensor(inner) or name in CONTAINERS for name, inner in value.items())
+    ]
+    if others:
+        warn(
+            EvaluationWarning(
+                f"{path} holds weights in {taken!r} and in {', '.join(others[:8])}; {taken!r} is"
+                " read",
+                "save the state dict that you mean alone",
+            ),
+            stacklevel=3,
+        )
 
 
 def _check_whole(path: Path) -> None:
