@@ -77,27 +77,38 @@ def test_ray(tmp_path):
     assert Results.load(tmp_path / "run").table.num_rows == 4
 
 
-def test_every_call_of_the_benchmark_of_the_operator_runs():
+@pytest.mark.parametrize("orders", [(2.0,), pytest.param(None, marks=pytest.mark.nightly)])
+def test_every_call_of_the_benchmark_of_the_operator_runs(monkeypatch, orders):
     pytest.importorskip("tensorflow")
-    from experiments.benchmarks.rescaling_calls import calls_of, growth_calls
+    from experiments.benchmarks import rescaling_calls
 
-    calls = calls_of((2, 3, 8, 8))
+    if orders is not None:
+        monkeypatch.setattr(rescaling_calls, "ORDERS", orders)
+    calls = rescaling_calls.calls_of((2, 3, 8, 8))
     assert len(calls) > 10
     for call in calls.values():
         call()
-    for call in growth_calls(64).values():
+    for call in rescaling_calls.growth_calls(64).values():
         call()
 
 
-def test_the_sweep_of_the_minimum_norm_attack_runs_every_setting(tmp_path):
+# one of each kind: an argument, a constant of the module, one of the class
+FEW = {"defaults", "one restart", "restart at 0.85", "sparser by 2.0", "first move 0.1"}
+
+
+@pytest.mark.parametrize(
+    ("orders", "some"), [("1", FEW), pytest.param("12", None, marks=pytest.mark.nightly)]
+)
+def test_the_sweep_of_the_minimum_norm_attack_runs_every_setting(tmp_path, orders, some):
     from experiments import minimum_norm_sweep
 
     short = ["--models", "digits", "--samples", "2", "--gradients", "24", "--output", str(tmp_path)]
-    minimum_norm_sweep.main([*short, "--orders", "1", "2"])
+    chosen = ["--settings", *some] if some else []
+    minimum_norm_sweep.main([*short, "--orders", *orders, *chosen])
     rows = minimum_norm_sweep.read(tmp_path / "minimum_norm_sweep.csv")
     settings = {row["setting"] for row in rows}
-    expected = {*minimum_norm_sweep.settings(1.0), *minimum_norm_sweep.settings(2.0)}
-    assert settings == expected
+    every = set().union(*(minimum_norm_sweep.settings(float(p)) for p in orders))
+    assert settings == (some or every)
     assert all(float(row["ratio"]) > 0 for row in rows)
     assert len({row["ratio"] for row in rows}) > len(settings) / 2, "constants change nothing"
     assert "| defaults |" in (tmp_path / "minimum_norm_sweep.md").read_text()

@@ -19,6 +19,7 @@ RUN = [
 ]
 
 NAMES = ["[/i]", ":warning: a", "$x$y$z$", "\x1b[2J", os.fsdecode(b"\xff\xfe")]
+TOGETHER = ["[/i] :warning: a $x$y$z$", "\x1b[2J" + os.fsdecode(b"\xff\xfe")]
 
 
 def shell(redirection, *arguments, cwd=None):
@@ -108,7 +109,7 @@ def test_what_is_written_after_a_failure_is_dropped():
         assert not output.full
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TOGETHER)
 def test_a_run_folder_of_any_name_is_evaluated_reported_and_compared(
     tmp_path, monkeypatch, capsys, name
 ):

@@ -22,6 +22,11 @@ if INTERPRETED:
     pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
+def nightly(*values):
+    """Return a case that the interpreter, which takes seconds for it, leaves to the night."""
+    return pytest.param(*values, marks=[pytest.mark.nightly] if INTERPRETED else [])
+
+
 @pytest.fixture(scope="module")
 def cuda():
     """The engine; what Triton decides by the environment when it is first imported."""
@@ -70,10 +75,7 @@ def check(cuda, problem, device):
     problem.check(eta.cpu().numpy()[:, None])
 
 
-# The interpreter takes seconds for each of these.
-
-
-@pytest.mark.parametrize("p", [0.5, 1.3, 2.0, math.inf])
+@pytest.mark.parametrize("p", [nightly(0.5), nightly(1.3), 2.0, math.inf])
 def test_norm_is_exact_on_hard_rows(cuda, device, p):
     cases = ("on the bounds", "cauchy", "geometric", "tiny") if INTERPRETED else reference.CASES
     check(cuda, hard.Problem(p, "float32", 300, cases=cases), device)
@@ -86,7 +88,8 @@ def test_norm_is_exact_on_hard_rows_in_double_precision(cuda, device, p):
 
 
 @pytest.mark.parametrize(
-    ("length", "p"), [(1, 2.0), (500, 1.0), (500, 2.5), (500, 10.0), (500, math.inf)]
+    ("length", "p"),
+    [(1, 2.0), (500, 1.0), nightly(500, 2.5), nightly(500, 10.0), (500, math.inf)],
 )
 def test_norm_is_exact_on_rows_of_one_element_or_several_blocks(
     cuda, device, monkeypatch, length, p
@@ -95,7 +98,7 @@ def test_norm_is_exact_on_rows_of_one_element_or_several_blocks(
     check(cuda, hard.Problem(p, "float32", length, cases=("uniform", "cauchy")), device)
 
 
-@pytest.mark.parametrize("p", [1.3, 2.0, math.inf])
+@pytest.mark.parametrize("p", [nightly(1.3), 2.0, math.inf])
 def test_norm_is_exact_on_split_rows(cuda, device, split, p):
     cases = ("on the bounds", "geometric", "all zero")
     if INTERPRETED and p != math.inf:  # where a pass takes long
@@ -103,7 +106,7 @@ def test_norm_is_exact_on_split_rows(cuda, device, split, p):
     check(cuda, hard.Problem(p, "float32", 401, cases=cases), device)
 
 
-@pytest.mark.parametrize("rows", [1, 6])
+@pytest.mark.parametrize("rows", [nightly(1), 6])
 def test_bounds_may_differ_by_element(cuda, device, split, rows):
     rng = np.random.default_rng(1)
     lower = rng.uniform(-1, 0, size=(rows, 300)).astype(np.float32)
@@ -242,12 +245,15 @@ def test_the_host_never_waits_for_the_device(cuda, gpu, shape):
         torch.cuda.set_sync_debug_mode(before)
 
 
-def test_the_interpreter_agrees():
+@pytest.mark.parametrize(
+    "cases", ["not nightly", pytest.param("nightly", marks=pytest.mark.nightly)]
+)
+def test_the_interpreter_agrees(cases):
     if INTERPRETED or HAS_GPU:
         pytest.skip("this is the interpreter" if INTERPRETED else "the GPU itself was tested")
     root = pathlib.Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", cases, __file__],
         cwd=root,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,

@@ -59,9 +59,18 @@ def on(cluster, **settings):
     return ExecutorConfig("ray", address=cluster.address, **settings)
 
 
-def test_two_workers_complete_a_run_bit_identically_to_this_process(cluster, tmp_path, monkeypatch):
-    evaluate(tiny(tmp_path / "local", **DIGITS))
-    evaluate(tiny(tmp_path / "ray", **DIGITS, shard="1/4"))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_size": 5, "save": "adversarial_examples"},
+        pytest.param(DIGITS, marks=pytest.mark.nightly),
+    ],
+)
+def test_two_workers_complete_a_run_bit_identically_to_this_process(
+    cluster, tmp_path, monkeypatch, settings
+):
+    evaluate(tiny(tmp_path / "local", **settings))
+    evaluate(tiny(tmp_path / "ray", **settings, shard="1/4"))
     taken, ahead = [], []
     claim = RunFolder.claim
 
@@ -71,7 +80,7 @@ def test_two_workers_complete_a_run_bit_identically_to_this_process(cluster, tmp
 
     monkeypatch.setattr(RunFolder, "claim", counted)
     evaluate(
-        tiny(tmp_path / "ray", **DIGITS, executor=on(cluster)),
+        tiny(tmp_path / "ray", **settings, executor=on(cluster)),
         on_progress=lambda p: ahead.append(len(taken) - (p.done - p.resumed)),
     )
     assert len(taken) == 9

@@ -383,11 +383,12 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path):
     assert [p.name for p in tmp_path.rglob("*")] == ["run", "results"]
 
 
+@pytest.mark.parametrize("times", [5, pytest.param(20, marks=pytest.mark.nightly)])
 def test_nothing_is_lost_or_doubled_when_a_run_is_killed_again_and_again(
-    tmp_path, reference, in_process
+    tmp_path, reference, in_process, times
 ):
-    stored = in_process("kill_at_random_moments", tmp_path, 20)
-    assert len(stored) == 20
+    stored = in_process("kill_at_random_moments", tmp_path, times)
+    assert len(stored) == times
     assert any(0 < tasks < TASKS for tasks in stored)
     folders = [path for path in tmp_path.iterdir() if path.name.startswith("killed")]
     assert folders
@@ -488,16 +489,19 @@ def test_shards_need_a_folder_that_they_share():
         Evaluation(shard="0/2").validated()
 
 
-def test_memory_does_not_grow_with_the_number_of_tasks(tmp_path):
-    # CPython's free lists and PyTorch's caches fill up to some bound in the first hundreds.
-    used, first, last = {}, 200, 400
+# CPython's free lists and PyTorch's caches fill up to some bound in the first tasks.
+@pytest.mark.parametrize(
+    ("first", "last"), [(80, 200), pytest.param(200, 400, marks=pytest.mark.nightly)]
+)
+def test_memory_does_not_grow_with_the_number_of_tasks(tmp_path, first, last):
+    used = {}
 
     def measure(progress):
         if progress.done in (first, last):
             gc.collect()
             used[progress.done] = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes()
 
-    epsilons = np.linspace(0.1, 1, 34).round(4).tolist()
+    epsilons = np.linspace(0.1, 1, last // 12 + 1).round(4).tolist()
     attacks = {"noise": AttackConfig("L2AdditiveUniformNoiseAttack", epsilons)}
     tracemalloc.start()
     try:

@@ -457,7 +457,8 @@ def resumed(folder, changes):
     return rows(folder)
 
 
-def test_500_flipped_bits_in_all_kinds_of_files_are_noticed_or_harmless(tmp_path):
+@pytest.mark.parametrize("flips", [100, pytest.param(500, marks=pytest.mark.nightly)])
+def test_flipped_bits_in_all_kinds_of_files_are_noticed_or_harmless(tmp_path, flips):
     attacks = {"noise": AttackConfig("L2AdditiveUniformNoiseAttack", [0.2])}
     changes = {"attacks": attacks, "samples": 2, "save": "adversarial_examples"}
     folder, generator = tmp_path / "run", random.Random(0)
@@ -467,7 +468,7 @@ def test_500_flipped_bits_in_all_kinds_of_files_are_noticed_or_harmless(tmp_path
     kinds = [[path for path in files if path.match(pattern)] for pattern in KINDS]
     assert all(kinds)
     noticed = 0
-    for _ in range(500):
+    for _ in range(flips):
         victim = generator.choice(generator.choice(kinds))
         content = bytearray(files[victim])
         content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
@@ -488,4 +489,4 @@ def test_500_flipped_bits_in_all_kinds_of_files_are_noticed_or_harmless(tmp_path
         noticed += bool(told) or refused is not None
         for path, original in files.items():
             path.write_bytes(original)
-    assert noticed > 480
+    assert noticed > 0.96 * flips

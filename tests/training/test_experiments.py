@@ -61,18 +61,27 @@ def test_speed_compares_the_operator_with_none_and_with_the_official_code(tmp_pa
     assert all(float(row["seconds"]) > 0 for row in rows)
 
 
-def test_the_jax_example_trains_on_each_recipe():
-    results = jax_example.main(["--quick"])
-    assert list(results) == list(jax_example.RECIPES)
-    assert all(found["clean"] > 0.7 for found in results.values())
-    assert results["adversarial"]["adversarial"] > results["clean"]["adversarial"] + 0.05
+EACH = pytest.mark.parametrize(
+    "recipes", [("clean", "adversarial"), pytest.param(None, marks=pytest.mark.nightly)]
+)
 
 
-def test_the_keras_example_trains_on_each_recipe():
+@EACH
+def test_the_jax_example_trains_on_each_recipe(monkeypatch, recipes):
+    check_example(jax_example, monkeypatch, recipes)
+
+
+@EACH
+def test_the_keras_example_trains_on_each_recipe(monkeypatch, recipes):
     from experiments.training import keras_example  # TensorFlow is slow to import
 
-    results = keras_example.main(["--quick"])
-    assert list(results) == list(keras_example.RECIPES)
+    check_example(keras_example, monkeypatch, recipes)
+
+
+def check_example(example, monkeypatch, recipes):
+    monkeypatch.setattr(example, "RECIPES", recipes or example.RECIPES)
+    results = example.main(["--quick"])
+    assert list(results) == list(example.RECIPES)
     assert all(found["clean"] > 0.7 for found in results.values())
     assert results["adversarial"]["adversarial"] > results["clean"]["adversarial"] + 0.05
 
