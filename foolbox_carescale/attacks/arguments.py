@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import eagerpy as ep
@@ -96,7 +96,7 @@ def checked_epsilons(epsilons: Any, minimizes: bool) -> Any:
             backends.reject_valueless(tensor, "epsilons")
             epsilons = backends.to_numpy(backends.at_least_float32(tensor))
         epsilons = epsilons.tolist()
-    elif isinstance(epsilons, Iterable) and not isinstance(epsilons, (str, bytes)):
+    elif isinstance(epsilons, Iterable) and not isinstance(epsilons, (str, bytes, Mapping)):
         epsilons = list(epsilons)
     if isinstance(epsilons, list) and not epsilons:
         raise ValueError("epsilons: there is none; give one at least")
@@ -116,7 +116,7 @@ def _checked_epsilon(epsilon: Any, minimizes: bool) -> Any:
         value = float(epsilon)
     except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one is PyTorch's
         value = math.nan
-    if isinstance(epsilon, (bool, str)) or not 0 <= value < math.inf:
+    if isinstance(epsilon, (bool, str, bytes)) or not 0 <= value < math.inf:
         message = f"epsilons: expected finite numbers >= 0, got {epsilon!r}"
         if epsilon is None:
             message += "; for the smallest perturbations use ClipAwareMinimumNorm"

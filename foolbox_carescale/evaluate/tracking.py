@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from .config.types import Evaluation, TrackingConfig
+from .config.validation import expand_path
 from .errors import EvaluationWarning, UserError, warn
 from .serialization import flatten_keys, from_yaml
 from .store.checksums import digest
@@ -238,7 +239,7 @@ class _TensorBoard:
         own = path / "tensorboard"
         if own.is_symlink():
             raise UserError(f"{own} is a symbolic link, through which nothing is written")
-        self._folder = Path(config.folder).expanduser() / path.name if config.folder else own
+        self._folder = expand_path(config.folder) / path.name if config.folder else own
         content = from_yaml((path / "config.yaml").read_text(encoding="utf-8"))
         content.pop("tracking", None)
         self._config = f"```yaml\n{yaml.safe_dump(content, sort_keys=False)}```"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from ..evaluate.config.types import DataConfig, ModelConfig, TrackingConfig
+from ..evaluate.config.types import DataConfig, Finite, ModelConfig, TrackingConfig
 from ..evaluate.config.validation import (
     CONFIGS,
     Arguments,
@@ -29,8 +29,6 @@ from ..evaluate.config.validation import (
 from ..evaluate.serialization import to_builtins
 
 RecipeName = Literal["clean", "gaussian-naive", "gaussian-exact", "adversarial-noise", "pgd-at"]
-
-Finite = Field(allow_inf_nan=False)
 
 
 def _check_odd(size: int) -> None:

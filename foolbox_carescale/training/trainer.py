@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..evaluate.config.types import TrackingConfig
+from ..evaluate.config.validation import expand_path
 from ..evaluate.data.sources import Data, open_source
 from ..evaluate.errors import LOGGER, StorageError, UserError
 from ..evaluate.models.loading import find_device, resolve_model
@@ -118,7 +119,7 @@ def _rank() -> int | None:
 
 def _start(training: Training) -> tuple[Training, Data, str, RunFolder]:
     """Return the training with all defaults resolved, its data, its identity and its folder."""
-    folder = Path(training.output).expanduser() if training.output else None
+    folder = expand_path(training.output) if training.output else None
     record = None if folder is None else _read_record(folder)
     if folder is not None and record is not None:
         if _identity(training) != record["resolved"]:

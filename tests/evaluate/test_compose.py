@@ -14,6 +14,7 @@ from foolbox_carescale.evaluate import (
 )
 from foolbox_carescale.evaluate.config.compose import options
 from foolbox_carescale.evaluate.config.types import EVALUATION
+from foolbox_carescale.evaluate.config.validation import expand_path
 from foolbox_carescale.training.config import load_training
 
 
@@ -304,6 +305,13 @@ def test_an_entry_of_a_defaults_list_that_means_nothing_is_one_line(tmp_path, lo
         ("executor.cpus=many", "executor.cpus: 'many' is not a valid number"),
         ("seed=0,1", "seed=0,1: holds several values; add --multirun"),
         ("model.mean=3", "model.mean: 3 is not a list; write [3]"),
+        ("model.mean=[]", "model.mean: the list is empty; give a number for each channel"),
+        ("model.std=[]", "model.std: the list is empty; give a number for each channel"),
+        ("model.mean=[nan,0,0]", "model.mean.0: nan is not a finite number"),
+        ("model.mean=[1e400,0,0]", "model.mean.0: inf is not a finite number"),
+        ("model.std=[1,1,inf]", "model.std.2: inf is not a finite number"),
+        ("model.std=[1,0,1]", "model.std.1: 0 is not greater than 0"),
+        ("model.std=[-1,1,1]", "model.std.0: -1 is not greater than 0"),
         ("data.interpolation=cubic", "there is no 'cubic'; did you mean 'bicubic'"),
         ("data.resize=5", "data.resize: 5 is smaller than data.size"),
         ("model.dtype=float8", "model.dtype: there is no 'float8'"),
@@ -361,6 +369,8 @@ def test_values_that_were_changed_after_construction_are_checked_and_whole_numbe
     evaluation = Evaluation(epsilons={"L2": [1, 2]}, output=Path("runs"))
     assert repr(evaluation.validated().epsilons) == "{'L2': [1.0, 2.0]}"
     assert evaluation.validated().output == "runs"
+    with pytest.raises(UserError, match=r"epsilons\.L2\.0: b'1' is not a number"):
+        Evaluation(epsilons={"L2": [b"1"]}).validated()
     evaluation.attacks["mine"] = AttackConfig("L2PGD", repeat=0)
     evaluation.data.size = True
     with pytest.raises(UserError, match=r"data\.size: True is not .*\nattacks\.mine\.repeat"):
@@ -384,3 +394,28 @@ def test_paths_are_taken_as_they_are_written():
         assert paths == (path,) * 4
     with pytest.raises(UserError, match="does not parse"):
         load_evaluation(overrides=["model.name=a=b"])
+
+
+PATHS = ["model.weights", "data.root", "data.index", "tracking.folder", "output"]
+
+
+@pytest.mark.parametrize("load", [load_evaluation, load_training])
+@pytest.mark.parametrize("key", PATHS)
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("", "is empty; give a path, or leave it out"),
+        ("a\0b", r"'a\\x00b' holds a character that no path can hold"),
+        ("~a\0b", "holds a character that no path can hold"),
+        ("\ud800", "holds a character that no path can hold"),
+    ],
+)
+def test_a_path_that_no_file_can_have_is_one_line(load, key, path, line):
+    with pytest.raises(UserError, match=f"^{key}: .*{line}"):
+        load(None, [f"{key}={path}"])
+
+
+def test_a_tilde_is_the_home_folder_of_a_user_that_there_is(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    for path, expanded in (("~/a", "/home/me/a"), ("~no_such_user/a",) * 2, ("~.pth",) * 2):
+        assert expand_path(path) == expand_path(Path(path)) == Path(expanded)

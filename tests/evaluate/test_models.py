@@ -85,6 +85,18 @@ def test_weights_from_a_safetensors_file_and_from_a_state_dict_agree(tmp_path):
     assert torch.equal(*outputs)
 
 
+def test_weights_may_have_any_name_and_none_that_is_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(load_file(BUNDLED_WEIGHTS), "~.pth")
+    images = torch.from_numpy(digits()[0][:2])
+    own, _ = load_model(ModelConfig(weights="~.pth", mean=[0.5] * 3, std=[0.5] * 3))
+    bundled, _ = load_model(ModelConfig(weights="bundled"))
+    assert torch.equal(own(images), bundled(images))
+    for name in ("~no_such_user/w.pth", f"{'x' * 5000}.pth"):
+        with pytest.raises(UserError, match="is no such file"):
+            load_model(ModelConfig(weights=name))
+
+
 def test_a_weight_file_that_could_run_code_is_refused(tmp_path):
     class Payload:
         def __reduce__(self):
@@ -125,8 +137,11 @@ def test_a_damaged_weight_file_is_one_line(tmp_path, ending):
 
 @pytest.mark.parametrize(
     "note",
-    ["no JSON", "[]", "null", '{"num_classes": "ten"}', '{"mean": 3}', '{"std": ["a"]}'],
-)
+    [
+        "no JSON", "[]", "null", '{"num_classes": "ten"}', '{"num_classes": Infinity}',
+        '{"mean": 3}', '{"mean": []}', '{"mean": [NaN, 0, 0]}', '{"std": ["a"]}', "[" * 10**5,
+    ],
+)  # fmt: skip
 def test_a_weight_files_note_that_cannot_be_read_is_one_line(tmp_path, note):
     path = tmp_path / "w.safetensors"
     save_file(load_file(BUNDLED_WEIGHTS), path, metadata={"carescale": note})

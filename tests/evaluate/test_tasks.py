@@ -85,6 +85,13 @@ def test_attacks_of_any_distance_take_a_norm_by_name():
             "True is bool, but .* expects",
         ),
         (AttackConfig("L2PGD", params={"steps": 1.5}), "1.5 is float, but .* expects int"),
+        (AttackConfig("L2PGD", params={"steps": -3}), r"attacks\.a\.steps: -3 is less than 1"),
+        (AttackConfig("L2DeepFoolAttack", params={"steps": 0}), "a.steps: 0 is less than 1"),
+        (AttackConfig("EADAttack", params={"binary_search_steps": 0}), "0 is less than 1"),
+        (
+            AttackConfig("L2RepeatedAdditiveGaussianNoiseAttack", params={"repeats": 0}),
+            "a.repeats: 0 is less than 1",
+        ),
         (AttackConfig("L2ClipAwarePGD", params={"stps": 1}), "did you mean 'steps'"),
         (AttackConfig("L2ClipAwarePGD", params={"schedule": "csine"}), "csine"),
         (AttackConfig("ClipAwareGaussianNoise", params={"p": -1.0}), "-1"),

@@ -85,6 +85,11 @@ def _check_name(name: str) -> None:
         raise ValueError(f"{name!r} holds characters that nothing can show; take others")
 
 
+def _check_channels(values: list[float]) -> None:
+    if not values:
+        raise ValueError("the list is empty; give a number for each channel, or null")
+
+
 def _check_epsilons(values: list[float]) -> None:
     if not values:
         raise ValueError("the list is empty; give at least one epsilon, e.g. [0.5, 1.0]")
@@ -92,9 +97,10 @@ def _check_epsilons(values: list[float]) -> None:
         raise ValueError(f"{values} holds an epsilon twice")
 
 
-Epsilons = Annotated[
-    list[Annotated[Positive, Field(allow_inf_nan=False)]], checked_by(_check_epsilons)
-]
+Finite = Field(allow_inf_nan=False)
+Epsilons = Annotated[list[Annotated[Positive, Finite]], checked_by(_check_epsilons)]
+Mean = Annotated[list[Annotated[Real, Finite]], checked_by(_check_channels)]
+Std = Annotated[list[Annotated[Positive, Finite]], checked_by(_check_channels)]
 Interpolation = Literal[
     "nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"
 ]
@@ -124,9 +130,9 @@ class ModelConfig(TargetArguments):
     """
     num_classes: Count | None = None
     """Number of classes; None takes it from the weights, or else from the data."""
-    mean: list[Real] | None = None
+    mean: Mean | None = None
     """Per-channel normalisation; None takes them from the weights."""
-    std: list[Real] | None = None
+    std: Std | None = None
     """Per-channel normalisation; None takes them from the weights."""
     _target_: str | None = None
     """``package.module.callable`` of your own, instead of ``name``. It returns a

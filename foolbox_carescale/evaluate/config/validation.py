@@ -124,13 +124,24 @@ def checked_by(check: Callable[[Any], object]) -> AfterValidator:
 
 
 def _refuse_flag(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"{value} is not a number")
+    if isinstance(value, (bool, bytes)):
+        raise ValueError(f"{value!r} is not a number")
     return value
 
 
 def _to_text(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _check_path(path: str) -> None:
+    if not path:
+        raise ValueError("is empty; give a path, or leave it out")
+    try:
+        usable = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise ValueError(f"{path!r} holds a character that no path can hold")
 
 
 Integer = Annotated[int, BeforeValidator(_refuse_flag)]
@@ -140,7 +151,7 @@ Real = Annotated[float, BeforeValidator(_refuse_flag)]
 Positive = Annotated[float, Field(gt=0), BeforeValidator(_refuse_flag)]
 Seed = Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(_refuse_flag)]
 Threads = Annotated[int, Field(ge=1, le=1024), BeforeValidator(_refuse_flag)]
-PathText = Annotated[str, BeforeValidator(_to_text)]
+PathText = Annotated[str, BeforeValidator(_to_text), checked_by(_check_path)]
 
 
 adapter: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
@@ -198,6 +209,11 @@ def no_such(value: object, valid: Any) -> str:
 def field_names(config: type[Any]) -> list[str]:
     """Return the keys that a config class knows."""
     return [f.name for f in fields(config)]
+
+
+def expand_path(path: str | Path) -> Path:
+    """Return a path with the home folder in place of ``~`` or ``~user``, where there is one."""
+    return Path(os.path.expanduser(path))  # Path.expanduser raises for an unknown user
 
 
 def is_path(config: type[Any], key: str) -> bool:

@@ -14,6 +14,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..config.types import DataConfig
+from ..config.validation import expand_path
 from ..errors import EvaluationWarning, UserError, warn
 from ..models.targets import check_params
 from .decoding import open_image
@@ -33,8 +34,8 @@ def open_folder(config: DataConfig) -> ImageFolder:
     """
     if not config.root:
         raise UserError("data.root: is missing; data.name=folder needs a directory")
-    root = Path(config.root).expanduser()
-    if not root.is_dir():
+    root = expand_path(config.root)
+    if not os.path.isdir(root):
         raise UserError(f"data.root: there is no directory {str(root)!r}")
     params = {"loader": open_image, **config.params}
     check_params("folder", params, inspect.signature(ImageFolder).parameters)

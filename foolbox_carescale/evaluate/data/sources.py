@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config.types import DataConfig
+from ..config.validation import expand_path
 from ..errors import UserError, describe, nearest
 from ..models.targets import call_target, check_params
 from ..store.checksums import IntegrityError, read_file
@@ -185,7 +186,7 @@ def _choose(source: Source, places: Labels, config: DataConfig, samples: int | N
     chosen: Labels = np.arange(source.length)
     if config.index is not None:
         numbers = {place: number for number, place in enumerate(places.tolist())}
-        asked = _read_index(Path(config.index).expanduser())
+        asked = _read_index(expand_path(config.index))
         if unknown := [place for place in asked if place not in numbers]:
             raise UserError(f"data.index: {source.name} has no sample {unknown[0]}")
         chosen = np.array([numbers[place] for place in asked])
@@ -287,7 +288,7 @@ def _from_torchvision(config: DataConfig, split: Split) -> Source:
     if "root" in accepted and accepted["root"].default is inspect.Parameter.empty:
         if not config.root:
             raise UserError(f"data.root: is missing; {config.name} needs a directory")
-        params["root"] = str(Path(config.root).expanduser())
+        params["root"] = str(expand_path(config.root))
     # never evaluate on training samples because nobody said otherwise
     if "train" in accepted:
         params.setdefault("train", split == "train")

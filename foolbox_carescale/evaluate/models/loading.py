@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from foolbox.models import Model, PyTorchModel
 
 from ...attacks.model import module_of
 from ..config.types import ModelConfig
+from ..config.validation import expand_path
 from ..errors import EvaluationWarning, UserError, nearest, warn
 from .outputs import adapt_module
 from .targets import call_target
@@ -237,8 +239,8 @@ def named_weights(config: ModelConfig) -> Any:
 def _weights_file(config: ModelConfig) -> Path | None:
     if config.weights is None:
         return None
-    path = BUNDLED_WEIGHTS if config.weights == "bundled" else Path(config.weights).expanduser()
-    return path if path.is_file() else None
+    path = BUNDLED_WEIGHTS if config.weights == "bundled" else expand_path(config.weights)
+    return path if os.path.isfile(path) else None  # also of a name that is too long
 
 
 def find_device(name: str) -> torch.device:

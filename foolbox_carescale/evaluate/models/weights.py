@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -157,7 +158,7 @@ def read_notes(path: Path) -> WeightsMetadata:
             None if classes is None else int(classes),
             *(None if said.get(key) is None else _numbers(said[key]) for key in ("mean", "std")),
         )
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"model.weights: what {path} notes of its network, {text[:80]!r}, cannot be read"
             f" ({error}); save it without the metadata 'carescale'"
@@ -166,7 +167,10 @@ def read_notes(path: Path) -> WeightsMetadata:
 
 
 def _numbers(values: Any) -> list[float]:
-    return [float(value) for value in values]
+    numbers = [float(value) for value in values]
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{values} are not finite numbers")
+    return numbers
 
 
 def _no_safetensors(path: Path, error: Exception) -> UserError:

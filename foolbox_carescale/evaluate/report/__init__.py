@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..config.validation import expand_path
 from ..errors import UserError
 from ..store.results import Results
 from . import figures, pictures, tables
@@ -39,7 +40,7 @@ def write_report(*results: Results, output: str | Path | None = None) -> list[Pa
     if not results:
         raise UserError("runs: there is none; give at least one run folder")
     runs = aggregate(results)
-    folder = results[0].folder if output is None else Path(output).expanduser()
+    folder = results[0].folder if output is None else expand_path(output)
     texts = {
         "report.html": page(runs),
         "summary.md": tables.summary_markdown(runs),

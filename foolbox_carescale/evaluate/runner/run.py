@@ -14,6 +14,7 @@ import torch
 
 from .. import diagnostics
 from ..config.types import Evaluation, shard_of
+from ..config.validation import expand_path
 from ..data.sources import Data
 from ..errors import LOGGER
 from ..models.loading import find_device
@@ -92,7 +93,7 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
     make_settings(evaluation)  # report a wrong attack before data are read
     folder = None
     if evaluation.output is not None:
-        folder = RunFolder(Path(evaluation.output).expanduser())
+        folder = RunFolder(expand_path(evaluation.output))
     record = folder.record() if folder is not None else None
     if folder is not None and record is not None:
         evaluation = identity.reconcile(evaluation, record, folder.path)

@@ -24,6 +24,9 @@ from ..config.validation import field_names
 from ..errors import UserError, nearest
 from ..models.targets import find_target, named_errors
 
+_LOOPS = re.compile(r"(\w+_)?steps|repeats")
+"""Arguments of Foolbox's attacks that say how often a loop is run, which nothing there checks."""
+
 
 @dataclass(frozen=True)
 class AttackSetting:
@@ -275,6 +278,10 @@ def _check_arguments(label: str, name: str, constructor: Any, params: dict[str, 
                 f"attacks.{label}.{key}: {value!r} is {type(value).__name__},"
                 f" but {name} expects {expected}"
             )
+        # no step at all would count as robustness
+        counts = constructor.__module__.startswith("foolbox.") and _LOOPS.fullmatch(key)
+        if counts and isinstance(value, int) and value < 1:
+            raise UserError(f"attacks.{label}.{key}: {value} is less than 1")
 
 
 def _fits(value: Any, hint: Any) -> bool:
