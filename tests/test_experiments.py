@@ -1,5 +1,6 @@
 """Every example in experiments/ runs, in a short form, as its own first lines say."""
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,22 @@ def test_the_benchmark_of_minimum_norms_measures_attacks_once(tmp_path, monkeypa
     assert all(len(row.found) == 3 and (row.found > 0).all() for row in rows)
     minimum_norm.main([*short, "--output", str(tmp_path)])
     assert len(minimum_norm.read(tmp_path / "minimum_norm.csv")) == 2
+
+
+def test_the_benchmark_of_curves_counts_the_robust_samples_of_each_attack(tmp_path, monkeypatch):
+    from experiments.benchmarks import curves
+
+    monkeypatch.setitem(curves.SAMPLES, "digits", 4)
+    monkeypatch.setattr(curves, "EPSILONS", 2)
+    curves.main(["--models", "digits", "--orders", "2", "--output", str(tmp_path)])
+    with (tmp_path / "curves.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 4
+    by = {row["attack"]: row for row in rows if row["epsilon"] == rows[-1]["epsilon"]}
+    assert int(by["minimum norm"]["robust"]) <= int(by["PGD"]["robust"])
+    assert by["PGD"]["robust"] == by["PGD, stop_when_broken"]["robust"]
+    assert float(by["PGD"]["backwards"]) == 40 > float(by["PGD, stop_when_broken"]["backwards"])
+    assert "| minimum norm | " in (tmp_path / "curves.md").read_text()
 
 
 def test_local_optimality_is_1_on_the_envelope_and_0_where_nothing_is_found():
