@@ -194,6 +194,21 @@ def test_an_attack_that_oversteps_epsilon_is_measured_and_reported(tmp_path):
     assert {r["returned_norm"] for r in table if r["attack"] == "ddn"} == {None}
 
 
+def test_the_stage_of_an_ensemble_that_broke_a_sample_is_in_its_row(tmp_path):
+    params = {"steps": 4, "queries": 5}
+    attacks = {
+        "aa": AttackConfig("L2ClipAwareAutoAttack", [0.05, 5.0], params=params),
+        "pgd": AttackConfig("L2ClipAwarePGD", [5.0], params={"steps": 2}),
+    }
+    table = rows(evaluate(small(tmp_path / "run", attacks=attacks)))
+    stages = {"minimum-norm", "apgd-t1", "square"}
+    for r in table:
+        broken = r["attack"] == "aa" and r["attacked"] and not r["robust"]
+        assert (r["broken_by"] in stages) if broken else r["broken_by"] is None
+    assert any(r["broken_by"] for r in table)
+    assert any(r["robust"] for r in table)
+
+
 def test_repeats_are_foolboxs(tmp_path):
     attacks = {
         "once": AttackConfig("L2AdditiveGaussianNoiseAttack", [12.0]),

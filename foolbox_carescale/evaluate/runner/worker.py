@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ...attacks.counting import CountingModel
+from ...attacks.ensemble import ClipAwareAutoAttack, StageResult
 from ...attacks.model import module_of
 from .. import diagnostics
 from ..config.types import Evaluation
@@ -115,10 +116,10 @@ class Worker:
         seed_everything(task.seed)
         started = time.perf_counter()
         with named_errors(f"attacks.{task.settings[0].label}"):
-            returned, clipped = (
+            returned, clipped, stages = (
                 self._attack(counted, task.settings, images, self._data.labels[chosen])
                 if len(chosen)
-                else ([images for _ in task.settings],) * 2
+                else (*([images for _ in task.settings],) * 2, [])
             )
         seconds = time.perf_counter() - started
         cost = {
@@ -143,6 +144,7 @@ class Worker:
                 if setting.minimises
                 else perturbation_norms(images, raw, setting.p)[0],
                 "minimum_norm": minimum,
+                "broken_by": _broken_by(stages, len(chosen)),
                 "in_bounds": np.all(_per_sample((moved >= 0) & (moved <= 1)), axis=1),
                 **{name: np.full(len(chosen), value) for name, value in cost.items()},
             }
@@ -179,9 +181,10 @@ class Worker:
         settings: tuple[AttackSetting, ...],
         images: Array,
         labels: Array,
-    ) -> tuple[list[Array], list[Array]]:
-        """Return what the attack returned for each setting, and the same cut to its epsilon."""
+    ) -> tuple[list[Array], list[Array], list[StageResult]]:
+        """Return points for each setting, the same cut to its epsilon, and an ensemble's stages."""
         attack, inputs, targets = settings[0].attack, self._native(images), self._native(labels)
+        stages: list[StageResult] = []
         if settings[0].minimises:
             # without an epsilon, so that no list of epsilons ends the search early
             (smallest,), _, _ = attack(model, inputs, targets, epsilons=[None])
@@ -191,8 +194,10 @@ class Worker:
             ]
             raw = [smallest] * len(settings)
         else:
-            raw, clipped, _ = attack(model, inputs, targets, epsilons=[c.epsilon for c in settings])
-        return [_array(t) for t in raw], [_array(t) for t in clipped]
+            epsilons = [setting.epsilon for setting in settings]
+            told = {"on_stage": stages.append} if isinstance(attack, ClipAwareAutoAttack) else {}
+            raw, clipped, _ = attack(model, inputs, targets, epsilons=epsilons, **told)
+        return [_array(t) for t in raw], [_array(t) for t in clipped], stages
 
     def _minimum_norms(self, images: Array, returned: Array, chosen: Array, p: float) -> Array:
         """Return the p-norm of each perturbation; infinity where it is not adversarial."""
@@ -299,6 +304,14 @@ def make_worker(evaluation: Evaluation, data: Data, tasks: Tasks) -> tuple[Worke
     return worker, ModelProbe(probe.model, [*captured, *probe.diagnostics])
 
 
+def _broken_by(stages: list[StageResult], samples: int) -> Array:
+    """Return the stage of an ensemble that broke each sample, None where none did."""
+    names = np.full(samples, None, object)
+    for stage in stages:
+        names[stage.samples[stage.broken]] = stage.name
+    return names
+
+
 def cross_entropy(logits: Array, labels: Array) -> Array:
     """Return -log softmax(logits)[label], shape (N,), float64; NaN or inf of overflowed logits."""
     with np.errstate(invalid="ignore"):  # inf - inf: diagnostics tell of it, in words
@@ -365,7 +378,7 @@ def _where(attacked: Array, values: Array | None) -> pa.Array:
     """Values where attacked, null elsewhere, or everywhere."""
     if values is None:
         return pa.nulls(len(attacked))
-    column = np.zeros(len(attacked), values.dtype)
+    column = np.full(len(attacked), None if values.dtype == object else 0, values.dtype)
     column[attacked] = values
     return pa.array(column, mask=~attacked)
 

@@ -56,6 +56,9 @@ SCHEMA = pa.schema(
         _if_attacked("returned_norm", pa.float64()),  # before the cut to epsilon; null: no epsilon
         # nearest adversarial example, whatever epsilon; inf: none found; null: not searched for
         _if_attacked("minimum_norm", pa.float64()),
+        _if_attacked(
+            "broken_by", pa.string()
+        ),  # the stage of an ensemble; null: none, or no ensemble
         _if_attacked("norm_l1", pa.float64()),
         _if_attacked("norm_l2", pa.float64()),
         _if_attacked("norm_linf", pa.float64()),
@@ -71,8 +74,11 @@ SCHEMA = pa.schema(
 """One row per setting and sample."""
 
 
-_MEASURED = SCHEMA.names[SCHEMA.names.index("norm") :]
-_MEASURED.remove("in_bounds")
+_MEASURED = [
+    field.name
+    for field in SCHEMA
+    if field.type == pa.float64() and field.name not in ("p", "epsilon")
+]
 
 
 @dataclass(frozen=True)
