@@ -144,6 +144,18 @@ def test_the_benchmark_of_curves_counts_the_robust_samples_of_each_attack(tmp_pa
     assert "| minimum norm | " in (tmp_path / "curves.md").read_text()
 
 
+def test_the_benchmark_of_stages_lists_what_each_breaks(tmp_path, monkeypatch):
+    from experiments.benchmarks import stages
+
+    monkeypatch.setitem(stages.SAMPLES, "digits", 4)
+    monkeypatch.setattr(stages, "STEPS", 4)
+    monkeypatch.setattr(stages, "QUERIES", 4)
+    stages.main(["--models", "digits", "--orders", "2", "--output", str(tmp_path)])
+    text = (tmp_path / "stages.md").read_text()
+    for name in ("minimum-norm", "apgd-ce", "square", "apgd-t towards the 3 nearest"):
+        assert f"| {name} | " in text
+
+
 def test_local_optimality_is_1_on_the_envelope_and_0_where_nothing_is_found():
     import numpy as np
 

@@ -196,7 +196,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
             )
         counting = CountingModel(model)
         model = counting if self.draws == 1 else _MeanModel(counting, self.draws)
-        ranking = _Ranking(x0, criterion, self.p, CANDIDATES * self.targets)
+        ranking = _Ranking(x0, criterion, self.p, self.targets)
 
         result, active = x0, np.arange(len(x0))
         without_result = True
@@ -290,41 +290,44 @@ class _MeanModel(WrappedModel):
 
 
 class _Ranking:
-    """Per sample other classes, by their distance from the clean input: the nearest one first.
+    """Per sample the classes to aim at, the nearest one first."""
 
-    The distance is that of a linear model. Classes are those of the highest logits.
-    """
-
-    def __init__(self, x0: ep.Tensor, criterion: Any, p: float, candidates: int) -> None:
-        self.x0, self.criterion, self.p, self.candidates = x0, criterion, p, candidates
+    def __init__(self, x0: ep.Tensor, criterion: Any, p: float, targets: int) -> None:
+        self.x0, self.criterion, self.p, self.targets = x0, criterion, p, targets
         self.order: Any = None
 
     def classes(self, model: Model, active: Index, rank: int) -> ep.Tensor | None:
         """Return the classes of rank 1, 2, ...; None where there are fewer classes."""
         if self.order is None:  # once, on those that are left when it is first asked for
-            found = self._nearest_first(model, active)
+            x, criterion = take_samples(self.x0, active), take_criterion(self.criterion, active)
+            found = targets_of(model, x, criterion, self.p, self.targets)
             self.order = np.zeros((len(self.x0), found.shape[1]), found.dtype)
             self.order[active] = found
         if rank > self.order.shape[1]:
             return None
         return backends.from_numpy(self.x0, self.order[active, rank - 1])
 
-    def _nearest_first(self, model: Model, active: Index) -> np.ndarray[Any, Any]:
-        x, labels = take_samples(self.x0, active), take_samples(self.criterion.labels, active)
-        likely = losses.other_classes(model(x), labels)[:, : self.candidates]
-        state = AttackState(model, x, take_criterion(self.criterion, active), 0.0)
-        radii = []
-        for classes in likely.T:
-            loss_fn = losses.LossFn(
-                losses.targeted_margin,
-                labels,
-                backends.from_numpy(x, np.ascontiguousarray(classes)),
-            )
-            point = state.evaluate(x, loss_fn, gradient=True)
-            radii.append(linear_radius(point.loss, x, point.gradient, self.p, model.bounds).numpy())
-        nearest = np.argsort(np.stack(radii, axis=1), axis=1, kind="stable")
-        order: np.ndarray[Any, Any] = np.take_along_axis(likely, nearest, axis=1)
-        return order
+
+def targets_of(
+    model: Model, x: ep.Tensor, criterion: Misclassification, p: float, targets: int
+) -> np.ndarray[Any, Any]:
+    """Return the nearest other classes of each input, (N, up to ``targets``), the nearest first.
+
+    By ``(z_y - z_t) / ||grad(z_y - z_t)||_q``, q dual to p, among the ``CANDIDATES * targets``
+    classes of the highest logits; it costs a gradient for each of these.
+    """
+    labels = criterion.labels
+    likely = losses.other_classes(model(x), labels)[:, : CANDIDATES * targets]
+    state = AttackState(model, x, criterion, 0.0)
+    radii = []
+    for column in likely.T:
+        classes = backends.from_numpy(x, np.ascontiguousarray(column))
+        loss_fn = losses.LossFn(losses.targeted_margin, labels, classes)
+        point = state.evaluate(x, loss_fn, gradient=True)
+        radii.append(linear_radius(point.loss, x, point.gradient, p, model.bounds).numpy())
+    nearest = np.argsort(np.stack(radii, axis=1), axis=1, kind="stable")[:, :targets]
+    order: np.ndarray[Any, Any] = np.take_along_axis(likely, nearest, axis=1)
+    return order
 
 
 def _at_epsilon(
