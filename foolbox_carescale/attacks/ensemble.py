@@ -11,10 +11,11 @@ import eagerpy as ep
 import numpy as np
 from foolbox.attacks.base import get_is_adversarial, raise_if_kwargs
 from foolbox.criteria import Misclassification
-from foolbox.devutils import atleast_kd
+from foolbox.devutils import atleast_kd, flatten
 from foolbox.models import Model
 
 from ..core import backends
+from ..core.norms import sample
 from ..operators.api import perturb
 from . import losses
 from .base import ClipAwareAttack, checked_arguments, lp_distance
@@ -43,6 +44,7 @@ VERSIONS: dict[Version, dict[str, Any]] = {
     "fast": _STANDARD | {"attacks": ("minimum-norm", "apgd-t")},
     "rand": _STANDARD | {"attacks": ("apgd-ce", "pgd-margin"), "draws": 20},
 }
+LITTLE = 1e-6
 CANDIDATES = 3  # classes that are ranked for each of "apgd-t"'s targets
 Passes = np.ndarray[Any, np.dtype[np.floating[Any]]]
 TargetedLoss = Literal["dlr", "margin", "dlr_or_margin"]
@@ -101,7 +103,8 @@ class ClipAwareAutoAttack(ClipAwareAttack):
             framework's generator.
 
     An unbroken sample gets the result of the first stage but "minimum-norm": exactly epsilon
-    away, with the highest loss. What "minimum-norm" breaks may be less than epsilon away.
+    away, with the highest loss. What "minimum-norm" breaks is brought to epsilon, where it is
+    adversarial there too; else it stays nearer.
 
     Source: Croce & Hein 2020, arXiv 2003.01690; the order of the classes is that of Melamed &
     Yehudai 2024, arXiv 2407.02240.
@@ -134,7 +137,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
         steps: int = 100,
         restarts: int | None = None,
         targets: int | None = None,
-        targeted_loss: TargetedLoss = "dlr",
+        targeted_loss: TargetedLoss = "dlr_or_margin",
         queries: int | None = None,
         draws: int | None = None,
         verbose: bool = False,
@@ -335,11 +338,14 @@ def _at_epsilon(
 ) -> tuple[ep.Tensor, ep.Tensor]:
     """Return nearest adversarial examples brought to epsilon, and which are adversarial.
 
-    One that is nearer than epsilon, and not adversarial at it, stays as it is. One that moves few
-    coordinates gets as far as the bounds let these.
+    One that is nearer than epsilon, and not adversarial at it, stays as it is.
     """
     norm = lp_distance(x0, nearest, p)
-    x = perturb(x0, nearest - x0, epsilon, p=p, bounds=model.bounds)
+    delta = nearest - x0
+    # where what the attack moved is at the bounds, noise takes the rest
+    largest = flatten(delta).abs().max(axis=-1)
+    rest = LITTLE * atleast_kd(largest, x0.ndim) * sample(x0, "gaussian").astype(x0.dtype)
+    x = perturb(x0, delta + rest, epsilon, p=p, bounds=model.bounds)
     found = get_is_adversarial(criterion, model)(x)
     near = ep.logical_and(norm > 0, norm <= epsilon)
     stays = ep.logical_and(near, ep.logical_not(found))
