@@ -144,13 +144,14 @@ VALUES = st.recursive(
 @example("${seed}", {"a": ["${"]})
 def test_what_is_written_is_read_back(tmp_path_factory, text, params):
     path = tmp_path_factory.getbasetemp() / "written.yaml"
+    file = text.replace("\0", "") or "file"
     training = Training(
         model=ModelConfig(text, weights=None),
-        data=DataConfig(root=text, classes=[text, 1]),
+        data=DataConfig(root=file, classes=[text, 1]),
         optimizer=OptimizerConfig(text, 1.0, params),
     )
     evaluation = Evaluation(
-        model=ModelConfig(weights=text, _target_=text, params=params),
+        model=ModelConfig(weights=file, _target_=text, params=params),
         attacks={"a": AttackConfig("L2PGD", params=params)},
     )
     for run, load in ((training, load_training), (evaluation, load_evaluation)):
