@@ -94,6 +94,15 @@ def _parameters(attack: type[Any], doc: str) -> str:
 @functools.cache
 def _cost(attack: type[Any]) -> tuple[int, int]:
     """Return the forward and backward passes on one sample whose class no attack changes."""
+    if "queries" not in inspect.signature(attack).parameters:
+        return _passes(attack)
+    # thousands of queries would take most of the time of a build: as many passes for each
+    (few, backwards), (more, _) = (_passes(attack, queries=n) for n in (100, 200))
+    return few + (more - few) * (attack().queries - 100) // 100, backwards
+
+
+def _passes(attack: type[Any], **arguments: Any) -> tuple[int, int]:
+    """Return the passes of a run of an attack."""
 
     def unshakable(x: torch.Tensor) -> torch.Tensor:
         slopes = torch.linspace(-0.01, 0.01, 16 * 5).reshape(16, 5)
@@ -104,7 +113,8 @@ def _cost(attack: type[Any]) -> tuple[int, int]:
     model = foolbox.PyTorchModel(module.eval(), bounds=(0, 1), device="cpu")
     counting = attacks.CountingModel(model)
     epsilons = None if issubclass(attack, MinimizationAttack) else 1.0
-    made = attack(attacks.L2ClipAwarePGD()) if attack is attacks.MinimalEpsilon else attack()
+    start = (attacks.L2ClipAwarePGD(),) if attack is attacks.MinimalEpsilon else ()
+    made = attack(*start, **arguments)
     x, y = ep.astensors(torch.full((1, 1, 4, 4), 0.5), torch.zeros(1, dtype=torch.int64))
     counting.forwards = counting.backwards = 0
     made(counting, x, y, epsilons=epsilons)

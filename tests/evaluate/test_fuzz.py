@@ -28,7 +28,7 @@ from tests.evaluate.factories import ATTACKS, rows, tiny
 
 # What takes a second or a third of one: fewer examples than of others, more of them every night
 EXAMPLES = settings.default.max_examples
-few, fewer = settings(max_examples=EXAMPLES // 3), settings(max_examples=EXAMPLES // 5)
+few, fewer = settings(max_examples=EXAMPLES // 4), settings(max_examples=EXAMPLES // 8)
 
 # Configs
 
@@ -195,9 +195,7 @@ FILES = ("run.json", "config.yaml", "warnings.json", "examples", "results")
 FOREIGN = (b"", b"not what you think\n", b'[1, {"a": null}]', b"PAR1", b"\x93NUMPY")
 
 
-@settings(
-    max_examples=EXAMPLES * 2 // 3, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=EXAMPLES // 2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(FILES),
     st.integers(0, 10**6),
