@@ -53,11 +53,18 @@ def cover(argument: str, names: Sequence[str], **factors: Any) -> Any:
     )
 
 
+def by_day(day: Sequence[Any], cases: Sequence[Any]) -> list[Any]:
+    """Return parameters: those in `day` run always, the other cases at night."""
+    others = [case if isinstance(case, tuple) else (case,) for case in cases if case not in day]
+    return [*day, *(pytest.param(*case, marks=pytest.mark.nightly) for case in others)]
+
+
 class Backend:
     """Makes, reads and differentiates tensors of one framework and dtype."""
 
     def __init__(self, framework: str, dtype: str) -> None:
         self.framework, self.dtype = framework, dtype
+        self.compiled = True  # in JAX
         self.library = importlib.import_module("jax.numpy" if framework == "jax" else framework)
 
     def tensor(self, values: Any) -> Any:
@@ -105,7 +112,9 @@ class Backend:
             grads = tape.gradient(total, tensors, unconnected_gradients=unconnected)
         else:
             jax = importlib.import_module("jax")
-            grads = jax.grad(lambda *a: f(*a).sum(), argnums=tuple(range(len(tensors))))(*tensors)
+            grad = jax.grad(lambda *a: f(*a).sum(), argnums=tuple(range(len(tensors))))
+            # one program: outside of jit each operation of the gradient is compiled for itself
+            grads = (jax.jit(grad) if self.compiled else grad)(*tensors)
         return [self.numpy(g) for g in grads]
 
 

@@ -108,7 +108,11 @@ def flags() -> Results:
 def gradients() -> Results:
     rng = np.random.default_rng(1)
     for dtype in DTYPES:
-        for p in (1.0, 1.3, 1.5, 2.0, 3.0, math.inf):
+        # the source is that of float64, where all are compiled
+        orders = (
+            (1.3, 2.0, math.inf) if dtype is np.float32 else (1.0, 1.3, 1.5, 2.0, 3.0, math.inf)
+        )
+        for p in orders:
             cases = ("uniform", "on the bounds", "all zero", "tiny")
             problem = hard.Problem(p, np.dtype(dtype).name, 20, cases=cases)
             x, delta, eps = arrays(problem)

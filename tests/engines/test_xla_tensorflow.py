@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from foolbox_carescale.engines.xla import tensorflow_ops as graph
-from tests import reference
+from tests import backends, reference
 from tests.engines import hard
 
 
@@ -27,13 +27,13 @@ def tensors(name, shape):
 
 
 # not all orders: each is compiled for some seconds, and the formulas are those of the JAX engine
-@pytest.mark.parametrize("p", [0.5, 1.3, 2.0, math.inf])
+@pytest.mark.parametrize("p", backends.by_day([1.3, math.inf], [0.5, 2.0]))
 def test_norm_is_exact_on_hard_rows(p):
     problem = hard.Problem(p, "float32")
     problem.check(solve(problem))
 
 
-@pytest.mark.parametrize("p", [1.3, math.inf])
+@pytest.mark.parametrize("p", backends.by_day([1.3], [math.inf]))
 def test_norm_is_exact_on_hard_rows_in_double_precision(p):
     problem = hard.Problem(p, "float64")
     problem.check(solve(problem))
@@ -64,7 +64,7 @@ def test_extreme_eps_gives_a_finite_eta(p):
     np.testing.assert_allclose(reference.measured_norm(eta, x, delta, p), wanted, rtol=5e-6)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", backends.by_day([True], [False]))
 def test_a_graph_takes_any_number_of_rows(compiled):
     specification = [tf.TensorSpec((None, 300), tf.float32)] * 2
 
@@ -78,7 +78,7 @@ def test_a_graph_takes_any_number_of_rows(compiled):
         np.testing.assert_allclose(size, 0.7, rtol=1e-6)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", backends.by_day([False], [True]))
 def test_a_graph_with_an_attack_loop_is_traced_once(compiled):
     x, delta = tensors("uniform", (2, 300))
     traced = []

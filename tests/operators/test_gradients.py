@@ -12,8 +12,17 @@ from tests.reference import ORDERS
 
 CONVEX_ORDERS = tuple(p for p in ORDERS if p >= 1)
 SHAPE = (3, 2, 4)
+ROWS = (len(reference.FRACTIONS), 30)  # one shape, for which JAX compiles once
 each_backend = pytest.mark.parametrize("backend", backends.WITH_GRADIENT, indirect=True)
 SINGLE = backends.SINGLE[1:]  # NumPy has no gradients
+CASES = ("on the bounds", "cauchy", "mostly zero")
+# for float32 each kind of order is compiled once more: by day a general one and two closed forms
+FEW = (0.5, 2.0, math.inf)
+each_order_in_float32 = pytest.mark.parametrize(
+    ("backend", "p"),
+    backends.by_day(backends.covering(SINGLE, FEW), backends.covering(SINGLE, ORDERS)),
+    indirect=["backend"],
+)
 
 
 def smooth(p, seed=3):
@@ -34,17 +43,22 @@ OPERATORS = {
 TABLE = [(name, p) for name, (_, orders) in OPERATORS.items() for p in orders]
 each_operator = pytest.mark.parametrize(("name", "p"), TABLE)
 # where a program takes seconds to compile: each operator with two orders or more, of the closed
-# forms and of a general order
-each_kind = pytest.mark.parametrize(
-    ("name", "p"),
-    [
-        *(("eta", p) for p in (1, 1.3, math.inf)),
-        *(("perturb", p) for p in (1, 2)),
-        *(("project", p) for p in (2, math.inf)),
-        *(("steepest_step", p) for p in (1, 2)),
-        ("reachable_norm", math.inf),
-    ],
-)
+# forms and of a general order; by day one of them
+KINDS = [
+    *(("eta", p) for p in (1, 1.3, math.inf)),
+    *(("perturb", p) for p in (1, 2)),
+    *(("project", p) for p in (2, math.inf)),
+    *(("steepest_step", p) for p in (1, 2)),
+    ("reachable_norm", math.inf),
+]
+BY_DAY = [
+    ("eta", 1.3),
+    ("perturb", 2),
+    ("project", math.inf),
+    ("steepest_step", 1),
+    ("reachable_norm", math.inf),
+]
+each_kind = pytest.mark.parametrize(("name", "p"), backends.by_day(BY_DAY, KINDS))
 FRAMEWORKS = [k.removesuffix("-float64") for k in backends.WITH_GRADIENT]
 
 
@@ -62,10 +76,17 @@ def test_gradient_of_eta_is_the_closed_form(backend, p):
         np.testing.assert_allclose(grad, expected, rtol=1e-10, atol=1e-12)
 
 
-@backends.cover("backend", SINGLE, name=["on the bounds", "cauchy", "mostly zero"], p=ORDERS)
+@pytest.mark.parametrize(
+    ("backend", "name", "p"),
+    backends.by_day(
+        backends.covering(SINGLE, CASES, FEW), backends.covering(SINGLE, CASES, ORDERS)
+    ),
+    indirect=["backend"],
+)
 def test_gradient_of_eta_is_the_closed_form_in_float32(backend, name, p):
-    x, delta = (backend.rounded(part) for part in reference.case(name, shape=(3, 40)))
-    eps = backend.rounded(np.array([0.2, 0.5, 0.7]) * reference.reachable_norm(x, delta, p))
+    x, delta = (backend.rounded(part) for part in reference.case(name, shape=ROWS))
+    eps = np.resize([0.2, 0.5, 0.7], len(x)) * reference.reachable_norm(x, delta, p)
+    eps = backend.rounded(eps)
     grads = backend.gradient(
         lambda x, v, e: fc.clipping_aware_rescaling(x, v, e, p=p), x, delta, eps
     )
@@ -123,7 +144,7 @@ def test_second_derivatives_are_those_of_numerical_differences(name, p):
     assert torch.autograd.gradcheck(slopes, inputs, atol=1e-5, rtol=1e-4)
 
 
-@each_operator
+@pytest.mark.parametrize(("name", "p"), backends.by_day(KINDS, TABLE))
 def test_first_derivatives_agree_among_the_frameworks(name, p):
     operator, values = OPERATORS[name][0], smooth(p)
     grads = {}
@@ -155,9 +176,8 @@ def test_hessians_agree_among_the_frameworks(name, p):
 
     with backends.make("jax-float64") as backend:
         constants = [backend.tensor(t) for t in (x, eps, w)]
-        np.testing.assert_allclose(
-            jax.hessian(total)(backend.tensor(delta), *constants), theirs, rtol=1e-8, atol=1e-11
-        )
+        found = jax.jit(jax.hessian(total))(backend.tensor(delta), *constants)
+        np.testing.assert_allclose(found, theirs, rtol=1e-8, atol=1e-11)
 
     v, x, eps = (tf.constant(t) for t in (delta, x, eps))
     zero = tf.UnconnectedGradients.ZERO
@@ -171,6 +191,19 @@ def test_hessians_agree_among_the_frameworks(name, p):
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.parametrize(
+    ("name", "p"), backends.by_day([("eta", 1.3), ("steepest_step", 1)], BY_DAY)
+)
+def test_jax_has_the_same_gradient_outside_of_jit(name, p):
+    operator = OPERATORS[name][0]
+    with backends.make("jax-float64") as backend:
+        found = []
+        for backend.compiled in (False, True):
+            found.append(backend.gradient(lambda *t: operator(*t, p), *smooth(p)))
+        for outside, inside in zip(*found, strict=True):
+            np.testing.assert_allclose(outside, inside, rtol=1e-9, atol=1e-12)
+
+
 @each_kind
 def test_forward_and_reverse_mode_agree(name, p):
     import jax
@@ -179,8 +212,8 @@ def test_forward_and_reverse_mode_agree(name, p):
     with backends.make("jax-float64") as backend:
         values = [backend.tensor(t) for t in smooth(p)]
         for at in range(3):
-            forward = jax.jacfwd(lambda *t: operator(*t, p), argnums=at)(*values)
-            reverse = jax.jacrev(lambda *t: operator(*t, p), argnums=at)(*values)
+            forward = jax.jit(jax.jacfwd(lambda *t: operator(*t, p), argnums=at))(*values)
+            reverse = jax.jit(jax.jacrev(lambda *t: operator(*t, p), argnums=at))(*values)
             np.testing.assert_allclose(forward, reverse, rtol=1e-9, atol=1e-12)
 
 
@@ -189,11 +222,11 @@ def test_forward_and_reverse_mode_agree(name, p):
 CORNERS = ("on the bounds", "quantised", "mostly zero", "all zero", "cauchy")
 
 
-@backends.cover("backend", SINGLE, p=ORDERS)
+@each_order_in_float32
 def test_gradient_is_finite_on_corners(backend, p):
     operators = {name: f for name, (f, orders) in OPERATORS.items() if p in orders}
     for case, (name, operator) in itertools.product(CORNERS, operators.items()):
-        x, delta = (backend.rounded(part) for part in reference.case(case, shape=(6, 30)))
+        x, delta = (backend.rounded(part) for part in reference.case(case, shape=ROWS))
         eps = np.array(reference.FRACTIONS) * reference.reachable_norm(x, delta, p)
         eps[4:] += 0.1  # also where nothing can move
         for grad in backend.gradient(lambda *t, f=operator: f(*t, p), x, delta, eps):
@@ -206,7 +239,7 @@ def test_second_derivatives_are_finite_on_corners(name, p):
 
     operator = OPERATORS[name][0]
     for case in ("on the bounds", "mostly zero", "all zero"):
-        x, delta = reference.case(case, shape=(6, 30))
+        x, delta = reference.case(case, shape=ROWS)
         eps = np.array(reference.FRACTIONS) * reference.reachable_norm(x, delta, p)
         inputs = [torch.tensor(t, requires_grad=True) for t in (x, delta, eps)]
         total = operator(*inputs, p).sum()
@@ -226,7 +259,14 @@ def test_nothing_changes_eta_where_eps_is_out_of_reach(backend, p):
     assert all(np.all(grad == 0) for grad in grads)
 
 
-@backends.cover("backend", SINGLE + backends.WITH_GRADIENT, p=ORDERS)
+@pytest.mark.parametrize(
+    ("backend", "p"),
+    backends.by_day(
+        backends.covering(backends.WITH_GRADIENT, ORDERS) + backends.covering(SINGLE, FEW),
+        backends.covering(SINGLE + backends.WITH_GRADIENT, ORDERS),
+    ),
+    indirect=["backend"],
+)
 def test_the_far_corner_depends_on_nothing(backend, p):
     # samples of one coordinate: each is the last to arrive, where x + eta v may round below
     x, delta = reference.case("uniform", shape=(500, 1))
@@ -249,7 +289,7 @@ def test_on_a_bound_the_derivative_is_the_one_into_the_box(backend):
     np.testing.assert_allclose(to_x, [[1 / 0.75, -1 / 0.75, 1 / 0.75, 0, 0]], rtol=1e-12)
 
 
-@backends.cover("backend", SINGLE, p=ORDERS)
+@each_order_in_float32
 def test_a_step_of_no_length_passes_the_gradient_of_x_on(backend, p):
     x, delta, _ = smooth(p)
     to_x, to_delta = backend.gradient(lambda x, v: fc.perturb(x, v, 0.0, p=p), x, delta)
@@ -257,7 +297,7 @@ def test_a_step_of_no_length_passes_the_gradient_of_x_on(backend, p):
     np.testing.assert_array_equal(to_delta, np.zeros(SHAPE))
 
 
-@backends.cover("backend", SINGLE, p=ORDERS)
+@each_order_in_float32
 def test_projection_is_the_identity_inside_ball_and_box(backend, p):
     x0, delta, _ = smooth(p)
     x = x0 + 0.01 * np.sign(delta) * np.minimum(x0, 1 - x0)

@@ -1,6 +1,7 @@
 """Pure functions for training in JAX and TensorFlow: compiled, with fresh noise in each call."""
 
 import importlib
+import itertools
 import math
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from sklearn.neural_network import MLPClassifier
 
 from foolbox_carescale import perturb
 from foolbox_carescale.training import functional
+from tests import backends
 
 SHAPE = (4, 3, 3, 2)
 
@@ -37,7 +39,7 @@ class Jax:
     graph = compiled
 
     def gradient(self, function, value):
-        return self.jax.grad(function)(value)
+        return self.jax.jit(self.jax.grad(function))(value)
 
     def tanh(self, value):
         return self.jax.numpy.tanh(value)
@@ -123,7 +125,14 @@ def test_samples_have_their_distributions_moments(library):
         assert (noise**4).mean() / noise.var() ** 2 == pytest.approx(kurtosis, rel=0.12)
 
 
-@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, math.inf])
+@pytest.mark.parametrize(
+    ("library", "p"),
+    backends.by_day(
+        [(Jax, 1.0), (Jax, 2.0), (TensorFlow, 1.5), (TensorFlow, math.inf)],
+        list(itertools.product([Jax, TensorFlow], [1.0, 1.5, 2.0, math.inf])),
+    ),
+    indirect=["library"],
+)
 def test_adversarial_points_are_exactly_epsilon_away_and_near_the_best(library, p):
     weights = library.tensor(np.random.default_rng(1).normal(size=SHAPE[1:]))
     eps = {1.0: 2.0, 1.5: 0.8, 2.0: 0.5, math.inf: 0.1}[p]
@@ -152,7 +161,18 @@ def classifier():
     return layers, data[1200:1300] / 16, labels[1200:1300]
 
 
-@pytest.mark.parametrize(("p", "eps"), [(1.0, 3.0), (2.0, 1.0), (math.inf, 0.15)])
+@pytest.mark.parametrize(
+    ("library", "p", "eps"),
+    backends.by_day(
+        [(Jax, 2.0, 1.0), (TensorFlow, math.inf, 0.15)],
+        [
+            (library, *attack)
+            for library in (Jax, TensorFlow)
+            for attack in ((1.0, 3.0), (2.0, 1.0), (math.inf, 0.15))
+        ],
+    ),
+    indirect=["library"],
+)
 def test_momentum_and_the_best_iterate_are_at_least_as_strong_as_without(
     library, classifier, p, eps
 ):
@@ -297,9 +317,9 @@ def test_jax_vmaps_over_keys():
     jax = importlib.import_module("jax")
     x = jax.numpy.asarray(images(), "float32")
     keys = jax.random.split(jax.random.key(0), 3)
-    several = jax.vmap(lambda key: functional.noisy(key, x, 0.9))(keys)
-    for key, points in zip(keys, several, strict=True):
-        np.testing.assert_allclose(points, functional.noisy(key, x, 0.9), atol=1e-6)
+    noisy = jax.jit(lambda key: functional.noisy(key, x, 0.9))
+    for key, points in zip(keys, jax.vmap(noisy)(keys), strict=True):
+        np.testing.assert_allclose(points, noisy(key), atol=1e-6)
 
 
 def test_import_of_functional_brings_no_framework():

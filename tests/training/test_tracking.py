@@ -9,6 +9,7 @@ from foolbox_carescale.evaluate import EvaluationWarning
 from foolbox_carescale.evaluate.config.types import TrackingConfig
 from foolbox_carescale.training.loop import Loop
 from foolbox_carescale.training.trainer import train
+from tests import backends
 from tests.training import factories
 
 NAMES = {"lr", "loss", "accuracy", "perturbed_loss", "perturbed_accuracy"}
@@ -84,6 +85,7 @@ def test_each_epoch_is_told_before_the_next_one_ends(tracker, tmp_path, monkeypa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+@pytest.mark.parametrize("tracker", backends.by_day(["mlflow"], ["tensorboard"]), indirect=True)
 def test_a_killed_training_resumes_in_the_same_run_and_logs_no_step_twice(
     tracker, tmp_path, processes
 ):
