@@ -116,7 +116,7 @@ def _checked_epsilon(epsilon: Any, minimizes: bool) -> Any:
         value = float(epsilon)
     except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one is PyTorch's
         value = math.nan
-    if isinstance(epsilon, (bool, str, bytes)) or not 0 <= value < math.inf:
+    if isinstance(epsilon, (bool, np.bool_, str, bytes)) or not 0 <= value < math.inf:
         message = f"epsilons: expected finite numbers >= 0, got {epsilon!r}"
         if epsilon is None:
             message += "; for the smallest perturbations use ClipAwareMinimumNorm"
