@@ -86,7 +86,8 @@ def write(path: Path, folder: Path) -> None:
     results = Results(rows)
     text = "\n".join([*_head(rows), *_goals(results), *_tables(results), *_notes()])
     (folder / "strength.md").write_text(text + "\n")
-    _curves(results, folder / "strength.png")
+    if results.settings("fixed"):
+        _curves(results, folder / "strength.png")
 
 
 Key = tuple[str, str, float, float]
@@ -354,9 +355,9 @@ def _tables(results: Results) -> list[str]:
     for setting in results.settings("ensemble"):
         for (attack, _), rows in results.by_setting[setting].items():
             row = rows[0]
-            cost = [f"{row.forwards:.0f}", f"{row.backwards:.0f}", f"{row.seconds:.0f}"]
+            cost = [f"{row.forwards:.0f}", f"{row.backwards:.0f}"]
             body.append((f"{_name(setting)} {attack}", [f"{row.robust_accuracy:.3f}", *cost]))
-    return [*lines, *_table(body, ["acc", "forward", "backward", "seconds"])]
+    return [*lines, *_table(body, ["acc", "forward", "backward"])]
 
 
 def _table(body: list[tuple[str, list[str]]], names: list[str]) -> list[str]:
