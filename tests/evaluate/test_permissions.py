@@ -139,7 +139,7 @@ ECHOES = [
 @pytest.mark.parametrize("echoes", ECHOES)
 def test_values_that_repeat_what_repeats_others_are_one_line(tmp_path, echoes):
     lines = "".join(f"    {line}\n" for line in echoes.splitlines())
-    with pytest.raises(UserError, match=r"are too many|oc\.create is not") as caught:
+    with pytest.raises(UserError, match=r"are too many|is not available") as caught:
         load_evaluation(written(tmp_path / "run.yaml", f"model:\n  params:\n{lines}"))
     assert "\n" not in str(caught.value)
 
@@ -270,6 +270,23 @@ def test_a_file_sends_no_environment_variable_to_a_server_that_it_names(tmp_path
     assert load_evaluation(path, allow_code=True).output == "s3cret"
     mine = ["tracking.uri=https://mine"]
     assert load_evaluation(path, mine).tracking.uri == "https://mine"
+
+
+HIDDEN = [
+    "{experiment: env, run_name: '${oc.${tracking.experiment}:SECRET}'}",
+    "{experiment: oc, run_name: '${${.experiment}.env:SECRET}'}",
+    "{experiment: en, run_name: '${oc.decode:\"\\${oc.${.experiment}v:SECRET}\"}'}",
+    "{experiment: create, run_name: '${oc.${tracking.experiment}:[1,2]}'}",
+    "{run_name: '${oc.select:tracking.uri}'}",
+]
+
+
+@pytest.mark.parametrize("tracking", HIDDEN)
+def test_a_reference_that_hides_what_it_reads_is_refused(tmp_path, monkeypatch, tracking):
+    monkeypatch.setenv("SECRET", "s3cret")
+    path = written(tmp_path / "run.yaml", f"tracking: {tracking}\n")
+    with pytest.raises(UserError, match=r"tracking\.run_name: .* is not available; .* takes a key"):
+        load_evaluation(path, allow_code=True)
 
 
 def test_a_file_may_take_its_server_from_the_environment_or_store_on_disk(tmp_path, monkeypatch):

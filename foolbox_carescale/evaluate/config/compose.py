@@ -331,13 +331,19 @@ def _resolved(config: DictConfig) -> Tree:
 
 
 def _check_interpolation(config: Tree) -> None:
-    """Raise a UserError where ``${...}`` could repeat what repeats something, over and over."""
+    """Raise a UserError where ``${...}`` does more than name a key or an environment variable.
+
+    A resolver whose name is a reference itself would hide what it reads, and references to
+    references could repeat a text over and over.
+    """
     texts = {key: str(value) for key, value in flatten_keys(config).items() if "${" in str(value)}
     references = [(key, one) for key in texts for one in re.findall(r"\$\{([^{}]*)", texts[key])]
     chained = []
     for key, reference in references:
-        if "oc.create" in reference:
-            raise UserError(f"{key}: oc.create is not available; write the values themselves")
+        if not re.fullmatch(r"oc\.env:[^$]*|\.*\w[\w.\[\]-]*", reference.strip()):
+            raise UserError(
+                f"{key}: {texts[key][:80]!r} is not available; ${{...}} takes a key, or oc.env:NAME"
+            )
         ends = f"{reference}."
         inside = any(f"{one}.".startswith(ends) or ends.startswith(f"{one}.") for one in texts)
         if inside or not re.fullmatch(r"oc\.env:.*|\w[\w.]*", reference):
