@@ -80,7 +80,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
     ``(z_y - z_t) / ||grad(z_y - z_t)||_q``, q dual to p, at the input, among the most likely.
     "pgd-margin" is ``ClipAwarePGD``, with its own schedule, on the difference of logits. "square"
     is ``ClipAwareSquare``, which needs no gradients. Each attacks only unbroken samples, and
-    stops with each that it breaks. A targeted criterion omits "apgd-t".
+    stops with each that it breaks. A targeted criterion has "apgd-ce" in place of "apgd-t".
 
     Args:
         p: Order of the norm, in [1, inf].
@@ -104,7 +104,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
 
     An unbroken sample gets the result of the first stage but "minimum-norm": exactly epsilon
     away, with the highest loss. What "minimum-norm" breaks is brought to epsilon, where it is
-    adversarial there too; else it stays nearer.
+    adversarial there too; else it stays nearer. What is misclassified already may stay as it is.
 
     Source: Croce & Hein 2020, arXiv 2003.01690; the order of the classes is that of Melamed &
     Yehudai 2024, arXiv 2407.02240.
@@ -185,18 +185,11 @@ class ClipAwareAutoAttack(ClipAwareAttack):
             The adversarial examples, type of the inputs.
 
         Raises:
-            ValueError: "apgd-t" with the DLR loss on a model of fewer than 4 classes, or "apgd-t"
-                alone with a targeted criterion.
+            ValueError: "apgd-t" with the DLR loss on a model of fewer than 4 classes.
         """
         raise_if_kwargs(kwargs)
         arguments = checked_arguments(model, inputs, criterion, epsilon)
         model, x0, criterion, epsilon, restore = arguments
-        names = list(self._names(criterion))
-        if not names:
-            raise ValueError(
-                f"attacks: {self.attacks!r} leaves nothing to run for {criterion!r}: 'apgd-t' "
-                "chooses the target classes itself and needs labels; add another stage"
-            )
         counting = CountingModel(model)
         model = counting if self.draws == 1 else _MeanModel(counting, self.draws)
         ranking = _Ranking(x0, criterion, self.p, self.targets)
@@ -204,7 +197,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
         result, active = x0, np.arange(len(x0))
         without_result = True
         with seeded(x0, self.seed):
-            for name in names:
+            for name in self._names(criterion):
                 if len(active) == 0:
                     break
                 counting.forwards = counting.backwards = 0
@@ -241,11 +234,16 @@ class ClipAwareAutoAttack(ClipAwareAttack):
         return restore(result)
 
     def _names(self, criterion: Any) -> Iterator[str]:
-        for stage in self.attacks:
+        stages = self.attacks
+        if not isinstance(criterion, Misclassification):
+            # these have their target; the cross-entropy aims at it
+            named = ("apgd-ce" if stage == "apgd-t" else stage for stage in stages)
+            stages = list(dict.fromkeys(named))
+        for stage in stages:
             runs = {"apgd-t": self.targets, "pgd-margin": self.restarts}.get(stage)
             if runs is None:
                 yield stage
-            elif stage != "apgd-t" or isinstance(criterion, Misclassification):
+            else:
                 for run in range(1, runs + 1):
                     yield f"{stage}{run}"
 

@@ -167,18 +167,15 @@ def test_what_nothing_breaks_is_exactly_epsilon_away(case):
 
 
 @on_torch
-def test_a_targeted_criterion_leaves_the_targeted_loss_out(case):
+def test_a_targeted_criterion_has_the_cross_entropy_in_place_of_targeted_runs(case):
     target = (case.labels + 1) % model_cases.CLASSES
     _, success, seen = attacked(case, fb.TargetedMisclassification(target), part=2.0, steps=20)
     assert not any(stage.name.startswith("apgd-t") for stage in seen)
     assert success.all()
-
-
-@on_torch
-def test_nothing_to_run_is_an_error(case):
-    criterion = fb.TargetedMisclassification((case.labels + 1) % model_cases.CLASSES)
-    with pytest.raises(ValueError, match=r"attacks: .* leaves nothing to run for Targeted"):
-        attacked(case, criterion, attacks=("apgd-t",))
+    points, success, seen = attacked(case, fb.TargetedMisclassification(target), part=1e-3)
+    assert [stage.name for stage in seen] == ["minimum-norm", "apgd-ce", "square"]
+    assert not success.any()
+    assert case.norm(points, 2) == pytest.approx(1e-3 * case.epsilon(2), rel=1e-3)
 
 
 @on_torch

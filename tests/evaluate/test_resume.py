@@ -245,6 +245,23 @@ def test_code_that_changes_any_logit_is_another_model(change):
         check_same_model(seen(logits), seen(change(logits)), "there")
 
 
+def test_a_change_behind_the_first_batch_is_refused(tmp_path, monkeypatch):
+    changes = {"model": ModelConfig(_target_=f"{__name__}.linear"), "batch_size": 2}
+    folder = started(tmp_path / "run", **changes)
+    images, _ = factories.data()
+    last = torch.from_numpy(images[-1:])
+    forward = Linear.forward
+
+    def changed(self, x):
+        logits = forward(self, x)
+        near = (x - last).abs().flatten(1).amax(1, keepdim=True) < 1e-6
+        return torch.where(near, -logits, logits)
+
+    monkeypatch.setattr(Linear, "forward", changed)
+    with pytest.raises(UserError, match=r"not the model that .* the logits of sample \d+ differ"):
+        evaluate(tiny(folder, **changes))
+
+
 def test_rows_of_different_models_in_one_folder_are_reported(tmp_path, monkeypatch):
     changes = {"model": ModelConfig(_target_=f"{__name__}.linear"), "batch_size": 2}
     folder = started(tmp_path / "run", **changes)

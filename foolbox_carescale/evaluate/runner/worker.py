@@ -48,7 +48,7 @@ class ModelProbe:
 
     Attributes:
         model: Shows whether two workers have the same one: a digest of its ``weights``,
-            and ``logit_mixtures`` of the samples of the first batch.
+            and ``logit_mixtures`` of samples of all batches.
         diagnostics: About the model.
     """
 
@@ -62,7 +62,6 @@ class _CleanBatch:
 
     predictions: Array
     losses: Array
-    mixtures: Array
     hashes: list[str]
     reachable: dict[float, Array] = field(default_factory=dict)
 
@@ -87,20 +86,20 @@ class Worker:
         self._batches: dict[int, _CleanBatch] = {}
 
     def probe_model(self) -> ModelProbe:
-        """Classify the first batch, and diagnose the model at samples of all batches.
+        """Classify and diagnose samples of all batches, or of as many as fit into one.
 
         Raises:
             UserError: The model has too few classes for the data.
         """
         module = module_of(self._model)
         weights = None if module is None else weights_digest(module)
-        mixtures = self._batch(0).mixtures
-        batch, samples = len(mixtures), len(self._data)
+        batch, samples = len(self._batch(0).predictions), len(self._data)
         # spread out: of sorted data the first ones are of one class
         some = np.linspace(0, samples - 1, min(samples, max(batch, LOOKED_AT))).astype(int)
         images, labels = self._data.images[some], self._data.labels[some]
+        logits = [self._logits(images[i : i + batch]) for i in range(0, len(images), batch)]
         return ModelProbe(
-            {"weights": weights, "logits": mixtures.tolist()},
+            {"weights": weights, "logits": logit_mixtures(np.concatenate(logits)).tolist()},
             diagnostics.of_model(self._model, images, labels, batch_size=batch),
         )
 
@@ -170,7 +169,6 @@ class Worker:
             self._batches[number] = _CleanBatch(
                 logits.argmax(1),
                 cross_entropy(logits, labels),
-                logit_mixtures(logits),
                 [self._data.hashes[i] for i in positions],
             )
         return self._batches[number]
