@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from ..evaluate.errors import UserError, nearest
 from ..evaluate.models.loading import Normalized, build_network
+from ..evaluate.models.outputs import check_classes
 from ..evaluate.serialization import to_builtins
 from .recipes import make_recipe
 
@@ -58,9 +59,9 @@ class Loop:
                 f" {fabric.world_size} processes"
             )
         torch.manual_seed(training.seed)  # every process begins with the same weights
-        network, self.model_config = build_network(
-            training.model, num_classes=int(labels.max()) + 1
-        )
+        highest = int(labels.max())
+        network, self.model_config = build_network(training.model, num_classes=highest + 1)
+        self._check_first_logits(network, highest)
         self.recipe = make_recipe(training.recipe, images.shape[1])
         order = torch.randperm(len(images), generator=_generator(training.seed))
         held_out = round(training.holdout * len(images))
@@ -77,6 +78,17 @@ class Loop:
         self.total = torch.zeros((), dtype=torch.float64, device=fabric.device)
         self.history: list[Epoch] = []
         self.best: dict[str, Any] | None = None
+
+    def _check_first_logits(self, network: torch.nn.Module, highest: int) -> None:
+        """Let the network's first call raise a UserError if it has too few classes."""
+        config, data = self.model_config, self.training.data
+        named = {"model": config._target_ or config.name, "data": data._target_ or data.name}
+
+        def check(_: torch.nn.Module, __: Any, logits: torch.Tensor) -> None:
+            handle.remove()
+            check_classes(logits.shape, highest, **named)
+
+        handle = network.register_forward_hook(check)
 
     @property
     def between_epochs(self) -> bool:

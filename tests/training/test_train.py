@@ -256,6 +256,18 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
     assert not (tmp_path / "weights.safetensors").exists()
 
 
+@pytest.mark.parametrize("recipe", ["clean", "adversarial-noise", "pgd-at"])
+def test_a_network_with_too_few_classes_is_one_line(tmp_path, monkeypatch, recipe):
+    pixels, labels = factories.images()
+    monkeypatch.setattr(factories, "images", lambda: (pixels, labels + 1))
+    line = (
+        r"network gives logits of shape \(2,\), but .*images has labels up to 2; set model\.num_c"
+    )
+    with pytest.raises(UserError, match=line) as caught:
+        train(factories.training(tmp_path, recipe))
+    assert "\n" not in str(caught.value)
+
+
 def test_wrong_use_is_one_line(tmp_path):
     for number, (changes, line) in enumerate(
         [

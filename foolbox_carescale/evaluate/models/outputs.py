@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,15 @@ def adapt_module(module: torch.nn.Module, name: str) -> None:
     if floating_dtypes(module) - {torch.float32}:
         module.register_forward_pre_hook(_cast_inputs)
     module.register_forward_hook(functools.partial(_take_logits, name))
+
+
+def check_classes(shape: Sequence[int], highest: int, *, model: str, data: str) -> None:
+    """Raise a UserError where logits of a shape have no class for the highest label."""
+    if len(shape) != 2 or highest >= shape[1]:
+        raise UserError(
+            f"model: {model} gives logits of shape {tuple(shape[1:])}, but {data} has labels up to"
+            f" {highest}; set model.num_classes, or take other data"
+        )
 
 
 def _cast_inputs(module: torch.nn.Module, inputs: tuple[Any, ...]) -> Any:

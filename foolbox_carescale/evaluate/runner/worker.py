@@ -23,6 +23,7 @@ from ..config.types import Evaluation
 from ..data.sources import Data
 from ..errors import UserError
 from ..models.loading import load_model
+from ..models.outputs import check_classes
 from ..models.targets import named_errors
 from ..models.weights import weights_digest
 from ..store.schema import SCHEMA, TaskResult
@@ -159,13 +160,8 @@ class Worker:
             positions = self._tasks.positions(number)
             images, labels = self._data.images[positions], self._data.labels[positions]
             logits = self._logits(images)
-            classes = logits.shape[1] if logits.ndim == 2 else 0
-            if self._data.labels.max() >= classes:
-                raise UserError(
-                    f"model: {self._name} gives logits of shape {logits.shape[1:]}, but"
-                    f" {self._data.name} has labels up to {self._data.labels.max()};"
-                    " set model.num_classes, or take other data"
-                )
+            highest = int(self._data.labels.max())
+            check_classes(logits.shape, highest, model=self._name, data=self._data.name)
             self._batches[number] = _CleanBatch(
                 logits.argmax(1),
                 cross_entropy(logits, labels),
