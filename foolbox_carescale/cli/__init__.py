@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ..evaluate.errors import EvaluationWarning, StorageError, UserError
+from ..evaluate.errors import LOGGER, EvaluationWarning, StorageError, UserError
 from .commands import CANNOT_STORE, WRONG_INPUT
 from .output import guarded
 from .parser import parse
@@ -51,8 +51,12 @@ def _run(given: list[str]) -> int:
 
 @contextlib.contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    """Show this package's warnings to its users as they are: without a place in the code."""
-    with warnings.catch_warnings():
+    """Show this package's warnings to its users as they are: once, without a place in the code."""
+    propagates = LOGGER.propagate
+    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+        # an attack of Foolbox that logs gives the root logger a handler, which prints them again
+        LOGGER.propagate = False
+        stack.callback(setattr, LOGGER, "propagate", propagates)
         shown = warnings.showwarning
         printed: set[str] = set()
 

@@ -1,6 +1,7 @@
 import logging
 import warnings
 
+from foolbox_carescale.cli import main
 from foolbox_carescale.evaluate import Evaluation, evaluate
 from foolbox_carescale.evaluate.config.types import AttackConfig
 from foolbox_carescale.evaluate.diagnostics import Diagnostic, emit
@@ -43,3 +44,15 @@ def test_warnings_are_logged_also_where_filters_hide_them(caplog):
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("carescale", logging.WARNING)
     assert record.getMessage() == "the gradient is zero; set steps"
+
+
+def test_the_command_line_prints_a_warning_once_beside_a_handler_of_the_root_logger(
+    tmp_path, monkeypatch, capsys, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text("samples: 4\nepsilons: {Linf: [0.1]}", encoding="utf-8")
+    attack = ["~attacks", "attacks.mine.name=LinfPGD", "attacks.mine.steps=1"]
+    assert main(["evaluate", "run.yaml", *attack]) == 0
+    assert capsys.readouterr().err.count("there are only 4 samples") == 1
+    assert not [record for record in caplog.records if record.name == "carescale"]
+    assert logging.getLogger("carescale").propagate
