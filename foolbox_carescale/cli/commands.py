@@ -157,11 +157,13 @@ def train(arguments: argparse.Namespace) -> int:
 def report(arguments: argparse.Namespace) -> int:
     """Write the page, tables and figures of runs, or print robust accuracy at other epsilons."""
     require_extra()
-    from ..evaluate import Results, print_report, write_report
+    from ..evaluate import print_report, write_report
     from ..evaluate.report.console import print_epsilons
     from ..evaluate.report.curve import parse_epsilons
 
-    runs = [Results.load(run) for run in arguments.runs]
+    if arguments.output == "":
+        raise UserError("--output: is empty; give a path, or leave it out")
+    runs = _load_runs(arguments.runs)
     output = arguments.output or (None if len(runs) == 1 else "report")
     console = _console()
     if arguments.epsilons:
@@ -178,11 +180,18 @@ def report(arguments: argparse.Namespace) -> int:
 def compare(arguments: argparse.Namespace) -> int:
     """Print how runs differ."""
     require_extra()
-    from ..evaluate import Results, print_comparison
+    from ..evaluate import print_comparison
 
-    runs = [Results.load(run) for run in (arguments.base, *arguments.runs)]
-    print_comparison(runs, _console())
+    print_comparison(_load_runs([arguments.base, *arguments.runs]), _console())
     return 0
+
+
+def _load_runs(folders: Sequence[str]) -> list[Results]:
+    from ..evaluate import Results
+
+    if "" in folders:  # a path that is empty is the working directory
+        raise UserError("RUN: is empty; give a run folder")
+    return [Results.load(folder) for folder in folders]
 
 
 def require_extra(modules: Mapping[str, str] = _EXTRA, extra: str = "evaluate") -> None:
