@@ -325,6 +325,23 @@ def test_links_to_folders_are_not_followed_below_a_class_folder(tmp_path):
     assert np.rint(data.images[:, 0, 0, 0] * 255).tolist() == [0, 10, 20, 20]
 
 
+def test_a_link_to_a_sibling_is_a_class_of_its_own_and_warned_about(tmp_path):
+    greys = {name: Image.new("L", (2, 2), 10 * int(name)) for name in "01"}
+    config = folder_of(tmp_path, **greys)
+    (tmp_path / "2").symlink_to("1", target_is_directory=True)
+    with pytest.warns(EvaluationWarning, match="hold the same files, by links: '1' and '2'; "):
+        data = load_data(config)
+    assert data.labels.tolist() == [0, 1, 2]
+    assert np.rint(data.images[:, 0, 0, 0] * 255).tolist() == [0, 10, 10]
+
+
+def test_a_class_folder_that_links_to_nothing_is_one_line(tmp_path):
+    config = folder_of(tmp_path, **{"0": Image.new("L", (2, 2)), "1": Image.new("L", (2, 2))})
+    (tmp_path / "2").symlink_to("../1", target_is_directory=True)
+    with pytest.raises(UserError, match=r"data\.root: '.*2' is a link to '\.\./1', which does not"):
+        load_data(config)
+
+
 def test_a_class_folder_that_leads_to_a_folder_above_is_one_line(tmp_path):
     config = folder_of(tmp_path, cat=Image.new("L", (2, 2)))
     for target in (".", ".."):

@@ -51,11 +51,19 @@ class _ClassFolders(ImageFolder):  # type: ignore[misc]  # torchvision has no ty
     """Labels in the order of numbers, nothing hidden, and no links from class to class."""
 
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        found = [path for path in Path(directory).iterdir() if path.is_dir()]
-        visible = [path for path in found if not path.name.startswith(".")]
+        found = sorted(Path(directory).iterdir())
+        found = [path for path in found if not path.name.startswith(".")]
+        for path in found:
+            if not path.exists():  # it may have been meant as a class, and labels count classes
+                raise UserError(
+                    f"data.root: {str(path)!r} is a link to {os.readlink(path)!r}, which does not"
+                    " exist; mend it, or remove it"
+                )
+        visible = [path for path in found if path.is_dir()]
         for path in visible:
             if Path(directory).resolve().is_relative_to(path.resolve()):
                 raise UserError(f"data.root: {str(path)!r} is a link to a folder above; remove it")
+        _warn_of_shared(visible)
         names = _ordered([path.name for path in visible])
         if not names:
             raise FileNotFoundError("no folder inside it")
@@ -92,6 +100,27 @@ class _ClassFolders(ImageFolder):  # type: ignore[misc]  # torchvision has no ty
                 stacklevel=6,
             )
         return samples
+
+
+def _warn_of_shared(folders: list[Path]) -> None:
+    """Warn of class folders of which one holds the files of another, by a link."""
+    names: dict[Path, str] = {}
+    for folder in folders:
+        names.setdefault(folder.resolve(), folder.name)
+    shared = []
+    for folder in folders:
+        reached = folder.resolve()
+        holders = {names[path] for path in (reached, *reached.parents) if path in names}
+        shared += [f"{holder!r} and {folder.name!r}" for holder in holders - {folder.name}]
+    if shared:
+        more = ", ..." if len(shared) > LISTED else ""
+        warn(
+            EvaluationWarning(
+                f"class folders hold the same files, by links: {', '.join(shared[:LISTED])}{more}",
+                "remove the links, or take the classes for one",
+            ),
+            stacklevel=7,
+        )
 
 
 def _paths(folder: Path) -> list[str]:
