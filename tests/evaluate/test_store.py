@@ -30,6 +30,7 @@ from foolbox_carescale.evaluate import (
 from foolbox_carescale.evaluate.errors import StorageError
 from foolbox_carescale.evaluate.report.aggregate import aggregate
 from foolbox_carescale.evaluate.report.page import page
+from foolbox_carescale.evaluate.report.tables import summary_csv, summary_markdown
 from foolbox_carescale.evaluate.store.checksums import (
     MOST_ROWS,
     IntegrityError,
@@ -432,11 +433,23 @@ def test_texts_that_are_not_utf_8_are_left_out(tmp_path, name):
         aggregate([results])
 
 
-def test_texts_in_csv_are_no_formulas(tmp_path):
-    results = synthetic.run(tmp_path / "run", model="=HYPERLINK(1)")
-    write_report(results)
-    text = (tmp_path / "run" / "summary.csv").read_text(encoding="utf-8")
-    assert ",'=HYPERLINK(1)," in text
+@pytest.mark.parametrize(
+    ("model", "cell"),
+    [
+        ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
+        ("\N{FULLWIDTH EQUALS SIGN}1", "'\N{FULLWIDTH EQUALS SIGN}1"),
+        ("a;=1", "a;=1"),
+        ("a\t=1", "a\N{REPLACEMENT CHARACTER}=1"),
+    ],
+)
+def test_texts_in_csv_are_quoted_and_no_formulas(tmp_path, model, cell):
+    runs = aggregate([synthetic.run(tmp_path / "run", model=model)])
+    assert f',"{cell}",' in summary_csv(runs)
+
+
+def test_texts_in_markdown_are_shown_as_they_are(tmp_path):
+    runs = aggregate([synthetic.run(tmp_path / "run", model="~~x~~ &lt; *y*")])
+    assert r": \~\~x\~\~ \&lt; \*y\* on " in summary_markdown(runs)
 
 
 def test_names_reach_the_console_without_markup_and_control_sequences(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
@@ -142,7 +143,8 @@ def _minimum_norms(runs: Sequence[Run]) -> list[tuple[str, Series, list[float]]]
 
 def _csv(rows: list[dict[str, Any]], columns: Sequence[str]) -> str:
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    # texts are quoted: a spreadsheet may split cells at semicolons too
+    writer = csv.DictWriter(stream, columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writeheader()
     writer.writerows({key: _literal(value) for key, value in row.items()} for row in rows)
     return stream.getvalue()
@@ -152,7 +154,8 @@ def _literal(value: Any) -> Any:
     """Return a table cell that no spreadsheet takes for a formula."""
     if not isinstance(value, str):
         return value
-    return printable(f"'{value}" if value[:1] in {*"=+-@\t\r"} else value)
+    first = unicodedata.normalize("NFKC", value[:1])  # a full-width sign is one too
+    return printable(f"'{value}" if first in {*"=+-@\t\r"} else value)
 
 
 def _table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
@@ -163,6 +166,6 @@ def _table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
 
 def _escape(text: str) -> str:
     """Return text that Markdown shows as it is, in one cell of a table."""
-    for character in "\\|*_<>`[]":
+    for character in "\\|*_<>`[]~&":
         text = text.replace(character, f"\\{character}")
     return printable(" ".join(text.split()))
