@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -280,6 +281,11 @@ def test_wrong_use_is_one_line(tmp_path):
                 {"recipe": RecipeConfig("pgd-at", -1.0)},
                 "recipe.eps: -1.0 is less than 0",
             ),
+            (
+                {"recipe": RecipeConfig("pgd-at", math.nan)},
+                "recipe.eps: nan is not a finite number",
+            ),
+            ({"seed": 1e30}, "seed: 1e+30 is too large for an integer"),
             ({"recipe": RecipeConfig("pgd-at", 1.0, p=0.5)}, "recipe.p: 0.5 is not at least 1"),
             ({"optimizer": OptimizerConfig("Adm")}, "optimizer.name: PyTorch has no 'Adm'"),
             (

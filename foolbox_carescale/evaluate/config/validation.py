@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -195,6 +197,10 @@ def _explain(kind: type[Config], key: str, found: Mapping[str, Any]) -> str:
         return f"{value!r} is not a mapping; write {key}.name=..."
     if problem == "list_type":
         return f"{value!r} is not a list; write [{value}]"
+    if problem == "int_parsing_size":
+        return f"{reprlib.repr(value)} is too large for an integer"
+    if isinstance(value, float) and math.isnan(value):
+        return f"{value} is not a finite number"
     said: str = found["msg"].partition(",")[0].replace("Input should be", f"{value!r} is not")
     for theirs, ours in (("dictionary", "mapping"), ("not greater than or equal to", "less than")):
         said = said.replace(theirs, ours)
