@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from foolbox_carescale.evaluate import Results
 from foolbox_carescale.evaluate.store.folder import RunFolder
@@ -58,7 +59,7 @@ def run(
                 "label": labels,
                 "clean_prediction": np.where(right, labels, labels + 1),
                 "attacked": right,
-                "adversarial_prediction": pa.array(labels, mask=~right),
+                "adversarial_prediction": pa.array(labels + ~robust, mask=~right),
                 "success": pa.array(~robust, mask=~right),
                 "robust": robust,
                 "in_bounds": pa.array(right, mask=~right),
@@ -71,6 +72,7 @@ def run(
                 *("forward_passes", "backward_passes"),
             ):
                 columns[name] = pa.array(1 - 0.1 * generator.random(samples), mask=~right)
+            columns["norm"] = pc.multiply(columns["norm_over_epsilon"], epsilon)
             if attack in nearest:
                 columns["minimum_norm"] = pa.array(withstands, mask=~right)
             columns["seconds"] = pa.array(np.full(samples, 1e-3), mask=~right)

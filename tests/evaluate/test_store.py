@@ -2,6 +2,7 @@ import errno
 import io
 import os
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -42,7 +43,7 @@ from foolbox_carescale.evaluate.store.checksums import (
     to_parquet,
 )
 from foolbox_carescale.evaluate.store.folder import RunFolder
-from foolbox_carescale.evaluate.store.schema import SCHEMA
+from foolbox_carescale.evaluate.store.schema import SCHEMA, check_rows
 from tests.evaluate import synthetic
 from tests.evaluate.factories import data, rows, tiny
 
@@ -297,6 +298,48 @@ def test_rows_that_no_run_has_are_left_out_and_computed_again(strange, changes, 
     with pytest.warns(EvaluationWarning, match=f"cannot be trusted .*{reason}"):
         evaluate(tiny(strange, **ONE))
     assert rows(strange) == expected
+
+
+TEXTS = ("model", "data", "attack", "attack_name", "attack_params", "library")
+NUMBERS, COSTS = ("attack_repeat", "p", "epsilon"), ("seconds", "forward_passes", "backward_passes")
+LIMITED = ("model", "data", "attack", "attack_name", "library", "input_hash")
+
+FORGED = [
+    ("attacked", lambda r: ~r["attacked"], "does not fit the clean predictions"),
+    ("success", lambda r: [None] * len(r), "has no value of an attacked sample"),
+    ("success", lambda r: r["success"].fillna(True), "values of samples that were not attacked"),
+    (
+        "success",
+        lambda r: ~r["success"].astype("boolean"),
+        "does not fit the adversarial predictions",
+    ),
+    ("adversarial_prediction", lambda r: [None] * len(r), "has no value of an attacked sample"),
+    ("adversarial_prediction", lambda r: r["label"] - 1, "not within 0 and 1048575"),
+    ("clean_prediction", lambda r: r["label"] + 2**20, "not within 0 and 1048575"),
+    ("robust", lambda r: ~r["robust"], "does not fit 'attacked' and 'success'"),
+    *((name, lambda r: r.index.astype(str), "differs within a setting") for name in TEXTS),
+    *((name, lambda r: [1] + [2] * (len(r) - 1), "differs within a setting") for name in NUMBERS),
+    ("attack_repeat", lambda r: 0, "not within 1 and 2147483647"),
+    ("norm", lambda r: r["norm"].fillna(1.0), "values of samples that were not attacked"),
+    ("norm_over_epsilon", lambda r: 1.01 * r["norm_over_epsilon"], "is not the norm divided by"),
+    ("minimum_norm", lambda r: r["norm"].mask(r["norm"] > 0.47), "lacks values of some attacked"),
+    *((name, lambda r: r["norm"] * np.inf, "is not finite") for name in COSTS),
+    *((name, lambda r: "x" * 1001, "is above 1000 characters") for name in LIMITED),
+    ("broken_by", lambda r: np.where(r["attacked"], "x" * 1001, None), "is above 1000 characters"),
+]
+
+
+@pytest.mark.parametrize(("name", "forge", "reason"), FORGED)
+def test_rows_that_contradict_each_other_are_refused(tmp_path, name, forge, reason):
+    synthetic.run(tmp_path / "run", attacks=1, epsilons=(0.5,))
+    path = next((tmp_path / "run" / "results").glob("*.parquet"))
+    table, _ = from_parquet(path.read_bytes(), SCHEMA)
+    check_rows(table)
+    frame = table.to_pandas()
+    frame[name] = forge(frame)
+    with pytest.raises(IntegrityError) as caught:
+        check_rows(pa.Table.from_pandas(frame, SCHEMA, preserve_index=False))
+    assert re.fullmatch(f"its column '{name}' .*{reason}.*", str(caught.value))
 
 
 def test_few_bytes_that_stand_for_many_are_not_unpacked():

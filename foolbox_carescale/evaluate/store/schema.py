@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from .checksums import IntegrityError
 
 Array = npt.NDArray[Any]
 
-MOST_CLASSES, MOST_MEASURED = 2**20, 1e300
+MOST_CLASSES, MOST_MEASURED, MOST_CHARACTERS = 2**20, 1e300, 1000
 
 _OF_EXAMPLE = ("attack", "library", "p", "epsilon")
 
@@ -74,6 +74,18 @@ SCHEMA = pa.schema(
 """One row per setting and sample."""
 
 
+_WITHIN = {
+    "setting": (0, 2**31 - 1),
+    "sample": (0, 2**63 - 1),
+    "label": (0, MOST_CLASSES - 1),
+    "clean_prediction": (0, MOST_CLASSES - 1),
+    "adversarial_prediction": (0, MOST_CLASSES - 1),
+    "attack_repeat": (1, 2**31 - 1),
+}
+_OF_SETTING = (
+    *("model", "data", "attack", "attack_name", "attack_params", "attack_repeat"),
+    *("library", "p", "epsilon"),
+)
 _MEASURED = [
     field.name
     for field in SCHEMA
@@ -107,10 +119,10 @@ def check_rows(rows: pa.Table) -> None:
     """
     if not len(rows):
         raise IntegrityError("it has no rows")
-    for name, most in (("setting", 2**31), ("sample", 2**63), ("label", MOST_CLASSES)):
-        ends = pc.min_max(rows[name])
-        if ends["min"].as_py() < 0 or ends["max"].as_py() >= most:
-            raise IntegrityError(f"its column {name!r} is not within 0 and {most - 1}")
+    for name, (least, most) in _WITHIN.items():
+        values = rows[name].drop_null().to_numpy()
+        if not ((values >= least) & (values <= most)).all():
+            raise IntegrityError(f"its column {name!r} is not within {least} and {most}")
     epsilon, p = rows["epsilon"].to_numpy(), rows["p"].to_numpy()
     if not (np.isfinite(epsilon).all() and (epsilon > 0).all()):
         raise IntegrityError("its column 'epsilon' is not positive and finite")
@@ -121,6 +133,47 @@ def check_rows(rows: pa.Table) -> None:
         values = values[np.isfinite(values)]
         if not ((values >= 0) & (values <= MOST_MEASURED)).all():
             raise IntegrityError(f"its column {name!r} is negative or too large to be averaged")
+    for name, holds, otherwise in _relations(rows):
+        if not np.all(holds):
+            raise IntegrityError(f"its column {name!r} {otherwise}")
+
+
+def _relations(rows: pa.Table) -> Iterator[tuple[str, Array | bool, str]]:
+    """Yield columns, what must hold of them, and what they are like where it does not."""
+    names = ("label", "clean_prediction", "attacked", "robust", "norm", "epsilon")
+    label, clean, attacked, robust, norm, epsilon = (rows[name].to_numpy() for name in names)
+    adversarial = rows["adversarial_prediction"].fill_null(-1).to_numpy()
+    success = rows["success"].fill_null(False).to_numpy()
+    known = {field.name: rows[field.name].is_valid() for field in SCHEMA if field.nullable}
+
+    yield "attacked", attacked == (clean == label), "does not fit the clean predictions"
+    for name, there in known.items():
+        yield name, attacked | ~there.to_numpy(), "has values of samples that were not attacked"
+    for name in ("success", "adversarial_prediction"):
+        yield name, known[name].to_numpy() | ~attacked, "has no value of an attacked sample"
+    fits = success == (adversarial != label)
+    yield "success", fits | ~attacked, "does not fit the adversarial predictions"
+    yield "robust", robust == (attacked & ~success), "does not fit 'attacked' and 'success'"
+    for name in ("seconds", "forward_passes", "backward_passes"):
+        yield name, np.isfinite(rows[name].drop_null().to_numpy()), "is not finite"
+    for field in SCHEMA:
+        if pa.types.is_string(field.type) and field.name != "attack_params":
+            longest = pc.max(pc.utf8_length(rows[field.name])).as_py() or 0
+            yield field.name, longest <= MOST_CHARACTERS, f"is above {MOST_CHARACTERS} characters"
+
+    searched = pc.if_else(rows["attacked"], known["minimum_norm"], None)
+    same = rows.select(["setting", *_OF_SETTING]).append_column("minimum_norm", searched)
+    counted = [(name, "count_distinct") for name in same.column_names[1:]]
+    numbers = same.group_by("setting", use_threads=False).aggregate(counted)
+    for name in _OF_SETTING:
+        alike = pc.max(numbers[f"{name}_count_distinct"]).as_py() <= 1
+        yield name, alike, "differs within a setting"
+    alike = pc.max(numbers["minimum_norm_count_distinct"]).as_py() <= 1
+    yield "minimum_norm", alike, "lacks values of some attacked samples of a setting"
+    with np.errstate(over="ignore"):
+        ratio, stored = norm / epsilon, rows["norm_over_epsilon"].to_numpy()
+    fits = np.isclose(stored, ratio, rtol=1e-6, atol=0, equal_nan=True)
+    yield "norm_over_epsilon", fits, "is not the norm divided by epsilon"
 
 
 def example_of(arrays: Mapping[str, Array], rows: pa.Table) -> dict[str, Any]:
