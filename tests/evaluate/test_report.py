@@ -1,9 +1,11 @@
+import base64
 import csv
 import io
 import json
 import re
 from xml.etree import ElementTree
 
+import foolbox as fb
 import numpy as np
 import pytest
 import torch
@@ -30,6 +32,7 @@ from foolbox_carescale.evaluate.report import figures
 from foolbox_carescale.evaluate.report.aggregate import aggregate, config_differences, differences
 from foolbox_carescale.evaluate.report.curve import extent, steps
 from foolbox_carescale.evaluate.report.page import _finite as finite
+from foolbox_carescale.evaluate.report.pictures import browser
 from foolbox_carescale.evaluate.runner.run import Progress
 from foolbox_carescale.evaluate.statistics import wilson
 from tests.evaluate import synthetic
@@ -376,6 +379,31 @@ def rows():
 
 def mislabelled():
     return np.zeros((2, 3, 4, 4), np.float32), np.array([1, 1])
+
+
+class ReturnsNan(fb.attacks.L2PGD):
+    def run(self, *arguments, **keywords):
+        return super().run(*arguments, **keywords) * float("nan")
+
+
+class SearchesNan(fb.attacks.L2DeepFoolAttack):
+    def run(self, *arguments, **keywords):
+        return super().run(*arguments, **keywords) * float("nan")
+
+
+@pytest.mark.filterwarnings("ignore::foolbox_carescale.evaluate.EvaluationWarning")
+def test_an_attack_that_returns_nan_is_reported_with_black_pictures(tmp_path):
+    attacks = {
+        name: AttackConfig(_target_=f"{__name__}.{name}", epsilons=[0.5], params={"steps": 1})
+        for name in ("ReturnsNan", "SearchesNan")
+    }
+    run = evaluate(Evaluation(attacks=attacks, samples=12, output=str(tmp_path / "run")))
+    assert np.isnan(run.table["norm"].to_numpy()).all()
+    write_report(run)
+    pictures = browser(aggregate([run]))["runs"][0]["samples"][0]["attacks"]
+    for picture in pictures:
+        content = base64.b64decode(picture["adversarial"].partition(",")[2])
+        assert not np.asarray(Image.open(io.BytesIO(content))).any()
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path):

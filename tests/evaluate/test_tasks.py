@@ -87,6 +87,10 @@ def test_attacks_of_any_distance_take_a_norm_by_name():
         (AttackConfig("L2PGD", params={"steps": 1.5}), "1.5 is float, but .* expects int"),
         (AttackConfig("L2PGD", params={"steps": -3}), r"attacks\.a\.steps: -3 is less than 1"),
         (AttackConfig("L2DeepFoolAttack", params={"steps": 0}), "a.steps: 0 is less than 1"),
+        (
+            AttackConfig("LinfPGD", params={"rel_stepsize": float("nan")}),
+            r"attacks\.a\.rel_stepsize: nan is not a number",
+        ),
         (AttackConfig("EADAttack", params={"binary_search_steps": 0}), "0 is less than 1"),
         (
             AttackConfig("L2RepeatedAdditiveGaussianNoiseAttack", params={"repeats": 0}),

@@ -50,10 +50,13 @@ def browser(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def of_images(run: Run) -> list[dict[str, Array]]:
-    """Return the stored examples of a run that can be drawn: one or three channels, first."""
+    """Return the stored examples of a run that can be drawn: one or three channels, first.
+
+    Pixels that are not a number, which an attack may return, are black.
+    """
     examples = RunFolder(run.results.folder).read_examples()
     return [
-        e
+        {**e, **{name: np.clip(np.nan_to_num(e[name]), 0, 1) for name in ("clean", "perturbed")}}
         for e in examples
         if len(e["label"]) and e["clean"].ndim == 4 and e["clean"].shape[1] in (1, 3)
     ]

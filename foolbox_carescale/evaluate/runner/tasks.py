@@ -23,6 +23,7 @@ from ..config.types import AttackConfig, Evaluation, norm_name
 from ..config.validation import field_names
 from ..errors import UserError, nearest
 from ..models.targets import find_target, named_errors
+from ..serialization import flatten_keys
 
 _LOOPS = re.compile(r"(\w+_)?steps|repeats")
 """Arguments of Foolbox's attacks that say how often a loop is run, which nothing there checks."""
@@ -271,6 +272,10 @@ def _check_arguments(label: str, name: str, constructor: Any, params: dict[str, 
                 f"attacks.{label}.{key}: is missing, and {name} needs it;"
                 f" give attacks.{label}.{place}=..."
             )
+    for key, value in flatten_keys(params).items():
+        values = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(one, float | np.floating) and np.isnan(one) for one in values):
+            raise UserError(f"attacks.{label}.{key}: nan is not a number; give one")
     for key, value in params.items():
         if key in hints and not _fits(value, hints[key]):
             expected = inspect.formatannotation(hints[key])
