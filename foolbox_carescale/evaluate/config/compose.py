@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,8 @@ from .types import EVALUATION, Evaluation, default_epsilons
 from .validation import ConfigSpec, Tree, escape_interpolation, field_names, is_path, read
 
 _RUN = "carescale_run"
+
+_REFERENCE = r"(?<!\\)(?:\\\\)*\$\{([^{}]*)"  # a backslash escapes one
 
 MOST_REFERENCES, MOST_CHAINED = 256, 16
 """References in a config, and those among them to values with references: n of the latter can
@@ -337,7 +339,12 @@ def _check_interpolation(config: Tree) -> None:
     references could repeat a text over and over.
     """
     texts = {key: str(value) for key, value in flatten_keys(config).items() if "${" in str(value)}
-    references = [(key, one) for key in texts for one in re.findall(r"\$\{([^{}]*)", texts[key])]
+    references = [
+        (key, one)
+        for key, value in flatten_keys(config).items()
+        for text in _strings(value)
+        for one in re.findall(_REFERENCE, text)
+    ]
     chained = []
     for key, reference in references:
         if not re.fullmatch(r"oc\.env:[^$]*|\.*\w[\w.\[\]-]*", reference.strip()):
@@ -353,6 +360,17 @@ def _check_interpolation(config: Tree) -> None:
             f"{references[0][0]}: {len(references)} references with ${{...}}, {len(chained)} of"
             " them relative or to values with references, are too many; write out some of them"
         )
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield the texts in a value, and in lists and mappings within it."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, str):
+        yield value
 
 
 def _explain(error: BaseException, path: str | Path | None) -> str:
