@@ -143,7 +143,7 @@ def _minimum_norms(runs: Sequence[Run]) -> list[tuple[str, Series, list[float]]]
 
 def _csv(rows: list[dict[str, Any]], columns: Sequence[str]) -> str:
     stream = io.StringIO()
-    # texts are quoted: a spreadsheet may split cells at semicolons too
+    # texts are quoted: a spreadsheet may split them at semicolons too
     writer = csv.DictWriter(stream, columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writeheader()
     writer.writerows({key: _literal(value) for key, value in row.items()} for row in rows)
