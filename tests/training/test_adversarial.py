@@ -80,7 +80,7 @@ def test_nothing_of_the_model_changes():
 
 def test_model_is_as_before_when_the_attack_fails():
     model, (x, y) = network(), batch()
-    with pytest.raises(ValueError, match=r"x: .* outside the bounds"):
+    with pytest.raises(ValueError, match=r"inputs: .* outside the bounds"):
         adversarial_step(model, x + 1, y, L2ClipAwarePGD(steps=2), eps=0.5)
     assert all(module.training for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
