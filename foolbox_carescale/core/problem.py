@@ -188,5 +188,5 @@ def _describe(problem: Problem, x: ep.Tensor, delta: ep.Tensor) -> str:
     return (
         f"{x_name}: {int((excess > problem.tolerance).sum())} of {excess.size} values lie outside "
         f"the bounds, the worst is {points[row, column]:g} in sample {row}, where the bounds are "
-        f"[{low:g}, {high:g}]; clip {x_name}, or pass its own bounds=(lower, upper)"
+        f"[{low:g}, {high:g}]; clip {x_name}, or give bounds=(lower, upper) that hold them"
     )
