@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from ..evaluate.errors import UserError, nearest
 from ..evaluate.models.loading import Normalized, build_network
 from ..evaluate.models.outputs import check_classes
+from ..evaluate.models.targets import named_errors
 from ..evaluate.serialization import to_builtins
 from .recipes import make_recipe
 
@@ -105,10 +106,13 @@ class Loop:
 
     def steps(self) -> Iterator[int]:
         """Train; yields the number of steps so far after each, its epoch's end included."""
+        config = self.model_config
+        name = f"_target_: {config._target_}" if config._target_ else f"name: {config.name}"
         while not self.stopped:
             batches = self._batches()
             while self.position < self.per_epoch:
-                self._step(batches[self.position])
+                with named_errors(f"model.{name}"):
+                    self._step(batches[self.position])
                 self.position += 1
                 if self.position < self.per_epoch:
                     yield self.epoch * self.per_epoch + self.position

@@ -28,7 +28,7 @@ from foolbox_carescale.training.trainer import _fabric, train
 from tests.training import factories
 
 
-class KilledError(Exception):
+class KilledError(BaseException):  # no error of the network's
     pass
 
 
@@ -267,6 +267,14 @@ def test_a_network_with_too_few_classes_is_one_line(tmp_path, monkeypatch, recip
     with pytest.raises(UserError, match=line) as caught:
         train(factories.training(tmp_path, recipe))
     assert "\n" not in str(caught.value)
+
+
+def test_an_error_in_the_network_is_one_line_that_names_it(tmp_path, monkeypatch):
+    images, labels = factories.images()
+    wider = np.concatenate([images, images], axis=-1)
+    monkeypatch.setattr(factories, "images", lambda: (wider, labels))
+    with pytest.raises(UserError, match=r"model\._target_: .*network raises RuntimeError: mat1"):
+        train(factories.training(tmp_path, "clean"))
 
 
 def test_wrong_use_is_one_line(tmp_path):
