@@ -72,10 +72,11 @@ def curves(target: Target, p: float) -> list[Row]:
     """Return the curves of all attacks on one model in one norm."""
     norm, samples = norm_name(p), len(target.images)
 
-    def run(attack: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, tuple[float, float]]:
+    def run(attack: Callable[..., Any], **epsilon: float) -> tuple[Any, tuple[float, float]]:
         torch.manual_seed(0)
         target.model.forwards = target.model.backwards = 0
-        points = attack().detach().clamp(0, 1)
+        found = attack(target.model, target.images, target.labels, **epsilon)
+        points = (found[1] if epsilon else found).detach().clamp(0, 1)
         passes = target.model.forwards / samples, target.model.backwards / samples
         with torch.no_grad():
             found = target.model(points).argmax(-1) != target.labels
@@ -84,7 +85,7 @@ def curves(target: Target, p: float) -> list[Row]:
         return torch.where(found, norms, torch.inf), passes
 
     smallest = attacks.ClipAwareMinimumNorm(p=p, steps=GRADIENTS // 2)
-    norms, passes = run(lambda: smallest.run(target.model, target.images, target.labels))
+    norms, passes = run(smallest.run)
     shares = np.linspace(0.1, 0.9, EPSILONS)
     epsilons = [float(e) for e in np.quantile(norms.numpy(), shares, method="lower")]
     rows = []
@@ -92,11 +93,7 @@ def curves(target: Target, p: float) -> list[Row]:
         robust = int((norms > epsilon).sum())
         rows.append(Row(target.name, norm, OURS, epsilon, samples, robust, *passes))
         for name, attack in fixed(norm).items():
-            found, spent = run(
-                lambda a=attack, e=epsilon: a(  # type: ignore[misc]
-                    target.model, target.images, target.labels, epsilons=e
-                )[1]
-            )
+            found, spent = run(attack, epsilons=epsilon)
             robust = int(found.isinf().sum())
             rows.append(Row(target.name, norm, name, epsilon, samples, robust, *spent))
     return rows

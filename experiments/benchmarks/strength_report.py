@@ -262,7 +262,7 @@ def _norms(results: Results) -> Verdicts:
 
 
 def _ensembles(results: Results, name: str, peer: str, share: float) -> Verdicts:
-    """Whether an ensemble breaks as much as a peer with this share of its passes."""
+    """Compare an ensemble with a peer: accuracy not higher, with this share of its passes."""
     verdicts = []
     for setting in results.settings("ensemble"):
         found = results.pair(setting, name, peer, 100)

@@ -44,7 +44,7 @@ VERSIONS: dict[Version, dict[str, Any]] = {
     "fast": _STANDARD | {"attacks": ("minimum-norm", "apgd-t")},
     "rand": _STANDARD | {"attacks": ("apgd-ce", "pgd-margin"), "draws": 20},
 }
-LITTLE = 1e-6
+LITTLE = 1e-6  # of the largest displacement: noise that counts only where the rest is at the bounds
 CANDIDATES = 3  # classes that are ranked for each of "apgd-t"'s targets
 Passes = np.ndarray[Any, np.dtype[np.floating[Any]]]
 TargetedLoss = Literal["dlr", "margin", "dlr_or_margin"]
@@ -84,7 +84,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
 
     Args:
         p: Order of the norm, in [1, inf].
-        version: What the arguments that are None are. "standard": "minimum-norm", "apgd-t"
+        version: Sets the arguments that are None. "standard": "minimum-norm", "apgd-t"
             towards 3 classes, and "square" with 1000 queries. "plus": all stages, with 5 restarts,
             9 classes and 5000 queries, as AutoAttack has. "fast": "standard" without "square".
             "rand", for models with random parts: "apgd-ce" and "pgd-margin" with 20 draws.

@@ -138,9 +138,9 @@ def compose_tree(
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error, path)) from error
     if not allow_code:
-        theirs = [one.key_or_group for one in parsed if not _is_choice(one, spec)]
-        refuse_code(composed, beside, theirs)
-        refuse_sending(OmegaConf.to_container(unresolved), composed, theirs)
+        given = [one.key_or_group for one in parsed if not _is_choice(one, spec)]
+        refuse_code(composed, beside, given)
+        refuse_sending(OmegaConf.to_container(unresolved), composed, given)
     return composed
 
 

@@ -20,7 +20,7 @@ from ..models.targets import check_params
 from .decoding import open_image
 
 ENDINGS = (*IMG_EXTENSIONS, ".gif")
-"""Of files that are images. Of an animation the first picture is read."""
+"""Endings of the files that are read as images; an animation gives its first picture."""
 
 LISTED = 12
 """Classes or endings that a warning names."""

@@ -38,7 +38,7 @@ def of_model(
             Diagnostic(
                 "overflow",
                 f"the logits of {share(~finite)} images are not finite (they are {dtype})",
-                "compute in bfloat16 or float32, or scale the logits down",
+                "compute in float32, scale the logits down, or look for 0/0 and log(0)",
             )
         )
     if finite.all():

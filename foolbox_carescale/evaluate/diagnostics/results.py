@@ -141,7 +141,7 @@ def _not_finite(settings: list[_Setting]) -> Iterator[Diagnostic]:
             "overflow",
             f"the logits of {overflowed} of {total} perturbed images are not finite"
             f" ({_listed(found)}), so chance decides which of them are adversarial",
-            "compute in bfloat16 or float32, or scale the logits down; look for 0/0 and log(0)",
+            "compute in float32, scale the logits down, or look for 0/0 and log(0)",
         )
 
 

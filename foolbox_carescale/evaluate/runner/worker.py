@@ -369,7 +369,7 @@ def _array(tensor: Any) -> Array:
 
 
 def _where(attacked: Array, values: Array | None) -> pa.Array:
-    """Values where attacked, null elsewhere, or everywhere."""
+    """Return values where attacked and null elsewhere; null everywhere for None."""
     if values is None:
         return pa.nulls(len(attacked))
     column = np.full(len(attacked), None if values.dtype == object else 0, values.dtype)

@@ -56,9 +56,7 @@ SCHEMA = pa.schema(
         _if_attacked("returned_norm", pa.float64()),  # before the cut to epsilon; null: no epsilon
         # nearest adversarial example, whatever epsilon; inf: none found; null: not searched for
         _if_attacked("minimum_norm", pa.float64()),
-        _if_attacked(
-            "broken_by", pa.string()
-        ),  # the stage of an ensemble; null: none, or no ensemble
+        _if_attacked("broken_by", pa.string()),  # stage of an ensemble; null: unbroken, or none
         _if_attacked("norm_l1", pa.float64()),
         _if_attacked("norm_l2", pa.float64()),
         _if_attacked("norm_linf", pa.float64()),
