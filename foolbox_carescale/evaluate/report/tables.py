@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -142,20 +140,21 @@ def _minimum_norms(runs: Sequence[Run]) -> list[tuple[str, Series, list[float]]]
 
 
 def _csv(rows: list[dict[str, Any]], columns: Sequence[str]) -> str:
-    stream = io.StringIO()
-    # texts are quoted: a spreadsheet may split them at semicolons too
-    writer = csv.DictWriter(stream, columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    writer.writeheader()
-    writer.writerows({key: _literal(value) for key, value in row.items()} for row in rows)
-    return stream.getvalue()
+    lines = [columns, *([row[column] for column in columns] for row in rows)]
+    return "".join(",".join(map(_csv_field, line)) + "\n" for line in lines)
 
 
-def _literal(value: Any) -> Any:
-    """Return a table cell that no spreadsheet takes for a formula."""
+def _csv_field(value: Any) -> str:
+    """Return a field of CSV that no spreadsheet takes for a formula.
+
+    All texts are quoted, as a spreadsheet may split them at semicolons too; what is missing is
+    not, so that a column of numbers stays one. The csv module does both from Python 3.12 on.
+    """
     if not isinstance(value, str):
-        return value
+        return "" if value is None else str(value)
     first = unicodedata.normalize("NFKC", value[:1])  # a full-width sign is one too
-    return printable(f"'{value}" if first in {*"=+-@\t\r"} else value)
+    text = printable(f"'{value}" if first in {*"=+-@\t\r"} else value)
+    return '"' + text.replace('"', '""') + '"'
 
 
 def _table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
