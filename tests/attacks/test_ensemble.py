@@ -8,7 +8,7 @@ import torch
 
 from foolbox_carescale import attacks
 from foolbox_carescale.attacks.counting import CountingModel
-from foolbox_carescale.attacks.ensemble import VERSIONS
+from foolbox_carescale.attacks.ensemble import VERSIONS, targets_of
 from foolbox_carescale.attacks.seeding import seeded
 from tests.attacks import model_cases
 
@@ -89,8 +89,11 @@ def test_targets_are_the_nearest_classes_of_a_linear_model():
     model = fb.PyTorchModel(torch.nn.Identity().eval(), bounds=(-9, 9))
     model._model = network
     x, labels, seen = torch.zeros(1, 1, 1, 2), torch.zeros(1, dtype=torch.int64), []
-    run = {"p": 2, "attacks": ("apgd-t",), "targets": 3, "steps": 60, "targeted_loss": "margin"}
     # gap over slope: class 1 0.6 / 4, class 2 0.5 / 0.14, class 3 1 / 1
+    criterion = fb.criteria.Misclassification(ep.astensor(labels))
+    order = targets_of(model, ep.astensor(x), criterion, 2.0, 3)
+    np.testing.assert_array_equal(order, [[1, 3, 2]])
+    run = {"p": 2, "attacks": ("apgd-t",), "targets": 1, "steps": 60, "targeted_loss": "margin"}
     for epsilon, broken_by in ((0.16, "apgd-t1"), (0.14, None)):
         seen.clear()
         attacks.ClipAwareAutoAttack(**run).run(
