@@ -32,7 +32,7 @@ from .state import AttackState
 STAGES = ("minimum-norm", "apgd-ce", "apgd-t", "pgd-margin", "square")
 Version = Literal["standard", "plus", "fast", "rand"]
 _STANDARD = {
-    "attacks": ("minimum-norm", "apgd-t", "square"),
+    "attacks": ("minimum-norm", "apgd-t", "pgd-margin", "square"),
     "restarts": 1,
     "targets": 3,
     "queries": 1000,
@@ -41,7 +41,7 @@ _STANDARD = {
 VERSIONS: dict[Version, dict[str, Any]] = {
     "standard": _STANDARD,
     "plus": _STANDARD | {"attacks": STAGES, "restarts": 5, "targets": 9, "queries": 5000},
-    "fast": _STANDARD | {"attacks": ("minimum-norm", "apgd-t")},
+    "fast": _STANDARD | {"attacks": ("minimum-norm", "apgd-t", "pgd-margin")},
     "rand": _STANDARD | {"attacks": ("apgd-ce", "pgd-margin"), "draws": 20},
 }
 LITTLE = 1e-6  # of the largest displacement: noise that counts only where the rest is at the bounds
@@ -85,7 +85,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
     Args:
         p: Order of the norm, in [1, inf].
         version: Sets the arguments that are None. "standard": "minimum-norm", "apgd-t"
-            towards 3 classes, and "square" with 1000 queries. "plus": all stages, with 5 restarts,
+            towards 3 classes, "pgd-margin", and "square" with 1000 queries. "plus": all stages, with 5 restarts,
             9 classes and 5000 queries, as AutoAttack has. "fast": "standard" without "square".
             "rand", for models with random parts: "apgd-ce" and "pgd-margin" with 20 draws.
         attacks: The stages, in this order.

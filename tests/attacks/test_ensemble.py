@@ -63,7 +63,7 @@ def test_a_version_says_what_is_not_given(case):
     attack = attacks.ClipAwareAutoAttack(version="plus", targets=2)
     assert (attack.targets, attack.queries) == (2, 5000)
     _, _, seen = attacked(case, version="fast", targets=1)
-    assert [stage.name for stage in seen] == ["minimum-norm", "apgd-t1"]
+    assert [stage.name for stage in seen] == ["minimum-norm", "apgd-t1", "pgd-margin1"]
 
 
 @every_backend
@@ -176,7 +176,7 @@ def test_a_targeted_criterion_has_the_cross_entropy_in_place_of_targeted_runs(ca
     assert not any(stage.name.startswith("apgd-t") for stage in seen)
     assert success.all()
     points, success, seen = attacked(case, fb.TargetedMisclassification(target), part=1e-3)
-    assert [stage.name for stage in seen] == ["minimum-norm", "apgd-ce", "square"]
+    assert [stage.name for stage in seen] == ["minimum-norm", "apgd-ce", "pgd-margin1", "square"]
     assert not success.any()
     assert case.norm(points, 2) == pytest.approx(1e-3 * case.epsilon(2), rel=1e-3)
 
