@@ -85,9 +85,10 @@ class ClipAwareAutoAttack(ClipAwareAttack):
     Args:
         p: Order of the norm, in [1, inf].
         version: Sets the arguments that are None. "standard": "minimum-norm", "apgd-t"
-            towards 3 classes, "pgd-margin", and "square" with 1000 queries. "plus": all stages, with 5 restarts,
-            9 classes and 5000 queries, as AutoAttack has. "fast": "standard" without "square".
-            "rand", for models with random parts: "apgd-ce" and "pgd-margin" with 20 draws.
+            towards 3 classes, "pgd-margin", and "square" with 1000 queries. "plus": all stages,
+            with 5 restarts, 9 classes and 5000 queries, as AutoAttack has. "fast": "standard"
+            without "square". "rand", for models with random parts: "apgd-ce" and "pgd-margin"
+            with 20 draws.
         attacks: The stages, in this order.
         steps: Gradients of each run of a gradient attack.
         restarts: Runs of "pgd-margin" from new random starts, each on the samples still unbroken.
