@@ -46,7 +46,7 @@ def terminable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress_bars(console: Console) -> Iterator[Callable[[Progress], None]]:
-    """Show bars of the run and of the current setting: how far, how fast, how long, how robust."""
+    """Show a bar of the run and one of each setting: how far, how fast, how long, how robust."""
     bars = progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
@@ -57,7 +57,7 @@ def progress_bars(console: Console) -> Iterator[Callable[[Progress], None]]:
     )
     with bars:
         run = bars.add_task("preparing", total=None, status="")
-        setting = bars.add_task("", total=None, status="", visible=False)
+        settings: dict[int, progress.TaskID] = {}
 
         def show(state: Progress) -> None:
             if state.waiting_for:
@@ -70,33 +70,32 @@ def progress_bars(console: Console) -> Iterator[Callable[[Progress], None]]:
             bars.update(run, completed=state.done)
             task = bars.tasks[run]
             bars.update(run, status=_speed(task.speed, task.time_remaining))
-            bars.update(
-                setting,
-                visible=True,
-                description=f"{state.setting.label}, epsilon {state.setting.epsilon:g}",
-                completed=state.setting_done,
-                total=state.setting_total,
-                status=f"robust {state.robust_accuracy:.3f}",
-            )
+            number = state.setting.number
+            if number not in settings:
+                name = f"{state.setting.label}, epsilon {state.setting.epsilon:g}"
+                settings[number] = bars.add_task(name, total=state.setting_total, status="")
+            robust = f"robust {state.robust_accuracy:.3f}"
+            bars.update(settings[number], completed=state.setting_done, status=robust)
 
         yield show
 
 
 def print_settings(state: Progress) -> None:
-    """Print a line where a setting is finished or a process waits, where no bars can be shown."""
+    """Print a line for each tenth of the run, each finished setting, and each time it waits."""
     if state.waiting_for:
         print(
             f"waiting for task {state.waiting_for}, which another process computes;"
             f" {state.done} of {state.total} tasks",
             flush=True,
         )
-    if state.setting is None or state.setting_done < state.setting_total:
+    if state.setting is None:
         return
-    print(
-        f"{state.setting.label}, epsilon {state.setting.epsilon:g}:"
-        f" robust accuracy {state.robust_accuracy:.3f}; {state.done} of {state.total} tasks",
-        flush=True,
-    )
+    done = f"{state.done} of {state.total} tasks"
+    if state.setting_done == state.setting_total:
+        setting = f"{state.setting.label}, epsilon {state.setting.epsilon:g}"
+        print(f"{setting}: robust accuracy {state.robust_accuracy:.3f}; {done}", flush=True)
+    elif 10 * state.done // state.total > 10 * (state.done - 1) // state.total:
+        print(done, flush=True)
 
 
 def to_json(results: Results, last: Progress, written: Sequence[Path]) -> str:

@@ -39,6 +39,19 @@ def test_every_sample_is_in_one_task_of_each_setting_and_tasks_are_found_by_name
     assert all(tasks.named(name) is None for name in strangers)
 
 
+@pytest.mark.parametrize("shards", [1, 2, 7, 32, 256])
+def test_shards_are_ranges_of_batches_that_differ_by_one_at_most(shards):
+    settings = make_settings(Evaluation(attacks={"a": AttackConfig("L2PGD", [1.0, 2.0])}))
+    tasks = Tasks(settings, 1000, 25, seed=0)
+    ranges = [tasks.in_shard(shard, shards) for shard in range(shards)]
+    assert [batch for batches in ranges for batch in batches] == list(range(40))
+    lengths = {len(batches) for batches in ranges}
+    assert max(lengths) - min(lengths) <= 1
+    numbers = [number for batch in range(40) for number in tasks.in_batch(batch)]
+    assert sorted(numbers) == list(range(80))
+    assert [tasks[number].batch for number in numbers] == [i // 2 for i in range(80)]
+
+
 def test_a_minimisation_attack_is_one_task_for_all_its_epsilons():
     settings = make_settings(Evaluation(attacks={"a": AttackConfig("L2DeepFoolAttack", repeat=2)}))
     tasks = Tasks(settings, 10, 10, seed=0)

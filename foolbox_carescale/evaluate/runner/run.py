@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -150,9 +151,9 @@ class _CompletionLog:
     """
 
     def __init__(self, folder: RunFolder, tasks: Tasks, shard: str | None) -> None:
-        first, step = shard_of(shard)
         self.folder, self.tasks = folder, tasks
-        self._numbers = range(first, len(tasks), step)
+        self.batches = tasks.in_shard(*shard_of(shard))
+        self._total = sum(len(tasks.in_batch(batch)) for batch in self.batches)
         self._done, self._how_many = bytearray(len(tasks)), 0
         self._counted = np.zeros((len(tasks.settings), 2), np.int64)  # robust samples, samples
         self._resumed = 0
@@ -160,17 +161,21 @@ class _CompletionLog:
             task = tasks.named(name)
             if task is None:
                 folder.quarantine(name, "it does not belong to this run")
-            elif task.number in self._numbers:
+            elif task.batch in self.batches:
                 self.look(task.number)
         self._resumed = self._how_many
 
     @property
     def complete(self) -> bool:
-        return self._how_many == len(self._numbers)
+        return self._how_many == self._total
 
     def missing(self) -> Iterator[int]:
         """Numbers of the tasks that are not done, as things stand when each is asked for."""
-        return (number for number in self._numbers if not self._done[number])
+        return chain.from_iterable(map(self.missing_in, self.batches))
+
+    def missing_in(self, batch: int) -> Iterator[int]:
+        """Numbers of those on one batch."""
+        return (number for number in self.tasks.in_batch(batch) if not self._done[number])
 
     def look(self, number: int) -> bool:
         """Return whether a task is done, here or elsewhere; quarantine a damaged one."""
@@ -206,7 +211,7 @@ class _CompletionLog:
 
     def progress(self, task: Task | None) -> Progress:
         """Return how far the run is after a task."""
-        done, total = self._how_many, len(self._numbers)
+        done, total = self._how_many, self._total
         if task is None:
             return Progress(None, done, total, resumed=self._resumed, folder=self.folder.path)
         robust, samples = self._counted[task.setting.number].tolist()
@@ -232,10 +237,20 @@ def _compute(executor: Executor, log: _CompletionLog, report: Callable[[Progress
     """Compute what is missing; what other processes have claimed is left to them."""
     folder = log.folder
     started: set[int] = set()
+    running: set[int] = set()
+
+    def by_batch() -> Iterator[int]:
+        # whole batches that no other process is at, so that each is decoded once
+        for batch in log.batches:
+            claim = len(log.tasks) + batch
+            if next(log.missing_in(batch), None) is not None and folder.claim(claim):
+                yield from log.missing_in(batch)
+                folder.release(claim)
+        yield from log.missing()  # and what is left of the others
 
     def free() -> Iterator[Task]:
-        for number in log.missing():
-            if folder.claim(number):
+        for number in by_batch():
+            if number not in running and folder.claim(number):
                 if log.look(number):  # another process was faster
                     folder.release(number)
                 else:
@@ -243,6 +258,7 @@ def _compute(executor: Executor, log: _CompletionLog, report: Callable[[Progress
                     if task.setting.number not in started:
                         started.add(task.setting.number)
                         LOGGER.info("%s, epsilon %g: started", *_named(task.setting))
+                    running.add(number)
                     yield task
 
     report(log.progress(None))
@@ -252,6 +268,7 @@ def _compute(executor: Executor, log: _CompletionLog, report: Callable[[Progress
             waiting = False
             folder.write(part)
             folder.release(task.number)
+            running.remove(task.number)
             log.add(task.number, part.rows)
             state = log.progress(task)
             if state.setting_done == state.setting_total:

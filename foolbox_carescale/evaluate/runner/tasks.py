@@ -137,6 +137,14 @@ class Tasks(Sequence[Task]):
         start = batch * self._batch_size
         return np.arange(start, min(start + self._batch_size, self.samples))
 
+    def in_batch(self, batch: int) -> range:
+        """Return the numbers of all tasks on a batch."""
+        return range(batch, len(self), self.batches)
+
+    def in_shard(self, shard: int, shards: int) -> range:
+        """Return the batches of a shard: consecutive ones, about as many as in any other."""
+        return range(shard * self.batches // shards, (shard + 1) * self.batches // shards)
+
     def named(self, name: str) -> Task | None:
         """Return the task of a name; None where there is none."""
         match = re.fullmatch(r"(\d{4,})-.+-(\d{5,})", name)

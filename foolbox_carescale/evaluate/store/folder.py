@@ -43,7 +43,7 @@ MOST_CONFIG, MOST_JSON, MOST_RESULTS, MOST_IMAGES = 2**21, 2**26, 2**30, 2**34
 """Bytes of a file that is opened at all: YAML, JSON, Parquet and examples, safetensors."""
 
 _UNFINISHED, _CLAIMS = ".unfinished", ".claims"
-_WRITERS = 2**31 - 1  # a byte that every process that writes holds; those before it are tasks
+_WRITERS = 2**31 - 1  # a byte that every process that writes holds; before it: tasks, batches
 
 
 _T = TypeVar("_T")
@@ -229,13 +229,13 @@ class RunFolder:
         return sorted(path.stem for path in (self.path / "results").glob("*.parquet"))
 
     def claim(self, number: int, *, wait: bool = False) -> bool:
-        """Keep other processes from computing a task, until ``release`` or this process's end.
+        """Keep others from computing a task or a batch, until ``release`` or this process's end.
 
         A lock on one byte of a file, which the kernel ends with the process. Where a file
         system has no locks every claim is granted, and a task may be computed twice.
 
         Args:
-            number: The task's.
+            number: The task's; a batch's comes after those of all tasks.
             wait: Wait for whoever has claimed it.
 
         Returns:
