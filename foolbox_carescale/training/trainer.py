@@ -19,7 +19,8 @@ import torch
 
 from ..evaluate.config.types import TrackingConfig
 from ..evaluate.config.validation import expand_path
-from ..evaluate.data.sources import Data, open_source
+from ..evaluate.data.dataset import Batch
+from ..evaluate.data.sources import open_source
 from ..evaluate.errors import LOGGER, StorageError, UserError
 from ..evaluate.models.loading import find_device, resolve_model
 from ..evaluate.runner.identity import check_config, check_inputs, inputs_digest, versions
@@ -117,7 +118,7 @@ def _rank() -> int | None:
     )
 
 
-def _start(training: Training) -> tuple[Training, Data, str, RunFolder]:
+def _start(training: Training) -> tuple[Training, Batch, str, RunFolder]:
     """Return the training with all defaults resolved, its data, its identity and its folder."""
     folder = expand_path(training.output) if training.output else None
     record = None if folder is None else _read_record(folder)
@@ -128,7 +129,7 @@ def _start(training: Training) -> tuple[Training, Data, str, RunFolder]:
         training = dataclasses.replace(training, threads=chosen["threads"], device=chosen["device"])
     resolved, data = _resolve(training)
     config = _identity(resolved)
-    inputs = inputs_digest(data)
+    inputs = inputs_digest(data.index, data.labels, data.hashes)
     identity = {"config": config, "inputs": inputs}
     run = hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
     if folder is not None and record is not None and record["run"] != run:
@@ -192,7 +193,7 @@ def _identity(training: Training) -> dict[str, Any]:
     return content
 
 
-def _resolve(training: Training) -> tuple[Training, Data]:
+def _resolve(training: Training) -> tuple[Training, Batch]:
     source = open_source(training.data, "train")
     model = resolve_model(training.model, data=source.name, num_classes=source.num_classes)
     view = view_of(training.data, model)

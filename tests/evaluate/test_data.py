@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.models import ResNet18_Weights
 
 from foolbox_carescale.evaluate import DataConfig, EvaluationWarning, UserError
-from foolbox_carescale.evaluate.data import sources
+from foolbox_carescale.evaluate.data import dataset
 from foolbox_carescale.evaluate.data.sources import _data_set, load_data, open_source
 
 
@@ -423,6 +423,73 @@ def test_only_the_samples_asked_for_are_decoded_and_each_once():
     assert len(set(source.decoded)) == 5
 
 
+def test_a_batch_is_decoded_when_it_is_asked_for_and_kept_for_a_while():
+    source = Counted(10_000)
+    data = _data_set("counted", source).choose(DataConfig(), 500)
+    assert (len(data), data.labels, data.num_classes, source.decoded) == (500, None, 3, [])
+    everything = _data_set("counted", Counted(10_000)).read(DataConfig(), 500)
+    for _ in range(2):
+        batch = data.batch(np.arange(100, 104))
+    assert source.decoded == batch.index.tolist() == data.index[100:104].tolist()
+    assert np.array_equal(batch.images, everything.images[100:104])
+    assert batch.hashes == everything.hashes[100:104]
+    for start in (0, 4, 100):
+        data.batch(np.arange(start, start + 4))
+    assert source.decoded == data.index[[*range(100, 104), *range(8), *range(100, 104)]].tolist()
+
+
+def test_data_in_another_process_are_the_same():
+    data = open_source(DataConfig("foolbox/mnist")).choose(DataConfig(seed=3), 5)
+    data.batch([0])
+    cloudpickle = pytest.importorskip("cloudpickle")  # as Ray does
+    again = cloudpickle.loads(cloudpickle.dumps(data))
+    assert np.array_equal(again.index, data.index)
+    assert again.batch([1, 4]).hashes == data.batch([1, 4]).hashes
+
+
+def test_every_batch_is_checked_as_it_is_read():
+    images, labels = scaled()
+    for column, value, line in (
+        (images, 3.0, r"span \[0, 3\]"),
+        (images, np.nan, "span .nan"),
+        (labels, -1, "has the label -1"),
+    ):
+        changed = column.copy()
+        changed[3] = value
+        pair = (changed, labels) if column is images else (images, changed)
+        data = _data_set("own", list(zip(*pair, strict=True))).choose(DataConfig(), None)
+        data.batch([0, 1, 2])
+        with pytest.raises(UserError, match=line):
+            data.batch([0, 3])
+    uneven = _data_set("uneven", [(np.zeros((3, n, n)), 0) for n in (4, 4, 5)])
+    data = uneven.choose(DataConfig(), None)
+    assert data.shape == (3, 4, 4)
+    with pytest.raises(UserError, match="images differ in size"):
+        data.batch([2])
+
+
+@pytest.mark.parametrize(
+    ("labels", "known"),
+    [
+        (list(range(4)), True),
+        (torch.arange(4), True),
+        ([[0], [1, 2], [3], [4]], False),  # tags
+        ([{"boxes": []}] * 4, False),
+        (np.arange(4) / 2, False),
+    ],
+)
+def test_labels_beside_the_images_are_known_before_anything_is_decoded(labels, known):
+    class Labelled(Counted):
+        targets = labels
+
+    data = _data_set("labelled", Labelled(4)).choose(DataConfig(), None)
+    assert (data.labels is not None) is known
+    if known:
+        assert data.labels.tolist() == [0, 1, 2, 3]
+        assert data.num_classes == 4
+    assert data.batch([3]).labels.tolist() == [0]  # the sample itself has the last word
+
+
 def test_an_index_file_gives_these_samples_in_this_order(tmp_path):
     everything = load_data(DataConfig())
     chosen = everything.index[[7, 3, 500]]
@@ -456,7 +523,7 @@ def test_an_index_file_that_cannot_be_used_is_one_line(tmp_path, text, line):
 
 
 def test_an_index_is_read_from_a_regular_file_of_bounded_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MOST_INDEX", 4)
+    monkeypatch.setattr(dataset, "MOST_INDEX", 4)
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "large").write_text("1\n2\n3\n", encoding="utf-8")
     for name, line in (

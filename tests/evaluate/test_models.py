@@ -176,12 +176,12 @@ def test_named_weights_bring_mean_std_size_and_interpolation(downloaded, name):
     run, data = resolve(evaluation)
     assert run.model.weights == "IMAGENET1K_V1"
     assert (run.data.size, run.data.resize, run.data.interpolation) == (224, 256, "bilinear")
-    assert data.images.shape == (2, 3, 224, 224)
+    assert data.shape == (3, 224, 224)
     model, config = load_model(run.model)
     preset = SqueezeNet1_1_Weights.DEFAULT.transforms()
     assert (config.mean, config.std) == (preset.mean, preset.std)
     assert config.num_classes == 1000
-    images = torch.from_numpy(data.images)
+    images = torch.from_numpy(data.batch([0, 1]).images)
     mean, std = (torch.tensor(v)[:, None, None] for v in (preset.mean, preset.std))
     expected = downloaded[1]((images - mean) / std)
     assert torch.allclose(model(images), expected, atol=1e-5)
@@ -191,7 +191,7 @@ def test_the_config_has_the_last_word_on_size_and_interpolation(downloaded):
     data = DataConfig("foolbox/imagenet", size=64, interpolation="bicubic")
     evaluation = Evaluation(ModelConfig("squeezenet1_1", "DEFAULT"), data, samples=1)
     run, loaded = resolve(evaluation)
-    assert loaded.images.shape == (1, 3, 64, 64)
+    assert loaded.shape == (3, 64, 64)
     assert (run.data.resize, run.data.interpolation) == (None, "bicubic")
 
 
@@ -245,7 +245,7 @@ def test_a_resolved_run_is_the_same_when_it_is_resolved_again(downloaded):
     once, data = resolve(evaluation)
     twice, again = resolve(once)
     assert once == twice
-    assert np.array_equal(data.images, again.images)
+    assert np.array_equal(data.batch([0]).images, again.batch([0]).images)
 
 
 @pytest.mark.parametrize("name", ["os.system", "torch.load", "../resnet18", "get_model"])

@@ -177,17 +177,33 @@ def test_other_weights_under_the_same_name_are_refused(tmp_path, monkeypatch):
         evaluate(tiny(folder))
 
 
-def test_an_image_changed_anywhere_in_the_data_is_refused(tmp_path, monkeypatch):
+def test_an_image_that_has_changed_since_a_task_saw_it_is_refused(tmp_path, monkeypatch):
     images, labels = np.random.default_rng(0).random((120, 1, 4, 4), np.float32), [0, 1] * 60
     monkeypatch.setattr(factories, "data", lambda: (images, np.array(labels)))
     folder = started(tmp_path / "run")
-    images[110] = 1 - images[110]
-    with pytest.raises(UserError, match="data: the images are not those"):
-        evaluate(tiny(folder))
-    images[110] = 1 - images[110]
+    for image, line in ((0, "the images are not"), (2, "the images of batch 2 are not")):
+        images[image] = 1 - images[image]
+        with pytest.raises(UserError, match=f"data: {line} those that .*the run in"):
+            evaluate(tiny(folder))
+        images[image] = 1 - images[image]
     labels[110] = 1 - labels[110]
     with pytest.raises(UserError, match="data: the labels are not those"):
         evaluate(tiny(folder))
+
+
+def test_a_stored_task_that_saw_other_images_than_its_batch_is_computed_again(
+    tmp_path, monkeypatch
+):
+    seen = []
+
+    def told(rows):
+        seen.append(rows["batch"][0].as_py())
+        return "other" if len(seen) == 3 * 12 + 5 else str(seen[-1])
+
+    evaluate(tiny(tmp_path / "run"))
+    monkeypatch.setattr("foolbox_carescale.evaluate.runner.run.images_digest", told)
+    with pytest.warns(EvaluationWarning, match="saw other images than the tasks of its batch"):
+        assert computed(tmp_path / "run") == 1
 
 
 class Linear(torch.nn.Linear):

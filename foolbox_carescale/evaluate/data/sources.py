@@ -1,25 +1,21 @@
-"""Data: images in [0, 1] with labels, from several sources, as NumPy arrays."""
+"""The data sets that a config can name: bundled ones, folders, torchvision's, a user's own."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
+import contextlib
 import inspect
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ..config.types import DataConfig
 from ..config.validation import expand_path
-from ..errors import UserError, describe, nearest
+from ..errors import UserError, nearest
 from ..models.targets import call_target, check_params
-from ..store.checksums import IntegrityError, read_file
-from .decoding import Images, as_array, as_label, image_and_label, in_full_depth, open_image
+from .dataset import Batch, Data, Labels, Source
+from .decoding import image_and_label, in_full_depth, open_image
 from .digits import digits
 
 FOOLBOX_SETS = {"imagenet": 1000, "cifar10": 10, "cifar100": 100, "mnist": 10, "fashionMNIST": 10}
@@ -28,126 +24,27 @@ FOOLBOX_SETS = {"imagenet": 1000, "cifar10": 10, "cifar100": 100, "mnist": 10, "
 FOOLBOX_SAMPLES = 20
 """Images in each of them."""
 
-MOST_INDEX = 2**26
-"""Bytes of a file of samples."""
-
-ROUNDING = 1e-5
-"""How far pixels may lie outside [0, 1]; they are clipped. Twenty steps of float32 at 1 are
-2.4e-6, what a resize or a normalisation to and fro leaves."""
-
-Labels = npt.NDArray[np.int64]
 Split = Literal["train", "test"]
 
 
-@dataclass(frozen=True)
-class Data:
-    """Samples of a data set.
+def open_data(config: DataConfig, samples: int | None = None) -> Data:
+    """Return at most ``samples`` samples of a data set, drawn without replacement, undecoded.
 
-    Attributes:
-        name: Of the data set.
-        images: Shape (N, C, H, W), in [0, 1].
-        labels: Shape (N,).
-        index: Shape (N,): each sample's place in the data set.
-        num_classes: Of the data set, not only of these samples.
+    The same arguments give the same samples, in every process.
+
+    Raises:
+        UserError: The data cannot be had.
     """
-
-    name: str
-    images: Images
-    labels: Labels
-    index: Labels
-    num_classes: int
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @functools.cached_property
-    def hashes(self) -> list[str]:
-        """Return BLAKE2b, 16 bytes in hexadecimal, of each image's float32 pixels in C order."""
-        pixels = (np.ascontiguousarray(image, "<f4").tobytes() for image in self.images)
-        return [hashlib.blake2b(one, digest_size=16).hexdigest() for one in pixels]
+    return open_source(config).choose(config, samples)
 
 
-def load_data(config: DataConfig, samples: int | None = None) -> Data:
-    """At most ``samples`` samples of a data set, drawn without replacement.
+def load_data(config: DataConfig, samples: int | None = None) -> Batch:
+    """Return what ``open_data`` does, all decoded into one batch.
 
     Raises:
         UserError: The data cannot be had, or are not in [0, 1].
     """
     return open_source(config).read(config, samples)
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set, of which nothing is decoded before samples are asked for.
-
-    Attributes:
-        name: Of the data set.
-        length: Its number of samples.
-        get: The image (PIL, array or tensor) and the label of a sample.
-        num_classes: 0 where nobody knows before the labels are read.
-        index: Each sample's place in the data set; None where it is its number.
-        labels: Where they are known without decoding images.
-        class_names: By label.
-        squashed: Height and width of images, whatever their shape, where no size is asked for.
-    """
-
-    name: str
-    length: int
-    get: Callable[[int], tuple[Any, Any]]
-    num_classes: int = 0
-    index: Labels | None = None
-    labels: Sequence[Any] | Labels | None = None
-    class_names: Sequence[Any] = ()
-    squashed: int | None = None
-
-    def sample(self, i: int) -> tuple[Any, int]:
-        """Return the image and the label of a sample.
-
-        Raises:
-            UserError: It cannot be read, or is no pair of an image and an integral label.
-        """
-        try:
-            sample = self.get(i)
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f"data: sample {i} of {self.name} cannot be read ({describe(error)})"
-            ) from error
-        image, label = image_and_label(f"sample {i} of {self.name}", sample)
-        return image, as_label(self.name, label)
-
-    def read(self, config: DataConfig, samples: int | None) -> Data:
-        """Decode the samples that a config asks for, each once; memory holds these only."""
-        if self.length == 0:
-            raise UserError(f"data: {self.name} is empty")
-        places = np.arange(self.length) if self.index is None else self.index
-        chosen = _choose(self, places, config, samples)
-        images, labels = np.empty(0, np.float32), np.empty(len(chosen), np.int64)
-        for row, i in enumerate(chosen.tolist()):
-            image, labels[row] = self.sample(i)
-            if self.squashed is not None and config.size is None:
-                image = image.resize((self.squashed, self.squashed))
-            array = as_array(f"sample {i} of {self.name}", image, config)
-            if row == 0:
-                images = np.empty((len(chosen), *array.shape), np.float32)
-            if array.shape != images.shape[1:]:
-                raise UserError(
-                    "data.size: is null, but images differ in size"
-                    f" ({images.shape[1:]}, {array.shape}); give one, e.g. data.size=224"
-                )
-            images[row] = array
-        low, high = float(images.min()), float(images.max())
-        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
-            raise UserError(
-                f"data: pixels of {self.name} span [{low:.4g}, {high:.4g}], outside the bounds"
-                " [0, 1]; scale them to [0, 1] and leave normalisation to model.mean and model.std"
-            )
-        if labels.min() < 0:
-            raise UserError(f"data: {self.name} has the label {labels.min()}; labels count from 0")
-        classes = max(self.num_classes, int(labels.max()) + 1)
-        np.clip(images, 0, 1, out=images)
-        return Data(self.name, images, labels, places[chosen].astype(np.int64), classes)
 
 
 def open_source(config: DataConfig, split: Split = "test") -> Source:
@@ -179,68 +76,6 @@ def open_source(config: DataConfig, split: Split = "test") -> Source:
 
         return _data_set("folder", open_folder(config))
     return _from_torchvision(config, split)
-
-
-def _choose(source: Source, places: Labels, config: DataConfig, samples: int | None) -> Labels:
-    """Numbers of the samples that a config asks for."""
-    chosen: Labels = np.arange(source.length)
-    if config.index is not None:
-        numbers = {place: number for number, place in enumerate(places.tolist())}
-        asked = _read_index(expand_path(config.index))
-        if unknown := [place for place in asked if place not in numbers]:
-            raise UserError(f"data.index: {source.name} has no sample {unknown[0]}")
-        chosen = np.array([numbers[place] for place in asked])
-    if config.classes is not None:
-        wanted = [_class_number(source, value) for value in config.classes]
-        if source.labels is not None:
-            known = [source.labels[i] for i in chosen.tolist()]
-            labels = np.array([as_label(source.name, label) for label in known])
-        else:
-            labels = np.array([source.sample(i)[1] for i in chosen.tolist()])
-        picked = np.isin(labels, wanted)
-        if not picked.any():
-            raise UserError(f"data.classes: {source.name} has no sample of {config.classes}")
-        chosen = chosen[picked]
-    if samples is not None and samples < len(chosen):
-        drawn = np.random.default_rng(config.seed).permutation(len(chosen))[:samples]
-        chosen = chosen[np.sort(drawn)]
-    return chosen
-
-
-def _read_index(path: Path) -> list[int]:
-    try:
-        lines = read_file(path, MOST_INDEX).decode().split("\n")
-    except (OSError, IntegrityError, UnicodeDecodeError) as error:
-        raise UserError(f"data.index: {str(path)!r} cannot be read ({error})") from error
-    asked: list[int] = []
-    for number, line in enumerate(lines, start=1):
-        if not (text := line.partition("#")[0].strip()):
-            continue
-        if not re.fullmatch(r"\d{1,18}", text):
-            raise UserError(
-                f"data.index: line {number} of {path} is {text[:40]!r};"
-                " write one sample's number per line"
-            )
-        asked.append(int(text))
-    if not asked or len(set(asked)) < len(asked):
-        what = "names a sample twice" if asked else "names no sample"
-        raise UserError(f"data.index: {path} {what}")
-    return asked
-
-
-def _class_number(source: Source, value: int | str) -> int:
-    names = {
-        str(name): number
-        for number, same in enumerate(source.class_names)
-        for name in (same if isinstance(same, (tuple, list)) else [same])  # ImageNet's synonyms
-    }
-    if str(value) in names:
-        return names[str(value)]
-    known = source.num_classes or np.inf
-    if re.fullmatch(r"\d{1,18}", str(value)) and int(value) < known:
-        return int(value)
-    valid = nearest(str(value), names) if names else f"give numbers below {source.num_classes}"
-    raise UserError(f"data.classes: {source.name} has no class {value!r}; {valid}")
 
 
 def _from_foolbox(config: DataConfig) -> Source:
@@ -312,20 +147,27 @@ _NOT_BY_NAME = ("DatasetFolder", "ImageFolder", "LSUN", "VisionDataset")
 def _data_set(name: str, made: Any) -> Source:
     """Return a map-style data set in PyTorch's manner."""
     class_names = getattr(made, "classes", ())
-    # what torchvision's data sets call their labels
-    known = (getattr(made, key, None) for key in ("targets", "labels", "_labels"))
-    sized: list[Any] = [one for one in known if hasattr(one, "__len__")]
-    labels = next((one for one in sized if len(one) == len(made)), None)
-    if labels is not None and np.ndim(labels) != 1:
-        labels = None
     return Source(
         name,
         len(made),
         in_full_depth(made),
         len(class_names),
-        labels=labels,
+        labels=_labels(made),
         class_names=class_names,
     )
+
+
+def _labels(made: Any) -> Labels | None:
+    """Return the labels that a data set holds beside its images, if they are those it gives."""
+    if any(getattr(made, key, None) is not None for key in ("target_transform", "transforms")):
+        return None
+    for key in ("targets", "labels", "_labels"):  # what torchvision's data sets call them
+        found: Any = getattr(made, key, None)
+        if hasattr(found, "__len__") and len(found) == len(made):
+            with contextlib.suppress(ValueError, TypeError):  # lists of several lengths
+                labels = np.asarray(found)
+                return labels if labels.ndim == 1 and labels.dtype.kind in "iu" else None
+    return None
 
 
 def _from_target(config: DataConfig) -> Source:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config.types import Evaluation
-from ..data.sources import Data
 from ..errors import EvaluationWarning, UserError, warn
 from ..serialization import flatten_keys, to_builtins
 from .tasks import Tasks
@@ -60,7 +59,7 @@ def record_of(
     Args:
         asked: The run as it was asked for, and
         resolved: with resolved defaults.
-        inputs: The digest of its samples.
+        inputs: What identifies its samples, as a worker says.
         tasks: All of it.
         model: What identifies it, as a worker says.
     """
@@ -220,12 +219,20 @@ def check_inputs(then: Mapping[str, str], now: Mapping[str, str], where: str) ->
         )
 
 
-def inputs_digest(data: Data) -> dict[str, str]:
-    """Return BLAKE2b, 16 bytes in hexadecimal, of all samples' places, labels and images."""
+def inputs_digest(
+    index: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], hashes: Iterable[str]
+) -> dict[str, str]:
+    """Return BLAKE2b, 16 bytes in hexadecimal, of samples' places, labels and image hashes.
+
+    Args:
+        index: Places of all samples in the data set.
+        labels: Those that are known.
+        hashes: Of the images that were decoded.
+    """
     parts = {
-        "places in the data set": np.ascontiguousarray(data.index).tobytes(),
-        "labels": np.ascontiguousarray(data.labels).tobytes(),
-        "images": "".join(data.hashes).encode(),
+        "places in the data set": np.ascontiguousarray(index).tobytes(),
+        "labels": np.ascontiguousarray(labels).tobytes(),
+        "images": "".join(hashes).encode(),
     }
     return {n: hashlib.blake2b(part, digest_size=16).hexdigest() for n, part in parts.items()}
 

@@ -1,11 +1,12 @@
-"""Resolve the defaults of a config, and load its data."""
+"""Resolve the defaults of a config, and open its data."""
 
 from __future__ import annotations
 
 import dataclasses
 
 from ..config.types import DataConfig, Evaluation, ModelConfig
-from ..data.sources import Data, open_source
+from ..data.dataset import Data
+from ..data.sources import open_source
 from ..errors import EvaluationWarning, warn
 from ..models.loading import named_weights, resolve_model
 
@@ -14,7 +15,7 @@ def resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
     """Return the run with ``auto`` and None replaced by what they stand for, and its data.
 
     What is returned is all that another process needs: there ``load_model(run.model)`` and
-    ``load_data(run.data, run.samples)`` give the same model and the same data.
+    ``open_data(run.data, run.samples)`` give the same model and the same data.
 
     Raises:
         UserError: The data cannot be had, or the weights do not exist.
@@ -22,12 +23,12 @@ def resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
     source = open_source(evaluation.data)
     model = resolve_model(evaluation.model, data=source.name, num_classes=source.num_classes)
     view = view_of(evaluation.data, model)
-    data = source.read(view, evaluation.samples)
+    data = source.choose(view, evaluation.samples)
     weights = named_weights(model)
     if model._target_ is None and weights is None and model.num_classes is None:
-        model = dataclasses.replace(model, num_classes=data.num_classes)
+        model = dataclasses.replace(model, num_classes=data.count_classes())
     classes = data.num_classes if weights is None else len(weights.meta["categories"])
-    if classes != data.num_classes:
+    if data.num_classes not in (0, classes):
         warn(
             EvaluationWarning(
                 f"the weights of {model.name} have {classes} classes, but {data.name} has"

@@ -16,12 +16,13 @@ import torch
 from .. import diagnostics
 from ..config.types import Evaluation, shard_of
 from ..config.validation import expand_path
-from ..data.sources import Data
-from ..errors import LOGGER
+from ..data.dataset import Data
+from ..errors import LOGGER, UserError
 from ..models.loading import find_device
 from ..store.checksums import IntegrityError
 from ..store.folder import RunFolder
 from ..store.results import Results
+from ..store.schema import images_digest
 from ..tracking import check_tracking, track
 from . import identity
 from .executors import Executor, make_executor
@@ -106,7 +107,6 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
 
     with diagnostics.capture_warnings() as captured:
         resolved, data = _resolve(evaluation)
-    inputs = identity.inputs_digest(data)  # hashes each image, before they go to workers
     tasks = Tasks(make_settings(resolved), len(data), resolved.batch_size, resolved.seed)
     executor = make_executor(resolved, data, tasks)
     try:
@@ -114,7 +114,7 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
         diagnostics.emit(probe.diagnostics)
         captured += probe.diagnostics
         if folder is None or record is None:
-            made = identity.record_of(evaluation, resolved, inputs, tasks, probe.model)
+            made = identity.record_of(evaluation, resolved, probe.inputs, tasks, probe.model)
             folder = folder or RunFolder.new()
             if not folder.start(made):
                 record = folder.record()
@@ -126,7 +126,7 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
                     return _evaluate(evaluation, on_progress)
             log = _open(folder, resolved, len(data))
         if record is not None:
-            identity.check_same(record, resolved, inputs, folder.path)
+            identity.check_same(record, resolved, probe.inputs, folder.path)
             where = f"that the run in {folder.path} was started with"
             identity.check_same_model(record["model"], probe.model, where)
         folder.write_config(_header() + resolved.to_yaml())
@@ -156,6 +156,7 @@ class _CompletionLog:
         self._total = sum(len(tasks.in_batch(batch)) for batch in self.batches)
         self._done, self._how_many = bytearray(len(tasks)), 0
         self._counted = np.zeros((len(tasks.settings), 2), np.int64)  # robust samples, samples
+        self._images: dict[int, str] = {}  # by batch, what shows which its tasks have seen
         self._resumed = 0
         for name in folder.stored():
             task = tasks.named(name)
@@ -201,6 +202,13 @@ class _CompletionLog:
         found = zip(*np.unique(rows["setting"].to_numpy(), return_counts=True), strict=True)
         if sorted(found) != sorted(expected):
             raise IntegrityError("its rows are not those of its task")
+        if not self.same_images(task, rows):
+            raise IntegrityError("it saw other images than the tasks of its batch before it")
+
+    def same_images(self, task: Task, rows: pa.Table) -> bool:
+        """Return whether a task saw the images that those of its batch before it have seen."""
+        seen = images_digest(rows)
+        return self._images.setdefault(task.batch, seen) == seen
 
     def add(self, number: int, rows: pa.Table) -> None:
         """Count a task that is done."""
@@ -266,6 +274,11 @@ def _compute(executor: Executor, log: _CompletionLog, report: Callable[[Progress
     while not log.complete:
         for task, part in executor.run(free()):
             waiting = False
+            if not log.same_images(task, part.rows):
+                raise UserError(
+                    f"data: the images of batch {task.batch} are not those that earlier tasks of"
+                    f" the run in {folder.path} have seen; choose another folder with output=..."
+                )
             folder.write(part)
             folder.release(task.number)
             running.remove(task.number)
@@ -305,7 +318,7 @@ def _resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
     if threads is None:
         # measured on two cores with the bundled model, a second thread costs up to 50 times
         # the time where another process wants that core
-        threads = 1 if max(data.images.shape[2:], default=1) <= SMALL else available
+        threads = 1 if max(data.shape[1:], default=1) <= SMALL else available
     return dataclasses.replace(resolved, device=device, threads=threads), data
 
 

@@ -20,14 +20,14 @@ from ...attacks.ensemble import ClipAwareAutoAttack, StageResult
 from ...attacks.model import module_of
 from .. import diagnostics
 from ..config.types import Evaluation
-from ..data.sources import Data
+from ..data.dataset import Batch, Data
 from ..errors import UserError
 from ..models.loading import load_model
 from ..models.outputs import check_classes
 from ..models.targets import named_errors
 from ..models.weights import weights_digest
 from ..store.schema import SCHEMA, TaskResult
-from .identity import logit_mixtures
+from .identity import inputs_digest, logit_mixtures
 from .tasks import AttackSetting, Task, Tasks
 
 EXAMPLES = 4
@@ -36,6 +36,10 @@ EXAMPLES = 4
 LOOKED_AT = 32
 """Samples, at least, that the model is diagnosed at, however small a batch is: a fault at a fifth
 of the samples is at two of 32 or more in 99 of 100 draws, which is above 5%."""
+
+KEPT = 2
+"""Batches whose clean predictions a worker remembers: with their images, they are those it holds
+at once."""
 
 _AT_ONCE = 2**20
 """Pixels whose norms are taken together: what stays in a processor's cache."""
@@ -50,10 +54,13 @@ class ModelProbe:
     Attributes:
         model: Shows whether two workers have the same one: a digest of its ``weights``,
             and ``logit_mixtures`` of samples of all batches.
+        inputs: Shows whether they have the same data: digests of all places and labels that are
+            known, and of the images of these samples.
         diagnostics: About the model.
     """
 
     model: dict[str, Any]
+    inputs: dict[str, str]
     diagnostics: list[diagnostics.Diagnostic]
 
 
@@ -61,9 +68,9 @@ class ModelProbe:
 class _CleanBatch:
     """A batch of samples without an attack."""
 
+    samples: Batch
     predictions: Array
     losses: Array
-    hashes: list[str]
     reachable: dict[float, Array] = field(default_factory=dict)
 
 
@@ -78,7 +85,7 @@ class Worker:
         Args:
             model: A Foolbox model.
             name: Of the model.
-            data: All samples of the run.
+            data: The samples of the run, read batch by batch.
             tasks: All tasks of the run.
             keep: Whether parts hold the adversarial examples.
         """
@@ -94,22 +101,25 @@ class Worker:
         """
         module = module_of(self._model)
         weights = None if module is None else weights_digest(module)
-        batch, samples = len(self._batch(0).predictions), len(self._data)
+        batch, samples = len(self._tasks.positions(0)), len(self._data)
         # spread out: of sorted data the first ones are of one class
-        some = np.linspace(0, samples - 1, min(samples, max(batch, LOOKED_AT))).astype(int)
-        images, labels = self._data.images[some], self._data.labels[some]
-        logits = [self._logits(images[i : i + batch]) for i in range(0, len(images), batch)]
+        positions = np.linspace(0, samples - 1, min(samples, max(batch, LOOKED_AT))).astype(int)
+        some = self._data.batch(positions)
+        parts = [self._logits(some.images[i : i + batch]) for i in range(0, len(some), batch)]
+        logits = np.concatenate(parts)
+        known = some.labels if self._data.labels is None else self._data.labels
+        check_classes(logits.shape, int(known.max()), model=self._name, data=self._data.name)
         return ModelProbe(
-            {"weights": weights, "logits": logit_mixtures(np.concatenate(logits)).tolist()},
-            diagnostics.of_model(self._model, images, labels, batch_size=batch),
+            {"weights": weights, "logits": logit_mixtures(logits).tolist()},
+            inputs_digest(self._data.index, known, some.hashes),
+            diagnostics.of_model(self._model, some.images, some.labels, batch_size=batch),
         )
 
     def run(self, task: Task) -> TaskResult:
         """Attack a task's samples, and measure what comes out."""
-        batch, labels = self._batch(task.batch), self._data.labels[task.samples]
-        attacked = batch.predictions == labels
-        chosen = task.samples[attacked]
-        images = self._data.images[chosen]
+        batch = self._batch(task.batch)
+        attacked = batch.predictions == batch.samples.labels
+        images, labels = batch.samples.images[attacked], batch.samples.labels[attacked]
 
         counted = CountingModel(self._model)
         counted.reports_overflow = True  # diagnostics do, of all samples at once
@@ -117,56 +127,54 @@ class Worker:
         started = time.perf_counter()
         with named_errors(f"attacks.{task.settings[0].label}"):
             returned, clipped, stages = (
-                self._attack(counted, task.settings, images, self._data.labels[chosen])
-                if len(chosen)
+                self._attack(counted, task.settings, images, labels)
+                if len(images)
                 else (*([images for _ in task.settings],) * 2, [])
             )
         seconds = time.perf_counter() - started
         cost = {
-            "forward_passes": counted.forwards / max(len(chosen), 1),
-            "backward_passes": counted.backwards / max(len(chosen), 1),
-            "seconds": seconds / max(len(chosen), 1) / len(task.settings),
+            "forward_passes": counted.forwards / max(len(images), 1),
+            "backward_passes": counted.backwards / max(len(images), 1),
+            "seconds": seconds / max(len(images), 1) / len(task.settings),
         }
 
         minimum = None  # judged once: it is the same for every epsilon
         if task.setting.minimises:
-            minimum = self._minimum_norms(images, returned[0], chosen, task.setting.p)
+            minimum = self._minimum_norms(images, returned[0], labels, task.setting.p)
         tables, examples = [], None
-        kept: dict[str, Array] = {"sample": self._data.index[chosen]}
+        kept: dict[str, Array] = {"sample": batch.samples.index[attacked]}
         for setting, raw, moved in zip(task.settings, returned, clipped, strict=True):
             perturbed = np.clip(moved, 0, 1)
             logits = self._logits(perturbed)
             measured: dict[str, Any] = {
-                **self._judged(perturbed, logits, self._data.labels[chosen]),
+                **self._judged(perturbed, logits, labels),
                 **_sizes(images, perturbed, setting),
                 # no epsilon limits the smallest perturbation
                 "returned_norm": None
                 if setting.minimises
                 else perturbation_norms(images, raw, setting.p)[0],
                 "minimum_norm": minimum,
-                "broken_by": _broken_by(stages, len(chosen)),
+                "broken_by": _broken_by(stages, len(images)),
                 "in_bounds": np.all(_per_sample((moved >= 0) & (moved <= 1)), axis=1),
-                **{name: np.full(len(chosen), value) for name, value in cost.items()},
+                **{name: np.full(len(images), value) for name, value in cost.items()},
             }
             tables.append(self._rows(task, setting, batch, attacked, measured))
             kept[f"epsilon={setting.epsilon!r}"] = perturbed.astype(np.float32)
-            if setting is task.pictured and len(chosen):
-                examples = self._examples(setting, chosen, perturbed, logits)
+            if setting is task.pictured and len(images):
+                examples = _examples(setting, images, labels, perturbed, logits)
         rows = pa.concat_tables(tables).combine_chunks()
         return TaskResult(task.name, rows, examples, kept if self._keep else None)
 
     def _batch(self, number: int) -> _CleanBatch:
         if number not in self._batches:
-            positions = self._tasks.positions(number)
-            images, labels = self._data.images[positions], self._data.labels[positions]
-            logits = self._logits(images)
-            highest = int(self._data.labels.max())
+            while len(self._batches) >= KEPT:
+                del self._batches[next(iter(self._batches))]
+            samples = self._data.batch(self._tasks.positions(number))
+            logits = self._logits(samples.images)
+            highest = int(samples.labels.max())
             check_classes(logits.shape, highest, model=self._name, data=self._data.name)
-            self._batches[number] = _CleanBatch(
-                logits.argmax(1),
-                cross_entropy(logits, labels),
-                [self._data.hashes[i] for i in positions],
-            )
+            losses = cross_entropy(logits, samples.labels)
+            self._batches[number] = _CleanBatch(samples, logits.argmax(1), losses)
         return self._batches[number]
 
     def _attack(
@@ -193,10 +201,10 @@ class Worker:
             raw, clipped, _ = attack(model, inputs, targets, epsilons=epsilons, **told)
         return [_array(t) for t in raw], [_array(t) for t in clipped], stages
 
-    def _minimum_norms(self, images: Array, returned: Array, chosen: Array, p: float) -> Array:
+    def _minimum_norms(self, images: Array, returned: Array, labels: Array, p: float) -> Array:
         """Return the p-norm of each perturbation; infinity where it is not adversarial."""
         nearest = np.clip(returned, 0, 1)
-        adversarial = self._logits(nearest).argmax(1) != self._data.labels[chosen]
+        adversarial = self._logits(nearest).argmax(1) != labels
         return np.where(adversarial, perturbation_norms(images, nearest, p)[0], np.inf)
 
     def _judged(self, perturbed: Array, logits: Array, labels: Array) -> dict[str, Array]:
@@ -217,7 +225,7 @@ class Worker:
         measured: dict[str, Any],
     ) -> pa.Table:
         if setting.p not in batch.reachable:
-            batch.reachable[setting.p] = reachable_norms(self._data.images[task.samples], setting.p)
+            batch.reachable[setting.p] = reachable_norms(batch.samples.images, setting.p)
         robust, losses = attacked.copy(), batch.losses.copy()
         robust[attacked] = ~measured["success"]
         losses[attacked] = measured.pop("loss")
@@ -239,9 +247,9 @@ class Worker:
             {
                 **{name: [value] * len(attacked) for name, value in same.items()},
                 **{name: _where(attacked, values) for name, values in measured.items()},
-                "sample": self._data.index[task.samples],
-                "input_hash": batch.hashes,
-                "label": self._data.labels[task.samples],
+                "sample": batch.samples.index,
+                "input_hash": batch.samples.hashes,
+                "label": batch.samples.labels,
                 "clean_prediction": batch.predictions,
                 "attacked": attacked,
                 "robust": robust,
@@ -251,17 +259,6 @@ class Worker:
             },
             schema=SCHEMA,
         )
-
-    def _examples(
-        self, setting: AttackSetting, chosen: Array, perturbed: Array, logits: Array
-    ) -> dict[str, Array]:
-        return {
-            "setting": np.array(setting.number),
-            "label": self._data.labels[chosen[:EXAMPLES]],
-            "prediction": logits[:EXAMPLES].argmax(1),
-            "clean": self._data.images[chosen[:EXAMPLES]],
-            "perturbed": perturbed[:EXAMPLES],
-        }
 
     def _logits(self, images: Array) -> Array:
         if len(images) == 0:
@@ -289,13 +286,25 @@ def make_worker(evaluation: Evaluation, data: Data, tasks: Tasks) -> tuple[Worke
         with named_errors(f"model._target_: {name}") if config._target_ else nullcontext():
             probe = worker.probe_model()
     except (RuntimeError, AssertionError) as error:
-        shape = "x".join(map(str, data.images.shape[1:]))
+        shape = "x".join(map(str, data.shape))
         reason = str(error).split("\n")[0]
         raise UserError(
             f"model.name: {name} cannot classify images of shape {shape} ({reason});"
             " try data.size=224"
         ) from error
-    return worker, ModelProbe(probe.model, [*captured, *probe.diagnostics])
+    return worker, ModelProbe(probe.model, probe.inputs, [*captured, *probe.diagnostics])
+
+
+def _examples(
+    setting: AttackSetting, clean: Array, labels: Array, perturbed: Array, logits: Array
+) -> dict[str, Array]:
+    return {
+        "setting": np.array(setting.number),
+        "label": labels[:EXAMPLES],
+        "prediction": logits[:EXAMPLES].argmax(1),
+        "clean": clean[:EXAMPLES],
+        "perturbed": perturbed[:EXAMPLES],
+    }
 
 
 def _broken_by(stages: list[StageResult], samples: int) -> Array:

@@ -36,7 +36,7 @@ from .checksums import (
 from .locks import Locks
 from .schema import SCHEMA, TaskResult, check_rows, example_of
 
-FORMAT = 5
+FORMAT = 6
 """Number of the run folder's format; it rises when a column or a file changes its meaning."""
 
 MOST_CONFIG, MOST_JSON, MOST_RESULTS, MOST_IMAGES = 2**21, 2**26, 2**30, 2**34

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -107,6 +108,15 @@ class TaskResult:
     rows: pa.Table
     examples: Mapping[str, Array] | None = None
     adversarial_examples: Mapping[str, Array] | None = None
+
+
+def images_digest(rows: pa.Table) -> str:
+    """Return BLAKE2b, 16 bytes in hexadecimal, of the images that a task's rows are of.
+
+    All tasks of a batch have the same.
+    """
+    hashes = pc.unique(rows["input_hash"]).to_pylist()
+    return hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
 
 
 def check_rows(rows: pa.Table) -> None:

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from typing import Protocol
 
 from ...config.types import EXECUTOR_GROUP, Evaluation
-from ...data.sources import Data
+from ...data.dataset import Data
 from ...errors import UserError
 from ...store.schema import TaskResult
 from ..tasks import Task, Tasks

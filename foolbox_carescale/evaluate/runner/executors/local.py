@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from ...config.types import Evaluation
-from ...data.sources import Data
+from ...data.dataset import Data
 from ...store.schema import TaskResult
 from ..tasks import Task, Tasks
 from ..worker import ModelProbe, make_worker

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...config.types import Evaluation
-from ...data.sources import Data
+from ...data.dataset import Data
 from ...errors import EvaluationWarning, UserError, describe, warn
 from ...store.schema import TaskResult
-from ..identity import check_same_model
+from ..identity import check_inputs, check_same_model
 from ..tasks import Task, Tasks, make_settings
 from ..worker import ModelProbe, Worker, make_worker
 
@@ -219,6 +219,7 @@ class RayExecutor:
         self._lost = 0
         if self._probe is None:
             self._probe = probe
+        check_inputs(self._probe.inputs, probe.inputs, "the first Ray worker")
         check_same_model(self._probe.model, probe.model, "of the first Ray worker")
         self._workers.append(_Remote(actor))
         return None

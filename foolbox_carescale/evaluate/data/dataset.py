@@ -1,0 +1,284 @@
+"""A data set, the samples of it that a run takes, and batches of them, decoded on demand."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..config.types import DataConfig
+from ..config.validation import expand_path
+from ..errors import UserError, describe, nearest
+from ..store.checksums import IntegrityError, read_file
+from .decoding import Images, as_array, as_label, image_and_label
+
+Labels = npt.NDArray[np.int64]
+
+MOST_INDEX = 2**26
+"""Bytes of a file of samples."""
+
+ROUNDING = 1e-5
+"""How far pixels may lie outside [0, 1]; they are clipped. Twenty steps of float32 at 1 are
+2.4e-6, what a resize or a normalisation to and fro leaves."""
+
+KEPT = 2
+"""Batches that stay in memory after they were read."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Decoded samples of a data set.
+
+    Attributes:
+        name: Of the data set.
+        images: Shape (N, C, H, W), in [0, 1].
+        labels: Shape (N,).
+        index: Shape (N,): each sample's place in the data set.
+        num_classes: Of the data set, as far as it and these labels tell.
+    """
+
+    name: str
+    images: Images
+    labels: Labels
+    index: Labels
+    num_classes: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @functools.cached_property
+    def hashes(self) -> list[str]:
+        """Return BLAKE2b, 16 bytes in hexadecimal, of each image's float32 pixels in C order."""
+        pixels = (np.ascontiguousarray(image, "<f4").tobytes() for image in self.images)
+        return [hashlib.blake2b(one, digest_size=16).hexdigest() for one in pixels]
+
+
+class Data:
+    """The samples of a run: known by number, and decoded when a batch of them is asked for.
+
+    Memory holds the numbers and the last ``KEPT`` batches. Each batch is checked as it is read.
+    What can be pickled is the data set and the numbers; another process may as well open its own,
+    by ``open_data``.
+
+    Attributes:
+        name: Of the data set.
+        index: Shape (N,): each sample's place in the data set.
+        labels: Shape (N,), where they are known without decoding; None elsewhere. Those of a
+            batch are what the samples themselves say.
+        num_classes: Of the data set, not only of these samples; 0 where only its samples tell.
+    """
+
+    def __init__(self, source: Source, config: DataConfig, chosen: Labels) -> None:
+        """Take what is to be decoded, and how.
+
+        Args:
+            source: The data set.
+            config: Says the size of the images.
+            chosen: Numbers of the samples in the data set.
+        """
+        self._source, self._config, self._chosen = source, config, chosen
+        self._shape: tuple[int, ...] | None = None
+        self._kept: dict[tuple[int, ...], Batch] = {}
+        self.name = source.name
+        self.index = chosen if source.index is None else source.index[chosen].astype(np.int64)
+        self.labels = source.known_labels(chosen)
+        highest = -1 if self.labels is None else int(self.labels.max())
+        self.num_classes = max(source.num_classes, highest + 1)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Data, (self._source, self._config, self._chosen)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of an image, all of which have the same; decodes one at first."""
+        if self._shape is None:
+            self.batch([0])
+        assert self._shape is not None
+        return self._shape
+
+    def batch(self, positions: Sequence[int] | Labels) -> Batch:
+        """Return some samples, decoded.
+
+        Args:
+            positions: Where they are among the samples of the run.
+
+        Raises:
+            UserError: One cannot be read, is not in [0, 1], has no class, or differs in size.
+        """
+        asked = tuple(np.asarray(positions).tolist())
+        if asked not in self._kept:
+            while len(self._kept) >= KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[asked] = self._decode(asked)
+        return self._kept[asked]
+
+    def count_classes(self) -> int:
+        """Return the number of classes, for which each sample is decoded where nobody says it."""
+        highest = (self._source.sample(i)[1] for i in self._chosen.tolist())
+        return self.num_classes or max(highest) + 1
+
+    def _decode(self, positions: tuple[int, ...]) -> Batch:
+        source, config = self._source, self._config
+        numbers = self._chosen[list(positions)]
+        images, labels = np.empty(0, np.float32), np.empty(len(numbers), np.int64)
+        for row, i in enumerate(numbers.tolist()):
+            image, labels[row] = source.sample(i)
+            if source.squashed is not None and config.size is None:
+                image = image.resize((source.squashed, source.squashed))
+            array = as_array(f"sample {i} of {self.name}", image, config)
+            self._shape = self._shape or array.shape
+            if array.shape != self._shape:
+                raise UserError(
+                    "data.size: is null, but images differ in size"
+                    f" ({self._shape}, {array.shape}); give one, e.g. data.size=224"
+                )
+            if row == 0:
+                images = np.empty((len(numbers), *array.shape), np.float32)
+            images[row] = array
+        low, high = float(images.min()), float(images.max())
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+            raise UserError(
+                f"data: pixels of {self.name} span [{low:.4g}, {high:.4g}], outside the bounds"
+                " [0, 1]; scale them to [0, 1] and leave normalisation to model.mean and model.std"
+            )
+        if labels.min() < 0:
+            raise UserError(f"data: {self.name} has the label {labels.min()}; labels count from 0")
+        np.clip(images, 0, 1, out=images)
+        classes = max(self.num_classes, int(labels.max()) + 1)
+        return Batch(self.name, images, labels, self.index[list(positions)], classes)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set, of which nothing is decoded before samples are asked for.
+
+    Attributes:
+        name: Of the data set.
+        length: Its number of samples.
+        get: The image (PIL, array or tensor) and the label of a sample.
+        num_classes: 0 where nobody knows before the labels are read.
+        index: Each sample's place in the data set; None where it is its number.
+        labels: Where they are known without decoding images.
+        class_names: By label.
+        squashed: Height and width of images, whatever their shape, where no size is asked for.
+    """
+
+    name: str
+    length: int
+    get: Callable[[int], tuple[Any, Any]]
+    num_classes: int = 0
+    index: Labels | None = None
+    labels: Sequence[Any] | Labels | None = None
+    class_names: Sequence[Any] = ()
+    squashed: int | None = None
+
+    def sample(self, i: int) -> tuple[Any, int]:
+        """Return the image and the label of a sample.
+
+        Raises:
+            UserError: It cannot be read, or is no pair of an image and an integral label.
+        """
+        try:
+            sample = self.get(i)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"data: sample {i} of {self.name} cannot be read ({describe(error)})"
+            ) from error
+        image, label = image_and_label(f"sample {i} of {self.name}", sample)
+        return image, as_label(self.name, label)
+
+    def known_labels(self, numbers: Labels) -> Labels | None:
+        """Return the labels of samples where they are known without decoding; else None."""
+        if self.labels is None:
+            return None
+        if isinstance(self.labels, np.ndarray) and self.labels.dtype.kind in "iu":
+            return self.labels[numbers].astype(np.int64)
+        return np.array([as_label(self.name, self.labels[i]) for i in numbers.tolist()], np.int64)
+
+    def choose(self, config: DataConfig, samples: int | None) -> Data:
+        """Return the samples that a config asks for, at most as many; decodes none of them.
+
+        Raises:
+            UserError: There are none, or what chooses them cannot be used.
+        """
+        if self.length == 0:
+            raise UserError(f"data: {self.name} is empty")
+        return Data(self, config, _choose(self, config, samples))
+
+    def read(self, config: DataConfig, samples: int | None) -> Batch:
+        """Return the samples that a config asks for, all decoded, each once."""
+        data = self.choose(config, samples)
+        return data.batch(range(len(data)))
+
+
+def _choose(source: Source, config: DataConfig, samples: int | None) -> Labels:
+    """Return the numbers of the samples that a config asks for."""
+    chosen: Labels = np.arange(source.length)
+    if config.index is not None:
+        places = chosen if source.index is None else source.index
+        numbers = {place: number for number, place in enumerate(places.tolist())}
+        asked = _read_index(expand_path(config.index))
+        if unknown := [place for place in asked if place not in numbers]:
+            raise UserError(f"data.index: {source.name} has no sample {unknown[0]}")
+        chosen = np.array([numbers[place] for place in asked])
+    if config.classes is not None:
+        wanted = [_class_number(source, value) for value in config.classes]
+        labels = source.known_labels(chosen)
+        if labels is None:
+            labels = np.array([source.sample(i)[1] for i in chosen.tolist()])
+        picked = np.isin(labels, wanted)
+        if not picked.any():
+            raise UserError(f"data.classes: {source.name} has no sample of {config.classes}")
+        chosen = chosen[picked]
+    if samples is not None and samples < len(chosen):
+        drawn = np.random.default_rng(config.seed).permutation(len(chosen))[:samples]
+        chosen = chosen[np.sort(drawn)]
+    return chosen
+
+
+def _read_index(path: Path) -> list[int]:
+    try:
+        lines = read_file(path, MOST_INDEX).decode().split("\n")
+    except (OSError, IntegrityError, UnicodeDecodeError) as error:
+        raise UserError(f"data.index: {str(path)!r} cannot be read ({error})") from error
+    asked: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        if not (text := line.partition("#")[0].strip()):
+            continue
+        if not re.fullmatch(r"\d{1,18}", text):
+            raise UserError(
+                f"data.index: line {number} of {path} is {text[:40]!r};"
+                " write one sample's number per line"
+            )
+        asked.append(int(text))
+    if not asked or len(set(asked)) < len(asked):
+        what = "names a sample twice" if asked else "names no sample"
+        raise UserError(f"data.index: {path} {what}")
+    return asked
+
+
+def _class_number(source: Source, value: int | str) -> int:
+    names = {
+        str(name): number
+        for number, same in enumerate(source.class_names)
+        for name in (same if isinstance(same, (tuple, list)) else [same])  # ImageNet's synonyms
+    }
+    if str(value) in names:
+        return names[str(value)]
+    known = source.num_classes or np.inf
+    if re.fullmatch(r"\d{1,18}", str(value)) and int(value) < known:
+        return int(value)
+    valid = nearest(str(value), names) if names else f"give numbers below {source.num_classes}"
+    raise UserError(f"data.classes: {source.name} has no class {value!r}; {valid}")
