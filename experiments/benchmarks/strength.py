@@ -12,8 +12,10 @@ is the package pyautoattack, ACG and ReACG are from adversarial-robustness-toolb
 
 Two suites. ``fixed``: every attack gets the same samples and gradients (1, 40 or 100), and its
 default parameters except for the number of steps. ``ensemble``: ClipAwareAutoAttack,
-AutoAttack's standard version, and MALT (AutoAttack's targeted APGD towards the 9 classes of the
-smallest gap over the norm of its gradient), with the passes that they spent. Attacks that
+AutoAttack's standard version, and MALT (arXiv 2407.02240: AutoAttack's targeted APGD towards the 9
+classes of the smallest gap over the norm of its gradient), with the passes that they spent. The
+probability margin (arXiv 2411.15210), the difference of the softmax's probabilities in the place of
+a difference of logits, runs as a loss of AutoAttack's APGD. Attacks that
 minimise the norm are in ``experiments.benchmarks.minimum_norm``.
 
 Each line of ``strength.csv`` is one attack on one model at one epsilon under one seed. An existing
@@ -49,7 +51,8 @@ STEPS, LONG = 40, 100
 MALT_CLASSES = 100, 9  # that are ranked, and that are attacked
 ORDERS = (1.0, 1.5, 2.0, math.inf)
 
-# From robust accuracy 0.9 to 0, per model and order; the middle one serves the ensembles.
+# From robust accuracy 0.9 to 0, per model and order; the middle one, and the first of two, serves
+# the ensembles.
 EPSILONS: dict[str, dict[float, tuple[float, ...]]] = {
     "digits": {
         1.0: (2, 4, 8),
@@ -76,6 +79,7 @@ FIXED = {
     **dict.fromkeys(("foolbox_fgm", "fgm"), (1,)),
     **dict.fromkeys(("foolbox_bim", "bim", "foolbox_momentum", "momentum"), (STEPS,)),
     **dict.fromkeys(("foolbox_adam", "adam", "foolbox_pgd", "acg", "reacg"), (STEPS,)),
+    "apgd_probability": (STEPS,),
     **dict.fromkeys(("pgd", "apgd", "autoattack_apgd", "autoattack_apgd_any"), (STEPS, LONG)),
 }
 ENSEMBLE = ("ensemble", "ensemble_fast", "malt", "autoattack_standard")
@@ -152,6 +156,8 @@ def cells(seeds: int) -> Iterator[Cell]:
                 yield Cell("ensemble", model, p, EPSILONS[model][p][1], attack, LONG, seed)
     for p in ORDERS:
         yield from fixed("imagenet", p, 0, {name: FIXED[name][:1] for name in IMAGENET})
+    for p, attack in product((2.0, math.inf, 1.0), ENSEMBLE):
+        yield Cell("ensemble", "imagenet", p, EPSILONS["imagenet"][p][0], attack, LONG, 0)
     for seed, model in product(range(seeds), ("digits", "robust")):
         yield from fixed(model, 1.5, seed, FIXED)
 
@@ -217,7 +223,7 @@ def _foolbox(suffix: str) -> Run:
     return run
 
 
-def _apgd(best_loss: bool) -> Run:
+def _apgd(best_loss: bool, loss: Callable[..., torch.Tensor] | None = None) -> Run:
     def run(target: Target, p: float, epsilon: float, steps: int, seed: int) -> torch.Tensor:
         from pyautoattack.autopgd_base import APGDAttack
 
@@ -225,6 +231,8 @@ def _apgd(best_loss: bool) -> Run:
             target.model, n_iter=steps - 1, norm=norm_name(p), eps=epsilon, seed=seed,
             use_largereps=p == 1, device=str(target.images.device),
         )  # fmt: skip
+        if loss is not None:
+            attack.loss, attack.dlr_loss = "dlr", loss
         # one more gradient than iterations; AutoAttack's L1 runs in three stages: two more
         attack.n_iter_orig = steps - (3 if p == 1 else 1)
         torch.manual_seed(seed)
@@ -234,6 +242,13 @@ def _apgd(best_loss: bool) -> Run:
         return result
 
     return run
+
+
+def _probability_margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
+    probabilities = logits.softmax(dim=1)
+    largest_other = probabilities.masked_fill(own, -math.inf).amax(dim=1)
+    return largest_other - probabilities[own]
 
 
 def _large_radii(attack: Any, target: Target) -> torch.Tensor:
@@ -345,6 +360,7 @@ RUNS: dict[str, Run] = {
     "apgd": _ours("ClipAwareAPGD"),
     "autoattack_apgd": _apgd(best_loss=True),
     "autoattack_apgd_any": _apgd(best_loss=False),
+    "apgd_probability": _apgd(best_loss=False, loss=_probability_margin),
     "acg": _art("AutoConjugateGradient"),
     "reacg": _art("RescalingAutoConjugateGradient"),
     "ensemble": _ours("ClipAwareAutoAttack"),
@@ -354,7 +370,11 @@ RUNS: dict[str, Run] = {
 }
 # Nobody else has attacks for these orders.
 UNKNOWN_TO = {
-    1.5: [name for name in RUNS if name.startswith(("foolbox", "autoattack_", "acg", "reacg"))],
+    1.5: [
+        name
+        for name in RUNS
+        if name.startswith(("foolbox", "autoattack_", "acg", "reacg", "apgd_"))
+    ],
 }
 
 if __name__ == "__main__":

@@ -316,6 +316,13 @@ _GOALS: tuple[tuple[str, float, Callable[[Results], Verdicts]], ...] = (
             _no_higher_accuracy, _accuracy,
         ),
     ),
+    (
+        "APGD on the probability margin: acc not higher by more than 0.5 points", 1.0,
+        lambda r: _compared(
+            r, [(a, "apgd_probability", 40) for a in STEEPEST],
+            lambda a, b: _accuracy(a) <= _accuracy(b) + HALF_A_POINT, _accuracy,
+        ),
+    ),
     ("every norm at epsilon to 1e-5", 1.0, _norms),
     (
         "ensemble: acc not higher than AutoAttack's standard, with a quarter of its passes", 1.0,
@@ -387,7 +394,8 @@ def _notes() -> list[str]:
         "## Notes",
         "",
         "- `autoattack_apgd` keeps the iterate of the highest loss, `autoattack_apgd_any` any "
-        "adversarial one. For L1 both start with AutoAttack's larger epsilons.",
+        "adversarial one, as `apgd_probability` does, whose loss is the probability margin. For L1 "
+        "all of them start with AutoAttack's larger epsilons.",
         "- ± is the standard deviation over seeds. FGM, BIM and Foolbox's momentum attack have "
         "no randomness.",
         "- The other libraries have no attack for p = 1.5. With 50 samples, accuracy changes in "

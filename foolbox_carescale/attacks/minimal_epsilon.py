@@ -16,6 +16,9 @@ from ..operators.api import perturb
 from .base import CheckedCall, ClipAwareAttack, ClipAwareDistance, checked_arguments
 from .parameters import Parameter, integer, interval, positive
 
+GROWTH = 4.0
+GROWTH_AFTER_INIT = 1.1
+
 
 class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # a final call
     """Search, per sample, for the smallest epsilon at which the wrapped attack succeeds.
@@ -31,9 +34,11 @@ class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # 
         rel_tolerance: Stop where upper / lower bound <= 1 + this.
         max_runs: Stop after this many runs of the wrapped attack. With ``steps`` gradients
             each, ``steps * max_runs`` is the budget.
-        growth: Factor of the bracketing.
+        growth: Factor of the bracketing; by default 4, and 1.1 where ``init_attack`` succeeded.
         ray_passes: Forward passes that move each run's adversarial examples back towards the
             inputs by bisection. They cost no gradient.
+        init_attack: A minimisation attack, such as ``L2ClipAwareMinimumNorm(steps=20)``, from whose
+            adversarial examples the search goes down; its gradients come on top of the budget.
 
     A misclassified sample keeps perturbation 0. If no epsilon up to the diagonal of the box
     succeeds, the input itself is returned, which is not adversarial.
@@ -48,8 +53,12 @@ class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # 
     initial = positive().or_none()
     rel_tolerance = interval("(0, 1)")
     max_runs = integer(least=1)
-    growth = positive(above=1)
+    growth = positive(above=1).or_none()
     ray_passes = integer(least=0)
+    init_attack: Parameter[MinimizationAttack | None] = Parameter(
+        "None or a minimisation attack, of this package or Foolbox's",
+        lambda value: value is None or isinstance(value, MinimizationAttack),
+    )
 
     def __init__(
         self,
@@ -58,8 +67,9 @@ class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # 
         initial: float | None = None,
         rel_tolerance: float = 0.01,
         max_runs: int = 20,
-        growth: float = 4.0,
+        growth: float | None = None,
         ray_passes: int = 10,
+        init_attack: MinimizationAttack | None = None,
     ) -> None:
         self.attack = attack
         self.initial = initial
@@ -67,6 +77,7 @@ class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # 
         self.max_runs = max_runs
         self.growth = growth
         self.ray_passes = ray_passes
+        self.init_attack = init_attack
 
     @property
     def distance(self) -> ClipAwareDistance:
@@ -93,8 +104,15 @@ class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # 
         best = x0
         zeros = ep.zeros(backends.at_least_float32(x0), len(x0))  # NumPy has no bfloat16
         size = ep.where(is_adversarial(x0), zeros, zeros + math.inf)
-        lower = (ep.zeros_like(size) + 0.0).numpy().astype(float)
-        epsilon = 0 * lower + (self.initial or 0.01 * diagonal)
+        lower = np.zeros(len(x0))
+        epsilon = lower + (self.initial or 0.01 * diagonal)
+        growth = lower + (self.growth or GROWTH)
+        if self.init_attack is not None:
+            x = self.init_attack.run(model, x0, criterion, early_stop=early_stop)
+            best, size, _ = self._nearest(x0, x, best, size, is_adversarial, model.bounds)
+            upper = size.numpy().astype(float)
+            growth = np.where(np.isinf(upper), growth, self.growth or GROWTH_AFTER_INIT)
+            epsilon = np.where(np.isinf(upper), epsilon, upper / growth)
         for _ in range(self.max_runs):
             upper = size.numpy().astype(float)
             done = upper <= lower * (1 + self.rel_tolerance)
@@ -105,18 +123,24 @@ class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # 
                 break
             tried: Any = backends.from_numpy(x0, epsilon.astype("float64" if wide else "float32"))
             x = self.attack.run(model, x0, criterion, epsilon=tried)
-            found = is_adversarial(x)
-            x = self._nearer(x0, x, found, is_adversarial, model.bounds)
-            distance = backends.at_least_float32(self.distance(x0, x))
-            smaller = ep.logical_and(found, distance < size)
-            best = ep.where(atleast_kd(smaller, x.ndim), x, best)
-            size = ep.where(smaller, distance, size)
-            lower = lower + (epsilon - lower) * (~found.numpy() & (epsilon > lower))
+            best, size, found = self._nearest(x0, x, best, size, is_adversarial, model.bounds)
+            lower = lower + (epsilon - lower) * (~found & (epsilon > lower))
             upper = size.numpy().astype(float)
             # a success below a failed epsilon proves that the failure was the attack's
             lower = (upper > lower) * lower
-            epsilon = self._next(lower, upper, epsilon, diagonal)
+            epsilon = _next(lower, upper, epsilon, growth, diagonal)
         return restore(best)
+
+    def _nearest(
+        self, x0: ep.Tensor, x: Any, best: Any, size: Any, is_adversarial: Any, bounds: Any
+    ) -> tuple[ep.Tensor, ep.Tensor, Any]:
+        """Return the best points with these among them, their norms, and which are adversarial."""
+        found = is_adversarial(x)
+        x = self._nearer(x0, x, found, is_adversarial, bounds)
+        distance = backends.at_least_float32(self.distance(x0, x))
+        smaller = ep.logical_and(found, distance < size)
+        best = ep.where(atleast_kd(smaller, x.ndim), x, best)
+        return best, ep.where(smaller, distance, size), found.numpy()
 
     def _nearer(
         self, x0: ep.Tensor, x: ep.Tensor, found: ep.Tensor, is_adversarial: Any, bounds: Any
@@ -136,14 +160,16 @@ class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # 
             high, low = ep.where(still, middle, high), ep.where(still, low, middle)
         return x
 
-    def _next(self, lower: Any, upper: Any, epsilon: Any, diagonal: float) -> Any:
-        grown = np.minimum(np.maximum(lower, epsilon) * self.growth, diagonal)
-        shrunk = upper / self.growth
-        with np.errstate(invalid="ignore"):
-            middle = np.sqrt(lower * np.where(np.isfinite(upper), upper, 0.0))
-        return np.where(np.isinf(upper), grown, np.where(lower == 0, shrunk, middle))
-
     def _diagonal(self, model: Model, x: ep.Tensor) -> float:
         lower, upper = model.bounds
         n = math.prod(x.shape[1:])
         return float((upper - lower) * n ** (1 / self.attack.p))
+
+
+def _next(lower: Any, upper: Any, epsilon: Any, growth: Any, diagonal: float) -> Any:
+    """Return the epsilons to try next."""
+    grown = np.minimum(np.maximum(lower, epsilon) * growth, diagonal)
+    shrunk = upper / growth
+    with np.errstate(invalid="ignore"):
+        middle = np.sqrt(lower * np.where(np.isfinite(upper), upper, 0.0))
+    return np.where(np.isinf(upper), grown, np.where(lower == 0, shrunk, middle))

@@ -43,6 +43,40 @@ def test_epsilons_are_judged_on_one_search():
     assert (success[0] == (found <= middle / 2 * 1.02)).all()
 
 
+def test_the_search_goes_down_from_what_its_init_attack_finds():
+    case, _ = model_cases.linear()
+    init = attacks.L2ClipAwareMinimumNorm(steps=5)
+    start, _, found = init(case.model, case.x, case.labels, epsilons=None)
+    assert found.all()
+    tried = []
+
+    class Watched(attacks.L2ClipAwareFGM):
+        def run(self, *arguments, **keywords):
+            tried.append(keywords["epsilon"].numpy())
+            return super().run(*arguments, **keywords)
+
+    search = attacks.MinimalEpsilon(Watched(), init_attack=init, max_runs=6, ray_passes=0)
+    points, _, success = search(case.model, case.x, case.labels, epsilons=None)
+    norms = case.norm(start, 2)
+    assert np.allclose(tried[0], norms / 1.1, rtol=1e-5)
+    assert success.all()
+    assert (case.norm(points, 2) <= norms).all()
+
+
+def test_where_the_init_attack_fails_the_search_begins_as_without_it():
+    case, _ = model_cases.linear()
+    without = attacks.MinimalEpsilon(attacks.L2ClipAwareFGM())
+
+    class Failing(attacks.L2ClipAwareMinimumNorm):
+        def run(self, model, inputs, *arguments, **keywords):
+            return inputs
+
+    search = attacks.MinimalEpsilon(attacks.L2ClipAwareFGM(), init_attack=Failing())
+    expected, _, _ = without(case.model, case.x, case.labels, epsilons=None)
+    points, _, _ = search(case.model, case.x, case.labels, epsilons=None)
+    assert torch.equal(points, expected)
+
+
 def test_what_is_adversarial_already_is_not_moved():
     case, _ = model_cases.linear()
     wrong = 1 - case.labels
@@ -85,6 +119,7 @@ def test_the_budget_limits_the_runs():
         ({"rel_tolerance": 0}, "rel_tolerance: .* got 0"),
         ({"max_runs": 0}, "max_runs: .* got 0"),
         ({"growth": 1}, "growth: .* got 1"),
+        ({"init_attack": fb.attacks.L2PGD()}, "init_attack: expected None or a minimisation"),
     ],
 )
 def test_the_constructor_names_what_it_refuses(arguments, message):
