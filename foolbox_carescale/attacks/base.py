@@ -24,7 +24,7 @@ from ..core import backends
 from ..core.norms import lp_norm
 from ..operators.validation import checked_eps, checked_order
 from .arguments import HALF_ROUNDING, checked_criterion, checked_epsilons, checked_inputs
-from .model import checked_model
+from .model import as_foolbox_model, checked_model
 from .steps import NORM_ROUNDING
 
 NORMS: dict[str, float | None] = {"L1": 1.0, "L2": 2.0, "Linf": math.inf, "Lp": None}
@@ -66,12 +66,12 @@ class CheckedCall(AttackWithDistance):
     _minimizes = False
 
     def __call__(
-        self, model: Model, inputs: Any, criterion: Any, *, epsilons: Any, **kwargs: Any
+        self, model: Any, inputs: Any, criterion: Any, *, epsilons: Any, **kwargs: Any
     ) -> Any:
         """Run the attack; arguments and results as for every attack of Foolbox.
 
         Args:
-            model: A Foolbox model.
+            model: A Foolbox model, or a PyTorch module that takes inputs in [0, 1].
             inputs: Points inside the model's bounds, shape (N, ...). What exceeds them by
                 rounding only is clipped.
             criterion: Labels, whole numbers of any type, or a Foolbox criterion.
@@ -83,8 +83,8 @@ class CheckedCall(AttackWithDistance):
 
         Raises:
             ValueError: inputs outside the model's bounds; not one label for each, or none of the
-                model's classes; no epsilon, or one that is negative or not finite; a network in
-                the place of a Foolbox model, or one that returns no logits.
+                model's classes; no epsilon, or one that is negative or not finite; another
+                network than PyTorch's in the place of a Foolbox model; no logits.
 
         Warns:
             RuntimeWarning: the model's first logits are not all finite, so success means nothing.
@@ -139,12 +139,12 @@ class RepeatedClipAware(CheckedCall, Repeated):
 
 
 def checked_arguments(
-    model: Model, inputs: Any, criterion: Any, epsilon: Any, name: str = "epsilon"
+    model: Any, inputs: Any, criterion: Any, epsilon: Any, name: str = "epsilon"
 ) -> tuple[Model, ep.Tensor, Any, Any, Callable[[ep.Tensor], Any]]:
     """Check the arguments of an attack's ``run``, and return them as it needs them.
 
     Args:
-        model: A Foolbox model.
+        model: A Foolbox model, or a PyTorch module that takes inputs in [0, 1].
         inputs: Points inside its bounds, shape (N, ...).
         criterion: Labels, or a Foolbox criterion, or None.
         epsilon: A number, or a tensor of shape (N,).
@@ -160,6 +160,7 @@ def checked_arguments(
         ValueError: inputs outside the bounds; not one label for each, or none of the model's
             classes; epsilon negative, not finite or of another shape.
     """
+    model = as_foolbox_model(model, inputs)
     x, restore = checked_inputs(inputs, model)
     # half precision would round an epsilon of its own to 3 digits
     epsilon = checked_eps(epsilon, backends.at_least_float32(x), name)
@@ -261,12 +262,12 @@ def _half_rounding(y: ep.Tensor, p: float) -> Any:
 
 
 def checked_call(
-    model: Model, inputs: Any, criterion: Any, epsilons: Any, *, minimizes: bool = False
+    model: Any, inputs: Any, criterion: Any, epsilons: Any, *, minimizes: bool = False
 ) -> tuple[Model, Any, Criterion, Any]:
     """Return what a call of an attack hands on to Foolbox, or raise a ValueError.
 
     Args:
-        model: A Foolbox model.
+        model: A Foolbox model, or a PyTorch module that takes inputs in [0, 1].
         inputs: Points inside its bounds, shape (N, ...).
         criterion: Labels, or a Foolbox criterion.
         epsilons: A number, or several: a sequence, an iterator or a tensor.
@@ -276,6 +277,7 @@ def checked_call(
         The model that checks its logits, inputs inside the bounds, the criterion, and epsilons: a
         number, None, or a list.
     """
+    model = as_foolbox_model(model, inputs)
     x, restore = checked_inputs(inputs, model)
     criterion = checked_criterion(criterion, x)
     model = checked_model(model, criterion)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import itertools
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +20,16 @@ from foolbox.types import Bounds
 
 from ..core import backends
 from ..core.problem import all_finite
+
+
+def as_foolbox_model(model: Any, inputs: Any) -> Any:
+    """Return a PyTorch module as a Foolbox model with the bounds 0 and 1; others as they are."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(model, torch.nn.Module):
+        return model
+    held = next(itertools.chain(model.parameters(), model.buffers()), inputs)
+    device = getattr(getattr(held, "raw", held), "device", None)  # EagerPy's have none
+    return PyTorchModel(model, bounds=(0, 1), device=device)
 
 
 def checked_model(model: Any, criterion: Criterion | None) -> Model:
@@ -45,8 +57,8 @@ def checked_bounds(model: Any) -> tuple[float, float]:
     """
     if not isinstance(model, Model):
         raise ValueError(
-            f"model: expected a Foolbox model, got {type(model).__name__}; wrap a network, for"
-            " instance foolbox.PyTorchModel(network.eval(), bounds=(0, 1))"
+            f"model: expected a Foolbox model or a PyTorch module, got {type(model).__name__}; wrap"
+            " a network, for instance foolbox.TensorFlowModel(network, bounds=(0, 1))"
         )
     if any(getattr(bound, "ndim", 0) for bound in model.bounds):
         raise ValueError(

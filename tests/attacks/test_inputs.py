@@ -344,6 +344,19 @@ def test_a_model_without_gradient_is_refused_by_those_that_need_one():
 
 
 @each_attack
-def test_a_network_in_the_place_of_a_model_is_told_how_to_be_one(attack):
-    with pytest.raises(ValueError, match="model: expected a Foolbox model, got Linear; wrap"):
-        attack(torch.nn.Linear(2, 2), torch.rand(3, 2), torch.zeros(3), epsilons=0.5)
+def test_a_pytorch_module_is_a_model_for_inputs_in_0_to_1(attack):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)).eval()
+    x = torch.rand(3, 3, 4, 4)
+    y = network(x).argmax(1)
+    found = []
+    for model in (network, foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")):
+        torch.manual_seed(0)
+        found.append(attack(model, x, y, epsilons=0.5)[1])
+    assert torch.equal(*found)
+
+
+@each_attack
+def test_another_network_in_the_place_of_a_model_is_told_how_to_be_one(attack):
+    with pytest.raises(ValueError, match="PyTorch module, got function; wrap a network"):
+        attack(lambda x: x, torch.rand(3, 2), torch.zeros(3), epsilons=0.5)
