@@ -13,6 +13,7 @@ from foolbox.criteria import Criterion
 from foolbox.models import Model
 
 from ..core import backends
+from ..core.fractions import parse_fraction
 from ..operators.validation import prepare
 from .model import checked_bounds, checked_classes, classes_of, unwrapped, with_classes
 
@@ -113,10 +114,10 @@ def _checked_epsilon(epsilon: Any, minimizes: bool) -> Any:
     if not minimizes and hasattr(epsilon, "dtype") and getattr(epsilon, "ndim", 0) > 0:
         return epsilon
     try:
-        value = float(epsilon)
+        value = float(parse_fraction(epsilon))
     except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one is PyTorch's
         value = math.nan
-    if isinstance(epsilon, (bool, np.bool_, str, bytes)) or not 0 <= value < math.inf:
+    if isinstance(epsilon, (bool, np.bool_, bytes)) or not 0 <= value < math.inf:
         message = f"epsilons: expected finite numbers >= 0, got {epsilon!r}"
         if epsilon is None:
             message += "; for the smallest perturbations use ClipAwareMinimumNorm"

@@ -18,6 +18,7 @@ from typing import Any
 from rich import progress
 from rich.console import Console
 
+from ..core.fractions import format_epsilon
 from .runner.run import Progress
 from .store.folder import RunFolder
 from .store.results import Results
@@ -72,7 +73,7 @@ def progress_bars(console: Console) -> Iterator[Callable[[Progress], None]]:
             bars.update(run, status=_speed(task.speed, task.time_remaining))
             number = state.setting.number
             if number not in settings:
-                name = f"{state.setting.label}, epsilon {state.setting.epsilon:g}"
+                name = f"{state.setting.label}, epsilon {format_epsilon(state.setting.epsilon)}"
                 settings[number] = bars.add_task(name, total=state.setting_total, status="")
             robust = f"robust {state.robust_accuracy:.3f}"
             bars.update(settings[number], completed=state.setting_done, status=robust)
@@ -92,7 +93,7 @@ def print_settings(state: Progress) -> None:
         return
     done = f"{state.done} of {state.total} tasks"
     if state.setting_done == state.setting_total:
-        setting = f"{state.setting.label}, epsilon {state.setting.epsilon:g}"
+        setting = f"{state.setting.label}, epsilon {format_epsilon(state.setting.epsilon)}"
         print(f"{setting}: robust accuracy {state.robust_accuracy:.3f}; {done}", flush=True)
     elif 10 * state.done // state.total > 10 * (state.done - 1) // state.total:
         print(done, flush=True)

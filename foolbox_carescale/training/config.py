@@ -16,6 +16,7 @@ from ..evaluate.config.validation import (
     Config,
     ConfigSpec,
     Count,
+    Fractional,
     Natural,
     PathText,
     Positive,
@@ -47,7 +48,7 @@ class RecipeConfig(Config):
     2001.06057); ``pgd-at``, images attacked by ``ClipAwarePGD`` (Madry et al. 2018, arXiv
     1706.06083).
     """
-    eps: Annotated[Real, Field(ge=0), Finite] | None = None
+    eps: Annotated[Fractional, Field(ge=0), Finite] | None = None
     """Norm of the perturbation in pixel units, with pixels in [0, 1]."""
     p: Positive = 2.0
     """Order of the norm."""

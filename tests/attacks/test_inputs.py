@@ -163,7 +163,7 @@ def test_epsilons_may_be_any_numbers_and_nothing_else(attack):
         found, clipped, success = run(attack, epsilons=several)
         assert len(found) == len(clipped) == 2
         assert success.shape == (2, 4)
-    for one in (np.float32(0.1), torch.tensor(0.1), 1, Fraction(8, 255), Decimal("0.1")):
+    for one in (np.float32(0.1), torch.tensor(0.1), 1, Fraction(8, 255), Decimal("0.1"), "8/255"):
         assert run(attack, epsilons=one)[2].shape == (4,)
     for wrong in (-5, float("nan"), "a", b"1", True, [np.True_], [0.1, -1], [[0.1, 0.2]], {0.1: 5}):
         with pytest.raises(ValueError, match="epsilons: expected finite numbers >= 0, got"):

@@ -66,6 +66,15 @@ def test_all_attacks_so_far_can_be_replaced_on_the_command_line():
         load_evaluation(None, ["~attacks"])
 
 
+def test_epsilons_are_fractions_too(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("epsilons: {Linf: [1/255, 8/255, '0.1']}")
+    assert load_evaluation(path).epsilons["Linf"] == [1 / 255, 8 / 255, 0.1]
+    by_override = load_evaluation(None, ["epsilons.Linf=[4/255,8/255]"])
+    assert by_override.epsilons["Linf"] == [4 / 255, 8 / 255]
+    assert Evaluation(epsilons={"L2": ["1/3"]}).validated().epsilons == {"L2": [1 / 3]}
+
+
 def test_epsilons_of_one_norm_leave_the_others(tmp_path):
     evaluation = load_evaluation(None, ["epsilons.L2=[1,2]"])
     assert evaluation.epsilons == {**Evaluation().epsilons, "L2": [1.0, 2.0]}
@@ -328,7 +337,9 @@ def test_an_entry_of_a_defaults_list_that_means_nothing_is_one_line(tmp_path, lo
         ("samples=0", "samples: 0 is less than 1"),
         ("data.size=-5", "data.size: -5 is less than 1"),
         ("epsilons.L2=[-0.5]", "epsilons.L2.0: -0.5 is not greater than 0"),
-        ("epsilons.L2=[.inf]", "epsilons.L2.0: '.inf' is not a valid number"),
+        ("epsilons.L2=[.inf]", "epsilons.L2.0: '.inf' is no number"),
+        ("epsilons.L2=[8/0]", "epsilons.L2.0: '8/0' is no number; give one such as 0.1 or 8/255"),
+        ("epsilons.L2=[8/255/2]", "epsilons.L2.0: '8/255/2' is no number"),
         ("epsilons.L2=[inf]", "epsilons.L2.0: inf is not a finite number"),
         ("epsilons.L2=0.5", "epsilons.L2: 0.5 is not a list; write [0.5]"),
         ("epsilons.L2=[]", "epsilons.L2: the list is empty"),

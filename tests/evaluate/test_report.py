@@ -212,6 +212,7 @@ def test_robust_accuracy_at_any_epsilon_comes_from_the_stored_norms(nearest, cap
     out = capsys.readouterr().out
     for one in accuracy_at(results, [8 / 255, 0.123, 0.5]):
         assert f"{one.robust_accuracy:.3f}" in out
+    assert "8/255" in out
     assert "no minimum-norm attacks, known at their own epsilons only: attack_0" in out
 
 

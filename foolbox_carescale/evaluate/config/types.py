@@ -21,6 +21,7 @@ from .validation import (
     Config,
     ConfigSpec,
     Count,
+    Fractional,
     Integer,
     Natural,
     PathText,
@@ -98,7 +99,7 @@ def _check_epsilons(values: list[float]) -> None:
 
 
 Finite = Field(allow_inf_nan=False)
-Epsilons = Annotated[list[Annotated[Positive, Finite]], checked_by(_check_epsilons)]
+Epsilons = Annotated[list[Annotated[Fractional, Field(gt=0), Finite]], checked_by(_check_epsilons)]
 Mean = Annotated[list[Annotated[Real, Finite]], checked_by(_check_channels)]
 Std = Annotated[list[Annotated[Positive, Finite]], checked_by(_check_channels)]
 Interpolation = Literal[

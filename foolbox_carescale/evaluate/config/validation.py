@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
+from ...core.fractions import parse_fraction
 from ..errors import UserError, nearest
 from ..serialization import to_builtins
 
@@ -146,10 +147,16 @@ def _check_path(path: str) -> None:
         raise ValueError(f"{path!r} holds a character that no path can hold")
 
 
+FractionText = Annotated[str, Field(pattern=r"^[0-9.eE+-]+(/[0-9.eE+-]+)?$")]
 Integer = Annotated[int, BeforeValidator(_refuse_flag)]
 Natural = Annotated[int, Field(ge=0), BeforeValidator(_refuse_flag)]
 Count = Annotated[int, Field(ge=1), BeforeValidator(_refuse_flag)]
 Real = Annotated[float, BeforeValidator(_refuse_flag)]
+Fractional = Annotated[
+    float,
+    BeforeValidator(parse_fraction, json_schema_input_type=float | FractionText),
+    BeforeValidator(_refuse_flag),
+]
 Positive = Annotated[float, Field(gt=0), BeforeValidator(_refuse_flag)]
 Seed = Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(_refuse_flag)]
 Threads = Annotated[int, Field(ge=1, le=1024), BeforeValidator(_refuse_flag)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...attacks.registry import kind_of
+from ...core.fractions import format_epsilon
 from ..config.types import norm_name
 from ..statistics import chance_of_more, wilson
 from ..store.results import Results, by_setting
@@ -69,7 +70,7 @@ class _Setting:
 
     @property
     def name(self) -> str:
-        return f"{self.attack}, {norm_name(self.p)} {self.epsilon:g}"
+        return f"{self.attack}, {norm_name(self.p)} {format_epsilon(self.epsilon)}"
 
 
 def _settings(results: Results) -> Iterator[_Setting]:
@@ -213,8 +214,8 @@ def _robust_beyond_reach(settings: list[_Setting]) -> Iterator[Diagnostic]:
             yield Diagnostic(
                 "reaches_everything",
                 f"{len(left)} of {len(same[0].samples)} samples are still robust at"
-                f" {norm_name(p)} {epsilon:g}, although epsilon covers the whole box, with images"
-                " of other classes",
+                f" {norm_name(p)} {format_epsilon(epsilon)}, although epsilon covers the whole box,"
+                " with images of other classes",
                 "do not trust the smaller epsilons either: look for masked gradients, and try"
                 " more steps, another loss or a gradient-free attack",
             )
@@ -230,8 +231,8 @@ def _non_monotonic(settings: list[_Setting]) -> Iterator[Diagnostic]:
                 yield Diagnostic(
                     "non_monotonic",
                     f"robust accuracy under {attack} rises from {more[1]:.3f} at"
-                    f" {norm_name(setting.p)} {lowest.epsilon:g} to {more[0]:.3f} at"
-                    f" {setting.epsilon:g} ({more[2]} samples)",
+                    f" {norm_name(setting.p)} {format_epsilon(lowest.epsilon)} to {more[0]:.3f} at"
+                    f" {format_epsilon(setting.epsilon)} ({more[2]} samples)",
                     "a larger ball contains the smaller one, so the attack fails at the larger one:"
                     " use more steps or a smaller step, or report the best over smaller epsilons",
                 )
@@ -251,8 +252,8 @@ def _weaker_than_expected(settings: list[_Setting]) -> Iterator[Diagnostic]:
             yield Diagnostic(
                 "weaker_than_simpler",
                 f"{strong.attack} ({strong.kind}) leaves robust accuracy {more[0]:.3f} at"
-                f" {norm_name(strong.p)} {strong.epsilon:g}, while {weak.attack} ({weak.kind})"
-                f" leaves {more[1]:.3f} ({more[2]} samples)",
+                f" {norm_name(strong.p)} {format_epsilon(strong.epsilon)}, while {weak.attack}"
+                f" ({weak.kind}) leaves {more[1]:.3f} ({more[2]} samples)",
                 "this suggests masked gradients: check the gradients, the steps and the step"
                 " size, and report the worst case over attacks",
             )
@@ -272,8 +273,9 @@ def _underperforming(settings: list[_Setting]) -> Iterator[Diagnostic]:
             behind = more[0] - more[1]
             text = (
                 f"{slow.attack} leaves robust accuracy {more[0]:.3f} at {norm_name(slow.p)}"
-                f" {slow.epsilon:g} after {gradients:.0f} gradient evaluations per sample, while"
-                f" {quick.attack} leaves {more[1]:.3f} after {fewer:.0f} ({more[2]} samples)"
+                f" {format_epsilon(slow.epsilon)} after {gradients:.0f} gradient evaluations per"
+                f" sample, while {quick.attack} leaves {more[1]:.3f} after {fewer:.0f}"
+                f" ({more[2]} samples)"
             )
             if behind > worst.get(slow.attack, (0.0, ""))[0]:
                 worst[slow.attack] = behind, text

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ...core.fractions import format_epsilon
 from .. import diagnostics
 from ..config.types import norm_name
 from ..errors import UserError, printable
@@ -302,8 +303,9 @@ def _read_rows(
         about = {key: setting[key][0].as_py() for key in fixed}
         if not np.diff(setting["sample"].to_numpy()).all():
             raise UserError(
-                f"{results.folder}: samples of {about['attack']!r} at epsilon {about['epsilon']:g}"
-                " are stored twice; remove results/ and run it again"
+                f"{results.folder}: samples of {about['attack']!r} at epsilon"
+                f" {format_epsilon(about['epsilon'])} are stored twice; remove results/ and run it"
+                " again"
             )
         attack, name, params, library, p = (about[key] for key in fixed[2:-1])
         own = made.setdefault(

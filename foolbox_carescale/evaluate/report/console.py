@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ...core.fractions import format_epsilon
 from ..config.types import norm_name
 from ..errors import UserError, printable
 from ..store.results import Results, SettingSummary
@@ -36,7 +37,7 @@ def print_report(results: Results, console: Console) -> None:
         )
         table.add_column("attack \\ epsilon", no_wrap=True)
         for epsilon in epsilons:
-            table.add_column(f"{epsilon:g}", justify="right", no_wrap=True)
+            table.add_column(format_epsilon(epsilon), justify="right", no_wrap=True)
         for settings in attacks:
             seconds = sum(setting.seconds for setting in settings)
             table.add_row(
@@ -66,7 +67,7 @@ def print_epsilons(results: Results, epsilons: Epsilons, console: Console) -> No
         table.add_row(
             _plain(one.attack),
             norm_name(one.p),
-            f"{one.epsilon:g}",
+            format_epsilon(one.epsilon),
             f"{one.robust_accuracy:.3f}",
             f"{one.low:.3f} to {one.high:.3f}",
         )
@@ -107,7 +108,7 @@ def print_comparison(results: Sequence[Results], console: Console) -> None:
         table.add_row(
             _plain(one.attack),
             norm_name(one.p),
-            f"{one.epsilon:g}",
+            format_epsilon(one.epsilon),
             f"{one.base_accuracy:.3f}",
             _plain(one.run),
             f"{one.accuracy:.3f}",

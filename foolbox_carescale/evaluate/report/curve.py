@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ...core.fractions import parse_fraction
 from ..config.types import norm_name
 from ..errors import UserError, nearest
 from ..statistics import wilson
@@ -91,22 +92,22 @@ def parse_epsilons(words: Sequence[str]) -> Epsilons:
         name: values for name, is_named, values in (w.partition("=") for w in words) if is_named
     }
     if not named:
-        return [_number(text) for word in words for text in word.split(",")]
+        return [parse_epsilon(text) for word in words for text in word.split(",")]
     if len(named) < len(words):
         raise UserError(
             "epsilons: name the norm once for each, as in L2=0.1,0.2 Linf=8/255, or never"
         )
-    return {name: [_number(text) for text in values.split(",")] for name, values in named.items()}
+    return {name: [*map(parse_epsilon, values.split(","))] for name, values in named.items()}
 
 
-def _number(text: str) -> float:
-    above, slash, below = text.partition("/")
+def parse_epsilon(text: str, name: str = "epsilons") -> float:
+    """Return the number of 0.1 or 8/255; raise a UserError that names it where it is none."""
     try:
-        value = float(above) / (float(below) if slash else 1)
-    except (ValueError, ZeroDivisionError):
+        value = float(parse_fraction(text))
+    except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise UserError(f"epsilons: {text!r} is no positive number; give one such as 0.1 or 8/255")
+        raise UserError(f"{name}: {text!r} is no positive number; give one such as 0.1 or 8/255")
     return value
 
 

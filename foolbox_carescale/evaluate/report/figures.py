@@ -16,6 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from PIL import Image
 
+from ...core.fractions import format_epsilon
 from ..config.types import norm_name
 from ..statistics import wilson
 from . import curve, palette
@@ -180,7 +181,7 @@ def grid(examples: list[Example], samples: int = 2) -> Figure:
         for column, example in enumerate(examples, start=1):
             words = str(example["attack"]).replace("_", "\n").replace("-", "\n")
             axes[0, column].annotate(
-                f"{words}\nε = {float(example['epsilon']):g}",
+                f"{words}\nε = {format_epsilon(float(example['epsilon']))}",
                 (0.5, 1.25),
                 xycoords="axes fraction",
                 ha="center",
@@ -258,7 +259,7 @@ def _label_epsilons(panel: Axes, epsilons: list[float]) -> None:
             shown.append(epsilon)
     panel.xaxis.set_major_locator(FixedLocator(shown))
     panel.xaxis.set_minor_locator(NullLocator())
-    panel.set_xticks(shown, [f"{epsilon:g}" for epsilon in shown], fontsize=8.5)
+    panel.set_xticks(shown, [*map(format_epsilon, shown)], fontsize=8.5)
 
 
 def _picture(axis: Axes, image: npt.NDArray[Any], title: str = "", color: str = "0.25") -> None:

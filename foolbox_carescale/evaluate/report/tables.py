@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
+from ...core.fractions import format_epsilon
 from ..config.types import norm_name
 from ..errors import printable
 from ..statistics import quantile, wilson
@@ -81,7 +82,7 @@ def summary_markdown(runs: Sequence[Run]) -> str:
         }
         epsilons = sorted({epsilon for points in settings.values() for epsilon in points})
         lines.append(f"\n## {name}: robust accuracy (95% interval)\n")
-        head = ["run"] * (len(runs) > 1) + ["attack", *(f"{e:g}" for e in epsilons)]
+        head = ["run"] * (len(runs) > 1) + ["attack", *map(format_epsilon, epsilons)]
         body = []
         for (number, attack), points in settings.items():
             named = [_escape(runs[number].name)] * (len(runs) > 1) + [_escape(attack)]
@@ -118,7 +119,7 @@ def summary_markdown(runs: Sequence[Run]) -> str:
                         _escape(one.run),
                         _escape(one.attack),
                         norm_name(one.p),
-                        f"{one.epsilon:g}",
+                        format_epsilon(one.epsilon),
                         f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})",
                         str(one.samples),
                     ]

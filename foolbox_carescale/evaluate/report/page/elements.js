@@ -32,9 +32,12 @@ const textAt = (x, y, text, anchor = "middle", more = {}) =>
   svg("text", { x, y, "text-anchor": anchor, ...more }, text);
 
 // Numbers; what is not a number is null in the data, and an empty text on the page.
+const multiple = (value) => Number((value * 255).toPrecision(3));
 const short = (value) =>
   value === null
     ? ""
+    : multiple(value) <= 64 && multiple(value) / 255 === value && Number(value.toPrecision(6)) !== value
+      ? `${multiple(value)}/255` // as core/fractions.py writes it
     : value && Math.abs(value) < 1e-3
       ? Number(value.toPrecision(3)).toExponential()
       : Number(value.toPrecision(4)).toString();
