@@ -189,6 +189,7 @@ def _identity(training: Training) -> dict[str, Any]:
     content: dict[str, Any] = to_builtins(training)
     for key in NON_IDENTITY_KEYS:
         del content[key]
+    del content["data"]["workers"]
     content["device"] = content["device"].partition(":")[0]  # which of several GPUs is no matter
     return content
 

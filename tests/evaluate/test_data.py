@@ -1,5 +1,7 @@
 import dataclasses
 import os
+import threading
+import time
 from pathlib import Path
 
 import foolbox
@@ -11,6 +13,8 @@ from torchvision.models import ResNet18_Weights
 
 from foolbox_carescale.evaluate import DataConfig, EvaluationWarning, UserError
 from foolbox_carescale.evaluate.data import dataset
+from foolbox_carescale.evaluate.data.dataset import Source
+from foolbox_carescale.evaluate.data.decoding import scaled as scaled_pixels
 from foolbox_carescale.evaluate.data.sources import _data_set, load_data, open_source
 
 
@@ -436,6 +440,83 @@ def test_a_batch_is_decoded_when_it_is_asked_for_and_kept_for_a_while():
     for start in (0, 4, 100):
         data.batch(np.arange(start, start + 4))
     assert source.decoded == data.index[[*range(100, 104), *range(8), *range(100, 104)]].tolist()
+
+
+def eight_bits(**told):
+    """Return a data set of 12 small PIL images, and what notes who read which."""
+    read = []
+
+    def get(i):
+        read.append((i, threading.current_thread().name))
+        if i == 7:
+            raise OSError("a hole in the disk")
+        pixels = np.random.default_rng(i).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+        return Image.fromarray(pixels), i % 3
+
+    return Source("photos", 12, get, **told), read
+
+
+def reading_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("carescale-data")]
+
+
+def test_threads_decode_ahead_what_is_then_not_decoded_again():
+    source, read = eight_bits(threads=True)
+    data = source.choose(DataConfig(workers=2), None)
+    plain = eight_bits(threads=True)[0].choose(DataConfig(workers=0), None)
+    for positions in ([0, 1, 2], [3, 4]):
+        data.prefetch(positions)
+    while len(read) < 5:
+        time.sleep(0.001)
+    for positions in ([0, 1, 2], [3, 4], [8]):
+        data.prefetch(positions)  # once is enough
+        batch, expected = data.batch(positions), plain.batch(positions)
+        assert np.array_equal(batch.images, expected.images)
+        assert (batch.hashes, batch.labels.tolist()) == (expected.hashes, expected.labels.tolist())
+        assert batch.pixels.dtype == np.uint8
+    assert sorted(i for i, _ in read) == [0, 1, 2, 3, 4, 8]
+    assert all(name.startswith("carescale-data") for _, name in read)
+    data.prefetch([9, 10, 11])
+    data.close()
+    assert not reading_threads()
+    assert len(data.batch([9, 10, 11])) == 3
+    data.close()
+
+
+def test_an_error_ahead_is_that_of_its_batch_alone():
+    data = eight_bits(threads=True)[0].choose(DataConfig(workers=2), None)
+    data.prefetch([6, 7])
+    assert len(data.batch([5])) == 1
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"sample 7 of photos cannot be read .* hole"):
+            data.batch([6, 7])
+    data.close()
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(None, False), (0, True)])
+def test_data_that_threads_must_not_read_are_read_when_they_are_needed(workers, threads):
+    source, read = eight_bits(threads=threads)
+    data = source.choose(DataConfig(workers=workers), None)
+    data.prefetch([0])
+    assert read == []
+    data.batch([0])
+    assert read == [(0, threading.current_thread().name)]
+
+
+def test_which_data_threads_read():
+    names = ("foolbox/mnist", "digits", "FakeData")
+    assert [open_source(DataConfig(name)).threads for name in names] == [True, False, False]
+    assert not open_source(target("counted")).threads
+    assert not open_source(target("scaled")).threads
+
+
+def test_eight_bits_become_the_same_floats_in_torch_and_in_numpy():
+    values = np.arange(256, dtype=np.uint8)
+    expected = np.asarray(values, np.float32) / np.float32(255)
+    assert np.array_equal(scaled_pixels(values), expected)
+    assert np.array_equal(
+        (torch.from_numpy(values).float() / torch.tensor(255.0)).numpy(), expected
+    )
 
 
 def test_data_in_another_process_are_the_same():

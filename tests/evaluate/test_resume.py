@@ -5,6 +5,7 @@ import operator
 import shutil
 import subprocess
 import sys
+import threading
 import tracemalloc
 
 import numpy as np
@@ -189,6 +190,23 @@ def test_an_image_that_has_changed_since_a_task_saw_it_is_refused(tmp_path, monk
     labels[110] = 1 - labels[110]
     with pytest.raises(UserError, match="data: the labels are not those"):
         evaluate(tiny(folder))
+
+
+def test_threads_that_decode_end_with_the_run_and_change_no_row(tmp_path):
+    generator = np.random.default_rng(0)
+    for i in range(12):
+        (tmp_path / "images" / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / str(i % 2) / f"{i}.png")
+
+    def data(workers):
+        return {"data": DataConfig("folder", root=str(tmp_path / "images"), workers=workers)}
+
+    evaluate(tiny(tmp_path / "alone", **data(0)))
+    folder = started(tmp_path / "run", **data(2))
+    assert not [t for t in threading.enumerate() if t.name.startswith("carescale-data")]
+    evaluate(tiny(folder, **data(None)))
+    assert rows(folder) == rows(tmp_path / "alone")
 
 
 def test_a_stored_task_that_saw_other_images_than_its_batch_is_computed_again(

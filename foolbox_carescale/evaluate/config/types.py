@@ -183,6 +183,11 @@ class DataConfig(TargetArguments):
     """
     classes: list[Integer | str] | None = None
     """Only samples of these classes, by number or by name; a folder's number is its name."""
+    workers: Natural | None = None
+    """Threads that decode images, two batches ahead of the attacks. 0 decodes each batch when it
+    is needed. None takes as many as there are cores, up to 8, and 0 for arrays and for data of
+    your own: threads need code that several may call at once and that draws no random numbers.
+    """
 
     @field_validator("resize")
     @classmethod

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from ..config.types import DataConfig
 from ..config.validation import expand_path
 from ..errors import UserError, describe, nearest
 from ..store.checksums import IntegrityError, read_file
-from .decoding import Images, as_array, as_label, image_and_label
+from .decoding import Images, Pixels, as_label, as_pixels, image_and_label, scaled
 
 Labels = npt.NDArray[np.int64]
 
@@ -29,7 +31,10 @@ ROUNDING = 1e-5
 2.4e-6, what a resize or a normalisation to and fro leaves."""
 
 KEPT = 2
-"""Batches that stay in memory after they were read."""
+"""Batches that stay in memory after they were read, and that are decoded ahead at most."""
+
+MOST_WORKERS = 8
+"""Threads that decode unless a config says otherwise: attacks take longer than eight cores need."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +43,25 @@ class Batch:
 
     Attributes:
         name: Of the data set.
-        images: Shape (N, C, H, W), in [0, 1].
+        pixels: Shape (N, C, H, W); uint8 where all images are of 8 bits, otherwise as ``images``.
         labels: Shape (N,).
         index: Shape (N,): each sample's place in the data set.
         num_classes: Of the data set, as far as it and these labels tell.
     """
 
     name: str
-    images: Images
+    pixels: Pixels
     labels: Labels
     index: Labels
     num_classes: int
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @functools.cached_property
+    def images(self) -> Images:
+        """Return the pixels as float32 in [0, 1]."""
+        return scaled(self.pixels)
 
     @functools.cached_property
     def hashes(self) -> list[str]:
@@ -63,9 +73,13 @@ class Batch:
 class Data:
     """The samples of a run: known by number, and decoded when a batch of them is asked for.
 
-    Memory holds the numbers and the last ``KEPT`` batches. Each batch is checked as it is read.
-    What can be pickled is the data set and the numbers; another process may as well open its own,
-    by ``open_data``.
+    Memory holds the numbers, the last ``KEPT`` batches and as many that are being decoded ahead.
+    Each batch is checked as it is read. What is pickled is the data set and the numbers; another
+    process may as well open its own, by ``open_data``.
+
+    Threads decode, not processes: Pillow works without Python's lock, and there is nothing to
+    copy, to start or to leave behind. They read only what may be read by several at once and
+    draws no random numbers: those of an attack are this process's too.
 
     Attributes:
         name: Of the data set.
@@ -86,6 +100,10 @@ class Data:
         self._source, self._config, self._chosen = source, config, chosen
         self._shape: tuple[int, ...] | None = None
         self._kept: dict[tuple[int, ...], Batch] = {}
+        self._coming: dict[tuple[int, ...], Iterator[tuple[Pixels, int]]] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        usual = min(_cores(), MOST_WORKERS) if source.threads else 0
+        self._workers = usual if config.workers is None else config.workers
         self.name = source.name
         self.index = chosen if source.index is None else source.index[chosen].astype(np.int64)
         self.labels = source.known_labels(chosen)
@@ -119,43 +137,78 @@ class Data:
         if asked not in self._kept:
             while len(self._kept) >= KEPT:
                 del self._kept[next(iter(self._kept))]
-            self._kept[asked] = self._decode(asked)
+            decoded = self._coming.pop(asked, None) or self._decode(asked)
+            self._kept[asked] = self._checked(asked, decoded)
         return self._kept[asked]
+
+    def prefetch(self, positions: Sequence[int] | Labels) -> None:
+        """Begin to decode what ``batch`` will soon be asked for, where threads may do so."""
+        asked = tuple(np.asarray(positions).tolist())
+        if self._workers and asked not in self._kept and asked not in self._coming:
+            while len(self._coming) >= KEPT:
+                del self._coming[next(iter(self._coming))]
+            self._coming[asked] = self._decode(asked)
+
+    def close(self) -> None:
+        """Stop to decode ahead, and end the threads; ``batch`` starts them again."""
+        self._coming.clear()
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
 
     def count_classes(self) -> int:
         """Return the number of classes, for which each sample is decoded where nobody says it."""
         highest = (self._source.sample(i)[1] for i in self._chosen.tolist())
         return self.num_classes or max(highest) + 1
 
-    def _decode(self, positions: tuple[int, ...]) -> Batch:
-        source, config = self._source, self._config
-        numbers = self._chosen[list(positions)]
-        images, labels = np.empty(0, np.float32), np.empty(len(numbers), np.int64)
-        for row, i in enumerate(numbers.tolist()):
-            image, labels[row] = source.sample(i)
-            if source.squashed is not None and config.size is None:
-                image = image.resize((source.squashed, source.squashed))
-            array = as_array(f"sample {i} of {self.name}", image, config)
-            self._shape = self._shape or array.shape
-            if array.shape != self._shape:
-                raise UserError(
-                    "data.size: is null, but images differ in size"
-                    f" ({self._shape}, {array.shape}); give one, e.g. data.size=224"
-                )
-            if row == 0:
-                images = np.empty((len(numbers), *array.shape), np.float32)
-            images[row] = array
+    def _decode(self, positions: tuple[int, ...]) -> Iterator[tuple[Pixels, int]]:
+        """Return the pixels and the label of each sample, in time or as they are asked for."""
+        numbers = self._chosen[list(positions)].tolist()
+        if not self._workers:
+            return map(self._sample, numbers)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="carescale-data")
+        return self._pool.map(self._sample, numbers)
+
+    def _sample(self, i: int) -> tuple[Pixels, int]:
+        image, label = self._source.sample(i)
+        side = self._source.squashed
+        if side is not None and self._config.size is None:
+            image = image.resize((side, side))
+        return as_pixels(f"sample {i} of {self.name}", image, self._config), label
+
+    def _checked(self, positions: tuple[int, ...], decoded: Iterator[tuple[Pixels, int]]) -> Batch:
+        samples, found = zip(*decoded, strict=True)
+        labels = np.array(found, np.int64)
+        self._shape = self._shape or samples[0].shape
+        if others := [one.shape for one in samples if one.shape != self._shape]:
+            raise UserError(
+                "data.size: is null, but images differ in size"
+                f" ({self._shape}, {others[0]}); give one, e.g. data.size=224"
+            )
+        if labels.min() < 0:
+            raise UserError(f"data: {self.name} has the label {labels.min()}; labels count from 0")
+        classes = max(self.num_classes, int(labels.max()) + 1)
+        same = all(one.dtype == np.uint8 for one in samples)
+        pixels = np.stack(samples if same else [scaled(one) for one in samples])
+        if not same:
+            self._check_bounds(pixels)
+            np.clip(pixels, 0, 1, out=pixels)
+        return Batch(self.name, pixels, labels, self.index[list(positions)], classes)
+
+    def _check_bounds(self, images: Pixels) -> None:
         low, high = float(images.min()), float(images.max())
         if not (low >= -ROUNDING and high <= 1 + ROUNDING):
             raise UserError(
                 f"data: pixels of {self.name} span [{low:.4g}, {high:.4g}], outside the bounds"
                 " [0, 1]; scale them to [0, 1] and leave normalisation to model.mean and model.std"
             )
-        if labels.min() < 0:
-            raise UserError(f"data: {self.name} has the label {labels.min()}; labels count from 0")
-        np.clip(images, 0, 1, out=images)
-        classes = max(self.num_classes, int(labels.max()) + 1)
-        return Batch(self.name, images, labels, self.index[list(positions)], classes)
+
+
+def _cores() -> int:
+    """Return the number of cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -171,6 +224,8 @@ class Source:
         labels: Where they are known without decoding images.
         class_names: By label.
         squashed: Height and width of images, whatever their shape, where no size is asked for.
+        threads: Whether several may decode at once, and ahead: ``get`` draws no random numbers,
+            and it takes long enough.
     """
 
     name: str
@@ -181,6 +236,7 @@ class Source:
     labels: Sequence[Any] | Labels | None = None
     class_names: Sequence[Any] = ()
     squashed: int | None = None
+    threads: bool = False
 
     def sample(self, i: int) -> tuple[Any, int]:
         """Return the image and the label of a sample.
@@ -220,7 +276,10 @@ class Source:
     def read(self, config: DataConfig, samples: int | None) -> Batch:
         """Return the samples that a config asks for, all decoded, each once."""
         data = self.choose(config, samples)
-        return data.batch(range(len(data)))
+        try:
+            return data.batch(range(len(data)))
+        finally:
+            data.close()
 
 
 def _choose(source: Source, config: DataConfig, samples: int | None) -> Labels:

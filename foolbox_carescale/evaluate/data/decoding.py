@@ -13,6 +13,7 @@ from ..config.types import DataConfig
 from ..errors import UserError, describe
 
 Images = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.float32 | np.uint8]
 
 IMAGE_KEYS = ("image", "images", "img", "pixel_values")
 LABEL_KEYS = ("label", "labels", "fine_label", "target")
@@ -49,12 +50,14 @@ def as_label(name: str, label: Any) -> int:
     raise UserError(f"data: {name} {said}")
 
 
-def as_array(where: str, image: Any, config: DataConfig) -> Images:
-    """Return channels first, float32; PIL images become RGB in [0, 1], arrays keep their values."""
+def as_pixels(where: str, image: Any, config: DataConfig) -> Pixels:
+    """Return an image, channels first; PIL images become RGB, arrays keep their values.
+
+    Images of 8 bits stay uint8, which ``scaled`` takes to [0, 1]; others are float32.
+    """
     if hasattr(image, "convert") and not _is_deep(image):
-        pixels = np.asarray(_fit(image.convert("RGB"), config), np.float32)
-        scaled: Images = np.moveaxis(pixels, -1, 0) / np.float32(255)
-        return scaled
+        pixels = np.asarray(_fit(image.convert("RGB"), config))
+        return np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
     array = _deep_rgb(image) if hasattr(image, "convert") else _plain_array(where, image)
     if config.size is None or array.ndim != 3:
         return array
@@ -62,6 +65,13 @@ def as_array(where: str, image: Any, config: DataConfig) -> Images:
 
     fitted: Images = _fit(torch.from_numpy(array), config).numpy()
     return fitted.clip(array.min(), array.max())  # bicubic interpolation of floats overshoots
+
+
+def scaled(pixels: Pixels) -> Images:
+    """Return float32; 8 bits are divided by 255."""
+    if pixels.dtype == np.uint8:
+        pixels = np.divide(pixels, np.float32(255), dtype=np.float32)
+    return pixels.astype(np.float32, copy=False)
 
 
 def _plain_array(where: str, image: Any) -> Images:

@@ -74,7 +74,7 @@ def open_source(config: DataConfig, split: Split = "test") -> Source:
     if config.name == "folder":
         from .folders import open_folder
 
-        return _data_set("folder", open_folder(config))
+        return _data_set("folder", open_folder(config), threads=True)
     return _from_torchvision(config, split)
 
 
@@ -102,6 +102,7 @@ def _from_foolbox(config: DataConfig) -> Source:
         FOOLBOX_SETS[name],
         labels=labels,
         squashed=224 if name == "imagenet" else None,  # as foolbox.samples does
+        threads=True,
     )
 
 
@@ -137,14 +138,14 @@ def _from_torchvision(config: DataConfig, split: Split) -> Source:
             f"data.name: torchvision cannot open {config.name}: {error}"
             " (data.params.download=true downloads it, where the data set allows)"
         ) from error
-    return _data_set(config.name, made)
+    return _data_set(config.name, made, threads=config.name != "FakeData")  # which draws numbers
 
 
 _NOT_BY_NAME = ("DatasetFolder", "ImageFolder", "LSUN", "VisionDataset")
 """LSUN unpickles a file that it does not check; the others are no data sets by themselves."""
 
 
-def _data_set(name: str, made: Any) -> Source:
+def _data_set(name: str, made: Any, *, threads: bool = False) -> Source:
     """Return a map-style data set in PyTorch's manner."""
     class_names = getattr(made, "classes", ())
     return Source(
@@ -154,6 +155,7 @@ def _data_set(name: str, made: Any) -> Source:
         len(class_names),
         labels=_labels(made),
         class_names=class_names,
+        threads=threads,
     )
 
 

@@ -268,6 +268,7 @@ def _identity(evaluation: Evaluation) -> dict[str, Any]:
     content: dict[str, Any] = to_builtins(evaluation)
     for key in NON_IDENTITY_KEYS:
         content.pop(key, None)
+    del content["data"]["workers"]
     content["device"] = content["device"].partition(":")[0]  # which of several GPUs is no matter
     content["epsilons"] = {norm: sorted(values) for norm, values in content["epsilons"].items()}
     for attack in content["attacks"].values():

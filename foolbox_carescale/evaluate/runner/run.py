@@ -16,7 +16,7 @@ import torch
 from .. import diagnostics
 from ..config.types import Evaluation, shard_of
 from ..config.validation import expand_path
-from ..data.dataset import Data
+from ..data.dataset import KEPT, Data
 from ..errors import LOGGER, UserError
 from ..models.loading import find_device
 from ..store.checksums import IntegrityError
@@ -140,6 +140,7 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
         return results
     finally:
         executor.stop()
+        data.close()
         if folder is not None:
             folder.close()
 
@@ -177,6 +178,11 @@ class _CompletionLog:
     def missing_in(self, batch: int) -> Iterator[int]:
         """Numbers of those on one batch."""
         return (number for number in self.tasks.in_batch(batch) if not self._done[number])
+
+    def ahead(self, batch: int) -> tuple[int, ...]:
+        """Return those of the next ``KEPT`` batches on which something is missing."""
+        coming = (number for number in range(batch + 1, batch + 1 + KEPT) if number in self.batches)
+        return tuple(n for n in coming if next(self.missing_in(n), None) is not None)
 
     def look(self, number: int) -> bool:
         """Return whether a task is done, here or elsewhere; quarantine a damaged one."""
@@ -267,7 +273,7 @@ def _compute(executor: Executor, log: _CompletionLog, report: Callable[[Progress
                         started.add(task.setting.number)
                         LOGGER.info("%s, epsilon %g: started", *_named(task.setting))
                     running.add(number)
-                    yield task
+                    yield dataclasses.replace(task, ahead=log.ahead(task.batch))
 
     report(log.progress(None))
     waiting = False

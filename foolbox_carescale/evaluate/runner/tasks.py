@@ -67,6 +67,7 @@ class Task:
         seed: Of everything random in it; derived from the run's seed, the setting and the
             batch alone, so that neither order nor company changes a result.
         pictured: The setting whose images are stored as examples, if any.
+        ahead: Batches that are likely to be needed next.
     """
 
     number: int
@@ -75,6 +76,7 @@ class Task:
     samples: npt.NDArray[np.int64]
     seed: int
     pictured: AttackSetting | None = None
+    ahead: tuple[int, ...] = ()
 
     @property
     def setting(self) -> AttackSetting:

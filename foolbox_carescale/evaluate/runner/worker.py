@@ -20,7 +20,7 @@ from ...attacks.ensemble import ClipAwareAutoAttack, StageResult
 from ...attacks.model import module_of
 from .. import diagnostics
 from ..config.types import Evaluation
-from ..data.dataset import Batch, Data
+from ..data.dataset import KEPT, Batch, Data
 from ..errors import UserError
 from ..models.loading import load_model
 from ..models.outputs import check_classes
@@ -36,10 +36,6 @@ EXAMPLES = 4
 LOOKED_AT = 32
 """Samples, at least, that the model is diagnosed at, however small a batch is: a fault at a fifth
 of the samples is at two of 32 or more in 99 of 100 draws, which is above 5%."""
-
-KEPT = 2
-"""Batches whose clean predictions a worker remembers: with their images, they are those it holds
-at once."""
 
 _AT_ONCE = 2**20
 """Pixels whose norms are taken together: what stays in a processor's cache."""
@@ -118,6 +114,8 @@ class Worker:
     def run(self, task: Task) -> TaskResult:
         """Attack a task's samples, and measure what comes out."""
         batch = self._batch(task.batch)
+        for number in task.ahead:
+            self._data.prefetch(self._tasks.positions(number))
         attacked = batch.predictions == batch.samples.labels
         images, labels = batch.samples.images[attacked], batch.samples.labels[attacked]
 
