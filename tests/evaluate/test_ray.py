@@ -1,16 +1,14 @@
 import os
 import re
-import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from foolbox_carescale.evaluate import AttackConfig, DataConfig, ModelConfig, UserError, evaluate
 from foolbox_carescale.evaluate.config.types import ExecutorConfig
 from foolbox_carescale.evaluate.store.folder import RunFolder
-from tests.evaluate.factories import Brightness, rows, tiny
+from tests.evaluate.factories import HERE, rows, tiny
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -94,7 +92,7 @@ def test_two_workers_complete_a_run_bit_identically_to_this_process(
 
 
 def test_a_task_that_always_kills_its_worker_is_one_error(cluster, tmp_path):
-    model = ModelConfig(_target_=f"{__name__}.dying", params={"mark": None})
+    model = ModelConfig(_target_=f"{HERE}.dying", params={"mark": None})
     with pytest.raises(UserError, match=r"task 0000-noise-0\.2-0000\d lost its worker 1 times"):
         evaluate(tiny(tmp_path / "run", model=model, executor=on(cluster, retries=0, workers=1)))
 
@@ -185,7 +183,7 @@ def test_a_runtime_environment_that_cannot_be_made_is_named(cluster, tmp_path):
 
 # last: the cluster has one node less after it
 def test_a_worker_and_a_node_that_are_lost_in_mid_run_lose_no_result(cluster, tmp_path):
-    model = ModelConfig(_target_=f"{__name__}.dying", params={"mark": str(tmp_path / "mark")})
+    model = ModelConfig(_target_=f"{HERE}.dying", params={"mark": str(tmp_path / "mark")})
     evaluate(tiny(tmp_path / "reference"))
 
     def lose(progress):
@@ -197,24 +195,6 @@ def test_a_worker_and_a_node_that_are_lost_in_mid_run_lose_no_result(cluster, tm
     assert (tmp_path / "mark").exists()
     assert rows(tmp_path / "run", without=OURS) == rows(tmp_path / "reference", without=OURS)
     assert not (tmp_path / "run" / "damaged").exists()
-
-
-def dying(mark):
-    """A model whose process ends in its first tasks: once, if it can leave a mark."""
-
-    class Dying(Brightness):
-        answers = 0
-
-        def forward(self, x):
-            self.answers += 1
-            # 38 at most are asked for before: twice for each sample, and a gradient
-            if self.answers > 48 and (mark is None or not os.path.exists(mark)):
-                if mark is not None:
-                    Path(mark).touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().forward(x)
-
-    return Dying().eval()
 
 
 @pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:1", "[::1]:1", "nowhere.invalid:6379"])

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from ..errors import UserError, nearest
 from ..serialization import to_builtins
@@ -98,6 +98,14 @@ def _check_epsilons(values: list[float]) -> None:
         raise ValueError(f"{values} holds an epsilon twice")
 
 
+def _to_devices(devices: Any) -> Any:
+    listed = devices if isinstance(devices, list) else []
+    known = [isinstance(one, str) or (type(one) is int and one >= 0) for one in listed]
+    if devices != "all" and not (known and all(known)):
+        raise ValueError(f"{devices!r} are none; give numbers of GPUs, [0, 1], all or [cpu, cpu]")
+    return devices
+
+
 Finite = Field(allow_inf_nan=False)
 Epsilons = Annotated[list[Annotated[Fractional, Field(gt=0), Finite]], checked_by(_check_epsilons)]
 Mean = Annotated[list[Annotated[Real, Finite]], checked_by(_check_channels)]
@@ -109,6 +117,7 @@ Label = Annotated[str, checked_by(_check_label)]
 NormName = Annotated[str, checked_by(norm_order)]
 Shard = Annotated[str, checked_by(shard_of)]
 Share = Annotated[Real, Field(ge=0)]
+Devices = Annotated[list[Natural | str] | Literal["all"], BeforeValidator(_to_devices)]
 Executor = Annotated[
     str,
     checked_by(_check_executor),
@@ -240,6 +249,11 @@ class ExecutorConfig(Config):
     """``local`` (this process), ``ray``, or that of an entry point in the group
     ``carescale.executors``.
     """
+    devices: Devices | None = None
+    """Devices of this machine, with a process for each: numbers of GPUs, such as ``[0, 1]``,
+    ``all`` GPUs, or names, such as ``[cpu, cpu]``; one that occurs twice is shared. None takes the
+    run's ``device``, in this process. For ``local`` only.
+    """
     address: str | None = None
     """Address of the Ray cluster; ``auto`` takes the one of this machine, and None starts one."""
     cpus: Share = 1.0
@@ -255,6 +269,14 @@ class ExecutorConfig(Config):
     ``_target_`` names: ``working_dir``, ``py_modules``, ``excludes``, ``pip`` (requirements by
     name) and some ``env_vars``; others with ``--allow-code``.
     """
+
+    @field_validator("devices")
+    @classmethod
+    def _check_devices(cls, devices: Any, found: ValidationInfo) -> Any:
+        name = found.data.get("name", "local")
+        if devices is not None and name != "local":
+            raise ValueError(f"{devices} is for executor=local, not for {name}; leave it out")
+        return devices
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -243,7 +244,7 @@ def _weights_file(config: ModelConfig) -> Path | None:
     return path if os.path.isfile(path) else None  # also of a name that is too long
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: str, *, key: str = "device") -> torch.device:
     """Return the device of a name; ``auto`` is a GPU where there is one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -252,8 +253,33 @@ def find_device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n")[0]
-        raise UserError(f"device: {name!r} cannot be used ({reason}); try device=cpu") from error
+        raise UserError(f"{key}: {name!r} cannot be used ({reason}); try device=cpu") from error
     return device
+
+
+def find_devices(names: Sequence[int | str] | str) -> list[str]:
+    """Return the devices of a run on several: numbers of GPUs, other names, or ``all`` GPUs.
+
+    Nothing is put on a GPU, where a context alone takes memory.
+    """
+    gpus = torch.cuda.device_count()
+    if names == "all" and gpus == 0:
+        raise UserError("executor.devices: all are none, for there is no GPU; leave it out")
+    chosen = range(gpus) if names == "all" else names
+    found = [f"cuda:{name}" if isinstance(name, int) else name for name in chosen]
+    for name in found:
+        match = re.fullmatch(r"cuda(?::(\d+))?", name)
+        if match is None:
+            find_device(name, key="executor.devices")
+        elif int(match[1] or 0) >= gpus:
+            valid = f"give numbers below {gpus}" if gpus else "leave it out, or give [cpu, cpu]"
+            raise UserError(f"executor.devices: there is no {name} among {gpus} GPUs; {valid}")
+    if len({name.partition(":")[0] for name in found}) > 1:
+        raise UserError(
+            f"executor.devices: {', '.join(found)} are of several types, whose results differ in"
+            " the last bits; give devices of one type"
+        )
+    return found
 
 
 def _choose_weights(config: ModelConfig, data: str, num_classes: int) -> ModelConfig:

@@ -18,7 +18,7 @@ from ..config.types import Evaluation, shard_of
 from ..config.validation import expand_path
 from ..data.dataset import KEPT, Data
 from ..errors import LOGGER, UserError
-from ..models.loading import find_device
+from ..models.loading import find_device, find_devices
 from ..store.checksums import IntegrityError
 from ..store.folder import RunFolder
 from ..store.results import Results
@@ -312,14 +312,22 @@ def _named(setting: AttackSetting) -> tuple[str, float]:
 
 def _resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
     """Return the run with resolved defaults, the same in each of its processes, and its data."""
+    settings = evaluation.executor
+    if settings.devices is not None:  # report a wrong one before data are read
+        kind = find_devices(settings.devices)[0].partition(":")[0]
+        if evaluation.device.partition(":")[0] not in ("auto", kind):
+            raise UserError(
+                f"executor.devices: {settings.devices} are of type {kind}, but the run's device is"
+                f" {evaluation.device!r}; give devices of that type"
+            )
+        evaluation = dataclasses.replace(evaluation, device=kind)
     resolved, data = resolve(evaluation)
-    settings = resolved.executor
     device, threads = resolved.device, resolved.threads
     if settings.name == "ray":
         device = ("cuda" if settings.gpus else "cpu") if device == "auto" else device
         available = max(1, int(settings.cpus))
     else:
-        device = str(find_device(device))
+        device = device if settings.devices is not None else str(find_device(device))
         available = torch.get_num_threads()
     if threads is None:
         # measured on two cores with the bundled model, a second thread costs up to 50 times

@@ -48,6 +48,10 @@ def make_executor(evaluation: Evaluation, data: Data, tasks: Tasks) -> Executor:
         from .ray import RayExecutor
 
         return RayExecutor(evaluation, data, tasks)
+    if evaluation.executor.name == "local" and evaluation.executor.devices is not None:
+        from .devices import DevicesExecutor
+
+        return DevicesExecutor(evaluation)
     if evaluation.executor.name == "local":
         from .local import LocalExecutor
 
