@@ -107,7 +107,7 @@ def to_json(results: Results, last: Progress, written: Sequence[Path]) -> str:
         last: Its last progress.
         written: Files of its report.
     """
-    stored = any(RunFolder(results.folder).stored())  # of a shard without a task nothing may be
+    stored = bool(RunFolder(results.folder).stored())  # of a shard without a task nothing may be
     settings = [dataclasses.asdict(setting) for setting in results.summary()] if stored else []
     content = {
         "folder": str(results.folder),

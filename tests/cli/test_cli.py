@@ -325,7 +325,7 @@ def test_sigterm_stops_a_run_with_exit_code_143(config, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not list(tmp_path.glob("out/results/*")) and process.poll() is None:
+    while not list(tmp_path.glob("out/tasks/*")) and process.poll() is None:
         time.sleep(0.02)
     process.terminate()
     _, error = process.communicate(timeout=120)

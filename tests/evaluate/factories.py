@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 
 from foolbox_carescale.evaluate import (
@@ -21,6 +22,8 @@ from foolbox_carescale.evaluate import (
     Results,
     evaluate,
 )
+from foolbox_carescale.evaluate.store import rows as store
+from foolbox_carescale.evaluate.store.folder import RunFolder
 
 HERE = "tests.evaluate.factories"  # not __main__, where this file runs as a program
 
@@ -122,6 +125,7 @@ def wait(process):
 
 def kill_at_random_moments(root, times):
     """Kill runs of some folders again and again; what was stored at each kill."""
+    store.TASKS, store.ROWS = 3, 16
     chance, stored = random.Random(0), []
     began = time.perf_counter()
     assert wait(fork(computed, root / "reference")) == 0
@@ -132,7 +136,7 @@ def kill_at_random_moments(root, times):
         time.sleep(chance.uniform(0, duration))
         os.kill(process, signal.SIGKILL)
         if wait(process) == -signal.SIGKILL:
-            stored.append(len(list((root / f"killed{folder}" / "results").glob("*.parquet"))))
+            stored.append(len(RunFolder(root / f"killed{folder}").stored()))
         else:  # it was faster
             folder += 1
     for number in range(folder + 1):
@@ -140,8 +144,24 @@ def kill_at_random_moments(root, times):
     return stored
 
 
+def readable(folder):
+    """Count the rows that other programs find, and that Results finds; none is there twice."""
+    counts = []
+    files = sorted((folder / "results").glob("*.parquet"))
+    for tables in ([pq.read_table(file) for file in files], [Results(folder).table]):
+        keys = [
+            key
+            for table in tables
+            for key in zip(table["setting"].to_pylist(), table["sample"].to_pylist(), strict=True)
+        ]
+        assert len(set(keys)) == len(keys)
+        counts.append(len(keys))
+    return counts
+
+
 def kill_between_all_steps(root, steps):
-    """Kill a run before each of the first calls that make a file lasting."""
+    """Kill a run before each of the first calls that make or remove a file; how it looks then."""
+    store.TASKS, store.ROWS = 3, 16
 
     def dying(step):
         left = [step]
@@ -159,9 +179,13 @@ def kill_between_all_steps(root, steps):
         Path.replace, Path.unlink = counted(Path.replace), counted(Path.unlink)
         computed(root / "steps")
 
-    ends = [wait(fork(dying, step)) for step in range(1, steps + 1)]
+    ends, found = [], []
+    for step in range(1, steps + 1):
+        ends.append(wait(fork(dying, step)))
+        if RunFolder(root / "steps").stored():
+            found.append(readable(root / "steps"))
     assert wait(fork(computed, root / "steps")) == 0
-    return ends
+    return ends, found
 
 
 def several_at_once(root):

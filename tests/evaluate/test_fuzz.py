@@ -23,6 +23,7 @@ from foolbox_carescale.evaluate.config.types import AttackConfig, DataConfig, Mo
 from foolbox_carescale.evaluate.report.aggregate import aggregate
 from foolbox_carescale.evaluate.report.page import page
 from foolbox_carescale.evaluate.store.folder import RunFolder
+from foolbox_carescale.evaluate.store.rows import RowStore
 from foolbox_carescale.training.config import OptimizerConfig, Training, load_training
 from tests.evaluate.factories import ATTACKS, rows, tiny
 
@@ -186,12 +187,17 @@ FEW_TASKS = {"attacks": {name: ATTACKS[name] for name in ("noise", "pgd")}, "sam
 def runs(tmp_path_factory):
     """Two runs that differ in the seed alone, and the rows of the first."""
     root = tmp_path_factory.mktemp("runs")
-    evaluate(tiny(root / "run", **FEW_TASKS))
-    evaluate(tiny(root / "other", seed=1, **FEW_TASKS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowStore, "compact", lambda self: None)
+        evaluate(tiny(root / "run", **FEW_TASKS))
+        evaluate(tiny(root / "other", seed=1, **FEW_TASKS))
+    for name in ("run", "other"):
+        shutil.copytree(root / name, root / "compacted" / name)
+        evaluate(tiny(root / "compacted" / name, seed=int(name == "other"), **FEW_TASKS))
     return root, rows(root / "run")
 
 
-FILES = ("run.json", "config.yaml", "warnings.json", "examples", "results")
+FILES = ("run.json", "config.yaml", "warnings.json", "examples", "results", "tasks")
 FOREIGN = (b"", b"not what you think\n", b'[1, {"a": null}]', b"PAR1", b"\x93NUMPY")
 
 
@@ -210,6 +216,7 @@ FOREIGN = (b"", b"not what you think\n", b'[1, {"a": null}]', b"PAR1", b"\x93NUM
 )
 def test_a_damaged_folder_gives_right_rows_or_one_line(runs, tmp_path, name, number, damage):
     root, expected = runs
+    root = root if name == "tasks" else root / "compacted"
     folder = tmp_path / "run"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(root / "run", folder)
@@ -267,8 +274,8 @@ def resumed(folder: Any) -> Any:
 def test_rows_of_another_run_are_not_counted_as_this_runs(runs, tmp_path):
     root, expected = runs
     shutil.copytree(root / "run", tmp_path / "run")
-    victim = tmp_path / "run" / "results" / "0000-noise-0.2-00002.parquet"
-    victim.write_bytes((root / "other" / "results" / victim.name).read_bytes())
+    victim = tmp_path / "run" / "tasks" / "0000-noise-0.2-00002.parquet"
+    victim.write_bytes((root / "other" / "tasks" / victim.name).read_bytes())
     with pytest.warns(EvaluationWarning, match="1 of 12 files"):
         stored = rows(tmp_path / "run")
     assert len(stored) == len(expected) - 1

@@ -2,11 +2,13 @@ import dataclasses
 import gc
 import json
 import operator
+import os
 import shutil
 import subprocess
 import sys
 import threading
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +34,8 @@ from foolbox_carescale.evaluate.models.weights import weights_digest
 from foolbox_carescale.evaluate.runner.identity import check_same_model, logit_mixtures
 from foolbox_carescale.evaluate.store.checksums import digest
 from foolbox_carescale.evaluate.store.folder import FORMAT, RunFolder
+from foolbox_carescale.evaluate.store.parquet import VerifiedParquet
+from foolbox_carescale.evaluate.store.rows import RowStore
 from tests.evaluate import factories
 from tests.evaluate.factories import ATTACKS, computed, rows, tiny
 
@@ -40,10 +44,14 @@ TASKS = 12 * 4
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A run that is complete and one that is not, to be copied."""
+    """A run that is complete and one that is not, compacted and as a kill leaves them."""
     root = tmp_path_factory.mktemp("runs")
     evaluate(tiny(root / "complete"))
     started(root / "interrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowStore, "compact", lambda self: None)
+        evaluate(tiny(root / "complete, waiting"))
+        started(root / "interrupted, waiting")
     return root
 
 
@@ -86,9 +94,10 @@ def in_process(tmp_path_factory):
         process.stdin.close()
 
 
-def test_only_what_is_missing_is_computed(tmp_path, reference):
+def test_only_what_is_missing_is_computed(tmp_path, reference, uncompacted):
     folder = started(tmp_path / "run")
-    kept = {p: p.stat().st_mtime_ns for p in (folder / "results").iterdir()}
+    kept = {p: p.stat().st_mtime_ns for p in (folder / "tasks").iterdir()}
+    assert len(kept) == 10
     assert computed(folder) == TASKS - 10
     assert rows(folder) == reference
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
@@ -209,17 +218,21 @@ def test_threads_that_decode_end_with_the_run_and_change_no_row(tmp_path):
     assert rows(folder) == rows(tmp_path / "alone")
 
 
+@pytest.mark.parametrize("compacted", [False, True])
 def test_a_stored_task_that_saw_other_images_than_its_batch_is_computed_again(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, compacted, request
 ):
-    seen = []
+    seen, before = [], TASKS  # as they are computed
+    if not compacted:
+        request.getfixturevalue("uncompacted")
+        before += TASKS  # as they are diagnosed
 
     def told(rows):
         seen.append(rows["batch"][0].as_py())
-        return "other" if len(seen) == 3 * 12 + 5 else str(seen[-1])
+        return "other" if len(seen) == before + 3 * 12 + 5 else str(seen[-1])
 
+    monkeypatch.setattr("foolbox_carescale.evaluate.store.index.images_digest", told)
     evaluate(tiny(tmp_path / "run"))
-    monkeypatch.setattr("foolbox_carescale.evaluate.runner.run.images_digest", told)
     with pytest.warns(EvaluationWarning, match="saw other images than the tasks of its batch"):
         assert computed(tmp_path / "run") == 1
 
@@ -380,13 +393,27 @@ def of_another_task(path):
     path.write_bytes(next(p for p in path.parent.iterdir() if p != path).read_bytes())
 
 
+WAITING = "tasks/0000-noise-0.2-00001.parquet"
+COMPACTED = "results/00000.parquet"
+
+
 @pytest.mark.parametrize("damage", [truncated, flipped, emptied, of_another_task])
-@pytest.mark.parametrize(("name", "tasks"), [("complete", 1), ("interrupted", TASKS - 9)])
+@pytest.mark.parametrize(
+    ("name", "file", "tasks"),
+    [
+        ("complete, waiting", WAITING, 1),
+        ("interrupted, waiting", WAITING, TASKS - 9),
+        ("complete", COMPACTED, TASKS),
+        ("interrupted", COMPACTED, TASKS),
+    ],
+)
 def test_a_damaged_part_is_set_aside_and_computed_again(
-    tmp_path, runs, reference, damage, name, tasks
+    tmp_path, runs, reference, damage, name, file, tasks
 ):
     folder = shutil.copytree(runs / name, tmp_path / "run")
-    victim = folder / "results" / "0000-noise-0.2-00001.parquet"
+    victim = folder / file
+    if file == COMPACTED:
+        shutil.copy(runs / "complete, waiting" / WAITING, victim.parent)
     damage(victim)
     damaged = victim.read_bytes()
     with pytest.warns(EvaluationWarning, match="cannot be trusted .* is computed again") as said:
@@ -406,12 +433,12 @@ def test_a_damaged_file_beside_the_rows_is_found_too(tmp_path, name):
     assert computed(tmp_path / "run", save="adversarial_examples") == 0
 
 
-def test_a_part_of_another_run_is_set_aside(tmp_path, reference):
+def test_a_part_of_another_run_is_set_aside(tmp_path, reference, uncompacted):
     folder = started(tmp_path / "run")
     other = started(tmp_path / "other", seed=1)
-    victim = folder / "results" / "0000-noise-0.2-00001.parquet"
-    victim.write_bytes((other / "results" / victim.name).read_bytes())
-    (folder / "results" / "9999-x-1.0-00000.parquet").write_bytes(victim.read_bytes())
+    victim = folder / WAITING
+    victim.write_bytes((other / WAITING).read_bytes())
+    (folder / "tasks" / "9999-x-1.0-00000.parquet").write_bytes(victim.read_bytes())
     with pytest.warns(EvaluationWarning) as said:
         evaluate(tiny(folder))
     reasons = " ".join(str(warning.message) for warning in said)
@@ -450,9 +477,13 @@ def test_nothing_is_lost_or_doubled_when_a_run_is_killed_again_and_again(
 
 def test_a_run_survives_a_kill_between_any_two_steps_of_storing(tmp_path, reference, in_process):
     sigkill = -9
-    assert in_process("kill_between_all_steps", tmp_path, 16) == 16 * [sigkill]
+    ends, found = in_process("kill_between_all_steps", tmp_path, 20)
+    assert ends == 20 * [sigkill]
+    assert found == sorted(found)  # nothing that was seen is ever lost
     assert rows(tmp_path / "steps") == reference
     assert not (tmp_path / "steps" / "damaged").exists()
+    assert not list((tmp_path / "steps" / "tasks").iterdir())
+    assert len(list((tmp_path / "steps" / "results").iterdir())) >= 4
 
 
 def test_processes_and_shards_share_a_folder_and_compute_each_task_once(
@@ -462,6 +493,84 @@ def test_processes_and_shards_share_a_folder_and_compute_each_task_once(
     assert ends == [0, 0, 0, 0]
     assert sum(tasks) == TASKS
     assert rows(tmp_path / "shared") == reference
+
+
+OF_RESULTS = "foolbox_carescale.evaluate.diagnostics.of_results"
+
+
+def test_only_who_finds_the_run_complete_diagnoses_it(tmp_path, monkeypatch):
+    calls, counts = [], []
+    monkeypatch.setattr(OF_RESULTS, lambda results: calls.append(results) or [])
+    for shard in ("0/3", "1/3", "2/3", "0/3"):
+        evaluate(tiny(tmp_path / "run", shard=shard))
+        counts.append(len(calls))
+    assert counts == [0, 0, 1, 1]
+
+
+def test_a_run_that_was_killed_before_it_was_diagnosed_is_diagnosed_by_the_next_start(
+    tmp_path, monkeypatch
+):
+    calls = []
+
+    def stopped(results):
+        calls.append(results)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return []
+
+    monkeypatch.setattr(OF_RESULTS, stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tiny(tmp_path / "run"))
+    for _ in range(2):
+        assert computed(tmp_path / "run") == 0
+    assert len(calls) == 2
+
+
+def test_a_run_is_resumed_from_the_index_without_decoding_rows(tmp_path, monkeypatch):
+    folder = started(tmp_path / "run")
+    read, reads = VerifiedParquet.read, []
+
+    def counted(self, *columns):
+        reads.append(self)
+        return read(self, *columns)
+
+    monkeypatch.setattr(VerifiedParquet, "read", counted)
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tiny(folder), on_progress=stop)
+    assert not reads
+
+
+def test_a_task_is_found_once_at_every_step_of_a_compaction(tmp_path, monkeypatch, reference):
+    with monkeypatch.context() as patch:
+        patch.setattr(RowStore, "compact", lambda self: None)
+        evaluate(tiny(tmp_path / "run"))
+    monkeypatch.setattr("foolbox_carescale.evaluate.store.rows.ROWS", 16)
+    found = []
+
+    def watched(function):
+        def call(*arguments, **keywords):
+            found.append(factories.readable(tmp_path / "run"))
+            return function(*arguments, **keywords)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for owner, name in ((Path, "replace"), (Path, "unlink"), (os, "fsync")):
+            patch.setattr(owner, name, watched(getattr(owner, name)))
+        folder = RunFolder(tmp_path / "run")
+        folder.record()
+        folder.compact()
+        folder.close()
+    assert {own for _, own in found} == {len(reference)}
+    others = [others for others, _ in found]
+    assert others == sorted(others)
+    assert others[0] == 0
+    assert others[-1] == len(reference)
+    assert rows(tmp_path / "run") == reference
 
 
 HOLD = """
@@ -477,7 +586,7 @@ sys.stdin.read()
 
 def test_a_process_that_waits_for_a_claim_of_another_says_so_once(tmp_path, reference, capsys):
     folder = started(tmp_path / "run", tasks=TASKS - 2)
-    names = {f"{path.stem[-5:]}-{path.stem[:4]}": path for path in (folder / "results").iterdir()}
+    names = {f"{name[-5:]}-{name[:4]}" for name in RunFolder(folder).stored()}
     assert max(names) == "00011-0001"  # of the last batch, the last two are missing
     command = [sys.executable, "-c", HOLD, str(folder), str(TASKS - 13), str(TASKS - 1)]
     waits = []

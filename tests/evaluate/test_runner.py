@@ -23,6 +23,7 @@ from foolbox_carescale.evaluate import (
 from foolbox_carescale.evaluate.data.sources import load_data
 from foolbox_carescale.evaluate.models.loading import load_model
 from foolbox_carescale.evaluate.runner.worker import cross_entropy, perturbation_norms
+from foolbox_carescale.evaluate.store.folder import RunFolder
 from foolbox_carescale.evaluate.store.schema import SCHEMA
 
 ATTACKS = {
@@ -245,7 +246,7 @@ def test_what_was_computed_before_an_error_stays(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         evaluate(small(tmp_path / "run"), on_progress=stop)
-    assert len(list((tmp_path / "run" / "results").glob("*.parquet"))) == 4
+    assert len(RunFolder(tmp_path / "run").stored()) == 4
     summary = Results.load(tmp_path / "run").summary()
     assert [setting.samples for setting in summary] == [10, 5, 5]  # the second batch was begun
 
@@ -337,7 +338,7 @@ def test_a_minimisation_attack_does_not_depend_on_the_list_of_epsilons(tmp_path)
 
     both = evaluate(small(tmp_path / "a", attacks=deepfool(0.1, 0.5), samples=6))
     alone = evaluate(small(tmp_path / "b", attacks=deepfool(0.5), samples=6))
-    assert len(list((both.folder / "results").iterdir())) == 2
+    assert len(RunFolder(both.folder).stored()) == 2
     assert [row for row in rows(both) if row["epsilon"] == 0.5] == rows(alone)
 
 

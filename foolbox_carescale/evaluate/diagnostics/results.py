@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +13,8 @@ from ...attacks.registry import kind_of
 from ...core.fractions import format_epsilon
 from ..config.types import norm_name
 from ..statistics import chance_of_more, wilson
-from ..store.results import Results, by_setting
+from ..store.columns import Columns, SettingRows
+from ..store.results import Results
 from .diagnostic import FEW, Array, Diagnostic
 
 SINGLE = 5
@@ -41,10 +44,11 @@ WIDEST = 0.5
 
 def of_results(results: Results) -> list[Diagnostic]:
     """Return the diagnostics of a run's results, complete or not."""
-    settings = list(_settings(results))
+    columns = results.columns("attack", "attack_name", "p", "epsilon")
+    settings = _settings(columns)
     return [
         *_few_samples(settings),
-        *_mixed_models(settings),
+        *_mixed_models(columns),
         *_not_finite(settings),
         *_outside(settings),
         *_beyond_epsilon(settings),
@@ -59,40 +63,91 @@ def of_results(results: Results) -> list[Diagnostic]:
 
 @dataclass(frozen=True)
 class _Setting:
+    """A setting, and what its rows show, column by column.
+
+    Attributes:
+        samples: Ascending.
+        robust, attacked: Of each of them.
+        minimises: Whether it is of a minimum-norm attack.
+        overflowed: Perturbed images whose logits are not finite, while those of the clean are.
+        outside: Images that the attack returned outside the bounds.
+        beyond, longest: Perturbations longer than epsilon that it returned, and the greatest ratio.
+        unreachable: Attacked samples whose largest norm inside the bounds is below epsilon.
+        survivors: Robust samples although epsilon covers the whole box.
+        gradients: Of a sample, on average; NaN if they were not counted.
+        adversarial, rounded: Adversarial examples, and those lost by 8-bit quantisation.
+    """
+
     attack: str
     kind: str | None
     p: float
     epsilon: float
-    samples: Array  # ascending
+    samples: Array
     robust: Array
     attacked: Array
-    columns: dict[str, Array]
+    minimises: bool
+    overflowed: int
+    outside: int
+    beyond: int
+    longest: float
+    unreachable: int
+    survivors: Array
+    gradients: float
+    adversarial: int
+    rounded: int
 
     @property
     def name(self) -> str:
         return f"{self.attack}, {norm_name(self.p)} {format_epsilon(self.epsilon)}"
 
 
-def _settings(results: Results) -> Iterator[_Setting]:
-    measured = (
-        *("in_bounds", "returned_norm", "minimum_norm", "reachable_norm"),
-        *("backward_passes", "success", "quantised_success"),
-        *("clean_loss", "loss"),
-    )
-    fixed = ("attack", "attack_name", "p", "epsilon")
-    rows = results.select(*fixed, "robust", "attacked", *measured)
-    for setting in by_setting(rows):
-        attack, name, p, epsilon = (setting[key][0].as_py() for key in fixed)
-        yield _Setting(
-            attack=attack,
-            kind=kind_of(name),
-            p=p,
+def _settings(columns: Columns) -> list[_Setting]:
+    """Read one column after the other; all at once would be most of the run."""
+    settings = columns.settings
+    robust, attacked = columns.column("robust"), columns.column("attacked")
+    epsilons = [one.about["epsilon"] for one in settings]
+    facts: list[dict[str, Any]] = [{} for _ in settings]
+
+    def each(name: str) -> Iterator[tuple[dict[str, Any], SettingRows, float, Array]]:
+        column = columns.column(name)
+        for fact, one, epsilon in zip(facts, settings, epsilons, strict=True):
+            yield fact, one, epsilon, column[one.rows]
+
+    for fact, _, _, minimum in each("minimum_norm"):
+        fact["minimises"] = not np.isnan(minimum).all()
+    finite = np.isfinite(columns.column("clean_loss"))
+    for fact, one, _, loss in each("loss"):
+        fact["overflowed"] = int((finite[one.rows] & ~np.isfinite(loss)).sum())
+    for fact, _, _, inside in each("in_bounds"):
+        fact["outside"] = int((inside == 0).sum())
+    for fact, _, epsilon, returned in each("returned_norm"):
+        ratios = returned / epsilon
+        fact["beyond"] = int((ratios > 1 + TOLERATED).sum())
+        fact["longest"] = float(np.fmax.reduce(ratios, initial=1.0))
+    for fact, one, epsilon, reachable in each("reachable_norm"):
+        beyond = epsilon > reachable * (1 + 1e-6)
+        fact["unreachable"] = int((beyond & attacked[one.rows]).sum())
+        fact["survivors"] = one.samples[(epsilon >= reachable) & robust[one.rows]]
+    for fact, _, _, gradients in each("backward_passes"):
+        counted = not np.isnan(gradients).all()
+        fact["gradients"] = float(np.nanmean(gradients)) if counted else float("nan")
+    success = columns.column("success") == 1
+    for fact, one, _, kept in each("quantised_success"):
+        fact["adversarial"] = int((success[one.rows] & ~np.isnan(kept)).sum())
+        fact["rounded"] = int((success[one.rows] & (kept == 0)).sum())
+    return [
+        _Setting(
+            attack=one.about["attack"],
+            kind=kind_of(one.about["attack_name"]),
+            p=one.about["p"],
             epsilon=epsilon,
-            samples=setting["sample"].to_numpy(),
-            robust=setting["robust"].to_numpy(),
-            attacked=setting["attacked"].to_numpy(),
-            columns={key: setting[key].cast("double").to_numpy() for key in measured},  # NaN: null
+            samples=one.samples,
+            robust=robust[one.rows],
+            attacked=attacked[one.rows],
+            **fact,
         )
+        for one, epsilon, fact in zip(settings, epsilons, facts, strict=True)
+    ]
 
 
 def _few_samples(settings: list[_Setting]) -> Iterator[Diagnostic]:
@@ -106,16 +161,17 @@ def _few_samples(settings: list[_Setting]) -> Iterator[Diagnostic]:
         )
 
 
-def _mixed_models(settings: list[_Setting]) -> Iterator[Diagnostic]:
+def _mixed_models(columns: Columns) -> Iterator[Diagnostic]:
     """Find samples whose clean images lost differently under different attacks."""
-    if not settings:
-        return
-    losses = np.concatenate([setting.columns["clean_loss"] for setting in settings])
-    samples = np.concatenate([setting.samples for setting in settings])
-    names, position = np.unique(samples, return_inverse=True)
+    losses, names = columns.column("clean_loss"), np.empty(0, np.int64)
+    for setting in columns.settings:
+        if setting.samples is not names:
+            names = np.union1d(names, setting.samples) if len(names) else setting.samples
     least, most = np.full(len(names), np.inf), np.full(len(names), -np.inf)
-    np.fmin.at(least, position, losses)
-    np.fmax.at(most, position, losses)
+    for setting in columns.settings:
+        places, own = np.searchsorted(names, setting.samples), losses[setting.rows]
+        least[places] = np.fmin(least[places], own)
+        most[places] = np.fmax(most[places], own)
     with np.errstate(invalid="ignore"):  # infinite ones are another diagnostic
         differ = most - least > MIXED * (1 + np.abs(least))
     if differ.any():
@@ -133,10 +189,10 @@ def _not_finite(settings: list[_Setting]) -> Iterator[Diagnostic]:
     """Find overflow under attack; that of clean images is found before the first attack."""
     found, overflowed, total = [], 0, 0
     for setting in settings:
-        clean, loss = setting.columns["clean_loss"], setting.columns["loss"]
-        if n := int((np.isfinite(clean) & ~np.isfinite(loss)).sum()):
+        if setting.overflowed:
             found.append(setting.name)
-            overflowed, total = overflowed + n, total + int(setting.attacked.sum())
+            overflowed += setting.overflowed
+            total += int(setting.attacked.sum())
     if found:
         yield Diagnostic(
             "overflow",
@@ -147,56 +203,43 @@ def _not_finite(settings: list[_Setting]) -> Iterator[Diagnostic]:
 
 
 def _outside(settings: list[_Setting]) -> Iterator[Diagnostic]:
-    found = [
-        (setting, n)
-        for setting in settings
-        if (n := int((setting.columns["in_bounds"] == 0).sum()))
-    ]
+    found = [setting for setting in settings if setting.outside]
     if found:
-        total = sum(int(setting.attacked.sum()) for setting, _ in found)
+        total = sum(int(setting.attacked.sum()) for setting in found)
         yield Diagnostic(
             "bounds",
-            f"{sum(n for _, n in found)} of {total} images that an attack returned were outside"
-            f" the bounds ({_listed(setting.name for setting, _ in found)}); they were clipped"
-            " before they were evaluated",
+            f"{sum(setting.outside for setting in found)} of {total} images that an attack"
+            f" returned were outside the bounds ({_listed(setting.name for setting in found)});"
+            " they were clipped before they were evaluated",
             "use an attack that respects the model's bounds",
         )
 
 
 def _beyond_epsilon(settings: list[_Setting]) -> Iterator[Diagnostic]:
     """Find attacks that return more than epsilon, which Foolbox cuts before it judges."""
-    found, total, most = [], 0, 1.0
-    for setting in settings:
-        ratios = setting.columns["returned_norm"] / setting.epsilon
-        n = int((ratios > 1 + TOLERATED).sum())
-        if n:
-            found.append((setting, n))
-            total, most = total + int(setting.attacked.sum()), max(most, float(np.nanmax(ratios)))
+    found = [setting for setting in settings if setting.beyond]
     if found:
+        total = sum(int(setting.attacked.sum()) for setting in found)
+        longest = max(setting.longest for setting in found)
         yield Diagnostic(
             "oversteps_epsilon",
-            f"{sum(n for _, n in found)} of {total} perturbations that an attack returned were"
-            f" longer than epsilon, by up to {most - 1:.2%}"
-            f" ({_listed(setting.name for setting, _ in found)}); they were cut to epsilon before"
+            f"{sum(setting.beyond for setting in found)} of {total} perturbations that an attack"
+            f" returned were longer than epsilon, by up to {longest - 1:.2%}"
+            f" ({_listed(setting.name for setting in found)}); they were cut to epsilon before"
             " they were evaluated",
             "use an attack that keeps to epsilon: what is cut may no longer be adversarial",
         )
 
 
 def _beyond_reach(settings: list[_Setting]) -> Iterator[Diagnostic]:
-    found = []
-    for setting in settings:
-        beyond = setting.epsilon > setting.columns["reachable_norm"] * (1 + 1e-6)
-        n = int((beyond & setting.attacked).sum())
-        if n:
-            found.append((setting, n))
+    found = [setting for setting in settings if setting.unreachable]
     if found:
-        total = sum(int(setting.attacked.sum()) for setting, _ in found)
+        total = sum(int(setting.attacked.sum()) for setting in found)
         yield Diagnostic(
             "unreachable_epsilon",
             f"epsilon is above the largest norm inside the bounds for"
-            f" {sum(n for _, n in found)} of {total} perturbations"
-            f" ({_listed(setting.name for setting, _ in found)})",
+            f" {sum(setting.unreachable for setting in found)} of {total} perturbations"
+            f" ({_listed(setting.name for setting in found)})",
             "leave these epsilons out: the measured norm there is below epsilon",
         )
 
@@ -205,12 +248,8 @@ def _robust_beyond_reach(settings: list[_Setting]) -> Iterator[Diagnostic]:
     """Find samples that are robust at an epsilon within which every image of the box lies."""
     for p, epsilon in sorted({(setting.p, setting.epsilon) for setting in settings}):
         same = [c for c in settings if (c.p, c.epsilon) == (p, epsilon) and c.kind != "noise"]
-        left: set[int] | None = None
-        for setting in same:
-            reached = epsilon >= setting.columns["reachable_norm"]
-            robust = set(setting.samples[reached & setting.robust].tolist())
-            left = robust if left is None else left & robust
-        if left:
+        left = functools.reduce(np.intersect1d, [c.survivors for c in same]) if same else ()
+        if len(left):
             yield Diagnostic(
                 "reaches_everything",
                 f"{len(left)} of {len(same[0].samples)} samples are still robust at"
@@ -262,10 +301,9 @@ def _weaker_than_expected(settings: list[_Setting]) -> Iterator[Diagnostic]:
 def _underperforming(settings: list[_Setting]) -> Iterator[Diagnostic]:
     worst: dict[str, tuple[float, str]] = {}
     for slow, quick in _pairs(settings):
-        efforts = [setting.columns["backward_passes"] for setting in (slow, quick)]
-        if any(np.isnan(effort).all() for effort in efforts):
+        gradients, fewer = slow.gradients, quick.gradients
+        if np.isnan([gradients, fewer]).any():
             continue
-        gradients, fewer = (float(np.nanmean(effort)) for effort in efforts)
         more = _significantly_more(slow, quick)
         if more is None or more[0] - more[1] < MARGIN:
             continue
@@ -286,14 +324,11 @@ def _underperforming(settings: list[_Setting]) -> Iterator[Diagnostic]:
 def _lost_by_rounding(settings: list[_Setting]) -> Iterator[Diagnostic]:
     found, lost, total = [], 0, 0
     for setting in settings:
-        if not np.isnan(setting.columns["minimum_norm"]).all():
+        if setting.minimises:
             continue  # the nearest adversarial examples lie on the boundary by intent
-        success, kept = setting.columns["success"], setting.columns["quantised_success"]
-        of = (success == 1) & ~np.isnan(kept)
-        gone = of & (kept == 0)
-        if gone.sum() >= SINGLE and gone.sum() > FEW * of.sum():
+        if setting.rounded >= SINGLE and setting.rounded > FEW * setting.adversarial:
             found.append(setting.name)
-            lost, total = lost + int(gone.sum()), total + int(of.sum())
+            lost, total = lost + setting.rounded, total + setting.adversarial
     if found:
         yield Diagnostic(
             "rounding",

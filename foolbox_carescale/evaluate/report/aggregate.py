@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from ...core.fractions import format_epsilon
 from .. import diagnostics
 from ..config.types import norm_name
 from ..errors import UserError, printable
 from ..serialization import flatten_keys, from_yaml
-from ..statistics import difference, wilson
+from ..statistics import difference
 from ..store.folder import RunFolder
-from ..store.results import NORM_COLUMNS, Results, by_setting, minimum_norms
-
-QUANTITIES = ("norm_over_epsilon", "loss", "forward_passes", "backward_passes")
-"""Columns whose distributions are shown, over the attacked samples."""
+from ..store.results import Results
+from .series import Point, Series, read_series
 
 BINS = 40
 
@@ -32,76 +28,6 @@ WORST_CASE = "worst case over attacks"
 """Name of the curve that counts a sample as robust if it withstands every attack."""
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean, least and greatest of a quantity over the attacked samples."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Point:
-    """One attack at one epsilon.
-
-    Attributes:
-        epsilon: In the series' norm.
-        samples: Ascending indices of the samples.
-        robust: Of each of them, whether it is correctly classified without and with the attack.
-        attacked: How many were attacked.
-        values: By quantity, over the attacked samples; without those that were not measured.
-        seconds: Spent in the attack.
-        quantised: Share of the adversarial examples that are still adversarial after 8-bit
-            quantisation, if known.
-        classes: By class, samples and robust samples among them.
-    """
-
-    epsilon: float
-    samples: Array
-    robust: Array
-    attacked: int
-    values: dict[str, Array] = field(default_factory=dict)
-    seconds: float = float("nan")
-    quantised: float | None = None
-    classes: Array = field(default_factory=lambda: np.zeros((2, 0), int))
-
-    @property
-    def accuracy(self) -> float:
-        """Return the robust accuracy."""
-        return float(np.mean(self.robust))
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Return the 95% interval of the robust accuracy."""
-        return wilson(int(self.robust.sum()), len(self.robust))
-
-    def spread(self, quantity: str) -> Spread | None:
-        """Return the spread of a quantity; None where it was not measured."""
-        values = self.values.get(quantity, np.zeros(0))
-        if not len(values):
-            return None
-        return Spread(float(values.mean()), float(values.min()), float(values.max()))
-
-
-@dataclass(frozen=True)
-class Series:
-    """One attack at all its epsilons, ascending.
-
-    Attributes:
-        norms: Of each sample, the least epsilon at which it is known to be misclassified, of
-            minimum-norm attacks and of worst cases with one.
-    """
-
-    attack: str
-    attack_name: str
-    params: str
-    library: str
-    p: float
-    points: list[Point]
-    norms: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -247,7 +173,7 @@ def _attacks(content: Any) -> dict[str, Any]:
 
 
 def _run(name: str, results: Results) -> Run:
-    series, inputs, clean, about = _read_rows(results)
+    series, inputs, clean, about = read_series(results)
     folder = RunFolder(results.folder)
     config = _config(folder)
     return Run(
@@ -283,66 +209,6 @@ def _diagnostics(folder: RunFolder) -> list[diagnostics.Diagnostic]:
 
 def _damaged(folder: RunFolder, name: str) -> UserError:
     return UserError(f"{folder.path / name}: is damaged; remove it to report the run without it")
-
-
-def _read_rows(
-    results: Results,
-) -> tuple[list[Series], dict[int, tuple[str, int]], tuple[int, int], dict[str, str]]:
-    """Return series, inputs, correctly classified and all samples, and names of model and data."""
-    fixed = ("model", "data", "attack", "attack_name", "attack_params", "library", "p", "epsilon")
-    flags = ("robust", "attacked", "success", "quantised_success")
-    others = (*QUANTITIES, *NORM_COLUMNS, "seconds", "label", "input_hash")
-    rows = results.select(*fixed, *flags, *others)
-    norms = {attack: found.norms for attack, found in minimum_norms(rows).items()}
-    classes = int(np.max(rows["label"].to_numpy(), initial=-1)) + 1
-    made: dict[str, Series] = {}
-    inputs: dict[int, tuple[str, int]] = {}
-    correct: dict[int, bool] = {}
-    about: dict[str, Any] = {}
-    for setting in by_setting(rows):
-        about = {key: setting[key][0].as_py() for key in fixed}
-        if not np.diff(setting["sample"].to_numpy()).all():
-            raise UserError(
-                f"{results.folder}: samples of {about['attack']!r} at epsilon"
-                f" {format_epsilon(about['epsilon'])} are stored twice; remove results/ and run it"
-                " again"
-            )
-        attack, name, params, library, p = (about[key] for key in fixed[2:-1])
-        own = made.setdefault(
-            attack, Series(attack, name, params, library, float(p), [], norms.get(attack))
-        )
-        own.points.append(_point(setting, float(about["epsilon"]), classes))
-        if len(own.points) == 1:  # the other settings hold the same samples, or fewer
-            samples = setting["sample"].to_pylist()
-            known = zip(
-                setting["input_hash"].to_pylist(), setting["label"].to_pylist(), strict=True
-            )
-            inputs |= dict(zip(samples, known, strict=True))
-            correct |= dict(zip(samples, setting["attacked"].to_pylist(), strict=True))
-    for one in made.values():
-        one.points.sort(key=lambda point: point.epsilon)
-    series = sorted(made.values(), key=lambda one: one.p)
-    return series, inputs, (sum(correct.values()), len(correct)), about
-
-
-def _point(setting: pa.Table, epsilon: float, classes: int) -> Point:
-    attacked, robust = setting["attacked"].to_numpy(), setting["robust"].to_numpy()
-    label = setting["label"].to_numpy()
-    numbers = {q: setting[q].cast("double").to_numpy()[attacked] for q in QUANTITIES}
-    success = setting["success"].cast("double").to_numpy() == 1
-    kept = setting["quantised_success"].cast("double").to_numpy()[success]
-    kept = kept[~np.isnan(kept)]
-    counts = [np.bincount(label, weights, classes) for weights in (None, robust)]
-    return Point(
-        epsilon=epsilon,
-        samples=setting["sample"].to_numpy(),
-        robust=robust,
-        attacked=int(attacked.sum()),
-        values={q: v[np.isfinite(v)] for q, v in numbers.items()},
-        seconds=float(np.nansum(setting["seconds"].to_numpy())),
-        quantised=float(kept.mean()) if len(kept) else None,
-        classes=np.stack(counts).astype(int),
-    )
 
 
 def _worst(series: list[Series]) -> list[Series]:

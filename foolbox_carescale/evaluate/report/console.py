@@ -13,23 +13,30 @@ from rich.table import Table
 from ...core.fractions import format_epsilon
 from ..config.types import norm_name
 from ..errors import UserError, printable
-from ..store.results import Results, SettingSummary
+from ..store.results import (
+    SETTING_COLUMNS,
+    Results,
+    SettingSummary,
+    clean_counts,
+    minimum_norms,
+    summary,
+)
 from .aggregate import aggregate, config_differences, differences
 from .curve import QUANTILES, Epsilons, accuracy_at
 
 
 def print_report(results: Results, console: Console) -> None:
     """Print the clean accuracy and one table per norm and list of epsilons."""
-    summary = results.summary()
-    rows = results.select("model", "data")
-    model, data = rows["model"][0].as_py(), rows["data"][0].as_py()
+    columns = results.columns("model", "data", *SETTING_COLUMNS)
+    model, data = (columns.settings[0].about[name] for name in ("model", "data"))
+    found, (correct, samples) = summary(columns), clean_counts(columns)
     console.print(
-        f"[bold]{_plain(model)}[/] on [bold]{_plain(data)}[/]: {summary[0].samples} samples,"
-        f" clean accuracy [bold]{results.clean_accuracy:.3f}[/]",
+        f"[bold]{_plain(model)}[/] on [bold]{_plain(data)}[/]: {found[0].samples} samples,"
+        f" clean accuracy [bold]{correct / samples:.3f}[/]",
         highlight=False,
     )
-    minimum = results.minimum_norms()
-    for p, epsilons, attacks in _batches(summary):
+    minimum = minimum_norms(columns)
+    for p, epsilons, attacks in _batches(found):
         table = Table(
             title=f"{norm_name(p)}: robust accuracy; below it measured norm / epsilon: mean, min",
             title_justify="left",

@@ -20,8 +20,9 @@ from ...core.fractions import format_epsilon
 from ..config.types import norm_name
 from ..statistics import wilson
 from . import curve, palette
-from .aggregate import Run, Series, title
+from .aggregate import Run, title
 from .palette import MARKERS, SeriesStyle
+from .series import Series
 
 _DPI = 300  # what journals ask of a PNG
 _TICK_GAP = 0.14  # of the axis; what a label such as 0.0125 takes

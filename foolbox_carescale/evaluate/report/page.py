@@ -17,11 +17,8 @@ from . import palette
 from .aggregate import (
     BINS,
     MANY_CLASSES,
-    QUANTITIES,
     Difference,
-    Point,
     Run,
-    Series,
     config_differences,
     differences,
     norms,
@@ -29,6 +26,7 @@ from .aggregate import (
 )
 from .curve import QUANTILES, extent, steps
 from .pictures import browser
+from .series import QUANTITIES, Point, Series
 
 SCRIPTS = (
     *("elements", "series", "charts", "tables"),

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .aggregate import Run, Series
+from .aggregate import Run
+from .series import Series
 
 LIGHT = {
     "own": ("#0b5394", "#12888f", "#6b4fa0", "#4a90d9", "#2e7d4f"),

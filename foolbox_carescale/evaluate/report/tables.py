@@ -11,8 +11,9 @@ from ...core.fractions import format_epsilon
 from ..config.types import norm_name
 from ..errors import printable
 from ..statistics import quantile, wilson
-from .aggregate import QUANTITIES, Difference, Run, Series, differences, norms
+from .aggregate import Difference, Run, differences, norms
 from .curve import QUANTILES
+from .series import QUANTITIES, Series
 
 
 def summary_csv(runs: Sequence[Run]) -> str:

@@ -10,7 +10,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from .. import diagnostics
@@ -21,8 +20,8 @@ from ..errors import LOGGER, UserError
 from ..models.loading import find_device, find_devices
 from ..store.checksums import IntegrityError
 from ..store.folder import RunFolder
+from ..store.index import StoredTask
 from ..store.results import Results
-from ..store.schema import images_digest
 from ..tracking import check_tracking, track
 from . import identity
 from .executors import Executor, make_executor
@@ -102,8 +101,7 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
         log = _open(folder, evaluation, record["samples"])
         if log.complete:
             (on_progress or _ignore)(log.progress(None))
-            folder.close()
-            return Results(folder.path)
+            return _finish(folder, diagnostics.from_dicts(folder.read_warnings()))
 
     with diagnostics.capture_warnings() as captured:
         resolved, data = _resolve(evaluation)
@@ -132,17 +130,25 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
         folder.write_config(_header() + resolved.to_yaml())
         folder.write_warnings(diagnostics.to_dicts(captured))
         _compute(executor, log, on_progress or _ignore)
-        results = Results(folder.path)
-        # a shard may have no task, and be the first
-        about_results = diagnostics.of_results(results) if any(folder.stored()) else []
-        diagnostics.emit(about_results)
-        folder.write_warnings(diagnostics.to_dicts([*captured, *about_results]))
-        return results
+        return _finish(folder, captured)
     finally:
         executor.stop()
         data.close()
         if folder is not None:
             folder.close()
+
+
+def _finish(folder: RunFolder, about_model: list[diagnostics.Diagnostic]) -> Results:
+    """Compact what is stored, and diagnose it if it is the whole run and nobody has."""
+    folder.compact()
+    results = Results(folder.path)
+    if folder.complete and not folder.diagnosed:
+        about_results = diagnostics.of_results(results)
+        diagnostics.emit(about_results)
+        found = diagnostics.to_dicts([*about_model, *about_results])
+        folder.write_warnings(found, diagnosed=True)
+    folder.close()
+    return results
 
 
 class _CompletionLog:
@@ -159,7 +165,8 @@ class _CompletionLog:
         self._counted = np.zeros((len(tasks.settings), 2), np.int64)  # robust samples, samples
         self._images: dict[int, str] = {}  # by batch, what shows which its tasks have seen
         self._resumed = 0
-        for name in folder.stored():
+        self._read_index()
+        for name in folder.waiting():
             task = tasks.named(name)
             if task is None:
                 folder.quarantine(name, "it does not belong to this run")
@@ -186,42 +193,56 @@ class _CompletionLog:
 
     def look(self, number: int) -> bool:
         """Return whether a task is done, here or elsewhere; quarantine a damaged one."""
-        name = self.tasks[number].name
-        if not self._done[number] and self.folder.has(name):
+        if not self._done[number]:
+            task = self.tasks[number]
             try:
-                rows = self.folder.read(name)
-                if rows is not None:
-                    self._check(number, rows)
+                stored = self.folder.read(task.name)
+                if stored is not None:
+                    self._check(task, stored)
+                    self.add(task, stored)
             except IntegrityError as error:
                 # not while another process may be writing it again
                 if self.folder.claim(number):
-                    self.folder.quarantine(name, str(error))
+                    self.folder.quarantine(task.name, str(error))
                     self.folder.release(number)
             else:
-                if rows is not None:
-                    self.add(number, rows)
+                if stored is None:  # it was compacted, or never there
+                    self._read_index()
         return bool(self._done[number])
 
-    def _check(self, number: int, rows: pa.Table) -> None:
-        task = self.tasks[number]
+    def _read_index(self) -> None:
+        """Count the tasks that were compacted since the last time."""
+        damaged = []
+        for stored in self.folder.news():
+            task = self.tasks.named(stored.task)
+            try:
+                if task is None:
+                    raise IntegrityError("it does not belong to this run")
+                if task.batch in self.batches and not self._done[task.number]:
+                    self._check(task, stored)
+                    self.folder.check_files(stored)
+                    self.add(task, stored)
+            except IntegrityError as error:
+                damaged.append((stored.task, str(error)))
+        for name, reason in damaged:
+            self.folder.quarantine(name, reason)
+
+    def _check(self, task: Task, stored: StoredTask) -> None:
         expected = [(setting.number, len(task.samples)) for setting in task.settings]
-        found = zip(*np.unique(rows["setting"].to_numpy(), return_counts=True), strict=True)
-        if sorted(found) != sorted(expected):
+        if sorted((setting, samples) for setting, samples, _ in stored.counts) != expected:
             raise IntegrityError("its rows are not those of its task")
-        if not self.same_images(task, rows):
+        if not self.same_images(task, stored):
             raise IntegrityError("it saw other images than the tasks of its batch before it")
 
-    def same_images(self, task: Task, rows: pa.Table) -> bool:
+    def same_images(self, task: Task, stored: StoredTask) -> bool:
         """Return whether a task saw the images that those of its batch before it have seen."""
-        seen = images_digest(rows)
-        return self._images.setdefault(task.batch, seen) == seen
+        return self._images.setdefault(task.batch, stored.images) == stored.images
 
-    def add(self, number: int, rows: pa.Table) -> None:
+    def add(self, task: Task, stored: StoredTask) -> None:
         """Count a task that is done."""
-        self._done[number], self._how_many = 1, self._how_many + 1
-        robust = rows["robust"].to_numpy()
-        settings = rows["setting"].to_numpy()
-        np.add.at(self._counted, settings, np.stack([robust, np.ones_like(robust)], axis=1))
+        self._done[task.number], self._how_many = 1, self._how_many + 1
+        for setting, samples, robust in stored.counts:
+            self._counted[setting] += robust, samples
 
     def progress(self, task: Task | None) -> Progress:
         """Return how far the run is after a task."""
@@ -280,7 +301,8 @@ def _compute(executor: Executor, log: _CompletionLog, report: Callable[[Progress
     while not log.complete:
         for task, part in executor.run(free()):
             waiting = False
-            if not log.same_images(task, part.rows):
+            stored = StoredTask.of(task.name, part.rows, {})
+            if not log.same_images(task, stored):
                 raise UserError(
                     f"data: the images of batch {task.batch} are not those that earlier tasks of"
                     f" the run in {folder.path} have seen; choose another folder with output=..."
@@ -288,7 +310,7 @@ def _compute(executor: Executor, log: _CompletionLog, report: Callable[[Progress
             folder.write(part)
             folder.release(task.number)
             running.remove(task.number)
-            log.add(task.number, part.rows)
+            log.add(task, stored)
             state = log.progress(task)
             if state.setting_done == state.setting_total:
                 robust = state.robust_accuracy

@@ -1,8 +1,7 @@
 """Files with a digest in them, by which every flipped bit is noticed, and atomic writes.
 
-A digest stands inside its file, so that one rename stores both: in Parquet between the pages and
-the footer, where no offset points and readers see nothing; in JSON under a key; in YAML in a
-comment at the end.
+A digest stands inside its file, so that one rename stores both: in JSON under a key, in YAML in a
+comment at the end, in Parquet as ``parquet`` says.
 """
 
 from __future__ import annotations
@@ -13,76 +12,23 @@ import json
 import os
 import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeAlias
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+DIGITS = 64
+"""Length of a digest."""
 
-_DIGITS = 64
-_TAIL = 8  # bytes: the footer's length and Parquet's magic number
+CHUNK = 2**20
+"""Bytes of a file that are read at a time."""
+
 _COMMENT = b"# checksum: "
-_CHUNK = 2**20
 
-MOST_ROWS = 2**22
-MOST_BYTES = 2**30
-"""Limits of a Parquet file that is read: a few bytes can stand for any number of equal rows."""
+Content: TypeAlias = bytes | Callable[[BinaryIO], object]
 
 
 class IntegrityError(Exception):
     """A file is not what was written."""
-
-
-def to_parquet(table: pa.Table, notes: Mapping[str, str]) -> bytes:
-    """Return a table as the bytes of a Parquet file with a digest.
-
-    Not compressed: rows of a task are some kilobytes, and read in half the time.
-
-    Args:
-        table: The rows.
-        notes: More key-value metadata.
-    """
-    buffer = pa.BufferOutputStream()
-    with pq.ParquetWriter(buffer, table.schema, compression="none") as writer:
-        writer.write_table(table)
-        writer.add_key_value_metadata(notes)
-    content: bytes = buffer.getvalue().to_pybytes()
-    footer = _footer(content)
-    return content[:footer] + digest(content).encode() + content[footer:]
-
-
-def from_parquet(content: bytes, schema: pa.Schema) -> tuple[pa.Table, dict[str, str]]:
-    """Return the rows and the notes of a Parquet file.
-
-    Raises:
-        IntegrityError: A byte differs from what ``to_parquet`` wrote, or the columns or the size
-            are not those that it writes.
-    """
-    footer = _footer(content)
-    pages = content[: max(footer - _DIGITS, 0)]
-    if content[len(pages) : footer] != digest(pages, content[footer:]).encode():
-        raise IntegrityError("its checksum does not fit its bytes")
-    texts = [field.name for field in schema if pa.types.is_string(field.type)]
-    try:
-        file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
-        notes = {k.decode(): v.decode() for k, v in (file.metadata.metadata or {}).items()}
-        if file.schema_arrow.names != schema.names:
-            differ = set(file.schema_arrow.names) ^ set(schema.names)
-            raise IntegrityError(f"its columns differ in {', '.join(map(repr, sorted(differ)))}")
-        _check_size(file.metadata)
-        # one thread: files are small, and a pool of them would cost more than it saves
-        table = file.read(use_threads=False).replace_schema_metadata(None)
-        for name in texts:
-            lengths = [pc.max(pc.binary_length(c.dictionary)) for c in table[name].chunks]
-            if max((n.as_py() or 0 for n in lengths), default=0) * len(table) > MOST_BYTES:
-                raise IntegrityError(f"its column {name!r} is too large")
-        table.validate(full=True)  # texts in UTF-8
-        return table.cast(schema), notes
-    except (pa.ArrowException, OSError, ValueError, AttributeError, MemoryError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise IntegrityError(f"it is not the Parquet of a run: {reason}") from error
 
 
 def to_json(content: Mapping[str, Any]) -> bytes:
@@ -124,9 +70,14 @@ def from_commented(content: bytes) -> str:
     return text.decode()
 
 
-def digest(*parts: bytes) -> str:
-    """Return BLAKE2b, 32 bytes in hexadecimal, of the parts one after the other."""
-    hashed = hashlib.blake2b(digest_size=_DIGITS // 2)
+def digest(content: bytes) -> str:
+    """Return BLAKE2b, 32 bytes in hexadecimal."""
+    return digest_of([content])
+
+
+def digest_of(parts: Iterable[bytes]) -> str:
+    """Return the digest of the parts one after the other."""
+    hashed = hashlib.blake2b(digest_size=DIGITS // 2)
     for part in parts:
         hashed.update(part)
     return hashed.hexdigest()
@@ -139,7 +90,7 @@ def read_file(path: Path, most: int) -> bytes:
         FileNotFoundError: There is none.
         IntegrityError: It is something else than a file, larger than ``most``, or unreadable.
     """
-    _check_file(path, most)
+    check_file(path, most)
     try:
         return path.read_bytes()
     except PermissionError as error:
@@ -148,20 +99,33 @@ def read_file(path: Path, most: int) -> bytes:
 
 def digest_of_file(path: Path, most: int) -> str:
     """Return the digest of a regular file, as ``read_file`` would read it."""
-    _check_file(path, most)
-    hashed = hashlib.blake2b(digest_size=_DIGITS // 2)
+    check_file(path, most)
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            hashed.update(chunk)
-    return hashed.hexdigest()
+        return digest_of(iter(lambda: file.read(CHUNK), b""))
 
 
-def write_atomically(path: Path, content: bytes, *, temporary: Path) -> None:
+def check_file(path: Path, most: int) -> None:
+    """Check that a path is a regular file, or a link to one, as ``read_file`` does."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if path.is_symlink():
+            raise IntegrityError("it is a link to nothing") from None
+        raise FileNotFoundError(*error.args) from error
+    except OSError as error:
+        raise IntegrityError(f"it cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise IntegrityError("it is not a file")
+    if status.st_size > most:
+        raise IntegrityError(f"it is larger than {most} bytes")
+
+
+def write_atomically(path: Path, content: Content, *, temporary: Path) -> None:
     """Write a file so that it is there in full, also after a power failure, or not at all.
 
     Args:
         path: The file.
-        content: All of it.
+        content: All of it, or what writes it into an open file.
         temporary: A folder on the same file system for the file until it is complete.
     """
     with _written(path, content, temporary) as unfinished:
@@ -189,11 +153,14 @@ def create_atomically(path: Path, content: bytes, *, temporary: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _written(path: Path, content: bytes, temporary: Path) -> Iterator[Path]:
+def _written(path: Path, content: Content, temporary: Path) -> Iterator[Path]:
     unfinished = temporary / f"{path.name}.{uuid.uuid4().hex}"
     try:
-        with unfinished.open("xb") as file:
-            file.write(content)
+        with unfinished.open("x+b") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
             file.flush()
             os.fsync(file.fileno())
         yield unfinished
@@ -209,43 +176,6 @@ def _sync_folder(path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-def _footer(content: bytes) -> int:
-    """Return where a Parquet file's footer begins."""
-    footer = len(content) - _TAIL - int.from_bytes(content[-_TAIL:-4], "little")
-    if footer < 0:
-        raise IntegrityError("it is cut off")
-    return footer
-
-
-def _check_size(metadata: pq.FileMetaData) -> None:
-    columns = [
-        metadata.row_group(i).column(j)
-        for i in range(metadata.num_row_groups)
-        for j in range(metadata.num_columns)
-    ]
-    if (
-        metadata.num_rows > MOST_ROWS
-        or sum(column.total_uncompressed_size for column in columns) > MOST_BYTES
-        or any(column.compression != "UNCOMPRESSED" for column in columns)
-    ):
-        raise IntegrityError("it is compressed or too large")
-
-
-def _check_file(path: Path, most: int) -> None:
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        if path.is_symlink():
-            raise IntegrityError("it is a link to nothing") from None
-        raise FileNotFoundError(*error.args) from error
-    except OSError as error:
-        raise IntegrityError(f"it cannot be read ({error.strerror})") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise IntegrityError("it is not a file")
-    if status.st_size > most:
-        raise IntegrityError(f"it is larger than {most} bytes")
 
 
 def _of_values(content: Mapping[str, Any]) -> str:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
 import itertools
-import json
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +13,6 @@ import pyarrow as pa
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ... import __version__
 from ..errors import EvaluationWarning, StorageError, UserError, warn
 from ..serialization import flatten_keys
 from .checksums import (
@@ -26,48 +22,53 @@ from .checksums import (
     digest_of_file,
     from_commented,
     from_json,
-    from_parquet,
     read_file,
     to_commented,
     to_json,
-    to_parquet,
-    write_atomically,
 )
-from .locks import Locks
-from .schema import SCHEMA, TaskResult, check_rows, example_of
+from .files import SharedFolder
+from .index import MOST_RESULTS, ResultsFile, StoredTask, images_of
+from .rows import RowStore
+from .schema import EXAMPLE_COLUMNS, TaskResult, example_of
 
 FORMAT = 6
 """Number of the run folder's format; it rises when a column or a file changes its meaning."""
 
-MOST_CONFIG, MOST_JSON, MOST_RESULTS, MOST_IMAGES = 2**21, 2**26, 2**30, 2**34
-"""Bytes of a file that is opened at all: YAML, JSON, Parquet and examples, safetensors."""
-
-_UNFINISHED, _CLAIMS = ".unfinished", ".claims"
-_WRITERS = 2**31 - 1  # a byte that every process that writes holds; before it: tasks, batches
-
+MOST_CONFIG, MOST_JSON, MOST_IMAGES = 2**21, 2**26, 2**34
+"""Bytes of a file that is opened at all: YAML, JSON, safetensors."""
 
 _T = TypeVar("_T")
 
 
-class RunFolder:
+class RunFolder(SharedFolder):
     """The folder of one run; files appear complete or not at all.
 
     ``run.json`` says which run it is, ``config.yaml`` is its resolved config, ``warnings.json``
-    holds the diagnostics about its numbers. Of each task
-    there are ``results/<task>.parquet`` and, of some or all, ``examples/<task>.safetensors`` and
-    ``adversarial_examples/<task>.safetensors``. The Parquet file is written last and holds
-    checksums of itself and of the others: a task is done where it is there and right. Any number
-    of processes may write into a folder: tasks have the same rows whoever computes them, and a
-    claim, which ends with the process that holds it, keeps two from computing the same.
+    holds the diagnostics about its numbers. A task goes through three steps:
+
+    1. It is claimed. A claim, which ends with the process that holds it, keeps two processes
+       from computing the same task; if it happens, they find the same rows.
+    2. Its results are written: of some or all tasks, images to ``examples/<task>.safetensors`` and
+       ``adversarial_examples/<task>.safetensors``, where they stay, and last its rows to
+       ``tasks/<task>.parquet``, with checksums of itself and of the others. Now it is done.
+    3. It is compacted, together with many, or at a process's end: the last file of ``results``
+       is replaced, by one rename, by one that holds these rows too, until it is full and the next
+       one begins. Only then are the files in ``tasks`` removed. One process at a time does this.
+
+    So in ``results``, which other programs read, a task is never found twice, and lacking only
+    until it is compacted. Who reads ``tasks`` first and then ``results``, and believes the latter
+    where a task is in both, finds each once: a process that is killed between rename and removal
+    leaves some in both, which the next compaction removes. The footer of a file in ``results`` is
+    its index, from which a run is resumed: tasks, their counts, and digests of their images. What
+    is damaged is moved to ``damaged``, and its tasks are computed again.
 
     A folder may come from a stranger: nothing is written through a link, what is no file is not
     opened, and no file makes a reader take much more memory than ``MOST_RESULTS``.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._claims: Locks | None = None
-        self._fingerprint = ""
+        super().__init__(path)
+        self._rows = RowStore(self)
 
     @classmethod
     def new(cls) -> RunFolder:
@@ -75,7 +76,7 @@ class RunFolder:
         now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         for number in itertools.count(1):
             path = Path("runs") / (now if number == 1 else f"{now}_{number}")
-            with cls._writing(path), contextlib.suppress(FileExistsError):
+            with cls.writing(path), contextlib.suppress(FileExistsError):
                 path.mkdir(parents=True)
                 break
         return cls(path)
@@ -91,9 +92,9 @@ class RunFolder:
             written_in = record.pop("format", 1)
             flatten_keys(record)  # of any depth that readers can follow
             if written_in == FORMAT:
-                self._fingerprint, _ = str(record["fingerprint"]), int(record["tasks"])
+                self._rows.run, _ = str(record["fingerprint"]), int(record["tasks"])
         except FileNotFoundError:
-            for name in ("config.yaml", "results"):
+            for name in ("config.yaml", "tasks", "results"):
                 if (self.path / name).exists():
                     raise UserError(
                         f"output: {self.path} holds {name}, but no run that can be continued"
@@ -123,24 +124,24 @@ class RunFolder:
             Whether this process was the one that made it; if not, ``record`` tells what is there.
         """
         # run.json first: a process that is killed before leaves nothing, and any other can go on
-        with self._writing(self.path):
+        with self.writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             content = to_json({"format": FORMAT, **record})
-            temporary = self._enter()
+            temporary = self.enter()
             first = create_atomically(self.path / "run.json", content, temporary=temporary)
         if first:
-            self._fingerprint = record["fingerprint"]
+            self._rows.run = record["fingerprint"]
         return first
 
     def open(self) -> None:
         """Make what is missing in the folder."""
-        for name in ("results", "examples"):
-            self._own(name)
+        for name in ("tasks", "results", "examples"):
+            self.own(name)
 
     def write_config(self, text: str) -> None:
         """Store the resolved config, in YAML, if none is there."""
         if not (self.path / "config.yaml").exists():
-            self._write("config.yaml", to_commented(text))
+            self.write_file("config.yaml", to_commented(text))
 
     def read_config(self) -> str:
         """Return the resolved config, in YAML; empty where none is there.
@@ -150,9 +151,15 @@ class RunFolder:
         """
         return self._text("config.yaml", MOST_CONFIG, from_commented) or ""
 
-    def write_warnings(self, warnings: list[dict[str, str]]) -> None:
-        """Store what makes the numbers less trustworthy."""
-        self._write("warnings.json", to_json({"warnings": warnings}))
+    def write_warnings(self, warnings: list[dict[str, str]], *, diagnosed: bool = False) -> None:
+        """Store what makes the numbers less trustworthy.
+
+        Args:
+            warnings: Diagnostics.
+            diagnosed: Whether those of the results of the whole run are among them.
+        """
+        content = {"warnings": warnings, "diagnosed": diagnosed}
+        self.write_file("warnings.json", to_json(content))
 
     def read_warnings(self) -> list[dict[str, str]]:
         """Return what ``write_warnings`` was given; empty where nothing is there.
@@ -160,8 +167,21 @@ class RunFolder:
         Raises:
             UserError: It is not what was written.
         """
-        found = self._text("warnings.json", MOST_JSON, lambda text: from_json(text)["warnings"])
-        return found or []
+        return self._warnings["warnings"] or []
+
+    @property
+    def diagnosed(self) -> bool:
+        """Return whether the results of the whole run were diagnosed."""
+        return bool(self._warnings["diagnosed"])
+
+    @property
+    def _warnings(self) -> dict[str, Any]:
+        def parse(text: bytes) -> dict[str, Any]:
+            found = from_json(text)
+            return {name: found[name] for name in ("warnings", "diagnosed")}
+
+        nothing = {"warnings": [], "diagnosed": False}
+        return self._text("warnings.json", MOST_JSON, parse) or nothing
 
     def write(self, part: TaskResult) -> None:
         """Store a part.
@@ -172,126 +192,111 @@ class RunFolder:
         files = {
             name: save(dict(arrays))
             for name, arrays in zip(
-                _images(part.task), (part.examples, part.adversarial_examples), strict=True
+                images_of(part.task), (part.examples, part.adversarial_examples), strict=True
             )
             if arrays is not None
         }
-        notes = {
-            "carescale.run": self._fingerprint,
-            "carescale.task": part.task,
-            "carescale.version": __version__,
-            "carescale.files": json.dumps({name: digest(c) for name, c in files.items()}),
-        }
         for name, content in files.items():
-            self._write(name, content)
-        self._write(f"results/{part.task}.parquet", to_parquet(part.rows, notes))
+            self.write_file(name, content)
+        digests = {name: digest(content) for name, content in files.items()}
+        self._rows.write(part.task, part.rows, digests)
+        if self._rows.due:
+            self.compact()
 
-    def has(self, task: str) -> bool:
-        """Return whether there is a file of a task, right or not."""
-        return self._place(task).exists()
+    def compact(self) -> None:
+        """Move the rows of finished tasks to ``results``, unless another process does.
 
-    def read(self, task: str) -> pa.Table | None:
-        """Return the rows of a task; None where it is not there.
+        Raises:
+            StorageError: They cannot be written. They stay where they are then.
+        """
+        if not self._rows.waiting():
+            return
+        with self.compacting() as held:
+            # without locks two processes may be here: of a complete run both write the same
+            if held or (held is None and self.complete):
+                self._rows.compact()
+
+    def read(self, task: str) -> StoredTask | None:
+        """Return what is known of a task that waits to be compacted; None where it does not.
 
         Raises:
             IntegrityError: It, or a file that belongs to it, is not what was written.
         """
         try:
-            rows, files = self._rows(task)
+            _, stored = self._rows.read(task)
         except FileNotFoundError:
             return None
-        for name, expected in files.items():
+        self.check_files(stored)
+        return stored
+
+    def check_files(self, stored: StoredTask) -> None:
+        """Compare the files beside the rows of a task with their digests.
+
+        Raises:
+            IntegrityError: One is missing, or not what was written.
+        """
+        for name, expected in stored.files.items():
             try:
                 found = digest_of_file(self.path / name, MOST_IMAGES)
             except FileNotFoundError:
                 raise IntegrityError(f"{name} is missing") from None
             if found != expected:
                 raise IntegrityError(f"{name} is damaged")
-        return rows
+
+    def news(self) -> Iterator[StoredTask]:
+        """Yield the tasks that were compacted since the last call, all of them at first.
+
+        Their rows are compared with digests, not decoded; a damaged file is quarantined.
+        """
+        return self._rows.news()
+
+    def waiting(self) -> list[str]:
+        """Return the names of the tasks that wait to be compacted, right or not."""
+        return self._rows.waiting()
 
     def quarantine(self, task: str, reason: str) -> None:
-        """Move a damaged file of results to ``damaged``, and say so."""
-        place = self._place(task)
-        target = self._own("damaged") / f"{place.name}.{uuid.uuid4().hex[:8]}"
-        # not found: another process was faster
-        with self._writing(self.path), contextlib.suppress(FileNotFoundError):
-            place.rename(target)
-            warn(
-                EvaluationWarning(
-                    f"{place} cannot be trusted ({reason}) and was moved to {target}",
-                    "what it held is computed again",
-                ),
-                stacklevel=2,
-            )
+        """Set a damaged task aside, and say so."""
+        self._rows.quarantine(task, reason)
 
-    def stored(self) -> list[str]:
-        """Return the names of the tasks that have a file, right or not."""
-        return sorted(path.stem for path in (self.path / "results").glob("*.parquet"))
+    def stored(self) -> set[str]:
+        """Return the names of the tasks that are stored, right or not."""
+        return self._rows.names()
 
-    def claim(self, number: int, *, wait: bool = False) -> bool:
-        """Keep others from computing a task or a batch, until ``release`` or this process's end.
-
-        A lock on one byte of a file, which the kernel ends with the process. Where a file
-        system has no locks every claim is granted, and a task may be computed twice.
-
-        Args:
-            number: The task's; a batch's comes after those of all tasks.
-            wait: Wait for whoever has claimed it.
-
-        Returns:
-            False if another process has claimed it.
-        """
-        with self._writing(self.path):
-            self._enter()
-            assert self._claims is not None
-        return self._claims.take(number, wait=wait) is not False
-
-    def release(self, number: int) -> None:
-        """End a claim."""
-        if self._claims is not None:
-            self._claims.release(number)
+    @property
+    def complete(self) -> bool:
+        """Return whether all tasks of the run are there, those of other shards too."""
+        record = self.record()
+        return record is not None and len(self.stored()) >= int(record["tasks"])
 
     def close(self) -> None:
-        """End all claims."""
-        if self._claims is not None:
-            self._claims.close()
-            self._claims = None
+        """Compact what this process has written, and end all claims."""
+        with contextlib.suppress(StorageError):  # it stays as it is, which is as good
+            if self._rows.unsettled:
+                self.compact()
+        super().close()
 
-    def tables(self) -> Iterator[pa.Table]:
-        """Yield the rows of each task that is stored, one by one.
+    def parts(self) -> list[ResultsFile | pa.Table]:
+        """Return all rows at one moment, each once, as files and tables to read columns of.
 
         Raises:
             UserError: This is no run folder, or nothing is stored in it.
         """
         if (self.path / "run.json").exists():
             self.record()
-        tasks, damaged = self.stored(), []
-        for task in tasks:
-            try:
-                rows, _ = self._rows(task)
-            except (FileNotFoundError, IntegrityError) as error:
-                damaged.append(f"{task}.parquet: {error}")
-            else:
-                yield rows
+        parts, damaged, files = self._rows.parts()
         if damaged:
             warn(
                 EvaluationWarning(
-                    f"{len(damaged)} of {len(tasks)} files in {self.path / 'results'} are damaged"
-                    f" and left out ({damaged[0]})",
+                    f"{len(damaged)} of {files} files with results in {self.path} are damaged and"
+                    f" left out ({damaged[0]})",
                     f"carescale evaluate with output={self.path} computes them again",
                 ),
                 stacklevel=2,
             )
-        if len(damaged) == len(tasks):
-            raise UserError(f"{self.path}: holds no results of a run (results/*.parquet)")
-
-    def read_results(self) -> pa.Table:
-        """Return all rows that are stored.
-
-        Raises:
-            UserError: This is no run folder, or nothing is stored in it.
-        """
-        return pa.concat_tables(self.tables())
+        if not parts:
+            reason = f": {damaged[0]}" if damaged else ""
+            raise UserError(f"{self.path}: holds no results of a run (results/*.parquet){reason}")
+        return parts
 
     def read_examples(self) -> list[dict[str, Any]]:
         """Return the stored examples, task by task, without those that fail their checksum.
@@ -300,10 +305,14 @@ class RunFolder:
         """
         if (self.path / "run.json").exists():
             self.record()
+        paths = sorted((self.path / "examples").glob("*.safetensors"))
+        known = self._rows.some([path.stem for path in paths], EXAMPLE_COLUMNS)
         examples, damaged = [], []
-        for path in sorted((self.path / "examples").glob("*.safetensors")):
+        for path in paths:
             try:
-                rows, files = self._rows(path.stem)
+                if isinstance(found := known[path.stem], Exception):
+                    raise found
+                rows, files = found
                 content = read_file(path, MOST_RESULTS)
                 if digest(content) != files.get(f"examples/{path.name}"):
                     raise IntegrityError("its checksum does not fit its bytes")
@@ -321,25 +330,6 @@ class RunFolder:
             )
         return examples
 
-    def _rows(self, task: str) -> tuple[pa.Table, dict[str, str]]:
-        """Return the rows of a task, and the digests of the files that belong to them."""
-        rows, notes = from_parquet(read_file(self._place(task), MOST_RESULTS), SCHEMA)
-        check_rows(rows)
-        # without run.json any run is the right one
-        run = self._fingerprint or notes.get("carescale.run")
-        if (notes.get("carescale.task"), notes.get("carescale.run")) != (task, run):
-            raise IntegrityError("it belongs to another run or task")
-        try:
-            files = json.loads(notes["carescale.files"])
-            if not set(files) <= set(_images(task)):
-                raise IntegrityError("it names files that are not its own")
-            return rows, dict(files)
-        except (KeyError, ValueError, TypeError, RecursionError):
-            raise IntegrityError("it does not say which files belong to it") from None
-
-    def _place(self, task: str) -> Path:
-        return self.path / "results" / f"{task}.parquet"
-
     def _text(self, name: str, most: int, parse: Callable[[bytes], _T]) -> _T | None:
         try:
             return parse(read_file(self.path / name, most))
@@ -349,49 +339,3 @@ class RunFolder:
             raise UserError(
                 f"{self.path / name}: is damaged; remove it to report the run without it ({error})"
             ) from error
-
-    def _own(self, name: str) -> Path:
-        """Return a folder inside this one, made where it is missing; never through a link."""
-        path = self.path / name
-        with self._writing(path):
-            path.mkdir(exist_ok=True)
-            if path.is_symlink():
-                raise OSError(errno.ELOOP, "it is a symbolic link")
-        return path
-
-    def _write(self, name: str, content: bytes) -> None:
-        path = self.path / name
-        with self._writing(path):
-            temporary = self._enter()
-            if path.parent != self.path:
-                self._own(path.parent.name)
-            write_atomically(path, content, temporary=temporary)
-
-    def _enter(self) -> Path:
-        """Return the folder of unfinished files, cleared unless another process writes here."""
-        unfinished = self._own(_UNFINISHED)
-        if self._claims is None:
-            self._claims = Locks(self.path / _CLAIMS)
-            if self._claims.take(_WRITERS):
-                for left in unfinished.iterdir():
-                    with contextlib.suppress(OSError):  # a folder, which no process left here
-                        left.unlink()
-            self._claims.take(_WRITERS, shared=True, wait=True)
-        return unfinished
-
-    @staticmethod
-    @contextlib.contextmanager
-    def _writing(path: Path) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StorageError(
-                f"output: {path} cannot be written ({error.strerror or error}); what was stored"
-                " before is intact: make room or choose another folder with output=..., and run"
-                " again"
-            ) from error
-
-
-def _images(task: str) -> tuple[str, str]:
-    """Return the names of the files that may belong to a task: examples, adversarial examples."""
-    return f"examples/{task}.safetensors", f"adversarial_examples/{task}.safetensors"

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..errors import UserError
 from ..statistics import quantile
+from .columns import Columns, read_part
 from .folder import RunFolder
-
-_AT_ONCE = 256
-"""Parts that are held as they were read before they become one."""
+from .index import ResultsFile
+from .schema import SCHEMA
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,8 @@ class SettingSummary:
     seconds: float
 
 
-NORM_COLUMNS = ("attack", "p", "epsilon", "attacked", "robust", "minimum_norm")
-"""Columns that ``minimum_norms`` reads."""
+SETTING_COLUMNS = ("attack", "attack_name", "library", "p", "epsilon")
+"""Columns that ``summary`` and ``minimum_norms`` tell settings by."""
 
 
 @dataclass(frozen=True)
@@ -93,144 +90,126 @@ class Results:
             UserError: It holds none.
         """
         path = Path(folder)
+        results = cls(path)
         if (path / "run.json").exists():
-            RunFolder(path).record()
-        if not any(RunFolder(path).stored()):
-            raise UserError(f"{path}: holds no results of a run (results/*.parquet)")
-        return cls(path)
+            results._store.record()
+        if not results._store.stored():
+            results._store.parts()  # says why not
+        return results
 
     @functools.cached_property
     def table(self) -> pa.Table:
         """Return one row per setting and sample, read on first use; columns: ``SCHEMA``."""
-        return RunFolder(self.folder).read_results()
+        parts = self._store.parts()
+        return pa.concat_tables(read_part(part, SCHEMA.names).cast(SCHEMA) for part in parts)
+
+    @functools.cached_property
+    def _store(self) -> RunFolder:
+        return RunFolder(self.folder)  # kept: it compares each file with its checksum once
 
     @property
     def complete(self) -> bool:
         """Return whether all tasks of the run are there, those of other shards too."""
-        folder = RunFolder(self.folder)
-        record = folder.record()
-        return record is not None and sum(1 for _ in folder.stored()) >= int(record["tasks"])
+        return self._store.complete
 
     @property
     def clean_accuracy(self) -> float:
         """Return the share of samples that are correctly classified without an attack."""
-        rows = self.select("attacked")
-        _, first = np.unique(rows["sample"].to_numpy(), return_index=True)
-        return float(np.mean(rows["attacked"].to_numpy()[first]))
+        correct, samples = clean_counts(self.columns())
+        return correct / samples
+
+    def columns(self, *about: str) -> Columns:
+        """Return all rows, of which columns are read when asked for, and not kept.
+
+        Args:
+            about: Columns that say which setting one is.
+        """
+        return Columns(self._parts(), about)
 
     def select(self, *names: str) -> pa.Table:
         """Return some columns of all rows, with setting and sample, by which they are ordered.
 
         Texts are dictionaries. Other columns are not kept in memory.
         """
-        parts = [self.table] if "table" in vars(self) else RunFolder(self.folder).tables()
-        rows = _gathered(_encoded(part, ("setting", "sample", *names)) for part in parts)
+        chosen = list(dict.fromkeys(("setting", "sample", *names)))
+        rows = pa.concat_tables(read_part(part, chosen) for part in self._parts())
         return rows.unify_dictionaries().sort_by(
             [("setting", "ascending"), ("sample", "ascending")]
         )
 
     def minimum_norms(self) -> dict[str, MinimumNorms]:
         """Return what the run's minimum-norm attacks found, by attack; empty without any."""
-        return minimum_norms(self.select(*NORM_COLUMNS))
+        return minimum_norms(self.columns("attack", "p", "epsilon"))
 
     def summary(self) -> list[SettingSummary]:
-        """Return one entry per setting: norms in ascending order, then the run's order.
+        """Return one entry per setting: norms in ascending order, then the run's order."""
+        return summary(self.columns(*SETTING_COLUMNS))
 
-        Reads one task after the other, unless the table is in memory.
-        """
-        sums: dict[int, _Sums] = {}
-        read = "table" in vars(self)
-        for table in [self.table] if read else RunFolder(self.folder).tables():
-            for number in pc.unique(table["setting"]).to_pylist():
-                of_setting = table.filter(pc.equal(table["setting"], number))
-                sums.setdefault(number, _Sums(of_setting)).add(of_setting)
-        settings = [sums[number].summary() for number in sorted(sums)]
-        return sorted(settings, key=lambda setting: setting.p)
+    def _parts(self) -> list[ResultsFile | pa.Table]:
+        return [self.table] if "table" in vars(self) else self._store.parts()
 
 
-def minimum_norms(rows: pa.Table) -> dict[str, MinimumNorms]:
+def summary(columns: Columns) -> list[SettingSummary]:
+    """Return ``Results.summary`` of columns about which ``SETTING_COLUMNS`` were asked."""
+    robust, attacked, loss = (columns.column(name) for name in ("robust", "attacked", "loss"))
+    seconds, ratio = columns.column("seconds"), columns.column("norm_over_epsilon")
+    settings = []
+    for one in columns.settings:
+        ratios = ratio[one.rows][attacked[one.rows]]
+        settings.append(
+            SettingSummary(
+                **{name: one.about[name] for name in SETTING_COLUMNS},
+                samples=len(one.samples),
+                robust_accuracy=float(robust[one.rows].mean()),
+                norm_mean=float(ratios.mean()) if len(ratios) else float("nan"),
+                norm_min=float(ratios.min()) if len(ratios) else float("nan"),
+                loss=float(loss[one.rows].mean()),
+                seconds=float(np.nansum(seconds[one.rows])),
+            )
+        )
+    return sorted(settings, key=lambda setting: setting.p)
+
+
+def clean_counts(columns: Columns) -> tuple[int, int]:
+    """Return how many samples are correctly classified without an attack, and all samples."""
+    attacked = columns.column("attacked")
+    known: npt.NDArray[np.int64] = np.empty(0, np.int64)
+    correct = 0
+    for one in columns.settings:
+        if one.samples is not known:  # of a run that was stopped, settings hold different ones
+            new = ~np.isin(one.samples, known, assume_unique=True)
+            correct += int(attacked[one.rows][new].sum())
+            known = np.union1d(known, one.samples) if len(known) else one.samples
+    return correct, len(known)
+
+
+def minimum_norms(columns: Columns) -> dict[str, MinimumNorms]:
     """Return the norms that minimum-norm attacks found, by attack.
 
     What is adversarial at an epsilon asked for counts too: an example cut to it may still be.
 
     Args:
-        rows: What ``Results.select`` returned, with at least ``NORM_COLUMNS``.
+        columns: About which attack, p and epsilon were asked.
 
     Raises:
         UserError: The settings of an attack hold different samples, which no run stores.
     """
     found: dict[str, MinimumNorms] = {}
-    for setting in by_setting(rows):
-        minimum = setting["minimum_norm"].to_numpy()
+    robust, attacked = columns.column("robust"), columns.column("attacked")
+    minimum_norm = columns.column("minimum_norm")
+    for one in columns.settings:
+        minimum = minimum_norm[one.rows]
         if np.isnan(minimum).all():
             continue
-        attack, p, epsilon = (setting[name][0].as_py() for name in NORM_COLUMNS[:3])
-        norms = np.where(setting["robust"].to_numpy(), minimum, np.fmin(minimum, epsilon))
-        norms[~setting["attacked"].to_numpy()] = 0
-        samples = setting["sample"].to_numpy()
+        attack, p, epsilon = (one.about[name] for name in ("attack", "p", "epsilon"))
+        norms = np.where(robust[one.rows], minimum, np.fmin(minimum, epsilon))
+        norms[~attacked[one.rows]] = 0
         if attack in found:
-            if not np.array_equal(samples, found[attack].samples):
+            if not np.array_equal(one.samples, found[attack].samples):
                 raise UserError(
                     f"results: the epsilons of {attack!r} hold different samples;"
-                    " remove results/ and run it again"
+                    " remove results/ and tasks/ and run it again"
                 )
             norms = np.minimum(norms, found[attack].norms)
-        found[attack] = MinimumNorms(attack, p, samples, norms)
+        found[attack] = MinimumNorms(attack, p, one.samples, norms)
     return found
-
-
-def _gathered(parts: Iterable[pa.Table]) -> pa.Table:
-    """Return one table; many small ones at once would take ten times the memory of their rows."""
-    gathered: list[pa.Table] = []
-    for part in parts:
-        gathered.append(part)
-        if len(gathered) == _AT_ONCE:
-            gathered = [pa.concat_tables(gathered).unify_dictionaries().combine_chunks()]
-    return pa.concat_tables(gathered)
-
-
-def by_setting(rows: pa.Table) -> Iterator[pa.Table]:
-    """Return the rows of each setting of what ``Results.select`` returned."""
-    numbers = rows["setting"].to_numpy()
-    ends = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
-    for first, last in itertools.pairwise(ends):
-        yield rows.slice(first, last - first)
-
-
-def _encoded(table: pa.Table, names: Sequence[str]) -> pa.Table:
-    columns = {name: table[name] for name in dict.fromkeys(names)}
-    texts = [name for name, column in columns.items() if pa.types.is_string(column.type)]
-    return pa.table(columns | {name: columns[name].dictionary_encode() for name in texts})
-
-
-class _Sums:
-    """A summary that grows with the rows of its setting."""
-
-    def __init__(self, rows: pa.Table) -> None:
-        names = ("attack", "attack_name", "library", "p", "epsilon")
-        self._setting = {name: rows[name][0].as_py() for name in names}
-        self._samples = self._robust = self._attacked = 0
-        self._loss = self._ratio = self._seconds = 0.0
-        self._least = float("inf")
-
-    def add(self, rows: pa.Table) -> None:
-        ratios = rows["norm_over_epsilon"].drop_null().to_numpy()
-        self._samples += rows.num_rows
-        self._robust += pc.sum(rows["robust"]).as_py()
-        self._loss += pc.sum(rows["loss"]).as_py()
-        self._attacked += len(ratios)
-        self._ratio += float(ratios.sum())
-        self._least = min(self._least, float(ratios.min(initial=self._least)))
-        self._seconds += pc.sum(rows["seconds"]).as_py() or 0.0
-
-    def summary(self) -> SettingSummary:
-        attacked = self._attacked > 0
-        return SettingSummary(
-            **self._setting,
-            samples=self._samples,
-            robust_accuracy=self._robust / self._samples,
-            norm_mean=self._ratio / self._attacked if attacked else float("nan"),
-            norm_min=self._least if attacked else float("nan"),
-            loss=self._loss / self._samples,
-            seconds=self._seconds,
-        )

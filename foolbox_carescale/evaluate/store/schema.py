@@ -18,7 +18,8 @@ Array = npt.NDArray[Any]
 
 MOST_CLASSES, MOST_MEASURED, MOST_CHARACTERS = 2**20, 1e300, 1000
 
-_OF_EXAMPLE = ("attack", "library", "p", "epsilon")
+EXAMPLE_COLUMNS = ("setting", "attack", "library", "p", "epsilon")
+"""Columns that ``example_of`` reads."""
 
 
 def _always(name: str, kind: pa.DataType) -> pa.Field:
@@ -85,6 +86,7 @@ _OF_SETTING = (
     *("model", "data", "attack", "attack_name", "attack_params", "attack_repeat"),
     *("library", "p", "epsilon"),
 )
+_TEXTS = [field.name for field in SCHEMA if pa.types.is_string(field.type)]
 _MEASURED = [
     field.name
     for field in SCHEMA
@@ -153,6 +155,7 @@ def _relations(rows: pa.Table) -> Iterator[tuple[str, Array | bool, str]]:
     adversarial = rows["adversarial_prediction"].fill_null(-1).to_numpy()
     success = rows["success"].fill_null(False).to_numpy()
     known = {field.name: rows[field.name].is_valid() for field in SCHEMA if field.nullable}
+    coded = {name: _coded(rows[name]) for name in _TEXTS}
 
     yield "attacked", attacked == (clean == label), "does not fit the clean predictions"
     for name, there in known.items():
@@ -164,24 +167,30 @@ def _relations(rows: pa.Table) -> Iterator[tuple[str, Array | bool, str]]:
     yield "robust", robust == (attacked & ~success), "does not fit 'attacked' and 'success'"
     for name in ("seconds", "forward_passes", "backward_passes"):
         yield name, np.isfinite(rows[name].drop_null().to_numpy()), "is not finite"
-    for field in SCHEMA:
-        if pa.types.is_string(field.type) and field.name != "attack_params":
-            longest = pc.max(pc.utf8_length(rows[field.name])).as_py() or 0
-            yield field.name, longest <= MOST_CHARACTERS, f"is above {MOST_CHARACTERS} characters"
+    for name, texts in coded.items():
+        if name != "attack_params":
+            longest = pc.max(pc.utf8_length(texts.dictionary)).as_py() or 0
+            yield name, longest <= MOST_CHARACTERS, f"is above {MOST_CHARACTERS} characters"
 
-    searched = pc.if_else(rows["attacked"], known["minimum_norm"], None)
-    same = rows.select(["setting", *_OF_SETTING]).append_column("minimum_norm", searched)
-    counted = [(name, "count_distinct") for name in same.column_names[1:]]
-    numbers = same.group_by("setting", use_threads=False).aggregate(counted)
+    _, first, group = np.unique(rows["setting"], return_index=True, return_inverse=True)
     for name in _OF_SETTING:
-        alike = pc.max(numbers[f"{name}_count_distinct"]).as_py() <= 1
+        values = coded[name].indices if name in coded else rows[name]
+        alike = values.to_numpy() == values.to_numpy()[first][group]
         yield name, alike, "differs within a setting"
-    alike = pc.max(numbers["minimum_norm_count_distinct"]).as_py() <= 1
+    searched = attacked & known["minimum_norm"].to_numpy()
+    counts = [np.bincount(group, which) for which in (searched, attacked)]
+    alike = (counts[0] == 0) | (counts[0] == counts[1])
     yield "minimum_norm", alike, "lacks values of some attacked samples of a setting"
     with np.errstate(over="ignore"):
         ratio, stored = norm / epsilon, rows["norm_over_epsilon"].to_numpy()
     fits = np.isclose(stored, ratio, rtol=1e-6, atol=0, equal_nan=True)
     yield "norm_over_epsilon", fits, "is not the norm divided by epsilon"
+
+
+def _coded(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    return column.unify_dictionaries().combine_chunks()
 
 
 def example_of(arrays: Mapping[str, Array], rows: pa.Table) -> dict[str, Any]:
@@ -194,7 +203,7 @@ def example_of(arrays: Mapping[str, Array], rows: pa.Table) -> dict[str, Any]:
         images = {name: arrays[name] for name in ("clean", "perturbed")}
         numbers = {name: arrays[name] for name in ("label", "prediction")}
         setting = rows.filter(pc.equal(rows["setting"], int(arrays["setting"])))
-        of_setting = {name: setting[name][0].as_py() for name in _OF_EXAMPLE}
+        of_setting = {name: setting[name][0].as_py() for name in EXAMPLE_COLUMNS[1:]}
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise IntegrityError("it holds no examples of its rows") from error
     shape = images["clean"].shape
