@@ -163,11 +163,14 @@ class DataConfig(TargetArguments):
 
     name: str = "digits"
     """``digits`` (bundled, held-out images only), ``foolbox/imagenet`` or another of Foolbox's
-    sample sets (20 images each), ``folder`` (one directory per class), or a torchvision data
-    set by name, such as ``CIFAR10``.
+    sample sets (20 images each), ``folder`` (one directory per class), a torchvision data
+    set by name, such as ``CIFAR10``, ``webdataset`` (tar files), or ``hf/`` and a folder or a data
+    set on Hugging Face's hub.
     """
     root: PathText | None = None
-    """Directory of ``folder`` and of torchvision's data sets."""
+    """Directory of ``folder`` and of torchvision's data sets; tar files of ``webdataset``, such as
+    ``train/{000..127}.tar``, ``a/*.tar::b/*.tar`` or a directory.
+    """
     size: Count | None = None
     """Height and width in pixels, cropped from the centre. None takes it, with ``resize`` and
     ``interpolation``, from torchvision's weights if the model has them, and otherwise does not

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -121,19 +121,24 @@ def _fit(image: Any, config: DataConfig) -> Any:
 
 def open_image(path: str) -> Any:
     """Return a decoded image; what cannot be decoded is named."""
+    if Path(path).is_file():  # a pipe would be waited for
+        return decode_image(repr(path), path, empty=not Path(path).stat().st_size)
+    said = "it is no file" if Path(path).exists() else "there is no such file"
+    raise UserError(f"data: {path!r} cannot be read as an image ({said}); repair or remove it")
+
+
+def decode_image(where: str, file: str | BinaryIO, *, empty: bool = False) -> Any:
+    """Return an image as Pillow reads it from a file, as RGB unless it has more than 8 bits."""
     from PIL import Image
 
     try:
-        if not Path(path).is_file():  # a pipe would be waited for
-            raise OSError("it is no file" if Path(path).exists() else "there is no such file")
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             image.load()
             return image if _is_deep(image) else image.convert("RGB")
     except Exception as error:  # a damaged image may raise anything
-        empty = Path(path).is_file() and not Path(path).stat().st_size
         said = "it is empty" if empty else describe(error)
         raise UserError(
-            f"data: {path!r} cannot be read as an image ({said}); repair or remove it"
+            f"data: {where} cannot be read as an image ({said}); repair or remove it"
         ) from error
 
 

@@ -75,6 +75,14 @@ def open_source(config: DataConfig, split: Split = "test") -> Source:
         from .folders import open_folder
 
         return _data_set("folder", open_folder(config), threads=True)
+    if config.name == "webdataset":
+        from .tars import open_tars
+
+        return open_tars(config)
+    if config.name.startswith("hf/"):
+        from .huggingface import open_hugging_face
+
+        return open_hugging_face(config, split)
     return _from_torchvision(config, split)
 
 
@@ -111,7 +119,7 @@ def _from_torchvision(config: DataConfig, split: Split) -> Source:
 
     names = [n for n in datasets.__all__ if n not in _NOT_BY_NAME]
     if config.name not in names:
-        own = ["digits", "folder", *(f"foolbox/{key}" for key in FOOLBOX_SETS)]
+        own = ["digits", "folder", "webdataset", *(f"foolbox/{key}" for key in FOOLBOX_SETS)]
         raise UserError(
             f"data.name: there is no data set {config.name!r}; {nearest(config.name, own + names)}"
         )
