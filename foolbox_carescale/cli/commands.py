@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from ..evaluate import Progress, Results
 
+CLAIM_FAILS = 1
+"""Exit code of ``verify`` where a claim does not hold."""
+
 WRONG_INPUT, CANNOT_STORE, INTERRUPTED, TERMINATED = 2, 3, 130, 143
 """Exit codes. After the last three the same command resumes the run."""
 
@@ -184,6 +187,56 @@ def compare(arguments: argparse.Namespace) -> int:
 
     print_comparison(_load_runs([arguments.base, *arguments.runs]), _console())
     return 0
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Check adversarial examples, and print what was found; a claim that fails is exit code 1."""
+    require_extra()
+    from pathlib import Path
+
+    from ..evaluate import verify
+    from ..evaluate.verification.files import read_array
+    from ..evaluate.verification.page import print_verification, write_verification
+
+    clean = read_array(arguments.clean, "clean")
+    adversarial = read_array(arguments.adversarial, "adversarial")
+    labels = None if arguments.labels is None else read_array(arguments.labels, "labels")
+    model = None if arguments.model is None else _load_model(arguments)
+    found = verify(
+        clean,
+        adversarial,
+        labels,
+        epsilon=arguments.eps,
+        norm=arguments.norm,
+        model=model,
+        robust_accuracy=arguments.robust_accuracy,
+    )
+    if arguments.json:
+        print(json.dumps(found.to_dict()))
+    else:
+        print_verification(found, _console())
+    if arguments.output is not None:
+        written = write_verification(found, clean, adversarial, Path(arguments.output))
+        _print(_console(silent=arguments.json), _named(written))
+    return 0 if found.holds else CLAIM_FAILS
+
+
+def _load_model(arguments: argparse.Namespace) -> Any:
+    """Return the Foolbox model that ``--model`` names."""
+    from ..evaluate import load_evaluation, load_model
+
+    first, *overrides = arguments.model
+    path = None
+    if "=" in first:
+        overrides = arguments.model
+    elif first.endswith((".yaml", ".yml")):
+        path = first
+    else:
+        overrides = [f"model.name={first}", *overrides]
+    evaluation = load_evaluation(path, overrides, allow_code=arguments.allow_code)
+    data = evaluation.data
+    model, _ = load_model(evaluation.model, data=data._target_ or data.name)
+    return model
 
 
 def _load_runs(folders: Sequence[str]) -> list[Results]:

@@ -49,6 +49,18 @@ examples:
 """
 
 
+_VERIFY_HELP = """\
+examples:
+  carescale verify --clean x.npy --adversarial x_adv.npy --eps 8/255
+      the norms of the perturbations, and whether one exceeds epsilon or leaves the box
+  carescale verify --clean r.npz --adversarial r.npz --labels r.npz --eps 0.5 --norm L2 \
+      --model resnet50 --robust-accuracy 0.42 --output check
+      arrays clean, adversarial and labels of one file (or r.npz:name), and a model's predictions
+files: .npy, .npz, .pt (plain tensors), .safetensors, or a folder of pictures
+exit code: 0 where all claims hold, 1 where one does not, 2 after wrong input
+"""
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of ``carescale``; ``command`` of what it parses is the function to call."""
     parser = _Parser(
@@ -113,6 +125,43 @@ def make_parser() -> argparse.ArgumentParser:
     compare.add_argument("base", metavar="RUN", help="the run folder to compare with")
     compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     compare.set_defaults(command=commands.compare)
+    verify = subparsers.add_parser(
+        "verify",
+        help="check adversarial examples: norms, box, predictions",
+        epilog=_VERIFY_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verify.add_argument("--clean", required=True, metavar="FILE", help="the clean images")
+    verify.add_argument(
+        "--adversarial", required=True, metavar="FILE", help="the same images, perturbed"
+    )
+    verify.add_argument("--labels", metavar="FILE", help="their classes")
+    verify.add_argument(
+        "--eps", required=True, help="the claim: no perturbation is longer, such as 0.5 or 8/255"
+    )
+    verify.add_argument("--norm", default="Linf", help="of the claim: L0, L1, L2 or Linf (default)")
+    verify.add_argument(
+        "--model",
+        nargs="+",
+        metavar="NAME | FILE.yaml | key=value",
+        help="what classifies them: a model's name or a config, then overrides, such as"
+        " model.weights=w.pt",
+    )
+    verify.add_argument(
+        "--robust-accuracy",
+        type=float,
+        metavar="SHARE",
+        help="the claim: the share of images that the model classifies correctly, clean and"
+        " perturbed",
+    )
+    verify.add_argument("--output", metavar="FOLDER", help="write a page, a CSV and JSON there")
+    verify.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    verify.add_argument(
+        "--allow-code",
+        action="store_true",
+        help="accept a model that can run any program: see docs/security.md",
+    )
+    verify.set_defaults(command=commands.verify)
     doctor = subparsers.add_parser(
         "doctor", help="print versions, devices, engines and missing packages"
     )

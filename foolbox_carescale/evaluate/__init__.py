@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .report.curve import CurvePoint, accuracy_at
     from .runner.run import Progress, evaluate
     from .store.results import MinimumNorms, Results, SettingSummary
+    from .verification.measure import Check, Verification, verify
 
 _HOMES = {
     "config.compose": ("load_evaluation",),
@@ -44,10 +45,12 @@ _HOMES = {
     "store.results": ("SettingSummary", "Results", "MinimumNorms"),
     "runner.run": ("Progress", "evaluate"),
     "config.sweep": ("load_sweep",),
+    "verification.measure": ("Check", "Verification", "verify"),
 }
 
 __all__ = [
     "AttackConfig",
+    "Check",
     "CurvePoint",
     "DataConfig",
     "Evaluation",
@@ -60,6 +63,7 @@ __all__ = [
     "SettingSummary",
     "TrackingConfig",
     "UserError",
+    "Verification",
     "accuracy_at",
     "digits",
     "evaluate",
@@ -68,6 +72,7 @@ __all__ = [
     "load_sweep",
     "print_comparison",
     "print_report",
+    "verify",
     "write_report",
 ]
 

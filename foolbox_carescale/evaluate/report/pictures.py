@@ -65,7 +65,7 @@ def of_images(run: Run) -> list[dict[str, Array]]:
 def _typical(example: dict[str, Array]) -> float:
     """Return the characters of one picture in full size."""
     clean, perturbed = example["clean"][0], example["perturbed"][0]
-    return float(np.mean([len(_png(image)) for image in (perturbed, 0.5 + perturbed - clean)]))
+    return float(np.mean([len(to_png(image)) for image in (perturbed, 0.5 + perturbed - clean)]))
 
 
 def _run(name: str, examples: list[dict[str, Array]], samples: int, halved: int) -> dict[str, Any]:
@@ -79,11 +79,11 @@ def _run(name: str, examples: list[dict[str, Array]], samples: int, halved: int)
                     continue
                 by_image[key] = {
                     "label": int(example["label"][i]),
-                    "clean": _png(_halve(clean, halved)),
+                    "clean": to_png(halve(clean, halved)),
                     "attacks": [],
                 }
             perturbed = example["perturbed"][i]
-            change = _halve(perturbed - clean, halved)
+            change = halve(perturbed - clean, halved)
             scale = max(float(np.abs(change).max()), 1e-12)
             by_image[key]["attacks"].append(
                 {
@@ -92,15 +92,15 @@ def _run(name: str, examples: list[dict[str, Array]], samples: int, halved: int)
                     "norm": norm_name(float(example["p"])),
                     "epsilon": float(example["epsilon"]),
                     "prediction": int(example["prediction"][i]),
-                    "adversarial": _png(_halve(perturbed, halved)),
-                    "difference": _png(0.5 + 0.5 * change / scale),
+                    "adversarial": to_png(halve(perturbed, halved)),
+                    "difference": to_png(0.5 + 0.5 * change / scale),
                     "largest": float(np.abs(perturbed - clean).max()),
                 }
             )
     return {"name": name, "samples": list(by_image.values())}
 
 
-def _halve(image: Array, times: int) -> Array:
+def halve(image: Array, times: int) -> Array:
     """Average 2 x 2 pixels, as often as asked; odd rows and columns are cut off."""
     for _ in range(times):
         c, h, w = image.shape
@@ -111,7 +111,8 @@ def _halve(image: Array, times: int) -> Array:
     return image
 
 
-def _png(image: Array) -> str:
+def to_png(image: Array) -> str:
+    """Return an image in [0, 1], channels first, as a data URL."""
     pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
     pixels = np.moveaxis(pixels, 0, -1)
     stream = io.BytesIO()

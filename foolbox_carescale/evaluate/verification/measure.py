@@ -1,0 +1,321 @@
+"""Measure adversarial examples against the claim that they are within epsilon."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import eagerpy as ep
+import numpy as np
+import numpy.typing as npt
+
+from ...attacks.model import as_foolbox_model, logits_of, unwrapped
+from ...core import backends
+from ...core.fractions import format_epsilon, parse_fraction
+from ..config.types import norm_name, norm_order
+from ..errors import UserError
+from ..runner.worker import perturbation_norms, quantise
+
+Array = npt.NDArray[Any]
+
+ORDERS = (0.0, 1.0, 2.0, math.inf)
+
+ROUNDING = 2.0**-24
+"""What rounding to float32 may add to a coordinate of a point in [0, 1]."""
+
+SLACK = 1e-6
+"""Part of epsilon by which a norm may exceed it: that of a sum in float32."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One claim.
+
+    Attributes:
+        name: "finite", "box", "epsilon", "robust_accuracy".
+        holds: Whether it does.
+        text: What was found, in words.
+    """
+
+    name: str
+    holds: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What ``verify`` measured; arrays of shape (N,), one entry per sample.
+
+    Attributes:
+        p: Order of the norm of the claim.
+        epsilon: Of the claim.
+        norms: By name ("L0", "L1", "L2", "Linf", and the claim's own): norms of the perturbations,
+            float64. L0 counts values that differ.
+        excess: How far the claim's norm is above epsilon, 0 where it is not, beyond rounding.
+        outside: How far the adversarial example leaves [0, 1].
+        finite: Whether all values are numbers.
+        labels: True classes, or the model's clean predictions where none were given; None without
+            both.
+        clean, adversarial, rounded: The model's predictions, of the adversarial examples rounded to
+            8 bits too; None without a model.
+        checks: The claims, and whether they hold.
+    """
+
+    p: float
+    epsilon: float
+    norms: dict[str, Array]
+    excess: Array
+    outside: Array
+    finite: Array
+    labels: Array | None = None
+    clean: Array | None = None
+    adversarial: Array | None = None
+    rounded: Array | None = None
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        """Return whether every claim holds."""
+        return all(check.holds for check in self.checks)
+
+    @property
+    def unchanged(self) -> Array:
+        """Return which adversarial examples are their clean images."""
+        same: Array = self.norms["L0"] == 0
+        return same
+
+    def accuracy(self, predictions: Array | None) -> float | None:
+        """Return the part of samples that are right clean and in these predictions."""
+        if predictions is None or self.clean is None:
+            return None
+        return float(np.mean((self.clean == self.labels) & (predictions == self.labels)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary in plain values, for JSON; what is not finite is None."""
+        name = norm_name(self.p)
+        return {
+            "norm": name,
+            "epsilon": self.epsilon,
+            "samples": len(self.excess),
+            "norms": {key: _spread(values) for key, values in self.norms.items()},
+            "exceeding": int(np.count_nonzero(self.excess)),
+            "greatest_excess": float(self.excess.max(initial=0)),
+            "outside_the_box": int(np.count_nonzero(self.outside)),
+            "not_finite": int(np.count_nonzero(~self.finite)),
+            "unchanged": int(np.count_nonzero(self.unchanged)),
+            "clean_accuracy": self.accuracy(self.clean),
+            "robust_accuracy": self.accuracy(self.adversarial),
+            "robust_accuracy_after_8_bits": self.accuracy(self.rounded),
+            "checks": [vars(check) for check in self.checks],
+            "holds": self.holds,
+        }
+
+
+def verify(
+    clean: Any,
+    adversarial: Any,
+    labels: Any = None,
+    *,
+    epsilon: float | str,
+    norm: str = "Linf",
+    model: Any = None,
+    robust_accuracy: float | None = None,
+    batch_size: int = 64,
+) -> Verification:
+    """Check that adversarial examples are what somebody says they are.
+
+    A perturbation exceeds epsilon where its norm, in float64, is more than 1e-6 of epsilon above
+    it and rounding to float32 does not explain it: 2**-24 in each value that differs.
+
+    Args:
+        clean: Images in [0, 1], or of 8 bits; shape (N, ...).
+        adversarial: The same, perturbed; shape of ``clean``.
+        labels: True classes, shape (N,).
+        epsilon: The claim: a number, or a text such as "8/255".
+        norm: "L0", "L1", "L2", "Linf", or another such as "L1.5".
+        model: A Foolbox model, or a PyTorch module that takes images in [0, 1].
+        robust_accuracy: The claim: the part of all samples that ``model`` classifies correctly
+            both clean and adversarial; needs a model.
+        batch_size: Images that the model and the measuring take at once.
+
+    Returns:
+        What was measured, and whether each claim holds.
+
+    Raises:
+        UserError: Shapes do not fit, values are no images, or an argument cannot be used.
+    """
+    try:
+        limit = float(parse_fraction(epsilon))
+    except (TypeError, ValueError):
+        limit = math.nan
+    if not 0 <= limit < math.inf:
+        raise UserError(f"eps: {epsilon!r} is no number >= 0; give one such as 0.5 or 8/255")
+    p = 0.0 if norm == "L0" else norm_order(norm)
+    if batch_size < 1:
+        raise UserError(f"batch_size: {batch_size} is not positive")
+    x, z = as_images(clean, "clean"), as_images(adversarial, "adversarial")
+    if x.shape != z.shape:
+        raise UserError(
+            f"adversarial: has the shape {z.shape}, and clean {x.shape}; give the same images in"
+            " the same order"
+        )
+    y = None if labels is None else _classes(labels, len(x))
+    if robust_accuracy is not None and model is None:
+        raise UserError("robust_accuracy: needs a model; give one with --model")
+    classify = None if model is None else _classifier(as_foolbox_model(model, None))
+    parts = [
+        _measured(_unit(x[i : i + batch_size]), _unit(z[i : i + batch_size]), p, limit, classify)
+        for i in range(0, len(x), batch_size)
+    ]
+    found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    names = dict.fromkeys([*map(_name, ORDERS), _name(p)])
+    result = Verification(
+        p,
+        limit,
+        {name: found[name] for name in names},
+        found["excess"],
+        found["outside"],
+        found["finite"],
+        labels=found.get("clean") if y is None else y,
+        clean=found.get("clean"),
+        adversarial=found.get("adversarial"),
+        rounded=found.get("rounded"),
+    )
+    result.checks.extend(_checks(result, robust_accuracy))
+    return result
+
+
+def _checks(found: Verification, claimed: float | None) -> list[Check]:
+    n, name = len(found.excess), _name(found.p)
+    exceeding = int(np.count_nonzero(found.excess))
+    outside = int(np.count_nonzero(found.outside))
+    infinite = int(np.count_nonzero(~found.finite))
+    worst = f", the worst by {found.excess.max():.3g}" if exceeding else ""
+    checks = [
+        Check("finite", not infinite, f"{infinite} of {n} hold values that are no numbers"),
+        Check(
+            "box",
+            not outside,
+            f"{outside} of {n} leave [0, 1]"
+            + (f", the worst by {found.outside.max():.3g}" if outside else ""),
+        ),
+        Check(
+            "epsilon",
+            not exceeding,
+            f"{exceeding} of {n} exceed {name} {format_epsilon(found.epsilon)}{worst}",
+        ),
+    ]
+    measured = found.accuracy(found.adversarial)
+    if claimed is not None and measured is not None:
+        text = f"robust accuracy is {measured:.4f}, claimed {claimed:.4f}"
+        # a claim may be rounded to a sample
+        checks.append(Check("robust_accuracy", abs(measured - claimed) < 0.5 / n + 1e-9, text))
+    return checks
+
+
+def _measured(
+    x: Array, z: Array, p: float, limit: float, classify: Callable[[Array], Array] | None
+) -> dict[str, Array]:
+    """Return what is measured of one batch, by name."""
+    if not (np.isfinite(x).all() and x.min() >= -_CLEAN and x.max() <= 1 + _CLEAN):
+        raise UserError(
+            f"clean: values span [{x.min():g}, {x.max():g}], outside the box [0, 1]; give the"
+            " images that the model takes, before its normalisation"
+        )
+    finite = np.isfinite(z).reshape(len(z), -1).all(axis=1)
+    values = np.where(np.isfinite(z), z, 0.5)
+    orders = list(dict.fromkeys([*ORDERS, p]))
+    norms = perturbation_norms(x, values, *orders)
+    found = {_name(order): row for order, row in zip(orders, norms, strict=True)}
+    size, moved = found[_name(p)], found["L0"]
+    rounding = ROUNDING * (moved ** (1 / p) if 0 < p < math.inf else float(p > 0))
+    beyond = size > limit * (1 + SLACK) + rounding
+    flat = values.reshape(len(values), -1)
+    found |= {
+        "excess": np.where(beyond, size - limit, 0.0),
+        "outside": np.maximum(-flat.min(axis=1), flat.max(axis=1) - 1).clip(0),
+        "finite": finite,
+    }
+    if classify is not None:
+        inside = np.clip(values, 0, 1).astype(np.float32)
+        named = {"clean": x, "adversarial": inside, "rounded": quantise(inside)}
+        found |= {key: classify(images) for key, images in named.items()}
+    return found
+
+
+def _classifier(model: Any) -> Callable[[Array], Array]:
+    dummy = ep.astensor(unwrapped(model).dummy)  # type: ignore[attr-defined]
+
+    def classify(images: Array) -> Array:
+        logits = ep.astensor(logits_of(model(backends.from_numpy(dummy, images).raw)))
+        classes: Array = backends.to_numpy(logits).argmax(axis=1)
+        return classes
+
+    return classify
+
+
+def as_images(values: Any, name: str) -> Array:
+    """Return images as an array, whatever framework they are of; nothing is copied yet."""
+    array: Array = values if isinstance(values, np.ndarray) else _array(values, name)
+    if array.ndim == 4 and array.shape[-1] in (1, 3) and array.shape[1] not in (1, 3):
+        array = np.moveaxis(array, -1, 1)  # channels last
+    if array.ndim < 2 or not array.size:
+        raise UserError(f"{name}: has the shape {array.shape}; give images of shape (N, ...)")
+    if array.dtype.kind == "f" or array.dtype == np.uint8:
+        return array
+    raise UserError(f"{name}: holds {array.dtype}; give floats in [0, 1], or uint8 from 0 to 255")
+
+
+def _array(values: Any, name: str) -> Array:
+    try:
+        return backends.to_numpy(backends.detach(backends.as_eagerpy(values, name)))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _unit(images: Array) -> Array:
+    """Return images in float32 or wider, those of 8 bits divided by 255."""
+    if images.dtype == np.uint8:
+        images = images.astype(np.float32) / np.float32(255)
+    if (highest := float(np.nanmax(images, initial=0))) > _UNSCALED:
+        raise UserError(
+            f"clean, adversarial: values reach {highest:g}; divide images of 0 to 255 by 255, or"
+            " undo the normalisation"
+        )
+    return images if images.dtype == np.float64 else images.astype(np.float32)
+
+
+_CLEAN = 1e-5
+"""How far clean images may leave the box: what a resize leaves."""
+
+_UNSCALED = 16.0
+"""Above this, values are not in another box by a mistake of an attack, but in other units."""
+
+
+def _classes(labels: Any, n: int) -> Array:
+    if isinstance(labels, (list, tuple)):
+        labels = np.asarray(labels)
+    elif not isinstance(labels, np.ndarray):
+        labels = _array(labels, "labels")
+    if labels.shape != (n,) or labels.dtype.kind not in "iu":
+        raise UserError(
+            f"labels: are {labels.dtype} of shape {labels.shape}; give {n} whole numbers, one per"
+            " image"
+        )
+    classes: Array = labels
+    return classes
+
+
+def _name(p: float) -> str:
+    return "L0" if p == 0 else norm_name(p)
+
+
+def _spread(values: Array) -> dict[str, float]:
+    return {
+        "mean": float(values.mean()),
+        "least": float(values.min()),
+        "median": float(np.median(values)),
+        "greatest": float(values.max()),
+    }

@@ -1,0 +1,198 @@
+"""Claims about adversarial examples, true and false ones, from every kind of file."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from PIL import Image
+
+from foolbox_carescale import perturb
+from foolbox_carescale.cli import main
+from foolbox_carescale.evaluate import UserError, digits, verify
+
+EPS = 8 / 255
+N = 6
+
+
+@pytest.fixture
+def images():
+    """Clean images, some on the bounds, and exactly epsilon away from them, in Linf."""
+    generator = np.random.default_rng(0)
+    clean = generator.random((N, 3, 8, 8), np.float32).round(1)
+    noise = generator.standard_normal(clean.shape).astype(np.float32)
+    return clean, perturb(clean, noise, EPS, p=math.inf)
+
+
+@pytest.mark.parametrize(("norm", "p"), [("L1", 1), ("L2", 2), ("Linf", math.inf), ("L1.5", 1.5)])
+def test_exactly_epsilon_is_within_and_more_is_not(norm, p):
+    generator = np.random.default_rng(1)
+    clean = generator.random((N, 3, 32, 32), np.float32)
+    noise = generator.standard_normal(clean.shape).astype(np.float32)
+    for eps in (1e-3, 0.5) if p == math.inf else (0.05, 2.0):
+        exact = perturb(clean, noise, eps, p=p)
+        found = verify(clean, exact, epsilon=eps, norm=norm)
+        assert found.holds
+        assert not found.excess.any()
+        expected = np.linalg.norm(
+            (exact.astype(float) - clean.astype(float)).reshape(N, -1), ord=p, axis=1
+        )
+        assert np.array_equal(found.norms[norm], expected)
+        more = perturb(clean, noise, 1.01 * eps, p=p)
+        found = verify(clean, more, epsilon=eps, norm=norm)
+        assert not found.holds
+        assert np.allclose(found.excess, 0.01 * eps, rtol=0.05)
+
+
+def test_each_fault_is_counted(images):
+    clean, adversarial = images
+    adversarial = adversarial.copy()
+    adversarial[0] = clean[0]
+    adversarial[1, 0, 0, 0] = -0.01
+    adversarial[2, 0, 0, 0] = math.nan
+    adversarial[3, 0, 0, 0] = clean[3, 0, 0, 0] + (0.2 if clean[3, 0, 0, 0] < 0.5 else -0.2)
+    found = verify(clean, adversarial, epsilon="8/255")
+    assert found.unchanged.tolist() == [True] + [False] * (N - 1)
+    assert np.flatnonzero(found.outside).tolist() == [1]
+    assert np.flatnonzero(~found.finite).tolist() == [2]
+    assert 3 in np.flatnonzero(found.excess)
+    assert {check.name for check in found.checks if not check.holds} == {"finite", "box", "epsilon"}
+    assert found.norms["L0"][0] == 0
+
+
+def test_a_model_says_which_are_adversarial_and_what_rounding_undoes():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2, bias=False)).eval()
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]]))
+    clean = np.zeros((3, 1, 2, 2), np.float32)
+    clean[:, 0, 0, 0] = 0.25
+    adversarial = clean.copy()
+    adversarial[0, 0, 0, 0] = 0  # equal logits: the first class
+    network[1].bias = torch.nn.Parameter(torch.tensor([-0.001, 0.001]))
+    adversarial[1, 0, 0, 0] = 0.0005  # class 1, and rounded to 0 too
+    found = verify(clean, adversarial, epsilon=0.25, model=network, robust_accuracy=1 / 3)
+    assert found.clean.tolist() == [0, 0, 0]
+    assert found.adversarial.tolist() == [1, 1, 0]
+    assert found.rounded.tolist() == [1, 1, 0]
+    assert found.holds
+    claim = verify(clean, adversarial, epsilon=0.25, model=network, robust_accuracy=0.7)
+    assert [check.name for check in claim.checks if not check.holds] == ["robust_accuracy"]
+    labelled = verify(clean, adversarial, [0, 0, 1], epsilon=0.25, model=network)
+    assert labelled.accuracy(labelled.clean) == pytest.approx(2 / 3)
+    assert labelled.accuracy(labelled.adversarial) == 0
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "pt", "safetensors", "png", "uint8", "last"])
+def test_every_kind_of_file_is_read(tmp_path, images, capsys, kind):
+    clean, adversarial = images
+    names = [str(tmp_path / f"{name}.{kind}") for name in ("clean", "adv")]
+    if kind == "npz":
+        np.savez(names[0], x=clean, x_adv=adversarial)
+        names[1] = names[0]
+    elif kind == "pt":
+        for name, values in zip(names, images, strict=True):
+            torch.save(torch.from_numpy(values), name)
+    elif kind == "safetensors":
+        safetensors.numpy.save_file({"first": clean, "second": adversarial}, names[0])
+        names = [f"{names[0]}:first", f"{names[0]}:second"]
+    else:
+        names = [name.removesuffix(f".{kind}") + ".npy" for name in names]
+        for name, values in zip(names, images, strict=True):
+            if kind == "png":
+                folder = tmp_path / name.removesuffix(".npy")
+                folder.mkdir()
+                for i, image in enumerate(values):
+                    pixels = np.moveaxis(np.rint(image * 255).astype(np.uint8), 0, -1)
+                    Image.fromarray(pixels).save(folder / f"{i}.png")
+            else:
+                levels = np.rint(values * 255).astype(np.uint8) if kind == "uint8" else values
+                np.save(name, np.moveaxis(levels, 1, -1) if kind == "last" else levels)
+        if kind == "png":
+            names = [name.removesuffix(".npy") for name in names]
+    arguments = ["verify", "--clean", names[0], "--adversarial", names[1], "--json"]
+    assert main([*arguments, "--eps", "8/255"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["holds"]
+    assert found["samples"] == N
+    assert found["norms"]["Linf"]["mean"] == pytest.approx(EPS, rel=1e-5)
+    assert main([*arguments, "--eps", "7/255"]) == 1
+    assert json.loads(capsys.readouterr().out)["exceeding"] == N
+
+
+def test_the_command_writes_a_page_a_csv_and_json(tmp_path, capsys):
+    images, labels, _ = digits()
+    images, labels = images[:8], labels[:8]
+    noise = np.random.default_rng(0).standard_normal(images.shape).astype(np.float32)
+    adversarial = perturb(images, noise, 0.3)
+    path = tmp_path / "sent.npz"
+    np.savez(path, clean=images, adversarial=adversarial, labels=labels)
+    given = [word for name in ("clean", "adversarial", "labels") for word in (f"--{name}", path)]
+    arguments = ["verify", *map(str, given), "--norm", "L2", "--model", "model.weights=bundled"]
+    assert main([*arguments, "--eps", "0.3", "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "holds: 0 of 8 exceed L2 0.3" in printed
+    assert "clean accuracy: 1.0000" in printed
+    assert json.loads((tmp_path / "out" / "verification.json").read_text())["clean_accuracy"] == 1
+    rows = [*csv.DictReader((tmp_path / "out" / "verification.csv").read_text().splitlines())]
+    assert [int(row["label"]) for row in rows] == labels.tolist()
+    assert all(float(row["L2"]) == pytest.approx(0.3, rel=1e-6) for row in rows)
+    page = (tmp_path / "out" / "verification.html").read_text()
+    assert page.count("data:image/png") == 3 * 8
+    assert "All claims hold." in page
+    assert main([*arguments, "--eps", "0.3", "--robust-accuracy", "0.5"]) == 1
+    assert "FAILS: robust accuracy is" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epsilon": "8/0"}, "eps: '8/0' is no number"),
+        ({"epsilon": -1}, "eps: -1 is no number >= 0"),
+        ({"norm": "l2"}, "'l2' is not a norm; did you mean 'L2'"),
+        ({"adversarial": np.zeros((2, 3, 8, 8), np.float32)}, "adversarial: has the shape"),
+        (
+            {"clean": np.full((N, 3, 8, 8), 1.5, np.float32)},
+            "clean: values span .* outside the box",
+        ),
+        ({"adversarial": np.full((N, 3, 8, 8), 128, np.float32)}, "divide images of 0 to 255 by"),
+        ({"adversarial": np.full((N, 3, 8, 8), 128)}, "adversarial: holds int64; give floats"),
+        ({"labels": [0.5] * N}, "labels: are float64"),
+        ({"labels": [1]}, "labels: are int64 of shape"),
+        ({"robust_accuracy": 0.5}, "robust_accuracy: needs a model"),
+        ({"clean": np.zeros((0, 3), np.float32)}, "clean: has the shape"),
+    ],
+)
+def test_wrong_arguments_are_named(images, change, message):
+    clean, adversarial = images
+    given = {"clean": clean, "adversarial": adversarial, "labels": None, "epsilon": EPS, **change}
+    with pytest.raises(UserError, match=message):
+        verify(**given)
+
+
+def test_wrong_files_are_one_line(tmp_path, images, capsys):
+    good, several = tmp_path / "good.npy", tmp_path / "several.npz"
+    np.save(good, images[0])
+    np.savez(several, a=images[0], b=images[1])
+    objects = tmp_path / "objects.npy"
+    np.save(objects, np.array([{}]), allow_pickle=True)
+    (tmp_path / "text.txt").write_text("")
+    (tmp_path / "cut.pt").write_bytes(b"PK")
+    (tmp_path / "empty").mkdir()
+    for name, message in {
+        "missing.npy": "--adversarial: there is no file or folder",
+        "text.txt": "is none of .npy, .npz, .pt, .pth, .safetensors, nor a folder of pictures",
+        "objects.npy": "cannot be read",
+        "cut.pt": "cannot be read",
+        "empty": "holds no pictures",
+        "several.npz": "holds 'a', 'b'; name one, as in several.npz:a",
+        "several.npz:c": "has no array 'c'",
+        "good.npy:a": "holds one array; leave out :a",
+    }.items():
+        arguments = ["--clean", str(good), "--adversarial", str(tmp_path / name), "--eps", "0.1"]
+        assert main(["verify", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert message in error
