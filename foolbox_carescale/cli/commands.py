@@ -198,6 +198,11 @@ def verify(arguments: argparse.Namespace) -> int:
     from ..evaluate.verification.files import read_array
     from ..evaluate.verification.page import print_verification, write_verification
 
+    if arguments.run is not None:
+        return _verify_run(arguments)
+    for name in ("clean", "adversarial", "eps"):
+        if getattr(arguments, name) is None:
+            raise UserError(f"--{name}: is missing; give it, or a run folder in the place of files")
     clean = read_array(arguments.clean, "clean")
     adversarial = read_array(arguments.adversarial, "adversarial")
     labels = None if arguments.labels is None else read_array(arguments.labels, "labels")
@@ -219,6 +224,26 @@ def verify(arguments: argparse.Namespace) -> int:
         written = write_verification(found, clean, adversarial, Path(arguments.output))
         _print(_console(silent=arguments.json), _named(written))
     return 0 if found.holds else CLAIM_FAILS
+
+
+def _verify_run(arguments: argparse.Namespace) -> int:
+    from ..evaluate import verify_run
+    from ..evaluate.verification.page import print_settings
+
+    given = [
+        name
+        for name in ("clean", "adversarial", "labels", "eps", "model", "robust_accuracy", "output")
+        if getattr(arguments, name) is not None
+    ]
+    if given:
+        option = given[0].replace("_", "-")
+        raise UserError(f"--{option}: a run says itself; leave it out, or the run folder")
+    settings = verify_run(arguments.run, allow_code=arguments.allow_code)
+    if arguments.json:
+        print(json.dumps([{"attack": one.attack, **one.found.to_dict()} for one in settings]))
+    else:
+        print_settings(settings, _console())
+    return 0 if all(one.found.holds for one in settings) else CLAIM_FAILS
 
 
 def _load_model(arguments: argparse.Namespace) -> Any:

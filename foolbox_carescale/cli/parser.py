@@ -56,6 +56,8 @@ examples:
   carescale verify --clean r.npz --adversarial r.npz --labels r.npz --eps 0.5 --norm L2 \
       --model resnet50 --robust-accuracy 0.42 --output check
       arrays clean, adversarial and labels of one file (or r.npz:name), and a model's predictions
+  carescale verify runs/mine
+      a run of carescale evaluate save=adversarial_examples, against what it stored
 files: .npy, .npz, .pt (plain tensors), .safetensors, or a folder of pictures
 exit code: 0 where all claims hold, 1 where one does not, 2 after wrong input
 """
@@ -131,14 +133,16 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=_VERIFY_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verify.add_argument("--clean", required=True, metavar="FILE", help="the clean images")
     verify.add_argument(
-        "--adversarial", required=True, metavar="FILE", help="the same images, perturbed"
+        "run",
+        nargs="?",
+        metavar="RUN",
+        help="a run folder that holds its adversarial examples, in the place of files",
     )
+    verify.add_argument("--clean", metavar="FILE", help="the clean images")
+    verify.add_argument("--adversarial", metavar="FILE", help="the same images, perturbed")
     verify.add_argument("--labels", metavar="FILE", help="their classes")
-    verify.add_argument(
-        "--eps", required=True, help="the claim: no perturbation is longer, such as 0.5 or 8/255"
-    )
+    verify.add_argument("--eps", help="the claim: no perturbation is longer, as in 0.5 or 8/255")
     verify.add_argument("--norm", default="Linf", help="of the claim: L0, L1, L2 or Linf (default)")
     verify.add_argument(
         "--model",

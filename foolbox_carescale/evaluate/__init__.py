@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .runner.run import Progress, evaluate
     from .store.results import MinimumNorms, Results, SettingSummary
     from .verification.measure import Check, Verification, verify
+    from .verification.runs import VerifiedSetting, verify_run
 
 _HOMES = {
     "config.compose": ("load_evaluation",),
@@ -46,6 +47,7 @@ _HOMES = {
     "runner.run": ("Progress", "evaluate"),
     "config.sweep": ("load_sweep",),
     "verification.measure": ("Check", "Verification", "verify"),
+    "verification.runs": ("VerifiedSetting", "verify_run"),
 }
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "TrackingConfig",
     "UserError",
     "Verification",
+    "VerifiedSetting",
     "accuracy_at",
     "digits",
     "evaluate",
@@ -73,6 +76,7 @@ __all__ = [
     "print_comparison",
     "print_report",
     "verify",
+    "verify_run",
     "write_report",
 ]
 

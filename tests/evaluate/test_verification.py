@@ -12,7 +12,15 @@ from PIL import Image
 
 from foolbox_carescale import perturb
 from foolbox_carescale.cli import main
-from foolbox_carescale.evaluate import UserError, digits, verify
+from foolbox_carescale.evaluate import (
+    AttackConfig,
+    Evaluation,
+    UserError,
+    digits,
+    evaluate,
+    verify,
+    verify_run,
+)
 
 EPS = 8 / 255
 N = 6
@@ -144,6 +152,45 @@ def test_the_command_writes_a_page_a_csv_and_json(tmp_path, capsys):
     assert "All claims hold." in page
     assert main([*arguments, "--eps", "0.3", "--robust-accuracy", "0.5"]) == 1
     assert "FAILS: robust accuracy is" in capsys.readouterr().out
+
+
+def test_a_run_is_checked_against_what_it_stored(tmp_path, capsys):
+    attacks = {"pgd": AttackConfig("L2ClipAwarePGD", [0.3, 0.6], params={"steps": 3})}
+    folder = tmp_path / "run"
+    evaluation = Evaluation(
+        attacks=attacks, samples=20, batch_size=8, save="adversarial_examples", output=str(folder)
+    )
+    rows = evaluate(evaluation).table.to_pandas()
+    settings = verify_run(folder)
+    assert [one.found.epsilon for one in settings] == [0.3, 0.6]
+    for one in settings:
+        stored = rows[(rows["epsilon"] == one.found.epsilon) & rows["attacked"]]
+        assert one.found.holds
+        assert np.array_equal(one.found.norms["L2"], stored["norm"])
+        assert np.array_equal(one.found.adversarial, stored["adversarial_prediction"])
+        assert np.array_equal(one.found.rounded != one.found.labels, stored["quantised_success"])
+    assert main(["verify", str(folder)]) == 0
+    assert "L2 0.6" in capsys.readouterr().out
+    assert main(["verify", str(folder), "--eps", "1"]) == 2
+    assert "--eps: a run says itself" in capsys.readouterr().err
+
+    file = next((folder / "adversarial_examples").iterdir())
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert main(["verify", str(folder)]) == 2
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_a_run_without_adversarial_examples_says_how_to_keep_them(tmp_path, capsys):
+    attacks = {"noise": AttackConfig("L2ClipAwareGaussianNoise", [0.3])}
+    evaluate(Evaluation(attacks=attacks, samples=3, output=str(tmp_path / "run")))
+    for folder, message in (
+        (tmp_path / "run", "run it with save=adversarial_examples"),
+        (tmp_path, "holds no run"),
+    ):
+        assert main(["verify", str(folder)]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -329,6 +329,26 @@ class RunFolder(SharedFolder):
                 stacklevel=2,
             )
         return examples
+
+    def adversarial_examples(
+        self, columns: Sequence[str]
+    ) -> Iterator[tuple[pa.Table, dict[str, Any]]]:
+        """Yield the saved adversarial examples of each task, after some columns of its rows.
+
+        Raises:
+            IntegrityError: They are not what was written.
+        """
+        self.record()
+        paths = sorted((self.path / "adversarial_examples").glob("*.safetensors"))
+        known = self._rows.some([path.stem for path in paths], columns)
+        for path in paths:
+            if isinstance(found := known[path.stem], Exception):
+                raise IntegrityError(f"{path.name}: {found}")
+            rows, files = found
+            content = read_file(path, MOST_IMAGES)
+            if digest(content) != files.get(f"adversarial_examples/{path.name}"):
+                raise IntegrityError(f"{path.name}: its checksum does not fit its bytes")
+            yield rows, dict(load(content))
 
     def _text(self, name: str, most: int, parse: Callable[[bytes], _T]) -> _T | None:
         try:

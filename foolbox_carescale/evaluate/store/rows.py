@@ -155,9 +155,11 @@ class RowStore:
         for path in self._paths():
             with contextlib.suppress(FileNotFoundError, IntegrityError):
                 file, start = self._check(path), 0
-                for one in file.tasks():
-                    if one.task in found:
-                        found[one.task] = file.read(columns).slice(start, one.rows), one.files
+                inside = file.tasks()
+                rows = file.read(columns) if any(one.task in found for one in inside) else None
+                for one in inside:
+                    if rows is not None and one.task in found:
+                        found[one.task] = rows.slice(start, one.rows), one.files
                     start += one.rows
         return found
 

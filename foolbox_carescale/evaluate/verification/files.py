@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..config.types import DataConfig
 from ..config.validation import expand_path
-from ..data.decoding import as_array, open_image
+from ..data.decoding import as_pixels, open_image, scaled
 from ..data.folders import ENDINGS
 from ..errors import UserError, describe, nearest
 
@@ -112,7 +112,7 @@ def _pictures(folder: Path, option: str) -> Array:
     )
     if not paths:
         raise UserError(f"--{option}: {str(folder)!r} holds no pictures ({', '.join(ENDINGS)})")
-    arrays = [as_array(str(path), open_image(str(path)), DataConfig()) for path in paths]
+    arrays = [scaled(as_pixels(str(path), open_image(str(path)), DataConfig())) for path in paths]
     shapes = {array.shape for array in arrays}
     if len(shapes) > 1:
         raise UserError(

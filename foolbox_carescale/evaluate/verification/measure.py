@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -187,26 +187,34 @@ def verify(
     return result
 
 
+def merge(parts: Sequence[Verification]) -> Verification:
+    """Return what ``verify`` would of all samples at once, of parts with the same claim."""
+    first = parts[0]
+
+    def joined(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else np.concatenate(values)
+
+    names = ("excess", "outside", "finite", "labels", "clean", "adversarial", "rounded")
+    norms = {key: np.concatenate([part.norms[key] for part in parts]) for key in first.norms}
+    found = Verification(first.p, first.epsilon, norms, **{name: joined(name) for name in names})
+    found.checks.extend(_checks(found, None))
+    return found
+
+
 def _checks(found: Verification, claimed: float | None) -> list[Check]:
     n, name = len(found.excess), _name(found.p)
-    exceeding = int(np.count_nonzero(found.excess))
-    outside = int(np.count_nonzero(found.outside))
-    infinite = int(np.count_nonzero(~found.finite))
-    worst = f", the worst by {found.excess.max():.3g}" if exceeding else ""
-    checks = [
-        Check("finite", not infinite, f"{infinite} of {n} hold values that are no numbers"),
-        Check(
-            "box",
-            not outside,
-            f"{outside} of {n} leave [0, 1]"
-            + (f", the worst by {found.outside.max():.3g}" if outside else ""),
-        ),
-        Check(
-            "epsilon",
-            not exceeding,
-            f"{exceeding} of {n} exceed {name} {format_epsilon(found.epsilon)}{worst}",
-        ),
-    ]
+    limit = f"{name} {format_epsilon(found.epsilon)}"
+    claims = {
+        "finite": (~found.finite, "hold values that are no numbers", None),
+        "box": (found.outside > 0, "leave [0, 1]", found.outside),
+        "epsilon": (found.excess > 0, f"exceed {limit}", found.excess),
+    }
+    checks = []
+    for claim, (bad, text, size) in claims.items():
+        count = int(np.count_nonzero(bad))
+        worst = f", the worst by {size.max():.3g}" if count and size is not None else ""
+        checks.append(Check(claim, not count, f"{count} of {n} {text}{worst}"))
     measured = found.accuracy(found.adversarial)
     if claimed is not None and measured is not None:
         text = f"robust accuracy is {measured:.4f}, claimed {claimed:.4f}"

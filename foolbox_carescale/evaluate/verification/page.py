@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import json
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -19,6 +20,7 @@ from ...core.fractions import format_epsilon
 from ..config.types import norm_name
 from ..report.pictures import halve, to_png
 from .measure import Verification, as_images
+from .runs import VerifiedSetting
 
 Array = npt.NDArray[Any]
 
@@ -53,6 +55,35 @@ _ACCURACIES = {
     "robust_accuracy": "robust accuracy (right clean and perturbed)",
     "robust_accuracy_after_8_bits": "the same after rounding to 8 bits",
 }
+
+
+def print_settings(settings: Sequence[VerifiedSetting], console: Console) -> None:
+    """Print a row per attack and epsilon of a run, and each claim that fails."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    columns = ("attack", "claim", "samples", "greatest norm", "fooled", "after 8 bits", "")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("attack", "claim", "") else "right")
+    for one in settings:
+        found, name = one.found, norm_name(one.found.p)
+        fooled, rounded = (
+            "" if values is None else str(np.count_nonzero(values != found.labels))
+            for values in (found.adversarial, found.rounded)
+        )
+        table.add_row(
+            one.attack,
+            f"{name} {format_epsilon(found.epsilon)}",
+            str(len(found.excess)),
+            f"{found.norms[name].max():.6g}",
+            fooled,
+            rounded,
+            "holds" if found.holds else "FAILS",
+        )
+    console.print(table)
+    for one in settings:
+        for check in one.found.checks:
+            if not check.holds:
+                line = f"FAILS: {one.attack}: {check.text}"
+                console.print(line, highlight=False, markup=False)
 
 
 def write_verification(
