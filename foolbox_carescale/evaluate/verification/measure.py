@@ -87,7 +87,7 @@ class Verification:
         return same
 
     def accuracy(self, predictions: Array | None) -> float | None:
-        """Return the part of samples that are right clean and in these predictions."""
+        """Return the share of correctly classified samples, clean and in these predictions."""
         if predictions is None or self.clean is None:
             return None
         return float(np.mean((self.clean == self.labels) & (predictions == self.labels)))

@@ -52,7 +52,7 @@ def print_verification(found: Verification, console: Console) -> None:
 
 _ACCURACIES = {
     "clean_accuracy": "clean accuracy",
-    "robust_accuracy": "robust accuracy (right clean and perturbed)",
+    "robust_accuracy": "robust accuracy (correct clean and perturbed)",
     "robust_accuracy_after_8_bits": "the same after rounding to 8 bits",
 }
 
