@@ -169,8 +169,17 @@ def report(arguments: argparse.Namespace) -> int:
     runs = _load_runs(arguments.runs)
     output = arguments.output or (None if len(runs) == 1 else "report")
     console = _console()
-    if arguments.epsilons:
-        epsilons = parse_epsilons(arguments.epsilons)
+    epsilons = parse_epsilons(arguments.epsilons) if arguments.epsilons else None
+    if arguments.format is not None:
+        from ..evaluate.report.aggregate import aggregate
+        from ..evaluate.report.paper import paper_table
+
+        table = paper_table(aggregate(runs), arguments.format, arguments.attacks, epsilons)
+        print(table, end="")
+        return 0
+    if arguments.attacks is not None:
+        raise UserError("--attacks: needs --format; give one, such as --format latex")
+    if epsilons is not None:
         for results in runs:
             print_epsilons(results, epsilons, console)
         return 0

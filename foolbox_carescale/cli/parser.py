@@ -122,6 +122,14 @@ def make_parser() -> argparse.ArgumentParser:
         help="print only robust accuracy at these, such as 0.1 8/255 or L2=0.1,0.2, from the norms"
         " that minimum-norm attacks found",
     )
+    report.add_argument(
+        "--format",
+        choices=("latex", "markdown", "csv", "json"),
+        help="print one table of robust accuracies in place of writing a report",
+    )
+    report.add_argument(
+        "--attacks", nargs="+", metavar="NAME", help="with --format: show only these, in this order"
+    )
     report.set_defaults(command=commands.report)
     compare = subparsers.add_parser("compare", help="print how runs differ")
     compare.add_argument("base", metavar="RUN", help="the run folder to compare with")

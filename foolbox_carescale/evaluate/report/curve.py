@@ -62,16 +62,14 @@ def accuracy_at(results: Results, epsilons: Epsilons) -> list[CurvePoint]:
             " epsilon; evaluate one, such as L2ClipAwareMinimumNorm"
         )
     names = list(dict.fromkeys(norm_name(one.p) for one in found.values()))
+    check_epsilons(epsilons)
     chosen = epsilons if isinstance(epsilons, Mapping) else dict.fromkeys(names, epsilons)
-    for name, values in chosen.items():
+    for name in chosen:
         if name not in names:
             raise UserError(
                 f"epsilons: no minimum-norm attack in {results.folder} has the norm {name!r};"
                 f" {nearest(name, names)}"
             )
-        for value in values:
-            if not 0 < value < math.inf:
-                raise UserError(f"epsilons: {value!r} is not positive and finite")
     points = []
     for one in found.values():
         for epsilon in sorted(chosen.get(norm_name(one.p), ())):
@@ -80,6 +78,14 @@ def accuracy_at(results: Results, epsilons: Epsilons) -> list[CurvePoint]:
             accuracy = float(robust.mean())
             points.append(CurvePoint(one.attack, one.p, epsilon, len(robust), accuracy, *interval))
     return points
+
+
+def check_epsilons(epsilons: Epsilons) -> None:
+    """Raise a UserError where an epsilon is not positive and finite."""
+    lists = epsilons.values() if isinstance(epsilons, Mapping) else [epsilons]
+    for value in (value for values in lists for value in values):
+        if not 0 < value < math.inf:
+            raise UserError(f"epsilons: {value!r} is not positive and finite")
 
 
 def parse_epsilons(words: Sequence[str]) -> Epsilons:

@@ -31,6 +31,7 @@ def summary_csv(runs: Sequence[Run]) -> str:
                     "attack_name": series.attack_name,
                     "attack_params": series.params,
                     "library": series.library,
+                    "norm": norm_name(series.p),
                     "p": series.p,
                     "epsilon": point.epsilon,
                     "samples": len(point.robust),
@@ -54,13 +55,13 @@ def summary_csv(runs: Sequence[Run]) -> str:
                 row["seconds"] = point.seconds if series.library else None
                 row["still_adversarial_after_8_bits"] = point.quantised
                 rows.append(row)
-    return _csv(rows, list(rows[0]))
+    return to_csv(rows, list(rows[0]))
 
 
 def differences_csv(runs: Sequence[Run]) -> str:
     """Return a row per setting that a run shares with the first, as CSV."""
     rows = [{**vars(one), "beyond_chance": one.beyond_chance} for one in differences(runs)]
-    return _csv(rows, [*(field.name for field in fields(Difference)), "beyond_chance"])
+    return to_csv(rows, [*(field.name for field in fields(Difference)), "beyond_chance"])
 
 
 def summary_markdown(runs: Sequence[Run]) -> str:
@@ -70,10 +71,10 @@ def summary_markdown(runs: Sequence[Run]) -> str:
         correct, total = run.clean
         low, high = wilson(correct, total)
         lines.append(
-            f"- **{_escape(run.name)}**: {_escape(run.model)} on {_escape(run.data)},"
+            f"- **{escape(run.name)}**: {escape(run.model)} on {escape(run.data)},"
             f" {total} samples, clean accuracy {run.clean_accuracy:.3f} ({low:.3f} to {high:.3f})"
         )
-        lines += [f"  - warning: {_escape(str(diagnostic))}" for diagnostic in run.diagnostics]
+        lines += [f"  - warning: {escape(str(diagnostic))}" for diagnostic in run.diagnostics]
     for p, name in norms(runs):
         settings = {
             (number, series.attack): {point.epsilon: point for point in series.points}
@@ -86,7 +87,7 @@ def summary_markdown(runs: Sequence[Run]) -> str:
         head = ["run"] * (len(runs) > 1) + ["attack", *map(format_epsilon, epsilons)]
         body = []
         for (number, attack), points in settings.items():
-            named = [_escape(runs[number].name)] * (len(runs) > 1) + [_escape(attack)]
+            named = [escape(runs[number].name)] * (len(runs) > 1) + [escape(attack)]
             shown = []
             for epsilon in epsilons:
                 point = points.get(epsilon)
@@ -96,29 +97,27 @@ def summary_markdown(runs: Sequence[Run]) -> str:
                     low, high = point.interval
                     shown.append(f"{point.accuracy:.3f} ({low:.3f}–{high:.3f})")  # noqa: RUF001
             body.append([*named, *shown])
-        lines.append(_table(head, body))
+        lines.append(markdown_table(head, body))
     if found_norms := _minimum_norms(runs):
         lines.append("\n## Minimum norms: quantiles over all samples\n")
         head = ["attack", "norm", *(f"{share:.0%}" for share in QUANTILES)]
         body = [
-            [_escape(one.attack), norm_name(one.p), *(f"{norm:.4g}" for norm in quantiles)]
+            [escape(one.attack), norm_name(one.p), *(f"{norm:.4g}" for norm in quantiles)]
             for _, one, quantiles in found_norms
         ]
         if len(runs) > 1:
             head = ["run", *head]
-            body = [
-                [_escape(run), *row] for (run, _, _), row in zip(found_norms, body, strict=True)
-            ]
-        lines.append(_table(head, body))
+            body = [[escape(run), *row] for (run, _, _), row in zip(found_norms, body, strict=True)]
+        lines.append(markdown_table(head, body))
     if len(runs) > 1 and (found := differences(runs)):
-        lines.append(f"\n## Robust accuracy minus that of {_escape(runs[0].name)}\n")
+        lines.append(f"\n## Robust accuracy minus that of {escape(runs[0].name)}\n")
         lines.append(
-            _table(
+            markdown_table(
                 ["run", "attack", "norm", "epsilon", "difference (95% interval)", "samples"],
                 [
                     [
-                        _escape(one.run),
-                        _escape(one.attack),
+                        escape(one.run),
+                        escape(one.attack),
                         norm_name(one.p),
                         format_epsilon(one.epsilon),
                         f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})",
@@ -141,7 +140,8 @@ def _minimum_norms(runs: Sequence[Run]) -> list[tuple[str, Series, list[float]]]
     ]
 
 
-def _csv(rows: list[dict[str, Any]], columns: Sequence[str]) -> str:
+def to_csv(rows: list[dict[str, Any]], columns: Sequence[str]) -> str:
+    """Return rows as CSV that spreadsheets and libraries read alike."""
     lines = [columns, *([row[column] for column in columns] for row in rows)]
     return "".join(",".join(map(_csv_field, line)) + "\n" for line in lines)
 
@@ -159,13 +159,14 @@ def _csv_field(value: Any) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def _table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
+def markdown_table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
+    """Return a table in Markdown."""
     head = list(head)
     lines = [head, ["---"] * len(head), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Return text that Markdown shows as it is, in one cell of a table."""
     for character in "\\|*_<>`[]~&":
         text = text.replace(character, f"\\{character}")

@@ -109,7 +109,7 @@ class Columns:
 
 
 def read_part(part: ResultsFile | pa.Table, names: list[str]) -> pa.Table:
-    """Return columns of a part of a run; texts are dictionaries."""
+    """Return columns of a results file, or of rows in memory; texts are dictionaries."""
     if isinstance(part, ResultsFile):
         return part.read(names)
     return part.select(names).cast(encoded(SCHEMA, names))

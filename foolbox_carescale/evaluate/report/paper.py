@@ -1,0 +1,192 @@
+"""One table of robust accuracies, as a paper prints it: LaTeX, Markdown, CSV or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ...core.fractions import format_epsilon
+from ..config.types import norm_name, norm_order
+from ..errors import UserError, nearest, printable
+from ..statistics import wilson
+from .aggregate import Run
+from .curve import Epsilons, check_epsilons
+from .tables import escape, markdown_table, to_csv
+
+Format = Literal["latex", "markdown", "csv", "json"]
+
+FORMATS: tuple[Format, ...] = ("latex", "markdown", "csv", "json")
+
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Robust accuracy of a run under one attack at one epsilon, with its 95% interval."""
+
+    run: str
+    model: str
+    data: str
+    attack: str
+    norm: str
+    epsilon: float
+    samples: int
+    robust_accuracy: float
+    low: float
+    high: float
+
+
+def entries(
+    runs: Sequence[Run],
+    attacks: Sequence[str] | None = None,
+    epsilons: Epsilons | None = None,
+) -> list[Entry]:
+    """Return what a table shows, by run, attack, norm and epsilon.
+
+    Args:
+        runs: The runs.
+        attacks: Names of those that are shown, in this order; None takes all of the runs.
+        epsilons: Those that are shown, as for ``accuracy_at``. Minimum-norm attacks are known at
+            each; others at those that they ran with.
+
+    Raises:
+        UserError: No run has such an attack, or one at such an epsilon.
+    """
+    known = list(dict.fromkeys(one.attack for run in runs for one in (*run.series, *run.worst)))
+    for name in attacks or ():
+        if name not in known:
+            raise UserError(f"--attacks: no run has {name!r}; {nearest(name, known)}")
+    if epsilons is not None:
+        check_epsilons(epsilons)
+    found = []
+    for run in runs:
+        series = [one for one in (*run.series, *run.worst) if one.attack in (attacks or known)]
+        if attacks is not None:
+            series.sort(key=lambda one: attacks.index(one.attack))
+        for one in series:
+            robust = {point.epsilon: point.robust for point in one.points}
+            wanted: Sequence[float] = list(robust)
+            if isinstance(epsilons, Mapping):
+                wanted = epsilons.get(norm_name(one.p), ())
+            elif epsilons is not None:
+                wanted = epsilons
+            for epsilon in sorted(wanted):
+                # the worst case over attacks is no attack: it is known where all of them are
+                if one.norms is not None and one.library and epsilon not in robust:
+                    robust[epsilon] = one.norms > epsilon
+                if epsilon in robust:
+                    values = robust[epsilon]
+                    share, interval = float(values.mean()), wilson(int(values.sum()), len(values))
+                    about = (run.name, run.model, run.data, one.attack, norm_name(one.p))
+                    found.append(Entry(*about, epsilon, len(values), share, *interval))
+    if not found:
+        raise UserError("--epsilons: no attack is known at one of these; leave them out to see all")
+    return found
+
+
+def paper_table(
+    runs: Sequence[Run],
+    form: Format,
+    attacks: Sequence[str] | None = None,
+    epsilons: Epsilons | None = None,
+) -> str:
+    """Return a table of robust accuracies.
+
+    LaTeX (for the package booktabs) and Markdown have a row per run and attack and a column per
+    norm and epsilon, in percent, with the lowest of each run and column in bold. CSV and JSON
+    have a row per run, attack, norm and epsilon, with the 95% interval, as shares.
+
+    Args:
+        runs: What ``aggregate`` returned.
+        form: One of ``FORMATS``.
+        attacks: As for ``entries``.
+        epsilons: As for ``entries``.
+    """
+    found = entries(runs, attacks, epsilons)
+    if form == "json":
+        return json.dumps([vars(one) for one in found], indent=2) + "\n"
+    if form == "csv":
+        return to_csv([vars(one) for one in found], list(vars(found[0])))
+    columns = sorted(
+        {(one.norm, one.epsilon) for one in found}, key=lambda c: (norm_order(c[0]), c[1])
+    )
+    rows: list[tuple[Run, str, list[str | None]]] = []
+    bold = r"\textbf{{{}}}" if form == "latex" else "**{}**"
+    for run in runs:
+        own = {(one.attack, one.norm, one.epsilon): one for one in found if one.run == run.name}
+        single = {series.attack for series in run.series}
+        best = {
+            column: min((one.robust_accuracy for key, one in own.items()
+                         if key[1:] == column and key[0] in single), default=None)
+            for column in columns
+        }  # fmt: skip
+        for attack in dict.fromkeys(key[0] for key in own):
+            shown: list[str | None] = []
+            for column in columns:
+                one = own.get((attack, *column))
+                text = None if one is None else f"{100 * one.robust_accuracy:.1f}"
+                if one is not None and attack in single and one.robust_accuracy == best[column]:
+                    text = bold.format(text)
+                shown.append(text)
+            rows.append((run, attack, shown))
+    return _latex(rows, columns) if form == "latex" else _markdown(rows, columns)
+
+
+def _markdown(
+    rows: list[tuple[Run, str, list[str | None]]], columns: list[tuple[str, float]]
+) -> str:
+    head = ["model", "clean", "attack", *(f"{norm} {format_epsilon(e)}" for norm, e in columns)]
+    body = [
+        [escape(run.model), f"{100 * run.clean_accuracy:.1f}", escape(attack),
+         *("" if text is None else text for text in shown)]
+        for run, attack, shown in rows
+    ]  # fmt: skip
+    return markdown_table(head, body) + "\n"
+
+
+def _latex(rows: list[tuple[Run, str, list[str | None]]], columns: list[tuple[str, float]]) -> str:
+    norms = list(dict.fromkeys(norm for norm, _ in columns))
+    wide = [sum(norm == name for norm, _ in columns) for name in norms]
+    ends = [3 + sum(wide[: i + 1]) for i in range(len(wide))]
+    groups = [
+        f"\\multicolumn{{{width}}}{{c}}{{{_norm_in_latex(name)}}}"
+        for name, width in zip(norms, wide, strict=True)
+    ]
+    rules = [
+        f"\\cmidrule(lr){{{end - width + 1}-{end}}}" for end, width in zip(ends, wide, strict=True)
+    ]
+    lines = [
+        f"\\begin{{tabular}}{{lrl{'r' * len(columns)}}}",
+        "\\toprule",
+        f"& & & {' & '.join(groups)} \\\\",
+        " ".join(rules),
+        f"Model & Clean & Attack & {' & '.join(format_epsilon(e) for _, e in columns)} \\\\",
+        "\\midrule",
+    ]
+    before: Run | None = None
+    for run, attack, shown in rows:
+        if before is not None and run is not before:
+            lines.append("\\midrule")
+        first = run is not before
+        about = [_in_latex(run.model), f"{100 * run.clean_accuracy:.1f}"] if first else ["", ""]
+        texts = ("--" if text is None else text for text in shown)
+        lines.append(f"{' & '.join([*about, _in_latex(attack), *texts])} \\\\")
+        before = run
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+def _norm_in_latex(name: str) -> str:
+    order = name.removeprefix("L").replace("inf", r"\infty")
+    return rf"$\ell_{{{order}}}$"
+
+
+def _in_latex(text: str) -> str:
+    """Return text that LaTeX prints as it is."""
+    return "".join(_LATEX.get(character, character) for character in printable(text))
