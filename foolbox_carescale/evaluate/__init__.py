@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config.compose import load_evaluation
+    from .config.executors import ExecutorConfig
     from .config.sweep import load_sweep
     from .config.types import (
         AttackConfig,
         DataConfig,
         Evaluation,
-        ExecutorConfig,
         ModelConfig,
         TrackingConfig,
     )
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "config.compose": ("load_evaluation",),
+    "config.executors": ("ExecutorConfig",),
     "config.types": (
         "AttackConfig",
         "DataConfig",
         "Evaluation",
-        "ExecutorConfig",
         "ModelConfig",
         "TrackingConfig",
     ),

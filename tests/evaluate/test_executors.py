@@ -22,6 +22,7 @@ from foolbox_carescale.evaluate import (
 )
 from foolbox_carescale.evaluate.runner.executors.dispatch import BatchQueue
 from foolbox_carescale.evaluate.runner.tasks import Tasks, make_settings
+from foolbox_carescale.evaluate.store.folder import RunFolder
 from tests.evaluate.factories import ATTACKS, HERE, rows, tiny
 
 GUIDE = Path(__file__).parents[2] / "docs/contributing/executor.md"
@@ -68,13 +69,16 @@ def test_a_worker_takes_all_tasks_of_a_batch_and_helps_others_at_the_end():
     tasks = Tasks(make_settings(Evaluation(attacks=ATTACKS)), 3, 1, seed=0)
     in_order = [tasks[number] for batch in range(3) for number in tasks.in_batch(batch)]
     queue = BatchQueue(iter(in_order))
+    assert not queue
     assert {queue.take("a").batch for _ in range(3)} == {0}
-    assert {queue.take("b").batch for _ in range(4)} == {1}
-    assert {queue.take("b").batch for _ in range(2)} == {2}
+    taken = [queue.take("b") for _ in range(6)]
+    assert [task.batch for task in taken] == [1, 1, 1, 1, 2, 2]
+    assert [task.ahead for task in taken] == [(), (), (), (2,), (), ()]
     assert [queue.take("a").batch for _ in range(3)] == [0, 2, 2]
     assert queue.take("b") is None
-    queue.give_back(in_order[:1])  # of a worker that was lost
-    assert queue.take("a") is in_order[0]
+    queue.give_back(in_order[0])  # of a worker that was lost
+    assert queue
+    assert queue.take("a").number == in_order[0].number
     assert queue.take("a") is None
 
 
@@ -98,7 +102,7 @@ def test_a_process_that_dies_is_one_line_and_its_finished_tasks_are_stored(tmp_p
     with pytest.raises(UserError, match=r"the process of cpu ended in task \S+ \(exit code -9\)"):
         evaluate(tiny(tmp_path / "run", model=model, executor=TWO))
     assert multiprocessing.active_children() == []
-    stored = len(list((tmp_path / "run" / "results").iterdir()))
+    stored = len(RunFolder(tmp_path / "run").stored())
     assert stored > 0
     seen = []
     evaluate(tiny(tmp_path / "run", model=model), on_progress=seen.append)
@@ -176,7 +180,7 @@ def test_ctrl_c_ends_the_processes_of_all_devices(tmp_path):
         text=True,
         start_new_session=True,
     ) as process:
-        while process.poll() is None and not list((tmp_path / "run").glob("results/*.parquet")):
+        while process.poll() is None and not list((tmp_path / "run").glob("tasks/*.parquet")):
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         _, errors = process.communicate(timeout=60)  # until all that hold the pipes have ended

@@ -20,9 +20,11 @@ from foolbox_carescale.evaluate import (
     evaluate,
     load_evaluation,
 )
+from foolbox_carescale.evaluate.data.dataset import Source
 from foolbox_carescale.evaluate.data.sources import load_data
 from foolbox_carescale.evaluate.models.loading import load_model
-from foolbox_carescale.evaluate.runner.worker import cross_entropy, perturbation_norms
+from foolbox_carescale.evaluate.runner.measures import cross_entropy, perturbation_norms
+from foolbox_carescale.evaluate.runner.worker import Worker
 from foolbox_carescale.evaluate.store.folder import RunFolder
 from foolbox_carescale.evaluate.store.schema import SCHEMA
 
@@ -135,6 +137,69 @@ def test_order_and_company_of_attacks_change_nothing(tmp_path):
     alone = evaluate(small(tmp_path / "c", attacks={"noise": ATTACKS["noise"]}))
     assert rows(both) == rows(swapped)
     assert [r for r in rows(both) if r["attack"] == "noise"] == rows(alone)
+
+
+def test_a_batch_is_decoded_copied_to_the_device_and_classified_once(tmp_path, monkeypatch):
+    copied, decoded = [], []
+    native, sample = Worker._native, Source.sample
+
+    def counted(self, array):
+        copied.append(array)
+        return native(self, array)
+
+    monkeypatch.setattr(Worker, "_native", counted)
+    monkeypatch.setattr(Source, "sample", lambda self, i: decoded.append(int(i)) or sample(self, i))
+    before = []  # what the model is probed with, before the first task
+
+    def follow(progress):
+        if progress.setting is None:
+            before.append((len(copied), len(decoded)))
+
+    evaluate(small(tmp_path / "run", threads=1), on_progress=follow)
+    ((copies, decodes),) = before
+    assert len(decoded[decodes:]) == len(set(decoded[decodes:])) == 12
+    clean = load_data(DataConfig(), 12).images
+    of_clean = [a for a in copied[copies:] if a.ndim == 4 and (a[0] == clean).all((1, 2, 3)).any()]
+    assert [len(array) for array in of_clean] == [5, 5, 2]
+
+
+class Writing(fb.attacks.LinfFastGradientAttack):
+    """Writes into its inputs."""
+
+    def __call__(self, model, inputs, *arguments, **keywords):
+        returned = super().__call__(model, inputs, *arguments, **keywords)
+        inputs.zero_()
+        return returned
+
+
+def test_an_attack_of_ones_own_that_writes_into_its_inputs_harms_no_other(tmp_path):
+    own = AttackConfig(_target_=f"{__name__}.Writing", epsilons=[0.02])
+    beside = evaluate(small(tmp_path / "a", attacks={"own": own, **ATTACKS}))
+    alone = evaluate(small(tmp_path / "b", attacks=ATTACKS))
+    assert [r for r in rows(beside) if r["attack"] != "own"] == rows(alone)
+    for row in rows(beside):
+        assert row["norm"] is None or row["norm"] <= 1.0001 * row["epsilon"]
+
+
+class Dropout(Brightness):
+    def forward(self, x):
+        return super().forward(x) + 0.1 * torch.randn(len(x), 2)
+
+
+def dropout():
+    return Dropout().eval()
+
+
+@pytest.mark.filterwarnings("ignore::foolbox_carescale.evaluate.EvaluationWarning")
+def test_a_model_that_draws_numbers_has_the_same_rows_in_any_order(tmp_path):
+    changes = {
+        "model": ModelConfig(_target_=f"{__name__}.dropout"),
+        "data": DataConfig(_target_="tests.evaluate.factories.data"),
+    }
+    whole = evaluate(small(tmp_path / "a", **changes))
+    for shard in (2, 0, 1):
+        shards = evaluate(small(tmp_path / "b", **changes, shard=f"{shard}/3"))
+    assert rows(shards) == rows(whole)
 
 
 def test_ours_are_exactly_epsilon_and_inside_the_box(tmp_path):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from ..errors import UserError, nearest
 from ..serialization import to_builtins
+from .executors import ExecutorConfig
 from .validation import (
     CONFIGS,
     OPTIONS,
@@ -31,18 +31,9 @@ from .validation import (
     TargetArguments,
     Threads,
     checked_by,
-    no_such,
     read,
     to_yaml,
 )
-
-EXECUTORS = ("local", "ray")
-EXECUTOR_GROUP = "carescale.executors"
-
-
-def executor_names() -> tuple[str, ...]:
-    """Return the names of the executors that ship, and of those that other packages offer."""
-    return (*EXECUTORS, *(found.name for found in entry_points(group=EXECUTOR_GROUP)))
 
 
 def norm_order(name: str) -> float:
@@ -71,11 +62,6 @@ def shard_of(shard: str | None) -> tuple[int, int]:
     return number, count
 
 
-def _check_executor(name: str) -> None:
-    if name not in EXECUTORS and name not in executor_names():  # which looks at all packages
-        raise ValueError(no_such(name, executor_names()))
-
-
 def _check_label(label: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", label):  # it becomes a file name
         raise ValueError(f"the label {label!r} is not made of letters, digits, _ . and -")
@@ -98,14 +84,6 @@ def _check_epsilons(values: list[float]) -> None:
         raise ValueError(f"{values} holds an epsilon twice")
 
 
-def _to_devices(devices: Any) -> Any:
-    listed = devices if isinstance(devices, list) else []
-    known = [isinstance(one, str) or (type(one) is int and one >= 0) for one in listed]
-    if devices != "all" and not (known and all(known)):
-        raise ValueError(f"{devices!r} are none; give numbers of GPUs, [0, 1], all or [cpu, cpu]")
-    return devices
-
-
 Finite = Field(allow_inf_nan=False)
 Epsilons = Annotated[list[Annotated[Fractional, Field(gt=0), Finite]], checked_by(_check_epsilons)]
 Mean = Annotated[list[Annotated[Real, Finite]], checked_by(_check_channels)]
@@ -116,13 +94,6 @@ Interpolation = Literal[
 Label = Annotated[str, checked_by(_check_label)]
 NormName = Annotated[str, checked_by(norm_order)]
 Shard = Annotated[str, checked_by(shard_of)]
-Share = Annotated[Real, Field(ge=0)]
-Devices = Annotated[list[Natural | str] | Literal["all"], BeforeValidator(_to_devices)]
-Executor = Annotated[
-    str,
-    checked_by(_check_executor),
-    Field(json_schema_extra=lambda schema: schema.update(enum=[*executor_names()])),
-]
 
 
 @dataclass
@@ -242,44 +213,6 @@ class AttackConfig(Arguments):
 
     def __post_init__(self) -> None:
         self.name = self.name or self._target_ or ""
-
-
-@dataclass
-class ExecutorConfig(Config):
-    """The executor of a run's tasks; every executor gives the same results."""
-
-    name: Executor = "local"
-    """``local`` (this process), ``ray``, or that of an entry point in the group
-    ``carescale.executors``.
-    """
-    devices: Devices | None = None
-    """Devices of this machine, with a process for each: numbers of GPUs, such as ``[0, 1]``,
-    ``all`` GPUs, or names, such as ``[cpu, cpu]``; one that occurs twice is shared. None takes the
-    run's ``device``, in this process. For ``local`` only.
-    """
-    address: str | None = None
-    """Address of the Ray cluster; ``auto`` takes the one of this machine, and None starts one."""
-    cpus: Share = 1.0
-    """CPUs of each Ray worker."""
-    gpus: Share = 0.0
-    """GPUs of each Ray worker; a fraction shares a GPU."""
-    workers: Count | None = None
-    """Number of Ray workers; None starts as many as fit into the cluster."""
-    retries: Natural = 3
-    """Further attempts at a task whose Ray worker died."""
-    runtime_env: dict[str, Any] = field(default_factory=dict)
-    """Ray's runtime environment, such as ``{working_dir: .}`` for your own modules that
-    ``_target_`` names: ``working_dir``, ``py_modules``, ``excludes``, ``pip`` (requirements by
-    name) and some ``env_vars``; others with ``--allow-code``.
-    """
-
-    @field_validator("devices")
-    @classmethod
-    def _check_devices(cls, devices: Any, found: ValidationInfo) -> Any:
-        name = found.data.get("name", "local")
-        if devices is not None and name != "local":
-            raise ValueError(f"{devices} is for executor=local, not for {name}; leave it out")
-        return devices
 
 
 @dataclass

@@ -147,6 +147,10 @@ class Tasks(Sequence[Task]):
         """Return the batches of a shard: consecutive ones, about as many as in any other."""
         return range(shard * self.batches // shards, (shard + 1) * self.batches // shards)
 
+    def batch_seed(self, batch: int) -> int:
+        """Return the seed of what is random in the clean predictions of a batch."""
+        return _hashed([self._seed, batch])
+
     def named(self, name: str) -> Task | None:
         """Return the task of a name; None where there is none."""
         match = re.fullmatch(r"(\d{4,})-.+-(\d{5,})", name)
@@ -186,7 +190,7 @@ def make_settings(evaluation: Evaluation) -> list[AttackSetting]:
 
 
 def task_seed(seed: int, setting: AttackSetting, batch: int) -> int:
-    """Return a seed of 63 bits from a hash of all that identifies a task."""
+    """Return a seed from a hash of all that identifies a task."""
     identity = [
         seed,
         setting.label,
@@ -195,7 +199,12 @@ def task_seed(seed: int, setting: AttackSetting, batch: int) -> int:
         setting.config.params,
     ]
     epsilon = None if setting.minimises else setting.epsilon
-    text = json.dumps([*identity, epsilon, batch], sort_keys=True, default=repr)
+    return _hashed([*identity, epsilon, batch])
+
+
+def _hashed(identity: list[Any]) -> int:
+    """Return a seed of 63 bits."""
+    text = json.dumps(identity, sort_keys=True, default=repr)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 

@@ -17,10 +17,11 @@ import pyarrow as pa
 
 from ...attacks.counting import CountingModel
 from ...attacks.ensemble import ClipAwareAutoAttack, StageResult
+from ...attacks.indexing import take_samples
 from ...attacks.model import module_of
 from .. import diagnostics
 from ..config.types import Evaluation
-from ..data.dataset import KEPT, Batch, Data
+from ..data.dataset import Batch, Data
 from ..errors import UserError
 from ..models.loading import load_model
 from ..models.outputs import check_classes
@@ -28,6 +29,7 @@ from ..models.targets import named_errors
 from ..models.weights import weights_digest
 from ..store.schema import SCHEMA, TaskResult
 from .identity import inputs_digest, logit_mixtures
+from .measures import cross_entropy, per_sample, perturbation_norms, quantise, reachable_norms
 from .tasks import AttackSetting, Task, Tasks
 
 EXAMPLES = 4
@@ -37,8 +39,8 @@ LOOKED_AT = 32
 """Samples, at least, that the model is diagnosed at, however small a batch is: a fault at a fifth
 of the samples is at two of 32 or more in 99 of 100 draws, which is above 5%."""
 
-_AT_ONCE = 2**20
-"""Pixels whose norms are taken together: what stays in a processor's cache."""
+PACKAGES = ("foolbox", "foolbox_carescale")
+"""Those whose attacks leave their inputs as they are."""
 
 Array = npt.NDArray[Any]
 
@@ -62,11 +64,28 @@ class ModelProbe:
 
 @dataclass(frozen=True)
 class _CleanBatch:
-    """A batch of samples without an attack."""
+    """A batch without an attack: made once, for all of its tasks.
+
+    Attributes:
+        samples: All of them.
+        predictions: Of the model.
+        losses: Of the model.
+        attacked: Which the model gets right, and those alone:
+        images: as an array,
+        labels: theirs, and
+        inputs: the images on the model's device, with
+        targets: their labels.
+        reachable: By norm, of all samples.
+    """
 
     samples: Batch
     predictions: Array
     losses: Array
+    attacked: Array
+    images: Array
+    labels: Array
+    inputs: Any
+    targets: Any
     reachable: dict[float, Array] = field(default_factory=dict)
 
 
@@ -87,7 +106,7 @@ class Worker:
         """
         self._model, self._name, self._data, self._tasks = model, name, data, tasks
         self._keep = keep
-        self._batches: dict[int, _CleanBatch] = {}
+        self._clean: tuple[int, _CleanBatch] | None = None
 
     def probe_model(self) -> ModelProbe:
         """Classify and diagnose samples of all batches, or of as many as fit into one.
@@ -97,10 +116,7 @@ class Worker:
         """
         module = module_of(self._model)
         weights = None if module is None else weights_digest(module)
-        batch, samples = len(self._tasks.positions(0)), len(self._data)
-        # spread out: of sorted data the first ones are of one class
-        positions = np.linspace(0, samples - 1, min(samples, max(batch, LOOKED_AT))).astype(int)
-        some = self._data.batch(positions)
+        batch, some = len(self._tasks.positions(0)), self._data.batch(probe_positions(self._tasks))
         parts = [self._logits(some.images[i : i + batch]) for i in range(0, len(some), batch)]
         logits = np.concatenate(parts)
         known = some.labels if self._data.labels is None else self._data.labels
@@ -116,8 +132,7 @@ class Worker:
         batch = self._batch(task.batch)
         for number in task.ahead:
             self._data.prefetch(self._tasks.positions(number))
-        attacked = batch.predictions == batch.samples.labels
-        images, labels = batch.samples.images[attacked], batch.samples.labels[attacked]
+        images, labels = batch.images, batch.labels
 
         counted = CountingModel(self._model)
         counted.reports_overflow = True  # diagnostics do, of all samples at once
@@ -125,7 +140,7 @@ class Worker:
         started = time.perf_counter()
         with named_errors(f"attacks.{task.settings[0].label}"):
             returned, clipped, stages = (
-                self._attack(counted, task.settings, images, labels)
+                self._attack(counted, task.settings, batch)
                 if len(images)
                 else (*([images for _ in task.settings],) * 2, [])
             )
@@ -140,7 +155,7 @@ class Worker:
         if task.setting.minimises:
             minimum = self._minimum_norms(images, returned[0], labels, task.setting.p)
         tables, examples = [], None
-        kept: dict[str, Array] = {"sample": batch.samples.index[attacked]}
+        kept: dict[str, Array] = {"sample": batch.samples.index[batch.attacked]}
         for setting, raw, moved in zip(task.settings, returned, clipped, strict=True):
             perturbed = np.clip(moved, 0, 1)
             logits = self._logits(perturbed)
@@ -153,10 +168,10 @@ class Worker:
                 else perturbation_norms(images, raw, setting.p)[0],
                 "minimum_norm": minimum,
                 "broken_by": _broken_by(stages, len(images)),
-                "in_bounds": np.all(_per_sample((moved >= 0) & (moved <= 1)), axis=1),
+                "in_bounds": np.all(per_sample((moved >= 0) & (moved <= 1)), axis=1),
                 **{name: np.full(len(images), value) for name, value in cost.items()},
             }
-            tables.append(self._rows(task, setting, batch, attacked, measured))
+            tables.append(self._rows(task, setting, batch, measured))
             kept[f"epsilon={setting.epsilon!r}"] = perturbed.astype(np.float32)
             if setting is task.pictured and len(images):
                 examples = _examples(setting, images, labels, perturbed, logits)
@@ -164,26 +179,42 @@ class Worker:
         return TaskResult(task.name, rows, examples, kept if self._keep else None)
 
     def _batch(self, number: int) -> _CleanBatch:
-        if number not in self._batches:
-            while len(self._batches) >= KEPT:
-                del self._batches[next(iter(self._batches))]
+        if self._clean is None or self._clean[0] != number:
+            self._clean = None  # before another takes memory on the device
+            seed_everything(self._tasks.batch_seed(number))  # for a model that draws numbers
             samples = self._data.batch(self._tasks.positions(number))
-            logits = self._logits(samples.images)
+            inputs, targets = self._native(samples.images), self._native(samples.labels)
+            logits = _float64(self._model(inputs))
             highest = int(samples.labels.max())
             check_classes(logits.shape, highest, model=self._name, data=self._data.name)
+            predictions = logits.argmax(1)
+            attacked = predictions == samples.labels
+            images, labels = samples.images, samples.labels
+            if not attacked.all():
+                chosen = np.flatnonzero(attacked)
+                images, labels = images[chosen], labels[chosen]
+                inputs, targets = (
+                    take_samples(ep.astensor(t), chosen).raw for t in (inputs, targets)
+                )
             losses = cross_entropy(logits, samples.labels)
-            self._batches[number] = _CleanBatch(samples, logits.argmax(1), losses)
-        return self._batches[number]
+            self._clean = (
+                number,
+                _CleanBatch(
+                    samples, predictions, losses, attacked, images, labels, inputs, targets
+                ),
+            )
+        return self._clean[1]
 
     def _attack(
         self,
         model: CountingModel,
         settings: tuple[AttackSetting, ...],
-        images: Array,
-        labels: Array,
+        batch: _CleanBatch,
     ) -> tuple[list[Array], list[Array], list[StageResult]]:
         """Return points for each setting, the same cut to its epsilon, and an ensemble's stages."""
-        attack, inputs, targets = settings[0].attack, self._native(images), self._native(labels)
+        attack, inputs, targets = settings[0].attack, batch.inputs, batch.targets
+        if settings[0].library not in PACKAGES:  # one of the user's own may write into its inputs
+            inputs, targets = self._native(batch.images.copy()), self._native(batch.labels.copy())
         stages: list[StageResult] = []
         if settings[0].minimises:
             # without an epsilon, so that no list of epsilons ends the search early
@@ -219,11 +250,11 @@ class Worker:
         task: Task,
         setting: AttackSetting,
         batch: _CleanBatch,
-        attacked: Array,
         measured: dict[str, Any],
     ) -> pa.Table:
         if setting.p not in batch.reachable:
             batch.reachable[setting.p] = reachable_norms(batch.samples.images, setting.p)
+        attacked = batch.attacked
         robust, losses = attacked.copy(), batch.losses.copy()
         robust[attacked] = ~measured["success"]
         losses[attacked] = measured.pop("loss")
@@ -261,12 +292,18 @@ class Worker:
     def _logits(self, images: Array) -> Array:
         if len(images) == 0:
             return np.zeros((0, 1))
-        logits: Array = ep.astensor(self._model(self._native(images))).numpy()
-        return logits.astype(np.float64)
+        return _float64(self._model(self._native(images)))
 
     def _native(self, array: Array) -> Any:
         """Return the array as a tensor of the model's framework, on its device."""
         return ep.from_numpy(self._model.dummy, np.ascontiguousarray(array)).raw
+
+
+def probe_positions(tasks: Tasks) -> npt.NDArray[np.int64]:
+    """Return which samples a model is probed with: of sorted data the first are of one class."""
+    samples = tasks.samples
+    count = min(samples, max(len(tasks.positions(0)), LOOKED_AT))
+    return np.linspace(0, samples - 1, count).astype(np.int64)
 
 
 def make_worker(evaluation: Evaluation, data: Data, tasks: Tasks) -> tuple[Worker, ModelProbe]:
@@ -313,40 +350,6 @@ def _broken_by(stages: list[StageResult], samples: int) -> Array:
     return names
 
 
-def cross_entropy(logits: Array, labels: Array) -> Array:
-    """Return -log softmax(logits)[label], shape (N,), float64; NaN or inf of overflowed logits."""
-    with np.errstate(invalid="ignore"):  # inf - inf: diagnostics tell of it, in words
-        shifted = logits - logits.max(axis=1, keepdims=True) if len(logits) else logits
-    log_sum = np.log(np.exp(shifted).sum(axis=1))
-    losses: Array = log_sum - shifted[np.arange(len(labels)), labels]
-    return losses
-
-
-def perturbation_norms(clean: Array, perturbed: Array, *orders: float) -> Array:
-    """Return ||perturbed - clean||_p per order and sample, shape (orders, N), in float64."""
-    norms = np.empty((len(orders), len(clean)))
-    step = max(1, _AT_ONCE // max(clean[0].size, 1)) if len(clean) else 1
-    for start in range(0, len(clean), step):
-        rows = slice(start, start + step)
-        difference = perturbed[rows].astype(np.float64) - clean[rows].astype(np.float64)
-        for row, p in enumerate(orders):
-            norms[row, rows] = np.linalg.norm(_per_sample(difference), ord=p, axis=1)
-    return norms
-
-
-def reachable_norms(images: Array, p: float) -> Array:
-    """Return the largest ||z - image||_p over z in [0, 1]^n, shape (N,), in float64."""
-    farthest_corners = (images < 0.5).astype(np.float32)
-    norms: Array = perturbation_norms(images, farthest_corners, p)[0]
-    return norms
-
-
-def quantise(images: Array) -> Array:
-    """Return the images as 8-bit files hold them: rounded to the nearest multiple of 1/255."""
-    rounded: Array = (np.rint(images * 255) / 255).astype(np.float32)
-    return rounded
-
-
 def seed_everything(seed: int) -> None:
     """Seed every generator that an attack may draw from, of frameworks in use only."""
     short = seed % 2**32  # all that NumPy's and TensorFlow's global generators take
@@ -370,6 +373,10 @@ def _sizes(clean: Array, perturbed: Array, setting: AttackSetting) -> dict[str, 
     return {**sizes, "norm_over_epsilon": sizes["norm"] / setting.epsilon}
 
 
+def _float64(tensor: Any) -> Array:
+    return _array(tensor).astype(np.float64)
+
+
 def _array(tensor: Any) -> Array:
     array: Array = ep.astensor(tensor).numpy()
     return array
@@ -382,7 +389,3 @@ def _where(attacked: Array, values: Array | None) -> pa.Array:
     column = np.full(len(attacked), None if values.dtype == object else 0, values.dtype)
     column[attacked] = values
     return pa.array(column, mask=~attacked)
-
-
-def _per_sample(array: Array) -> Array:
-    return array.reshape(len(array), int(np.prod(array.shape[1:])))

@@ -16,7 +16,7 @@ from ...core import backends
 from ...core.fractions import format_epsilon, parse_fraction
 from ..config.types import norm_name, norm_order
 from ..errors import UserError
-from ..runner.worker import perturbation_norms, quantise
+from ..runner.measures import perturbation_norms, quantise
 
 Array = npt.NDArray[Any]
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Protocol
 
-from ...config.types import EXECUTOR_GROUP, Evaluation
+from ...config.executors import EXECUTOR_GROUP
+from ...config.types import Evaluation
 from ...data.dataset import Data
 from ...errors import UserError
 from ...store.schema import TaskResult

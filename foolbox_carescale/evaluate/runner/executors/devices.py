@@ -70,7 +70,7 @@ class DevicesExecutor:
                 while len(child.tasks) < PREFETCH and (task := queue.take(child)) is not None:
                     child.tasks.append(task)
                     with contextlib.suppress(ConnectionError):  # receiving tells that it ended
-                        child.connection.send(task.number)
+                        child.connection.send((task.number, task.ahead))
             busy = {child.connection: child for child in self._children if child.tasks}
             if not busy:
                 return
@@ -123,12 +123,12 @@ def _inheriting_no_signals() -> Iterator[None]:
 
 
 def _serve(connection: Connection, evaluation: Evaluation) -> None:
-    """Compute the tasks whose numbers come, until the other end is closed."""
+    """Compute the tasks that come, until the other end is closed."""
     worker = RemoteWorker()
     with contextlib.suppress(EOFError, ConnectionError):
         _answer(connection, partial(worker.start, evaluation))
         while True:
-            _answer(connection, partial(worker.run, connection.recv()))
+            _answer(connection, partial(worker.run, *connection.recv()))
 
 
 def _answer(connection: Connection, compute: Callable[[], Any]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterator
 from itertools import groupby
+from typing import Any
 
 import torch
 
@@ -23,6 +25,7 @@ PREFETCH = 2
 class BatchQueue:
     """Tasks by batch: a worker takes all of a batch, so that one worker alone decodes it.
 
+    It gets to know its next batch with the last task of one, so that it can be decoded in time.
     Only where no batch is left to begin, a worker takes from the one with the most tasks left.
     """
 
@@ -30,26 +33,34 @@ class BatchQueue:
         self._batches = (deque(same) for _, same in groupby(tasks, key=lambda task: task.batch))
         self._held: dict[Hashable, deque[Task]] = {}
 
+    def __bool__(self) -> bool:
+        """Return whether tasks were taken from the run that no worker has taken from here."""
+        return any(self._held.values())
+
     def take(self, worker: Hashable) -> Task | None:
         """Return the next task for a worker; None where there is none."""
-        if not self._held.get(worker):
-            most: deque[Task] = max(self._held.values(), key=len, default=deque())
-            self._held[worker] = next(self._batches, most)
-        held = self._held[worker]
-        return held.popleft() if held else None
+        held = self._held.setdefault(worker, deque())
+        while len(held) < 2 and (batch := next(self._batches, None)):
+            held.extend(batch)
+        most = max(self._held.values(), key=len)
+        if not most:
+            return None
+        task = held.popleft() if held else most.pop()
+        ahead = {held[-1].batch} - {task.batch} if held else ()
+        return dataclasses.replace(task, ahead=tuple(ahead))
 
-    def give_back(self, tasks: Iterable[Task]) -> None:
-        """Put back tasks that were not computed, for any worker."""
-        self._held.setdefault(None, deque()).extend(tasks)
+    def give_back(self, task: Task) -> None:
+        """Put back a task that was not computed, for any worker."""
+        self._held.setdefault(None, deque()).append(task)
 
 
 class RemoteWorker:
-    """A worker in a process of its own, where it opens the data itself."""
+    """A worker in a process of its own."""
 
-    def start(self, evaluation: Evaluation) -> ModelProbe:
-        """Open the data and load the model, as a resolved run says."""
+    def start(self, evaluation: Evaluation, data: Any = None) -> ModelProbe:
+        """Load the model as a resolved run says, and open the data where they are not given."""
         torch.set_num_threads(evaluation.threads or 1)
-        data = open_data(evaluation.data, evaluation.samples)
+        data = data or open_data(evaluation.data, evaluation.samples)
         settings = make_settings(evaluation)
         self._tasks = Tasks(settings, len(data), evaluation.batch_size, evaluation.seed)
         self._worker: Worker
@@ -58,6 +69,6 @@ class RemoteWorker:
             self._worker, probe = make_worker(evaluation, data, self._tasks)
         return probe
 
-    def run(self, number: int) -> TaskResult:
-        """Compute the task of a number."""
-        return self._worker.run(self._tasks[number])
+    def run(self, number: int, ahead: tuple[int, ...] = ()) -> TaskResult:
+        """Compute the task of a number; batches that come next are decoded meanwhile."""
+        return self._worker.run(dataclasses.replace(self._tasks[number], ahead=ahead))

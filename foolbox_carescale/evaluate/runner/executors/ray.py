@@ -1,31 +1,35 @@
 """Computes tasks on a Ray cluster: workers that load the model once, and may be lost at any time.
 
-What is in flight is bounded: no task is taken before a worker has room for it. Workers give
-their parts back to this process, which stores them: the nodes need not see the run folder.
+What is in flight is bounded: no batch is taken before a worker has room for its tasks. Workers
+open the data themselves; where they cannot, this process sends them each batch. They give their
+parts back to it, and it stores them: the nodes need not see the run folder.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import re
 import signal
 import socket
 import threading
 import time
-import warnings
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ...config.types import Evaluation
-from ...data.dataset import Data
+from ...data.dataset import Batch, Data, Labels
+from ...data.sources import open_data
 from ...errors import EvaluationWarning, UserError, describe, warn
 from ...store.schema import TaskResult
 from ..identity import check_inputs, check_same_model
-from ..tasks import Task, Tasks, make_settings
-from ..worker import ModelProbe, Worker, make_worker
+from ..tasks import Task, Tasks
+from ..worker import ModelProbe, probe_positions
+from .dispatch import PREFETCH, BatchQueue, RemoteWorker
 
 try:
     import ray
@@ -34,9 +38,6 @@ except ImportError as error:
     raise UserError(
         "executor: ray is not installed; run: pip install 'foolbox-carescale[evaluate,ray]'"
     ) from error
-
-PREFETCH = 2
-"""Tasks that a worker holds: one that it computes, and one so that it need not wait."""
 
 REACH_WITHIN_S = 15.0
 """Seconds in which the head node of a cluster must take a connection."""
@@ -52,16 +53,16 @@ class RayExecutor:
         self._evaluation, self._data, self._tasks = evaluation, data, tasks
         self._settings = evaluation.executor
         self._connected = False
-        self._starting: dict[Any, Any] = {}  # what tells that a worker is ready, and the worker
+        self._starting: dict[Any, _Remote] = {}  # by what tells that it is ready
         self._workers: list[_Remote] = []
         self._probe: ModelProbe | None = None
         self._lost = 0  # workers in a row that died before they were ready
+        self._sent: dict[int, Any] = {}  # batches for workers that cannot open the data
 
     def start(self) -> ModelProbe:
-        """Connect to the cluster, send it the data, and wait for the first worker."""
+        """Connect to the cluster, and wait for the first worker."""
         if not ray.is_initialized():
             self._connect()
-        self._shared = ray.put(self._data)
         for _ in range(self._settings.workers or self._slots()):
             self._start_worker()
         while self._probe is None:
@@ -70,18 +71,16 @@ class RayExecutor:
 
     def run(self, tasks: Iterator[Task]) -> Iterator[tuple[Task, TaskResult]]:
         """Compute tasks as workers get free."""
-        again: deque[Task] = deque()
+        queue = BatchQueue(tasks)
         tries: dict[int, int] = {}
         running: dict[Any, tuple[_Remote, Task]] = {}
         while True:
             for worker in sorted(self._workers, key=lambda worker: len(worker.tasks)):
-                while len(worker.tasks) < PREFETCH:
-                    task = again.popleft() if again else next(tasks, None)
-                    if task is None:
-                        break
-                    running[worker.actor.run.remote(task.number)] = worker, task
+                while len(worker.tasks) < PREFETCH and (task := queue.take(worker)) is not None:
+                    batch = self._send(task.batch) if worker.receives else None
+                    running[worker.actor.run.remote(task.number, task.ahead, batch)] = worker, task
                     worker.tasks.append(task)
-            if not running and not again:
+            if not running and not queue:
                 return
             done = self._wait(running)
             if done is None:
@@ -93,7 +92,7 @@ class RayExecutor:
                 raise _error_in_worker(error) from error
             except ObjectLostError:  # computed, but its node was lost before the part was fetched
                 worker.tasks.remove(task)
-                again.append(task)
+                queue.give_back(task)
             except RayActorError as error:
                 if worker in self._workers:
                     self._workers.remove(worker)
@@ -110,7 +109,7 @@ class RayExecutor:
                             f" {_first_line(error)}); give it more with executor.cpus or less"
                             " batch_size, or raise executor.retries"
                         ) from error
-                again.append(task)
+                queue.give_back(task)
             else:
                 worker.tasks.remove(task)
                 tries.pop(task.number, None)
@@ -118,12 +117,12 @@ class RayExecutor:
 
     def stop(self) -> None:
         """End the workers, and the cluster if it was started here."""
-        actors = [*self._starting.values(), *(worker.actor for worker in self._workers)]
+        workers = [*self._starting.values(), *self._workers]
         # else they went with the connection, and Ray would make a new one only to kill them
-        for actor in actors if ray.is_initialized() else ():
+        for worker in workers if ray.is_initialized() else ():
             with contextlib.suppress(Exception):
-                ray.kill(actor)
-        self._starting, self._workers = {}, []
+                ray.kill(worker.actor)
+        self._starting, self._workers, self._sent = {}, [], {}
         if self._connected:
             self._connected = False
             ray.shutdown()
@@ -154,7 +153,9 @@ class RayExecutor:
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         for node in nodes:
             if node["Alive"]:
-                has = [int(node["Resources"].get(k, 0) / n) for k, n in needed.items() if n > 0]
+                has = [
+                    _fitting(k, node["Resources"].get(k, 0), n) for k, n in needed.items() if n > 0
+                ]
                 slots += min(has, default=1)
         if slots == 0:
             raise UserError(
@@ -170,7 +171,27 @@ class RayExecutor:
             num_gpus=self._settings.gpus,
             scheduling_strategy="SPREAD",
         ).remote()
-        self._starting[actor.start.remote(self._evaluation, self._shared)] = actor
+        self._starting[actor.start.remote(self._evaluation)] = _Remote(actor)
+
+    def _outline(self) -> Any:
+        """Return where workers find the data without their images, and those of the probe."""
+        if -1 not in self._sent:
+            data, tasks = self._data, self._tasks
+            received = data.batch(probe_positions(tasks))
+            self._sent[-1] = ray.put(
+                ReceivedData(
+                    data.name, data.index, data.labels, data.num_classes, data.shape, received
+                )
+            )
+        return self._sent[-1]
+
+    def _send(self, number: int) -> Any:
+        """Return where workers find a batch; the last of each worker stay there."""
+        if number not in self._sent:
+            while len(self._sent) > len(self._workers):
+                del self._sent[min(self._sent)]
+            self._sent[number] = ray.put(self._data.batch(self._tasks.positions(number)))
+        return self._sent[number]
 
     def _wait(self, running: dict[Any, Any]) -> Any | None:
         """Return the next task that is done; None where something else has happened."""
@@ -195,9 +216,9 @@ class RayExecutor:
                 )
         if ready[0] in running:
             return ready[0]
-        actor = self._starting.pop(ready[0])
+        started = self._starting.pop(ready[0])
         try:
-            probe: ModelProbe = ray.get(ready[0])
+            probe: ModelProbe | None = ray.get(ready[0])
         except RayTaskError as error:
             raise _error_in_worker(error) from error
         except RayActorError as error:  # it, or its node, was lost
@@ -216,45 +237,82 @@ class RayExecutor:
                 f"executor: no worker can start (Ray says: {describe(error)});"
                 " check executor.runtime_env"
             ) from error
+        if probe is None:
+            started.receives = True
+            starting = started.actor.start.remote(self._evaluation, self._outline())
+            self._starting[starting] = started
+            return None
         self._lost = 0
         if self._probe is None:
             self._probe = probe
         check_inputs(self._probe.inputs, probe.inputs, "the first Ray worker")
         check_same_model(self._probe.model, probe.model, "of the first Ray worker")
-        self._workers.append(_Remote(actor))
+        self._workers.append(started)
         return None
 
 
 @dataclass(eq=False)
 class _Remote:
-    """A worker that is ready, and the tasks that it holds, the one it computes first."""
+    """A worker, the tasks that it holds, the one it computes first, and whether it gets batches."""
 
     actor: Any
     tasks: list[Task] = field(default_factory=list)
+    receives: bool = False
 
 
-class _Actor:
+class _Actor(RemoteWorker):
     """The actor in a Ray worker. ``start`` is separate, so that its errors are reported."""
 
-    def start(self, evaluation: Evaluation, data: Data) -> ModelProbe:
-        import torch
+    def start(self, evaluation: Evaluation, data: Any = None) -> ModelProbe | None:  # type: ignore[override]
+        """Return None where the data are not given and cannot be opened here."""
+        try:
+            self._data: Any = data or open_data(evaluation.data, evaluation.samples)
+        except UserError:
+            return None
+        try:
+            return super().start(evaluation, self._data)
+        except UserError as error:
+            if isinstance(error.__cause__, ModuleNotFoundError):
+                raise UserError(f"{error}; {_ON_EVERY_NODE}") from error
+            raise
 
-        torch.set_num_threads(evaluation.threads or 1)
-        settings = make_settings(evaluation)
-        self._tasks = Tasks(settings, len(data), evaluation.batch_size, evaluation.seed)
-        self._worker: Worker
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", EvaluationWarning)  # they are in the probe
-            try:
-                self._worker, probe = make_worker(evaluation, data, self._tasks)
-            except UserError as error:
-                if isinstance(error.__cause__, ModuleNotFoundError):
-                    raise UserError(f"{error}; {_ON_EVERY_NODE}") from error
-                raise
-        return probe
+    def run(
+        self, number: int, ahead: tuple[int, ...] = (), batch: Batch | None = None
+    ) -> TaskResult:
+        """Compute a task, whose batch comes with it where the data cannot be opened here."""
+        if batch is not None:
+            self._data.received = batch
+        return super().run(number, ahead)
 
-    def run(self, number: int) -> TaskResult:
-        return self._worker.run(self._tasks[number])
+
+@dataclass
+class ReceivedData:
+    """Data without images, of which ``received`` is the only batch that is there."""
+
+    name: str
+    index: Labels
+    labels: Labels | None
+    num_classes: int
+    shape: tuple[int, ...]
+    received: Batch
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def batch(self, positions: Any) -> Batch:
+        """Return the batch that was received, which must be the one that is asked for."""
+        assert np.array_equal(self.received.index, self.index[positions])
+        # what Ray shares cannot be written to, of which PyTorch warns
+        return dataclasses.replace(self.received, pixels=self.received.pixels.copy())
+
+    def prefetch(self, positions: Any) -> None:
+        """Leave it to the driver."""
+
+
+def _fitting(resource: str, has: float, needs: float) -> int:
+    """Return how often what a worker needs fits into what a node has; part of a GPU is of one."""
+    parts = resource == "GPU" and needs < 1
+    return int(has) * int(1 / needs) if parts else int(has / needs)
 
 
 _ON_EVERY_NODE = (

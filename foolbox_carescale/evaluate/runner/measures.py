@@ -1,0 +1,52 @@
+"""What is measured of a perturbation: norms and losses, in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_AT_ONCE = 2**20
+"""Pixels whose norms are taken together: what stays in a processor's cache."""
+
+Array = npt.NDArray[Any]
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """Return -log softmax(logits)[label], shape (N,), float64; NaN or inf of overflowed logits."""
+    with np.errstate(invalid="ignore"):  # inf - inf: diagnostics tell of it, in words
+        shifted = logits - logits.max(axis=1, keepdims=True) if len(logits) else logits
+    log_sum = np.log(np.exp(shifted).sum(axis=1))
+    losses: Array = log_sum - shifted[np.arange(len(labels)), labels]
+    return losses
+
+
+def perturbation_norms(clean: Array, perturbed: Array, *orders: float) -> Array:
+    """Return ||perturbed - clean||_p per order and sample, shape (orders, N), in float64."""
+    norms = np.empty((len(orders), len(clean)))
+    step = max(1, _AT_ONCE // max(clean[0].size, 1)) if len(clean) else 1
+    for start in range(0, len(clean), step):
+        rows = slice(start, start + step)
+        difference = perturbed[rows].astype(np.float64) - clean[rows].astype(np.float64)
+        for row, p in enumerate(orders):
+            norms[row, rows] = np.linalg.norm(per_sample(difference), ord=p, axis=1)
+    return norms
+
+
+def reachable_norms(images: Array, p: float) -> Array:
+    """Return the largest ||z - image||_p over z in [0, 1]^n, shape (N,), in float64."""
+    farthest_corners = (images < 0.5).astype(np.float32)
+    norms: Array = perturbation_norms(images, farthest_corners, p)[0]
+    return norms
+
+
+def quantise(images: Array) -> Array:
+    """Return the images as 8-bit files hold them: rounded to the nearest multiple of 1/255."""
+    rounded: Array = (np.rint(images * 255) / 255).astype(np.float32)
+    return rounded
+
+
+def per_sample(array: Array) -> Array:
+    """Return an array of shape (N, -1)."""
+    return array.reshape(len(array), int(np.prod(array.shape[1:])))
