@@ -1,11 +1,15 @@
 """The page in a real browser, from disk, without network."""
 
+import io
 import re
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from foolbox_carescale.evaluate import AttackConfig, Evaluation, evaluate, write_report
+from foolbox_carescale.evaluate import AttackConfig, Evaluation, Results, evaluate, write_report
 from foolbox_carescale.evaluate.report.aggregate import aggregate
 from foolbox_carescale.evaluate.report.page import page as html
 from tests.evaluate import synthetic
@@ -274,3 +278,56 @@ def test_a_minimum_norm_attack_has_steps_on_the_page_and_its_quantiles(visit, tm
     assert [float(cell) for cell in cells[1:]] == pytest.approx(
         [*(found.quantile(share) for share in (0.1, 0.5, 0.9)), 0], rel=1e-3
     )
+
+
+def saved(page, button):
+    """Click a button, and return the bytes of the file that it saves."""
+    with page.expect_download() as download:
+        button.click()
+    return Path(download.value.path()).read_bytes()
+
+
+def test_figures_and_tables_are_saved(visit, real):
+    page = visit(real / "one" / "report.html")
+    panel = page.get_by_role("tabpanel")
+    figure = panel.locator(".save", has=page.get_by_role("button", name="SVG")).first
+    text = saved(page, figure.get_by_role("button", name="SVG")).decode()
+    root = ElementTree.fromstring(text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "var(" not in text  # it is drawn without the page
+    assert "epsilon (L2)" in "".join(root.itertext())
+    image = Image.open(io.BytesIO(saved(page, figure.get_by_role("button", name="PNG"))))
+    assert image.size == (3 * int(root.get("width")), 3 * int(root.get("height")))
+    assert len(image.convert("RGB").getcolors(2**20)) > 20
+
+    table = panel.locator(".save", has=page.get_by_role("button", name="CSV")).first
+    rows = saved(page, table.get_by_role("button", name="CSV")).decode().splitlines()
+    assert rows[0].startswith('"attack","0.25"')
+    summary = Results.load(real / "one").summary()
+    pgd = next(row.split(",") for row in rows if row.startswith('"clip_aware_pgd"'))
+    expected = [s.robust_accuracy for s in summary if s.attack == "clip_aware_pgd"]
+    assert [float(value) for value in pgd[1:] if value] == pytest.approx(expected)
+    lines = saved(page, table.get_by_role("button", name="LaTeX")).decode().splitlines()
+    assert lines[0].startswith(r"\begin{tabular}{lr")
+    assert any(line.startswith(r"clip\_aware\_pgd & ") for line in lines)
+
+
+def test_the_address_keeps_what_is_shown(visit, real):
+    page = visit(real / "one" / "report.html")
+    page.get_by_role("tab", name="Linf", exact=True).click()
+    page.get_by_role("tab", name="L2", exact=True).click()
+    panel = page.get_by_role("tabpanel")
+    panel.locator(".legend button").first.click()
+    panel.get_by_label("at epsilon").select_option("2")
+    page.reload()
+    panel = page.get_by_role("tabpanel")
+    assert page.get_by_role("tab", name="L2", exact=True).get_attribute("aria-selected") == "true"
+    pressed = [b.get_attribute("aria-pressed") for b in panel.locator(".legend button").all()]
+    assert pressed == ["false"] + ["true"] * (len(pressed) - 1)
+    assert panel.get_by_label("at epsilon").input_value() == "2"
+    assert panel.locator("svg").first.locator("g.series.off").count() == 1
+
+
+def test_the_header_says_when_and_on_what_the_run_was_made(visit, real):
+    text = visit(real / "one" / "report.html").inner_text("main")
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC, .+ cores.*, seed 0", text)

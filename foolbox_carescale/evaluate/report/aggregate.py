@@ -42,6 +42,7 @@ class Run:
         worst: By p, robust to every attack at this epsilon or a smaller one.
         config: The YAML text.
         versions: Of the packages that made it, as one line.
+        made: When, on what and from which commit, as one line.
         diagnostics: Reasons not to trust its numbers.
         inputs: By sample, what identifies its image and label.
     """
@@ -55,6 +56,7 @@ class Run:
     worst: list[Series]
     config: str
     versions: str
+    made: str
     diagnostics: list[diagnostics.Diagnostic]
     inputs: dict[int, tuple[str, int]]
 
@@ -176,6 +178,9 @@ def _run(name: str, results: Results) -> Run:
     series, inputs, clean, about = read_series(results)
     folder = RunFolder(results.folder)
     config = _config(folder)
+    # as the runner writes them, in comments
+    comments = [line[2:] for line in config.split("\n")[:2] if line.startswith("# ")]
+    versions, made = [*comments, "", ""][:2]
     return Run(
         name=name,
         results=results,
@@ -185,7 +190,8 @@ def _run(name: str, results: Results) -> Run:
         series=series,
         worst=_worst(series),
         config=config,
-        versions=config.partition("\n")[0].removeprefix("# ") if config.startswith("# ") else "",
+        versions=versions,
+        made=made,
         diagnostics=_diagnostics(folder),
         inputs=inputs,
     )

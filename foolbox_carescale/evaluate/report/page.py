@@ -29,7 +29,7 @@ from .pictures import browser
 from .series import QUANTITIES, Point, Series
 
 SCRIPTS = (
-    *("elements", "series", "charts", "tables"),
+    *("elements", "save", "series", "charts", "tables"),
     *("distributions", "results", "images", "main"),
 )
 """Files in ``page/``, in the order in which they are joined. They are own code, since a charting
@@ -83,6 +83,7 @@ def _about(run: Run) -> dict[str, Any]:
         "clean": {"k": correct, "n": total, "low": _finite(low), "high": _finite(high)},
         "config": run.config,
         "versions": run.versions,
+        "made": run.made,
         "diagnostics": [
             {"code": diagnostic.code, "message": diagnostic.message, "remedy": diagnostic.remedy}
             for diagnostic in run.diagnostics

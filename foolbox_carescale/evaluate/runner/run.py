@@ -24,6 +24,7 @@ from ..store.index import StoredTask
 from ..store.results import Results
 from ..tracking import check_tracking, track
 from . import identity
+from .environment import describe
 from .executors import Executor, make_executor
 from .resolve import resolve
 from .tasks import AttackSetting, Task, Tasks, make_settings
@@ -127,7 +128,7 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
             identity.check_same(record, resolved, probe.inputs, folder.path)
             where = f"that the run in {folder.path} was started with"
             identity.check_same_model(record["model"], probe.model, where)
-        folder.write_config(_header() + resolved.to_yaml())
+        folder.write_config(_header(resolved) + resolved.to_yaml())
         folder.write_warnings(diagnostics.to_dicts(captured))
         _compute(executor, log, on_progress or _ignore)
         return _finish(folder, captured)
@@ -358,9 +359,11 @@ def _resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
     return dataclasses.replace(resolved, device=device, threads=threads), data
 
 
-def _header() -> str:
-    """Return the versions that make a run, as a comment."""
-    return "# " + ", ".join(" ".join(item) for item in identity.versions().items()) + "\n"
+def _header(evaluation: Evaluation) -> str:
+    """Return what makes a run, as comments: versions; date, hardware, commit and seed."""
+    versions = ", ".join(" ".join(item) for item in identity.versions().items())
+    made = describe(evaluation.device, Path.cwd())
+    return f"# {versions}\n# {made}, seed {evaluation.seed}\n"
 
 
 def _ignore(progress: Progress) -> None:

@@ -81,9 +81,7 @@ const explain = (one, point) => {
 const line = (points, x, height) =>
   points.map((p, i) => `${i ? "L" : "M"}${x(p.e).toFixed(1)},${height(p).toFixed(1)}`).join("");
 const stairs = (steps, x, height) =>
-  steps
-    .map((s, i) => `${i ? `H${x(s.e).toFixed(1)}V` : `M${x(s.e).toFixed(1)},`}${height(s).toFixed(1)}`)
-    .join("");
+  steps.map((s, i) => `${i ? `H${x(s.e).toFixed(1)}V` : `M${x(s.e).toFixed(1)},`}${height(s).toFixed(1)}`).join("");
 // the same from the last step to the first
 const stairsBack = (steps, x, height) =>
   [...steps]
@@ -165,13 +163,17 @@ const normCurves = (norm, log) => {
   ).picture;
 };
 const legend = (panel, norm) => {
+  const hidden = (state.get(`${norm.name}.hidden`) || "").split(".");
   const groups = (own = "") => panel.querySelectorAll(`g.series${own}`);
   const buttons = norm.series.map((one, number) =>
     button(
       [swatch(one), html("span", {}, label(one))],
-      (event) => toggle(number, event.currentTarget.getAttribute("aria-pressed") !== "true"),
+      (event) => {
+        toggle(number, event.currentTarget.getAttribute("aria-pressed") !== "true");
+        keep();
+      },
       {
-        "aria-pressed": "true",
+        "aria-pressed": String(!hidden.includes(String(number))),
         title: one.name ? `${one.name} ${one.params}` : null,
         onpointerenter: () => groups().forEach((g) => g.classList.toggle("dim", g.dataset.series !== String(number))),
         onpointerleave: () => groups().forEach((g) => g.classList.remove("dim")),
@@ -182,7 +184,15 @@ const legend = (panel, norm) => {
     buttons[number].setAttribute("aria-pressed", String(on));
     groups(`[data-series="${number}"]`).forEach((g) => g.classList.toggle("off", !on));
   };
-  const all = (on) => button(on ? "show all" : "hide all", () => buttons.forEach((_, i) => toggle(i, on)));
+  const keep = () => {
+    const off = buttons.flatMap((b, i) => (b.getAttribute("aria-pressed") === "true" ? [] : [i]));
+    remember(`${norm.name}.hidden`, off.join("."));
+  };
+  const all = (on) =>
+    button(on ? "show all" : "hide all", () => {
+      buttons.forEach((_, i) => toggle(i, on));
+      keep();
+    });
   const restore = () => buttons.forEach((b, i) => toggle(i, b.getAttribute("aria-pressed") === "true"));
   return {
     element: html(

@@ -38,9 +38,9 @@ const short = (value) =>
     ? ""
     : multiple(value) <= 64 && multiple(value) / 255 === value && Number(value.toPrecision(6)) !== value
       ? `${multiple(value)}/255` // as core/fractions.py writes it
-    : value && Math.abs(value) < 1e-3
-      ? Number(value.toPrecision(3)).toExponential()
-      : Number(value.toPrecision(4)).toString();
+      : value && Math.abs(value) < 1e-3
+        ? Number(value.toPrecision(3)).toExponential()
+        : Number(value.toPrecision(4)).toString();
 const fixed = (value, digits = 3) => {
   if (value === null) return "";
   // toFixed rounds ties away from zero, Python, which writes the tables beside the page, to even

@@ -30,14 +30,18 @@ const summary = () =>
       return card(
         `${run.model} on ${run.data}`,
         null,
-        html("p", { class: "soft" }, run.name),
+        html("p", { class: "soft" }, run.name, run.made ? html("br") : null, run.made),
         html("div", { class: "tiles" }, tiles),
         run.diagnostics.length
           ? run.diagnostics.map((d) =>
               html("div", { class: "diagnostic" }, html("b", {}, d.message), d.remedy ? ` — ${d.remedy}.` : ""),
             )
-          : html("p", { class: "fine" }, "✓ no warning: clean accuracy, number of samples, logits, gradients, repeated and smaller batches, " +
-              "bounds, reach of epsilon, order of attacks and rounding were checked"),
+          : html(
+              "p",
+              { class: "fine" },
+              "✓ no warning: clean accuracy, number of samples, logits, gradients, repeated and smaller batches, " +
+                "bounds, reach of epsilon, order of attacks and rounding were checked",
+            ),
       );
     }),
     noteOf(

@@ -15,13 +15,15 @@ const panelOf = (norm, id) => {
   const holes = {};
   for (const name of ["curves", "norms", "histograms", "costs", "classes"]) holes[name] = html("div");
   const key = legend(panel, norm);
-  let log = norm.ends[1] / norm.ends[0] > 4;
+  const own = (name) => `${norm.name}.${name}`;
+  let log = state.has(own("log")) ? state.get(own("log")) === "1" : norm.ends[1] / norm.ends[0] > 4;
   let quantity = "loss";
   const counts = norm.epsilons.map((e) =>
     sum(norm.series.map((one) => (one.worst ? 0 : one.points.filter((p) => p.e === e).length))),
   );
   const most = norm.epsilons.filter((e, i) => counts[i] === Math.max(...counts));
-  let epsilon = most[Math.floor((most.length - 1) / 2)];
+  const asked = norm.epsilons.find((e) => String(e) === state.get(own("epsilon")));
+  let epsilon = asked || most[Math.floor((most.length - 1) / 2)];
   const drawCurves = () => {
     holes.curves.replaceChildren(curves(norm, log));
     holes.norms.replaceChildren(normCurves(norm, log));
@@ -35,6 +37,7 @@ const panelOf = (norm, id) => {
   const otherScale = () => (log ? "linear epsilon" : "logarithmic epsilon");
   const scale = button(otherScale(), (e) => {
     log = !log;
+    remember(own("log"), log ? "1" : "0");
     e.currentTarget.textContent = otherScale();
     drawCurves();
   });
@@ -44,13 +47,15 @@ const panelOf = (norm, id) => {
       html("div", { class: "bar" }, html("h3", {}, "Security curves"), norm.ends[0] < norm.ends[1] ? scale : null),
       "Share of all samples that are correctly classified both without and with the attack, with Wilson’s 95% interval. " +
         "“worst case over attacks” counts a sample as robust only if it withstands every attack at this epsilon " +
-        "and below. An attack that looks for the smallest perturbation has a step at every norm that it found. " +
-        "Click a name to hide it.",
+        "and below. An attack that looks for the smallest perturbation has a step at every norm that it found.",
+      html("p", { class: "note click" }, "Click a name to hide it."),
       html("div", { class: "plot" }, holes.curves, key.element),
+      saveFigure(() => holes.curves.querySelector("svg"), `robust accuracy ${norm.name}`),
     ),
     card(
       "Robust accuracy",
-      "By epsilon, with the 95% interval below each number. Click a column to sort.",
+      "By epsilon, with the 95% interval below each number.",
+      html("p", { class: "note click" }, "Click a column to sort."),
       accuracyTable(norm),
     ),
     minimumTable(norm) || "",
@@ -61,6 +66,7 @@ const panelOf = (norm, id) => {
         "Below 1, the curve above belongs to a smaller epsilon than its axis shows. Attacks that look for the " +
         "smallest perturbation do not aim at epsilon and are left out.",
       html("div", { class: "plot" }, holes.norms),
+      saveFigure(() => holes.norms.querySelector("svg"), `norm over epsilon ${norm.name}`),
       normTable(norm),
     ),
     card(
@@ -82,6 +88,7 @@ const panelOf = (norm, id) => {
           norm.epsilons.map((e) => [String(e), short(e)]),
           (value) => {
             epsilon = norm.epsilons.find((e) => String(e) === value);
+            remember(own("epsilon"), value);
             drawOne();
           },
           String(epsilon),
@@ -117,12 +124,15 @@ const results = () => {
       },
     }),
   );
-  const select = (chosen) =>
+  const select = (chosen, shown = true) => {
+    if (shown) remember("norm", data.norms[chosen].name);
     panels.forEach((panel, i) => {
       panel.hidden = i !== chosen;
       tabs[i].setAttribute("aria-selected", String(i === chosen));
       tabs[i].tabIndex = i === chosen ? 0 : -1;
     });
-  select(0);
+  };
+  const named = data.norms.findIndex((norm) => norm.name === state.get("norm"));
+  select(Math.max(named, 0), false);
   return [html("h2", {}, "Results by norm"), html("div", { role: "tablist", "aria-label": "norm" }, tabs), ...panels];
 };

@@ -35,7 +35,12 @@ const table = (heads, rows) => {
       );
     }),
   );
-  return html("div", { class: "scroll" }, html("table", {}, html("thead", {}, head), body));
+  return html(
+    "div",
+    {},
+    html("div", { class: "scroll" }, html("table", {}, html("thead", {}, head), body)),
+    saveTable(heads, made, heads.join(" ")),
+  );
 };
 const compare = (a, b, sign) => {
   if (a === null || b === null) return (a === null) - (b === null); // what was not measured comes last, either way
@@ -53,11 +58,15 @@ const byEpsilon = (norm, cell, choose = () => true) => {
   return table(["attack", ...norm.epsilons.map(short)], rows);
 };
 const accuracyTable = (norm) =>
-  byEpsilon(norm, (p) => ({
-    node: [fixed(p.k / p.n), html("small", {}, `${fixed(p.low, 2)}–${fixed(p.high, 2)}`)],
-    value: p.k / p.n,
-    style: heat(p.k / p.n),
-  }));
+  byEpsilon(norm, (p) =>
+    p.attacked
+      ? {
+          node: [fixed(p.k / p.n), html("small", {}, `${fixed(p.low, 2)}–${fixed(p.high, 2)}`)],
+          value: p.k / p.n,
+          style: heat(p.k / p.n),
+        }
+      : { node: "not attacked", value: null },
+  );
 const normTable = (norm) =>
   byEpsilon(
     norm,
