@@ -41,9 +41,9 @@ ALLOWED = {
     ("evaluate/models/targets.py", "importlib.import_module"): "_target_, which is asked for",
     ("evaluate/models/weights.py", "torch.load"): "weights_only",
     ("training/checkpoints.py", "torch.load"): "weights_only",
-    ("evaluate/models/loading.py", "torch.hub.get_dir"): "the name of a folder",
+    ("evaluate/models/sources/torchvision.py", "torch.hub.get_dir"): "the name of a folder",
     (
-        "evaluate/models/loading.py",
+        "evaluate/models/sources/torchvision.py",
         "*.get_state_dict",
     ): "weights by name, which are asked for; weights_only",
     ("evaluate/config/compose.py", "omegaconf.OmegaConf.load"): "its loader is a SafeLoader",

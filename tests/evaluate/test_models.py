@@ -248,9 +248,15 @@ def test_a_resolved_run_is_the_same_when_it_is_resolved_again(downloaded):
     assert np.array_equal(data.batch([0]).images, again.batch([0]).images)
 
 
-@pytest.mark.parametrize("name", ["os.system", "torch.load", "../resnet18", "get_model"])
+@pytest.mark.parametrize("name", ["os.system", "torch.load", "get_model"])
 def test_a_models_name_reaches_torchvisions_classifiers_only(name):
     with pytest.raises(UserError, match="torchvision has no classifier"):
+        load_model(ModelConfig(name, None))
+
+
+@pytest.mark.parametrize("name", ["../resnet18", "google/vit-base-patch16-224", "/etc/passwd"])
+def test_a_models_name_begins_with_a_library_that_is_known(name):
+    with pytest.raises(UserError, match="valid: 'hf', 'robustbench', 'timm', 'torchvision'"):
         load_model(ModelConfig(name, None))
 
 

@@ -51,6 +51,10 @@ def refuse_code(config: Tree, folder: Path | None, given: Collection[str]) -> No
         raise _refused("executor.address", f"{address} is a server of a file's choice, which")
     if isinstance(environment, dict):
         _check_runtime_env(environment)
+    model = config.get("model")
+    params = model.get("params") if isinstance(model, dict) else None
+    if isinstance(params, dict) and params.get("trust_remote_code"):
+        raise _refused("model.params.trust_remote_code", "code of the model's repository")
     if folder is None or not any((folder / name).exists() for name in RECORDS):
         return
     for key, value in flatten_keys(config).items():

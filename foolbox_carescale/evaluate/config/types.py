@@ -27,6 +27,7 @@ from .validation import (
     PathText,
     Positive,
     Real,
+    Resize,
     Seed,
     TargetArguments,
     Threads,
@@ -101,13 +102,16 @@ class ModelConfig(TargetArguments):
     """The classifier under attack; it takes images in [0, 1] and normalises them itself."""
 
     name: str = "shufflenet_v2_x0_5"
-    """A torchvision classifier, such as ``resnet18``."""
+    """A torchvision classifier, such as ``resnet18``; ``timm/resnet50``; Hugging Face's
+    ``hf/google/vit-base-patch16-224``, or ``hf/./folder`` of your own; ``robustbench/...``.
+    """
     weights: PathText | None = "auto"
     """``auto``, ``bundled`` (the digits classifier that ships with the package), ``DEFAULT`` or
     another of torchvision's weights by name, a file (safetensors, or a PyTorch state dict,
-    which is read without running code), or None: untrained. ``auto`` takes the weights that fit
-    the data: bundled for digits, DEFAULT for data with ImageNet's 1000 classes. Otherwise the
-    network stays untrained, with a warning.
+    which is read without running code), a folder with one, or None: untrained. ``auto`` takes
+    the weights of a name of timm, Hugging Face or RobustBench, and torchvision's that fit the
+    data: bundled for digits, DEFAULT for ImageNet's 1000 classes. Otherwise the network stays
+    untrained, with a warning.
     """
     num_classes: Count | None = None
     """Number of classes; None takes it from the weights, or else from the data."""
@@ -144,8 +148,7 @@ class DataConfig(TargetArguments):
     """
     size: Count | None = None
     """Height and width in pixels, cropped from the centre. None takes it, with ``resize`` and
-    ``interpolation``, from torchvision's weights if the model has them, and otherwise does not
-    change the images.
+    ``interpolation``, from the model's named weights; others do not change the images.
     """
     seed: Seed = 0
     """Seed of the draw of samples, if the data hold more than ``samples``."""
@@ -156,8 +159,10 @@ class DataConfig(TargetArguments):
     """
     params: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the data set or of ``_target_``."""
-    resize: Count | None = None
-    """Length of the shorter side in pixels, before the crop; None takes ``size``."""
+    resize: Resize | None = None
+    """Length of the shorter side in pixels, before the crop, or ``[height, width]``, whatever the
+    image's shape; None takes ``size``.
+    """
     interpolation: Interpolation | None = None
     """``bilinear``, ``bicubic``, ``nearest``, ...; None takes bilinear."""
     index: PathText | None = None
@@ -174,9 +179,10 @@ class DataConfig(TargetArguments):
 
     @field_validator("resize")
     @classmethod
-    def _check_resize(cls, resize: int | None, found: ValidationInfo) -> int | None:
+    def _check_resize(cls, resize: Any, found: ValidationInfo) -> Any:
         size = found.data.get("size")
-        if resize is not None and (size is None or resize < size):
+        shorter = min(resize) if isinstance(resize, list) else resize
+        if shorter is not None and (size is None or shorter < size):
             raise ValueError(
                 f"{resize} is smaller than data.size, {size}, which is cropped from it"
             )

@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     TypeAdapter,
     ValidationError,
 )
@@ -160,11 +161,27 @@ Fractional = Annotated[
 Positive = Annotated[float, Field(gt=0), BeforeValidator(_refuse_flag)]
 Seed = Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(_refuse_flag)]
 Threads = Annotated[int, Field(ge=1, le=1024), BeforeValidator(_refuse_flag)]
+Resize = Annotated[
+    int | list[int],
+    PlainValidator(
+        lambda value: _read_resize(value),
+        json_schema_input_type=Count | Annotated[list[Count], Field(min_length=2, max_length=2)],
+    ),
+]
 PathText = Annotated[str, BeforeValidator(_to_text), checked_by(_check_path)]
 
 
 adapter: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 """Return pydantic's adapter of a config class, made once."""
+
+
+def _read_resize(value: Any) -> int | list[int]:
+    pair = isinstance(value, (list, tuple))
+    try:
+        height, width = adapter(list[Count]).validate_python(list(value) if pair else [value] * 2)
+    except ValueError:  # pydantic's, or not two
+        raise ValueError(f"{value!r} is neither a length nor [height, width] in pixels") from None
+    return [height, width] if pair else height
 
 
 def read(kind: type[C], content: Any) -> C:

@@ -115,7 +115,8 @@ def _fit(image: Any, config: DataConfig) -> Any:
     from torchvision.transforms import InterpolationMode, functional
 
     mode = InterpolationMode(config.interpolation or "bilinear")
-    resized = functional.resize(image, [config.resize or config.size], mode)
+    sides = config.resize or config.size
+    resized = functional.resize(image, sides if isinstance(sides, list) else [sides], mode)
     return functional.center_crop(resized, [config.size, config.size])
 
 

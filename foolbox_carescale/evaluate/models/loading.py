@@ -1,4 +1,4 @@
-"""Models: torchvision's by name with weights from several sources, or one's own."""
+"""Models by name with weights from several sources, or one's own."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from foolbox.models import Model, PyTorchModel
 
 from ...attacks.model import module_of
 from ..config.types import ModelConfig
 from ..config.validation import expand_path
-from ..errors import EvaluationWarning, UserError, nearest, warn
+from ..errors import LOGGER, EvaluationWarning, UserError, warn
 from .outputs import adapt_module
+from .sources import source_of, torchvision
+from .sources.preset import Preset
 from .targets import call_target
 from .weights import read_notes, read_state
 
 BUNDLED_WEIGHTS = Path(__file__).with_name("digits_shufflenet.safetensors")
 """Made by ``experiments/train_digits.py``."""
 
-BUNDLED_NAME = "shufflenet_v2_x0_5"
-
-IMAGENET_CLASSES = 1000
+IN_FOLDERS = ("model.safetensors", "weights.safetensors")
+"""Files of weights in the folders that Hugging Face's libraries and ``carescale train`` write."""
 
 
 class Normalized(torch.nn.Module):
@@ -111,8 +111,6 @@ def build_network(
     Raises:
         UserError: The model or its weights cannot be had.
     """
-    mean: list[float] | None = None
-    std: list[float] | None = None
     if config._target_ is not None:
         network = made
         if network is None:
@@ -121,10 +119,12 @@ def build_network(
             raise UserError(
                 f"model._target_: {config._target_} returned a Foolbox model; return its module"
             )
+        mean, std = _carried(network, str(config._target_))
     else:
         config = resolve_model(config, data=data, num_classes=num_classes)
-        network, mean, std, classes = _torchvision_model(config, num_classes)
-        config = dataclasses.replace(config, num_classes=classes)
+        network, preset = _named_model(config, num_classes)
+        mean, std = preset.mean, preset.std
+        config = dataclasses.replace(config, num_classes=preset.num_classes)
     if (mean, std, config.mean, config.std) == (None,) * 4:
         _warn_of_normalisation(network, config)
     if config.dtype != "float32":
@@ -157,17 +157,40 @@ def _from_target(config: ModelConfig) -> tuple[Any, ModelConfig]:
     return made, config
 
 
+def _carried(network: torch.nn.Module, name: str) -> tuple[list[float] | None, list[float] | None]:
+    """Return the lists of numbers ``mean`` and ``std`` that a user's own module carries.
+
+    Tensors are what a module computes with itself.
+    """
+    mean, std = ([*map(float, v)] if _are_numbers(v) else None for v in _mean_and_std(network))
+    if mean is None or std is None:
+        return None, None
+    LOGGER.info("model.mean and model.std are those that %s carries: %s, %s", name, mean, std)
+    return mean, std
+
+
+def _mean_and_std(holder: Any) -> tuple[Any, Any]:
+    return getattr(holder, "mean", None), getattr(holder, "std", None)
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, (tuple, list)) and all(isinstance(v, (int, float)) for v in values)
+
+
 def _warn_of_normalisation(network: torch.nn.Module, config: ModelConfig) -> None:
     """Warn where pixels are not normalised, but were when weights like these were trained."""
-    found = getattr(network, "pretrained_cfg", None)  # timm's
-    if config._target_ is None and config.num_classes == IMAGENET_CLASSES and config.weights:
-        found = vars(torchvision.models.get_model_weights(config.name).DEFAULT.transforms())
-    mean, std = ((found or {}).get(key) for key in ("mean", "std"))
-    if isinstance(mean, (tuple, list)) and isinstance(std, (tuple, list)):
+    mean = std = None
+    if config._target_ is not None:
+        found = getattr(network, "pretrained_cfg", None) or {}  # timm's
+        mean, std = found.get("mean"), found.get("std")
+    elif config.weights and source_of(config) is torchvision:
+        mean, std = torchvision.usual_normalisation(config)
+    if _are_numbers(mean) and _are_numbers(std):
         warn(
             EvaluationWarning(
                 "model.mean and model.std are missing, though weights of"
-                f" {config._target_ or config.name} expect {[*mean]} and {[*std]}",
+                f" {config._target_ or config.name} expect {list(mean or [])} and"
+                f" {list(std or [])}",
                 "give both, unless the model normalises its images itself",
             ),
             stacklevel=4,
@@ -206,42 +229,39 @@ def resolve_model(config: ModelConfig, *, data: str, num_classes: int) -> ModelC
     if config._target_ is not None:
         return config
     config = _choose_weights(config, data, num_classes)
-    weights = named_weights(config)
-    if weights is not None:
-        return dataclasses.replace(config, weights=weights.name)
     path = _weights_file(config)
+    if config.weights is not None and path is None:
+        return dataclasses.replace(config, weights=source_of(config).name_weights(config))
     classes = (path and read_notes(path).num_classes) or num_classes
     if config.num_classes is None and classes:
         return dataclasses.replace(config, num_classes=classes)
     return config
 
 
-def named_weights(config: ModelConfig) -> Any:
-    """Return the member of torchvision's enum that the weights name; None for other weights."""
-    if config._target_ is not None or config.weights in (None, "auto", "bundled"):
+def preset_of(config: ModelConfig) -> Preset | None:
+    """Return what a model's weights expect of their images; None where that is not known.
+
+    A file of timm's or Hugging Face's models expects what those of the name do, unless it notes
+    what it was trained with; its number of classes is its own.
+    """
+    if config._target_ is not None or config.weights in (None, "auto"):
         return None
-    assert config.weights is not None
-    if _weights_file(config) is not None:
+    path = _weights_file(config)
+    if path is None:
+        return source_of(config).preset(config)
+    if source_of(config) is torchvision or read_notes(path).mean is not None:
         return None
-    enum = torchvision.models.get_model_weights(config.name)
-    name = config.weights.rpartition(".")[2]
-    looks_like_file = "/" in config.weights or config.weights.endswith(
-        (".safetensors", ".pt", ".pth", ".bin")
-    )
-    if looks_like_file or name not in enum.__members__:
-        valid = nearest(name, ["bundled", "auto", "DEFAULT", *enum.__members__])
-        raise UserError(
-            f"model.weights: {config.weights!r} is no such file"
-            + ("" if looks_like_file else f", nor weights of {config.name}; {valid}")
-        )
-    return enum[name]
+    return dataclasses.replace(source_of(config).preset(config), num_classes=None)
 
 
 def _weights_file(config: ModelConfig) -> Path | None:
+    """Return the file that the weights name, or that lies in the folder which they name."""
     if config.weights is None:
         return None
     path = BUNDLED_WEIGHTS if config.weights == "bundled" else expand_path(config.weights)
-    return path if os.path.isfile(path) else None  # also of a name that is too long
+    paths = (path, *(path / name for name in IN_FOLDERS))
+    # os.path: also of a name that is too long
+    return next((each for each in paths if os.path.isfile(each)), None)
 
 
 def find_device(name: str, *, key: str = "device") -> torch.device:
@@ -283,91 +303,43 @@ def find_devices(names: Sequence[int | str] | str) -> list[str]:
 
 
 def _choose_weights(config: ModelConfig, data: str, num_classes: int) -> ModelConfig:
-    names = torchvision.models.list_models(module=torchvision.models)
-    if config.name not in names:
-        raise UserError(
-            f"model.name: torchvision has no classifier {config.name!r};"
-            f" {nearest(config.name, names)}"
-        )
+    weights = source_of(config).default_weights(config, data, num_classes)
     if config.weights == "auto":
-        if config.name == BUNDLED_NAME and data == "digits":
-            return dataclasses.replace(config, weights="bundled")
-        if num_classes == IMAGENET_CLASSES:
-            return dataclasses.replace(config, weights="DEFAULT")
-        warn(
-            EvaluationWarning(
-                f"{config.name} has no weights for {data}, so it is untrained and its results are"
-                " meaningless",
-                "give model.weights (a file, or the name of torchvision's weights)",
-            ),
-            stacklevel=3,
-        )
-        return dataclasses.replace(config, weights=None)
-    if config.weights == "bundled" and config.name != BUNDLED_NAME:
+        if weights is None:
+            warn(
+                EvaluationWarning(
+                    f"{config.name} has no weights for {data}, so it is untrained and its results"
+                    " are meaningless",
+                    "give model.weights (a file, or the name of torchvision's weights)",
+                ),
+                stacklevel=3,
+            )
+        return dataclasses.replace(config, weights=weights)
+    if config.weights == "bundled" and config.name != torchvision.BUNDLED_NAME:
         raise UserError(
-            f"model.weights: the bundled ones are {BUNDLED_NAME}'s, not {config.name}'s;"
-            " give DEFAULT, a file or null"
+            f"model.weights: the bundled ones are {torchvision.BUNDLED_NAME}'s, not"
+            f" {config.name}'s; give DEFAULT, a file or null"
         )
     return config
 
 
-def _torchvision_model(
-    config: ModelConfig, data_classes: int
-) -> tuple[torch.nn.Module, list[float] | None, list[float] | None, int]:
+def _named_model(config: ModelConfig, data_classes: int) -> tuple[torch.nn.Module, Preset]:
+    """Return a model by name, and what its weights expect of their images."""
+    source, path = source_of(config), _weights_file(config)
     if config.weights is None:
         classes = config.num_classes or data_classes
-        return _build(config, num_classes=classes), None, None, classes
-    path = _weights_file(config)
-    if path is not None:
-        state, notes = read_state(path), read_notes(path)
-        classes = config.num_classes or notes.num_classes or data_classes
-        network = _build(config, num_classes=classes)
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            reason = "; ".join(line.strip() for line in str(error).split("\n")[1:3])
-            raise UserError(
-                f"model.weights: {config.weights} does not fit {config.name} with {classes} classes"
-                f" ({reason[:200]}); check model.name and model.num_classes"
-            ) from error
-        return network, notes.mean, notes.std, classes
-    weights = named_weights(config)
-    _check_download(config, weights)
-    arguments = {"weights": weights}
-    if config.num_classes is not None:
-        arguments["num_classes"] = config.num_classes
-    network = _build(config, **arguments)
-    preset = weights.transforms()
-    return network, list(preset.mean), list(preset.std), len(weights.meta["categories"])
-
-
-def _check_download(config: ModelConfig, weights: Any) -> None:
-    """Download the file if it is not there yet, and see that reading it runs no code.
-
-    torchvision itself unpickles what is in the cache without restriction.
-    """
+        return source.build(config, classes, None), Preset(classes)
+    if path is None:
+        return source.pretrained(config), source.preset(config)
+    notes = read_notes(path)
+    classes = config.num_classes or notes.num_classes or data_classes
     try:
-        weights.get_state_dict(
-            progress=False, check_hash=True, map_location="cpu", weights_only=True
-        )
-    except OSError as error:  # URLError is one
+        network = source.build(config, classes, read_state(path))
+    except RuntimeError as error:
+        reason = "; ".join(line.strip() for line in str(error).split("\n")[1:3])
         raise UserError(
-            f"model.weights: {config.weights} of {config.name} could not be downloaded ({error});"
-            " give a local file, or null for an untrained network"
+            f"model.weights: {config.weights} does not fit {config.name} with {classes} classes"
+            f" ({reason[:200]}); check model.name and model.num_classes"
         ) from error
-    except Exception as error:  # as in read_state
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise UserError(
-            f"model.weights: {folder / Path(weights.url).name} is not a plain PyTorch state dict,"
-            " and anything else is refused because it could run code; remove it"
-        ) from error
-
-
-def _build(config: ModelConfig, **arguments: Any) -> torch.nn.Module:
-    try:
-        network: torch.nn.Module = torchvision.models.get_model(
-            config.name, **arguments, **config.params
-        )
-    except (TypeError, ValueError, RuntimeError) as error:  # of the user's params or num_classes
-        raise UserError(f"model: torchvision cannot build {config.name}: {error}") from error
-    return network
+    preset = preset_of(config) or Preset(mean=notes.mean, std=notes.std)
+    return network, dataclasses.replace(preset, num_classes=classes)

@@ -8,7 +8,7 @@ from ..config.types import DataConfig, Evaluation, ModelConfig
 from ..data.dataset import Data
 from ..data.sources import open_source
 from ..errors import EvaluationWarning, warn
-from ..models.loading import named_weights, resolve_model
+from ..models.loading import preset_of, resolve_model
 
 
 def resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
@@ -24,11 +24,11 @@ def resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
     model = resolve_model(evaluation.model, data=source.name, num_classes=source.num_classes)
     view = view_of(evaluation.data, model)
     data = source.choose(view, evaluation.samples)
-    weights = named_weights(model)
-    if model._target_ is None and weights is None and model.num_classes is None:
+    preset = preset_of(model)
+    classes = preset.num_classes if preset else None
+    if model._target_ is None and classes is None and model.num_classes is None:
         model = dataclasses.replace(model, num_classes=data.count_classes())
-    classes = data.num_classes if weights is None else len(weights.meta["categories"])
-    if data.num_classes not in (0, classes):
+    if classes is not None and data.num_classes not in (0, classes):
         warn(
             EvaluationWarning(
                 f"the weights of {model.name} have {classes} classes, but {data.name} has"
@@ -41,14 +41,13 @@ def resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
 
 
 def view_of(data: DataConfig, model: ModelConfig) -> DataConfig:
-    """Size and interpolation of torchvision's weights, where the config leaves them open."""
-    weights = named_weights(model)
-    if weights is None or data.size is not None:
+    """Return the data in the size and interpolation of the weights, unless a size is given."""
+    preset = preset_of(model) if data.size is None else None
+    if preset is None or preset.size is None:
         return data
-    preset = weights.transforms()
     return dataclasses.replace(
         data,
-        size=preset.crop_size[0],
-        resize=data.resize or preset.resize_size[0],
-        interpolation=data.interpolation or preset.interpolation.value,
+        size=preset.size,
+        resize=data.resize or preset.resize,
+        interpolation=data.interpolation or preset.interpolation,
     )
