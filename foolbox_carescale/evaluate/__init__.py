@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .data.digits import digits
     from .errors import EvaluationWarning, UserError
     from .models.loading import load_model
-    from .report import print_comparison, print_report, write_report
+    from .report import plot_curves, print_comparison, print_report, write_report
     from .report.curve import CurvePoint, accuracy_at
     from .runner.run import Progress, evaluate
     from .store.results import MinimumNorms, Results, SettingSummary
@@ -41,7 +41,7 @@ _HOMES = {
     "data.digits": ("digits",),
     "errors": ("EvaluationWarning", "UserError"),
     "models.loading": ("load_model",),
-    "report": ("print_comparison", "print_report", "write_report"),
+    "report": ("plot_curves", "print_comparison", "print_report", "write_report"),
     "report.curve": ("CurvePoint", "accuracy_at"),
     "store.results": ("SettingSummary", "Results", "MinimumNorms"),
     "runner.run": ("Progress", "evaluate"),
@@ -73,6 +73,7 @@ __all__ = [
     "load_evaluation",
     "load_model",
     "load_sweep",
+    "plot_curves",
     "print_comparison",
     "print_report",
     "verify",

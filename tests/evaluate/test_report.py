@@ -23,6 +23,7 @@ from foolbox_carescale.evaluate import (
     UserError,
     accuracy_at,
     evaluate,
+    plot_curves,
     print_comparison,
     print_report,
     write_report,
@@ -197,6 +198,23 @@ def test_quantiles_of_minimum_norms_are_on_the_console_and_in_the_tables(nearest
 def test_a_run_of_minimum_norm_attacks_only_has_no_figure_of_norms(tmp_path):
     results = synthetic.run(tmp_path / "run", attacks=1, nearest=[0])
     assert [path.name for path in write_report(results)][-1] == "curves.svg"
+
+
+def test_curves_are_plotted_into_axes_of_the_users(tmp_path):
+    from matplotlib.figure import Figure
+
+    results = synthetic.run(tmp_path / "run", attacks=2)
+    axes = Figure().subplots()
+    assert plot_curves(results, ax=axes) is axes
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    for summary in results.summary():
+        drawn = dict(zip(*lines[summary.attack].get_data(), strict=True))
+        assert drawn[summary.epsilon] == summary.robust_accuracy
+    assert axes.get_ylabel() == "robust accuracy"
+    with pytest.raises(UserError, match="norm: no attack has 'l2'; did you mean 'L2'"):
+        plot_curves(results, norm="l2", ax=axes)
+    with pytest.raises(UserError, match="results: there is none"):
+        plot_curves(ax=axes)
 
 
 def test_robust_accuracy_at_any_epsilon_comes_from_the_stored_norms(nearest, capsys):

@@ -4,19 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..config.validation import expand_path
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..store.results import Results
 from . import figures, pictures, tables
-from .aggregate import Run, aggregate
+from .aggregate import Run, aggregate, norms
 from .console import print_comparison, print_report
 from .page import page
 
 SMALL = 64
 """Pixels per side up to which images are drawn as batches of equal colour."""
 
-__all__ = ["print_comparison", "print_report", "write_report"]
+__all__ = ["plot_curves", "print_comparison", "print_report", "write_report"]
+
+
+def plot_curves(*results: Results, norm: str | None = None, ax: Any = None) -> Any:
+    """Plot robust accuracy by epsilon with 95% intervals, a line per attack, as the report does.
+
+    Args:
+        results: One run or several.
+        norm: Such as "L2"; may be left out where the runs have one norm.
+        ax: Matplotlib's axes to draw into; None takes the current ones of pyplot.
+
+    Returns:
+        The axes; ``ax.legend()`` names the lines.
+
+    Raises:
+        UserError: There is no run, no attack of this norm, or more than one norm and none named.
+    """
+    if not results:
+        raise UserError("results: there is none; give at least one run")
+    runs = aggregate(results)
+    names = {name: p for p, name in norms(runs)}
+    if norm is None and len(names) > 1:
+        raise UserError(f"norm: the runs have {', '.join(names)}; name one")
+    name = next(iter(names)) if norm is None else norm
+    if name not in names:
+        raise UserError(f"norm: no attack has {name!r}; {nearest(name, names)}")
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.gca()
+    figures.draw_curves(ax, runs, names[name])
+    ax.set_ylabel("robust accuracy")
+    return ax
 
 
 def write_report(*results: Results, output: str | Path | None = None) -> list[Path]:

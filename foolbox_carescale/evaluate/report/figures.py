@@ -63,23 +63,8 @@ def curves(runs: Sequence[Run]) -> Figure:
         )
         panels = figure.subplots(1, len(orders), sharey=True, squeeze=False)[0]
         for panel, p in zip(panels, orders, strict=True):
-            styles, ends = palette.styles(runs, p), curve.extent(runs, p)
-            for number, run in enumerate(runs):
-                name = f"clean, {run.name}" if len(runs) > 1 else "clean"
-                panel.axhline(
-                    run.clean_accuracy, color="0.55", lw=1, ls=_dashes(number + 1), label=name
-                )
-                for series in run.series:
-                    if series.p == p:
-                        label = f"{series.attack}, {run.name}" if len(runs) > 1 else series.attack
-                        _curve(panel, series, styles[number, series.attack], label, ends)
+            draw_curves(panel, runs, p)
             panel.set_title(norm_name(p))
-            panel.set_xscale("log")
-            epsilons = {c.epsilon for run in runs for s in run.series if s.p == p for c in s.points}
-            _label_epsilons(panel, sorted(epsilons))
-            panel.set_xlabel("epsilon")
-            panel.set_ylim(-0.03, 1.03)
-            panel.grid(color="0.92")
             panel.legend(
                 loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8.5, handlelength=3
             )
@@ -87,6 +72,24 @@ def curves(runs: Sequence[Run]) -> Figure:
         samples = " / ".join(dict.fromkeys(str(run.clean[1]) for run in runs))
         figure.suptitle(f"{title(runs)}, {samples} samples", fontsize=11, parse_math=False)
     return figure
+
+
+def draw_curves(panel: Axes, runs: Sequence[Run], p: float) -> None:
+    """Draw the curves of one norm, without a title and a legend."""
+    styles, ends = palette.styles(runs, p), curve.extent(runs, p)
+    for number, run in enumerate(runs):
+        name = f"clean, {run.name}" if len(runs) > 1 else "clean"
+        panel.axhline(run.clean_accuracy, color="0.55", lw=1, ls=_dashes(number + 1), label=name)
+        for series in run.series:
+            if series.p == p:
+                label = f"{series.attack}, {run.name}" if len(runs) > 1 else series.attack
+                _curve(panel, series, styles[number, series.attack], label, ends)
+    panel.set_xscale("log")
+    epsilons = {c.epsilon for run in runs for s in run.series if s.p == p for c in s.points}
+    _label_epsilons(panel, sorted(epsilons))
+    panel.set_xlabel("epsilon")
+    panel.set_ylim(-0.03, 1.03)
+    panel.grid(color="0.92")
 
 
 def norms(runs: Sequence[Run]) -> Figure:
