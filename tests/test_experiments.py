@@ -69,6 +69,16 @@ def test_resnet50_folder(tmp_path, monkeypatch):
     assert results.table["model"][0].as_py() == "resnet50"
 
 
+@pytest.mark.nightly
+def test_a_run_of_many_tasks_survives_kills(tmp_path):
+    from experiments import scale
+
+    few = ["--samples", "400", "--settings", "4", "--batch", "2", "--kills", "1"]
+    scale.main([*few, "--folder", str(tmp_path / "run"), "--output", str(tmp_path)])
+    text = (tmp_path / "scale.md").read_text(encoding="utf-8")
+    assert "Of 1600 rows 0 differ from what was stored." in text
+
+
 def test_ray(tmp_path):
     pytest.importorskip("ray")
     # a process of its own: Ray forks, which JAX, if a test has imported it, warns about

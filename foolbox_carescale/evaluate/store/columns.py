@@ -82,13 +82,14 @@ class Columns:
         return values
 
     def texts(self, name: str) -> tuple[Array, list[str]]:
-        """Return a column of texts in order, as numbers, and the texts that these count."""
+        """Return a column of texts in order, as numbers, -1 for null, and the texts they count."""
         codes, start = np.empty(sum(self._sizes), np.int32), 0
         known: dict[str, int] = {}
         for part, size in zip(self._parts, self._sizes, strict=True):
             column = read_part(part, [name])[name].unify_dictionaries().combine_chunks()
-            numbers = [known.setdefault(t, len(known)) for t in column.dictionary.to_pylist()]
-            self._put(codes, start, np.array(numbers, np.int32)[column.indices.to_numpy()])
+            found = [known.setdefault(t, len(known)) for t in column.dictionary.to_pylist()]
+            numbers = np.array([*found, -1], np.int32)  # of null, the last one
+            self._put(codes, start, numbers[column.indices.fill_null(-1).to_numpy()])
             start += size
         return codes, list(known)
 

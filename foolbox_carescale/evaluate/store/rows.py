@@ -28,8 +28,8 @@ from .schema import SCHEMA, check_rows
 ROWS = 2**17
 """Rows of a results file, and of its one row group: what other programs read at a time."""
 
-TASKS = 2**10
-"""Files of tasks after which a process makes them fewer, however few rows they have."""
+TASKS = 2**9
+"""Files of tasks at which a process makes them fewer, however few rows they have."""
 
 _NUMBER = re.compile(r"[0-9]{5,9}$")
 _State = tuple[int, ...]  # of a file: another one has another
@@ -45,11 +45,11 @@ class RowStore:
         self._checked: set[_State] = set()  # those whose rows were checked
         self._reported: dict[Path, _State] = {}
         self._cleared: dict[Path, _State] = {}
-        self._files = self._rows = 0  # written since the last compaction
+        self._files = self._rows = 0  # waiting, and written, since the last compaction
 
     @property
     def due(self) -> bool:
-        """Tell whether this process has written enough for ``compact``."""
+        """Tell whether there is enough for ``compact``."""
         return self._files >= TASKS or self._rows >= ROWS
 
     @property
@@ -65,6 +65,8 @@ class RowStore:
             "carescale.version": __version__,
             "carescale.files": json.dumps(files),
         }
+        if not self._files:  # processes that were killed have left some
+            self._files = len(self.waiting())
         self._folder.write_file(f"tasks/{task}.parquet", to_parquet(rows, notes))
         self._files, self._rows = self._files + 1, self._rows + len(rows)
 
