@@ -26,6 +26,10 @@ class UserError(ValueError):
         return "\n".join(self.args)
 
 
+class SampleError(UserError):
+    """A sample of the data cannot be read; others may be."""
+
+
 class StorageError(UserError):
     """The run folder cannot be written: no room, or no permission. What it holds is intact."""
 

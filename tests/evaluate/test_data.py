@@ -493,6 +493,27 @@ def test_an_error_ahead_is_that_of_its_batch_alone():
     data.close()
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_that_cannot_be_read_are_skipped_where_that_is_asked_for(workers):
+    source = eight_bits(threads=True)[0]
+    data = source.choose(DataConfig(workers=workers, on_error="skip"), None)
+    for positions in ([6, 7, 8], [8, 6]):
+        data.prefetch(positions)
+        batch = data.batch(positions)
+        assert batch.index.tolist() == [place for place in positions if place != 7]
+        assert batch.labels.tolist() == [place % 3 for place in batch.index]
+        assert list(batch.skipped) == [7] * (7 in positions)
+    with pytest.raises(UserError, match="none of 1 samples of a batch can be read; data: sample 7"):
+        data.batch([7])
+    data.close()
+    first = Source("first", 2, lambda i: source.get(7 + i))
+    assert first.choose(DataConfig(on_error="skip"), None).shape == (3, 6, 5)
+    with pytest.raises(UserError, match="sample 0 of first cannot be read"):
+        _ = first.choose(DataConfig(), None).shape
+    with pytest.warns(EvaluationWarning, match=r"1 of 12 samples are left out \(data: sample 7"):
+        assert len(source.read(DataConfig(on_error="skip"), None)) == 11
+
+
 @pytest.mark.parametrize(("workers", "threads"), [(None, False), (0, True)])
 def test_data_that_threads_must_not_read_are_read_when_they_are_needed(workers, threads):
     source, read = eight_bits(threads=threads)

@@ -201,6 +201,87 @@ def test_an_image_that_has_changed_since_a_task_saw_it_is_refused(tmp_path, monk
         evaluate(tiny(folder))
 
 
+def write_photos(root, damaged=()):
+    """Write 24 images of two classes, some of which cannot be read, and return their paths."""
+    generator, paths = np.random.default_rng(0), []
+    for label in (0, 1):
+        (root / str(label)).mkdir(parents=True)
+        for i in range(12):
+            pixels = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+            paths.append(root / str(label) / f"{i:02d}.png")
+            Image.fromarray(pixels).save(paths[-1])
+    for place in damaged:
+        paths[place].write_bytes(b"no image")
+    return paths
+
+
+def of_photos(root, *, on_error="raise"):
+    data = DataConfig("folder", root=str(root), on_error=on_error)
+    return {"data": data, "batch_size": 3, "samples": None}
+
+
+def test_an_image_that_cannot_be_read_ends_its_batch_and_not_the_others(tmp_path, monkeypatch):
+    paths = write_photos(tmp_path / "images")
+    changes = of_photos(tmp_path / "images")
+    monkeypatch.setattr("foolbox_carescale.evaluate.runner.worker.LOOKED_AT", 1)
+    evaluate(tiny(tmp_path / "whole", **changes))
+    content = paths[7].read_bytes()
+    paths[7].write_bytes(b"no image")
+    folder = tmp_path / "run"
+    with pytest.raises(UserError) as caught:
+        evaluate(tiny(folder, **changes))
+    assert str(caught.value).startswith(f"data: {str(paths[7])!r} cannot be read as an image")
+    assert "all but 1 of 8 batches are computed, the first that is not is 2" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert {row["batch"] for row in rows(folder)} == {0, 1, 3, 4, 5, 6, 7}
+    paths[7].write_bytes(content)
+    assert computed(folder, **changes) == 4
+    assert rows(folder) == rows(tmp_path / "whole")
+
+
+def test_images_that_cannot_be_read_are_left_out_and_listed(tmp_path):
+    paths = write_photos(tmp_path / "images", damaged=[0, 7, 8, 20])
+    skip = of_photos(tmp_path / "images", on_error="skip")
+    with pytest.warns(EvaluationWarning, match=r"4 of 24 samples could not be read") as said:
+        results = evaluate(tiny(tmp_path / "run", **skip))
+    (line,) = [str(warning.message) for warning in said if "could not be" in str(warning.message)]
+    assert "left out of all numbers: 0; 7; 8 and 1 more" in line
+    assert str(paths[0]) in line
+    assert {row["sample"] for row in rows(tmp_path / "run")} == {*range(24)} - {0, 7, 8, 20}
+    assert {setting.samples for setting in results.summary()} == {20}
+    assert "skipped" in {warning["code"] for warning in RunFolder(tmp_path / "run").read_warnings()}
+    skipped = RunFolder(tmp_path / "run").skipped()
+    assert list(skipped) == [0, 7, 8, 20]
+    assert all(str(paths[place]) in reason for place, reason in skipped.items())
+    assert computed(tmp_path / "run", **skip) == 0
+
+    folder, seen = started(tmp_path / "again", **skip), []
+    with pytest.warns(EvaluationWarning, match="could not be read"):
+        evaluate(tiny(folder, **skip), on_progress=seen.append)
+    assert rows(folder) == rows(tmp_path / "run")
+    assert seen[-1].setting_done == seen[-1].setting_total == 20
+
+
+def test_an_image_that_is_repaired_later_is_another_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("foolbox_carescale.evaluate.runner.worker.LOOKED_AT", 1)
+    paths = write_photos(tmp_path / "images")
+    skip = of_photos(tmp_path / "images", on_error="skip")
+    content = paths[1].read_bytes()
+    paths[1].write_bytes(b"no image")
+    folder = started(tmp_path / "run", tasks=2, **skip)
+    paths[1].write_bytes(content)
+    with pytest.raises(UserError, match="data: the images of batch 0 are not those"):
+        evaluate(tiny(folder, **skip))
+
+
+def test_a_batch_without_any_image_that_can_be_read_ends_with_its_first_path(tmp_path):
+    paths = write_photos(tmp_path / "images", damaged=[3, 4, 5])
+    skip = of_photos(tmp_path / "images", on_error="skip")
+    line = f"none of 3 samples of a batch can be read; data: '{paths[3]}' .* all but 1 of 8"
+    with pytest.raises(UserError, match=line):
+        evaluate(tiny(tmp_path / "run", **skip))
+
+
 def test_threads_that_decode_end_with_the_run_and_change_no_row(tmp_path):
     generator = np.random.default_rng(0)
     for i in range(12):

@@ -171,6 +171,10 @@ class DataConfig(TargetArguments):
     """
     classes: list[Integer | str] | None = None
     """Only samples of these classes, by number or by name; a folder's number is its name."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """An image that cannot be read: ``raise`` computes the batches without any, and then ends with
+    its error; ``skip`` leaves it out of all numbers, with a warning.
+    """
     workers: Natural | None = None
     """Threads that decode images, two batches ahead of the attacks. 0 decodes each batch when it
     is needed. None takes as many as there are cores, up to 8, and 0 for arrays and for data of

@@ -6,9 +6,9 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ..config.types import DataConfig
 from ..config.validation import expand_path
-from ..errors import UserError, describe, nearest
+from ..errors import EvaluationWarning, SampleError, UserError, describe, nearest, warn
 from ..store.checksums import IntegrityError, read_file
 from .decoding import Images, Pixels, as_label, as_pixels, image_and_label, scaled
 
@@ -47,6 +47,7 @@ class Batch:
         labels: Shape (N,).
         index: Shape (N,): each sample's place in the data set.
         num_classes: Of the data set, as far as it and these labels tell.
+        skipped: Why samples could not be read and are left out, by their places.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Batch:
     labels: Labels
     index: Labels
     num_classes: int
+    skipped: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,6 +70,10 @@ class Batch:
         """Return BLAKE2b, 16 bytes in hexadecimal, of each image's float32 pixels in C order."""
         pixels = (np.ascontiguousarray(image, "<f4").tobytes() for image in self.images)
         return [hashlib.blake2b(one, digest_size=16).hexdigest() for one in pixels]
+
+
+_Decoded = tuple[Pixels, int] | SampleError
+"""Pixels and label of a sample, or why it is skipped."""
 
 
 class Data:
@@ -100,7 +106,7 @@ class Data:
         self._source, self._config, self._chosen = source, config, chosen
         self._shape: tuple[int, ...] | None = None
         self._kept: dict[tuple[int, ...], Batch] = {}
-        self._coming: dict[tuple[int, ...], Iterator[tuple[Pixels, int]]] = {}
+        self._coming: dict[tuple[int, ...], Iterator[_Decoded]] = {}
         self._pool: ThreadPoolExecutor | None = None
         usual = min(_cores(), MOST_WORKERS) if source.threads else 0
         self._workers = usual if config.workers is None else config.workers
@@ -119,8 +125,14 @@ class Data:
     @property
     def shape(self) -> tuple[int, ...]:
         """Return the shape of an image, all of which have the same; decodes one at first."""
-        if self._shape is None:
-            self.batch([0])
+        for position in range(len(self)):
+            if self._shape is not None:
+                break
+            try:
+                self.batch([position])
+            except SampleError:
+                if self._config.on_error == "raise" or position == len(self) - 1:
+                    raise
         assert self._shape is not None
         return self._shape
 
@@ -131,7 +143,8 @@ class Data:
             positions: Where they are among the samples of the run.
 
         Raises:
-            UserError: One cannot be read, is not in [0, 1], has no class, or differs in size.
+            SampleError: One cannot be read; where these are skipped, none can.
+            UserError: One is not in [0, 1], has no class, or differs in size.
         """
         asked = tuple(np.asarray(positions).tolist())
         if asked not in self._kept:
@@ -161,7 +174,7 @@ class Data:
         highest = (self._source.sample(i)[1] for i in self._chosen.tolist())
         return self.num_classes or max(highest) + 1
 
-    def _decode(self, positions: tuple[int, ...]) -> Iterator[tuple[Pixels, int]]:
+    def _decode(self, positions: tuple[int, ...]) -> Iterator[_Decoded]:
         """Return the pixels and the label of each sample, in time or as they are asked for."""
         numbers = self._chosen[list(positions)].tolist()
         if not self._workers:
@@ -170,16 +183,29 @@ class Data:
             self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="carescale-data")
         return self._pool.map(self._sample, numbers)
 
-    def _sample(self, i: int) -> tuple[Pixels, int]:
-        image, label = self._source.sample(i)
-        side = self._source.squashed
-        if side is not None and self._config.size is None:
-            image = image.resize((side, side))
-        return as_pixels(f"sample {i} of {self.name}", image, self._config), label
+    def _sample(self, i: int) -> _Decoded:
+        try:
+            image, label = self._source.sample(i)
+            side = self._source.squashed
+            if side is not None and self._config.size is None:
+                image = image.resize((side, side))
+            return as_pixels(f"sample {i} of {self.name}", image, self._config), label
+        except SampleError as error:
+            if self._config.on_error == "raise":
+                raise
+            return error
 
-    def _checked(self, positions: tuple[int, ...], decoded: Iterator[tuple[Pixels, int]]) -> Batch:
-        samples, found = zip(*decoded, strict=True)
+    def _checked(self, positions: tuple[int, ...], decoded: Iterator[_Decoded]) -> Batch:
+        read = list(zip(self.index[list(positions)].tolist(), decoded, strict=True))
+        skipped = {place: str(one) for place, one in read if isinstance(one, SampleError)}
+        if len(skipped) == len(read):
+            first = next(iter(skipped.values()))
+            raise SampleError(f"data: none of {len(read)} samples of a batch can be read; {first}")
+        samples, found = zip(
+            *(one for _, one in read if not isinstance(one, SampleError)), strict=True
+        )
         labels = np.array(found, np.int64)
+        index = np.array([place for place, _ in read if place not in skipped], np.int64)
         self._shape = self._shape or samples[0].shape
         if others := [one.shape for one in samples if one.shape != self._shape]:
             raise UserError(
@@ -194,7 +220,7 @@ class Data:
         if not same:
             self._check_bounds(pixels)
             np.clip(pixels, 0, 1, out=pixels)
-        return Batch(self.name, pixels, labels, self.index[list(positions)], classes)
+        return Batch(self.name, pixels, labels, index, classes, skipped)
 
     def _check_bounds(self, images: Pixels) -> None:
         low, high = float(images.min()), float(images.max())
@@ -249,7 +275,7 @@ class Source:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(
+            raise SampleError(
                 f"data: sample {i} of {self.name} cannot be read ({describe(error)})"
             ) from error
         image, label = image_and_label(f"sample {i} of {self.name}", sample)
@@ -277,9 +303,14 @@ class Source:
         """Return the samples that a config asks for, all decoded, each once."""
         data = self.choose(config, samples)
         try:
-            return data.batch(range(len(data)))
+            batch = data.batch(range(len(data)))
         finally:
             data.close()
+        if batch.skipped:
+            first = next(iter(batch.skipped.values()))
+            left_out = f"{len(batch.skipped)} of {len(data)} samples are left out ({first})"
+            warn(EvaluationWarning(left_out, "repair or remove them"), stacklevel=2)
+        return batch
 
 
 def _choose(source: Source, config: DataConfig, samples: int | None) -> Labels:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config.types import DataConfig
-from ..errors import UserError, describe
+from ..errors import SampleError, UserError, describe
 
 Images = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.float32 | np.uint8]
@@ -101,7 +101,7 @@ def _deep_rgb(image: Any) -> Images:
         grey /= np.float32(65535)
     # PNG has no more than 16 bits
     if (image.mode == "I" and image.format != "PNG") or not 0 <= grey.min() <= grey.max() <= 1:
-        raise UserError(
+        raise SampleError(
             f"data: {getattr(image, 'filename', None) or 'an image'} has 32 bits per pixel, whose"
             " scale is unknown; save it with 8 or 16 bits, or as floats in [0, 1]"
         )
@@ -125,7 +125,7 @@ def open_image(path: str) -> Any:
     if Path(path).is_file():  # a pipe would be waited for
         return decode_image(repr(path), path, empty=not Path(path).stat().st_size)
     said = "it is no file" if Path(path).exists() else "there is no such file"
-    raise UserError(f"data: {path!r} cannot be read as an image ({said}); repair or remove it")
+    raise SampleError(f"data: {path!r} cannot be read as an image ({said}); repair or remove it")
 
 
 def decode_image(where: str, file: str | BinaryIO, *, empty: bool = False) -> Any:
@@ -138,7 +138,7 @@ def decode_image(where: str, file: str | BinaryIO, *, empty: bool = False) -> An
             return image if _is_deep(image) else image.convert("RGB")
     except Exception as error:  # a damaged image may raise anything
         said = "it is empty" if empty else describe(error)
-        raise UserError(
+        raise SampleError(
             f"data: {where} cannot be read as an image ({said}); repair or remove it"
         ) from error
 

@@ -14,6 +14,7 @@ from ...core.fractions import format_epsilon
 from ..config.types import norm_name
 from ..statistics import chance_of_more, wilson
 from ..store.columns import Columns, SettingRows
+from ..store.folder import RunFolder
 from ..store.results import Results
 from .diagnostic import FEW, Array, Diagnostic
 
@@ -47,6 +48,7 @@ def of_results(results: Results) -> list[Diagnostic]:
     columns = results.columns("attack", "attack_name", "p", "epsilon")
     settings = _settings(columns)
     return [
+        *_skipped(results, settings),
         *_few_samples(settings),
         *_mixed_models(columns),
         *_not_finite(settings),
@@ -148,6 +150,18 @@ def _settings(columns: Columns) -> list[_Setting]:
         )
         for one, epsilon, fact in zip(settings, epsilons, facts, strict=True)
     ]
+
+
+def _skipped(results: Results, settings: list[_Setting]) -> Iterator[Diagnostic]:
+    skipped = RunFolder(results.folder).skipped()
+    if skipped:
+        count = max((len(setting.samples) for setting in settings), default=0)
+        yield Diagnostic(
+            "skipped",
+            f"{len(skipped)} of {count + len(skipped)} samples could not be read and are left out"
+            f" of all numbers: {_listed(map(str, skipped))} ({next(iter(skipped.values()))})",
+            "skipped/ in the run folder names each; repair or remove them",
+        )
 
 
 def _few_samples(settings: list[_Setting]) -> Iterator[Diagnostic]:

@@ -268,7 +268,8 @@ def _identity(evaluation: Evaluation) -> dict[str, Any]:
     content: dict[str, Any] = to_builtins(evaluation)
     for key in NON_IDENTITY_KEYS:
         content.pop(key, None)
-    del content["data"]["workers"]
+    for key in ("workers", "on_error"):  # what cannot be read is in the run folder
+        del content["data"][key]
     content["device"] = content["device"].partition(":")[0]  # which of several GPUs is no matter
     content["epsilons"] = {norm: sorted(values) for norm, values in content["epsilons"].items()}
     for attack in content["attacks"].values():

@@ -16,7 +16,7 @@ from .. import diagnostics
 from ..config.types import Evaluation, shard_of
 from ..config.validation import expand_path
 from ..data.dataset import KEPT, Data
-from ..errors import LOGGER, UserError
+from ..errors import LOGGER, SampleError, UserError
 from ..models.loading import find_device, find_devices
 from ..store.checksums import IntegrityError
 from ..store.folder import RunFolder
@@ -165,7 +165,8 @@ class _CompletionLog:
         self._done, self._how_many = bytearray(len(tasks)), 0
         self._counted = np.zeros((len(tasks.settings), 2), np.int64)  # robust samples, samples
         self._images: dict[int, str] = {}  # by batch, what shows which its tasks have seen
-        self._resumed = 0
+        self.failed: dict[int, str] = {}  # batches of which a sample cannot be read, and why
+        self._resumed = self._skipped = 0
         self._read_index()
         for name in folder.waiting():
             task = tasks.named(name)
@@ -185,7 +186,8 @@ class _CompletionLog:
 
     def missing_in(self, batch: int) -> Iterator[int]:
         """Numbers of those on one batch."""
-        return (number for number in self.tasks.in_batch(batch) if not self._done[number])
+        numbers = self.tasks.in_batch(batch)
+        return (n for n in numbers if not self._done[n] and batch not in self.failed)
 
     def ahead(self, batch: int) -> tuple[int, ...]:
         """Return those of the next ``KEPT`` batches on which something is missing."""
@@ -229,8 +231,12 @@ class _CompletionLog:
             self.folder.quarantine(name, reason)
 
     def _check(self, task: Task, stored: StoredTask) -> None:
+        found = sorted((setting, samples) for setting, samples, _ in stored.counts)
         expected = [(setting.number, len(task.samples)) for setting in task.settings]
-        if sorted((setting, samples) for setting, samples, _ in stored.counts) != expected:
+        if found != expected:
+            left = len(task.samples) - len(self.folder.skipped(task.batch))
+            expected = [(number, left) for number, _ in expected]
+        if found != expected:
             raise IntegrityError("its rows are not those of its task")
         if not self.same_images(task, stored):
             raise IntegrityError("it saw other images than the tasks of its batch before it")
@@ -244,6 +250,8 @@ class _CompletionLog:
         self._done[task.number], self._how_many = 1, self._how_many + 1
         for setting, samples, robust in stored.counts:
             self._counted[setting] += robust, samples
+        if task.number == self.tasks.in_batch(task.batch)[0]:  # once per batch
+            self._skipped += len(task.samples) - stored.counts[0][1]
 
     def progress(self, task: Task | None) -> Progress:
         """Return how far the run is after a task."""
@@ -256,7 +264,7 @@ class _CompletionLog:
             done,
             total,
             setting_done=samples,
-            setting_total=self.tasks.samples,
+            setting_total=self.tasks.samples - self._skipped,
             robust_accuracy=robust / samples,
             resumed=self._resumed,
             folder=self.folder.path,
@@ -299,9 +307,14 @@ def _compute(executor: Executor, log: _CompletionLog, report: Callable[[Progress
 
     report(log.progress(None))
     waiting = False
-    while not log.complete:
+    while next(log.missing(), None) is not None:
         for task, part in executor.run(free()):
             waiting = False
+            if part.failure is not None:
+                log.failed[task.batch] = part.failure
+                folder.release(task.number)
+                running.remove(task.number)
+                continue
             stored = StoredTask.of(task.name, part.rows, {})
             if not log.same_images(task, stored):
                 raise UserError(
@@ -327,6 +340,12 @@ def _compute(executor: Executor, log: _CompletionLog, report: Callable[[Progress
                 folder.claim(left, wait=True)
             log.look(left)
             folder.release(left)
+    if log.failed:
+        number, line = next(iter(log.failed.items()))
+        raise SampleError(
+            f"{line}; all but {len(log.failed)} of {len(log.batches)} batches are computed, the"
+            f" first that is not is {number}: run again, or with data.on_error=skip"
+        )
 
 
 def _named(setting: AttackSetting) -> tuple[str, float]:

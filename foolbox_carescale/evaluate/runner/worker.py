@@ -22,7 +22,7 @@ from ...attacks.model import module_of
 from .. import diagnostics
 from ..config.types import Evaluation
 from ..data.dataset import Batch, Data
-from ..errors import UserError
+from ..errors import SampleError, UserError
 from ..models.loading import load_model
 from ..models.outputs import check_classes
 from ..models.targets import named_errors
@@ -128,8 +128,11 @@ class Worker:
         )
 
     def run(self, task: Task) -> TaskResult:
-        """Attack a task's samples, and measure what comes out."""
-        batch = self._batch(task.batch)
+        """Attack a task's samples, and measure what comes out; say why if one cannot be read."""
+        try:
+            batch = self._batch(task.batch)
+        except SampleError as error:  # other batches may do without
+            return TaskResult(task.name, SCHEMA.empty_table(), failure=str(error))
         for number in task.ahead:
             self._data.prefetch(self._tasks.positions(number))
         images, labels = batch.images, batch.labels
@@ -176,7 +179,8 @@ class Worker:
             if setting is task.pictured and len(images):
                 examples = _examples(setting, images, labels, perturbed, logits)
         rows = pa.concat_tables(tables).combine_chunks()
-        return TaskResult(task.name, rows, examples, kept if self._keep else None)
+        saved = kept if self._keep else None
+        return TaskResult(task.name, rows, examples, saved, batch.samples.skipped)
 
     def _batch(self, number: int) -> _CleanBatch:
         if self._clean is None or self._clean[0] != number:

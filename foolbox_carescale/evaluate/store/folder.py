@@ -44,7 +44,8 @@ class RunFolder(SharedFolder):
     """The folder of one run; files appear complete or not at all.
 
     ``run.json`` says which run it is, ``config.yaml`` is its resolved config, ``warnings.json``
-    holds the diagnostics about its numbers. A task goes through three steps:
+    holds the diagnostics about its numbers, and ``skipped`` says which samples of a batch could
+    not be read. A task goes through three steps:
 
     1. It is claimed. A claim, which ends with the process that holds it, keeps two processes
        from computing the same task; if it happens, they find the same rows.
@@ -196,12 +197,39 @@ class RunFolder(SharedFolder):
             )
             if arrays is not None
         }
+        skipped = _skipped_of(part.task.rpartition("-")[2])
+        if part.skipped and not (self.path / skipped).exists():
+            named = {str(place): reason for place, reason in part.skipped.items()}
+            self.write_file(skipped, to_json({"skipped": named}))
         for name, content in files.items():
             self.write_file(name, content)
         digests = {name: digest(content) for name, content in files.items()}
         self._rows.write(part.task, part.rows, digests)
         if self._rows.due:
             self.compact()
+
+    def skipped(self, batch: int | None = None) -> dict[int, str]:
+        """Return why samples could not be read and have no rows, by their places.
+
+        Args:
+            batch: Of one batch; None takes all.
+
+        Raises:
+            UserError: It is not what was written.
+        """
+        names = (
+            [_skipped_of(f"{batch:05d}")]
+            if batch is not None
+            else sorted(f"skipped/{path.name}" for path in (self.path / "skipped").glob("*.json"))
+        )
+
+        def parse(text: bytes) -> dict[int, str]:
+            return {int(k): str(v) for k, v in dict(from_json(text)["skipped"]).items()}
+
+        found: dict[int, str] = {}
+        for name in names:
+            found |= self._text(name, MOST_JSON, parse) or {}
+        return found
 
     def compact(self) -> None:
         """Move the rows of finished tasks to ``results``, unless another process does.
@@ -359,3 +387,8 @@ class RunFolder(SharedFolder):
             raise UserError(
                 f"{self.path / name}: is damaged; remove it to report the run without it ({error})"
             ) from error
+
+
+def _skipped_of(batch: str) -> str:
+    """Return the name of the file that says which samples of a batch were skipped."""
+    return f"skipped/{batch}.json"

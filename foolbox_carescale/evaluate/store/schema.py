@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -104,12 +104,16 @@ class TaskResult:
         examples: Images that pictures of the run show: ``clean``, ``perturbed``, ``label``,
             ``prediction``, and the number of their ``setting``.
         adversarial_examples: By setting, with their samples, where they are saved.
+        skipped: Why samples of the batch could not be read and have no rows, by their places.
+        failure: Why there are no rows at all.
     """
 
     task: str
     rows: pa.Table
     examples: Mapping[str, Array] | None = None
     adversarial_examples: Mapping[str, Array] | None = None
+    skipped: Mapping[int, str] = field(default_factory=dict)
+    failure: str | None = None
 
 
 def images_digest(rows: pa.Table) -> str:
