@@ -175,3 +175,11 @@ def test_local_optimality_is_1_on_the_envelope_and_0_where_nothing_is_found():
     assert local_optimality(least, least) == 1
     assert local_optimality(np.full(3, np.inf), least) == 0
     assert local_optimality(np.array([2.0, 2.0, 3.0]), least) == pytest.approx(2 / 3)
+
+
+def test_each_image_is_decoded_once_for_all_shards_and_the_first_task_needs_two_batches():
+    from experiments import loading
+
+    alone, shards = loading.measure_run(120, 1), loading.measure_run(120, 3)
+    assert alone["first"] <= 2 * loading.BATCH
+    assert alone["decodes"] == shards["decodes"] == 1.0
