@@ -47,7 +47,8 @@ def checked_inputs(inputs: Any, model: Model) -> tuple[ep.Tensor, Callable[[ep.T
         return x, restore
     names = "inputs", "inputs"
     prepare(x, ep.zeros_like(x), 0.0, math.inf, (lower, upper), names=names).reject_bad_values()
-    x = x.clip(lower, upper)
+    if x.min().item() < lower or x.max().item() > upper:  # else no copy
+        x = x.clip(lower, upper)
     # the dtype may round a bound such as 2.64 outwards, and Foolbox compares with 2.64 itself
     inwards = 2 * HALF_ROUNDING.get(backends.dtype_name(x), 2.0**-24)
     if x.min().item() < lower:

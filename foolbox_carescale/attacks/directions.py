@@ -54,7 +54,7 @@ class Momentum(Direction):
 
     def reset(self, where: ep.Tensor) -> None:
         """Reset the momentum."""
-        self.sum = ep.where(where, ep.zeros_like(self.sum), self.sum)
+        self.sum = ep.where(where, 0.0, self.sum)
 
 
 class Adam(Direction):
@@ -81,9 +81,10 @@ class Adam(Direction):
         self.t += 1
         self.first = self.beta1 * self.first + (1 - self.beta1) * gradient
         self.second = self.beta2 * self.second + (1 - self.beta2) * gradient.square()
-        first = self.first / (1 - self.beta1**self.t)
-        second = self.second / (1 - self.beta2**self.t)
-        direction: ep.Tensor = first / (second**self.partial + 1e-8)
+        del gradient
+        scale = (self.second / (1 - self.beta2**self.t)) ** self.partial
+        scale = scale + 1e-8
+        direction: ep.Tensor = self.first / (1 - self.beta1**self.t) / scale
         return direction
 
 
@@ -114,7 +115,7 @@ class Conjugate(Direction):
 
     def reset(self, where: ep.Tensor) -> None:
         """Restart from the gradient alone."""
-        self.direction = ep.where(where, ep.zeros_like(self.direction), self.direction)
+        self.direction = ep.where(where, 0.0, self.direction)
 
 
 KINDS: dict[str, type[Direction]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import eagerpy as ep
@@ -29,6 +30,22 @@ def put_samples(tensor: ep.Tensor, index: Index, values: ep.Tensor) -> ep.Tensor
     inside[index], source[index] = True, np.arange(len(index))
     where = atleast_kd(backends.from_numpy(tensor, inside), tensor.ndim)
     merged: ep.Tensor = ep.where(where, take_samples(values, source), tensor)
+    return merged
+
+
+def replace_samples(
+    tensor: ep.Tensor, where: ep.Tensor, values: ep.Tensor, *, in_place: bool
+) -> ep.Tensor:
+    """Return the tensor with other samples where ``where``, shape (N,), says so.
+
+    With ``in_place`` they are written over the tensor's own, in PyTorch.
+    """
+    where = atleast_kd(where, tensor.ndim)
+    if in_place and backends.framework(tensor) == "torch":
+        raw = tensor.raw
+        sys.modules["torch"].where(where.raw, values.raw, raw, out=raw)
+        return tensor
+    merged: ep.Tensor = ep.where(where, values, tensor)
     return merged
 
 

@@ -19,7 +19,7 @@ from .base import LpAttack, checked_arguments, lp_distance
 from .indexing import keep_samples, take_samples
 from .parameters import integer, interval, one_of
 from .state import AttackState, Evaluation, Iterate, Sparsity
-from .steps import finite, next_iterate, sparse_step, step
+from .steps import finite, momentum_weight, next_iterate, sparse_step, step
 
 Loss = Literal["soft_margin", "margin"]
 LOSSES: tuple[Loss, ...] = ("soft_margin", "margin")  # of the restarts in turn
@@ -135,6 +135,7 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
         schedule = schedules.Cosine(*(STEPSIZE_L1 if p == 1 else STEPSIZE), self.steps)
         to_direction = directions.make_direction(None, p)
         sparsity = Sparsity("adaptive", state.x0, bounds)
+        momentum = momentum_weight(self.momentum, p)
         x = previous = state.x0
         size = radius.epsilon * 0
         for t in range(self.steps + 1):
@@ -160,6 +161,7 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
             radius.update(t, x, norm, point, state.criterion)
             size = schedule.size(t) * radius.epsilon
             direction = to_direction(point.gradient)
+            del point  # here and below: nothing is held that the next gradient does not need
             if p == 1:
                 known = atleast_kd(nearest.known, x.ndim)
                 counts = sparsity.counts(ep.where(known, nearest.x, x), radius.epsilon)
@@ -167,10 +169,11 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
             else:
                 new = step(x, direction, size, p=p, bounds=bounds)
             new = next_iterate(
-                new, x, previous, state.x0, radius.epsilon, momentum=self.momentum, p=p,
+                new, x, previous, state.x0, radius.epsilon, momentum=momentum, p=p,
                 bounds=bounds, sphere=True, direction=direction,
             )  # fmt: skip
-            previous, x = x, new
+            previous, x = x if momentum else new, new
+            del direction, new
 
 
 class _Nearest:

@@ -61,13 +61,14 @@ class ClipAwareFGM(ClipAwareGradientAttack):
         x0, epsilon, bounds = state.x0, state.epsilon, state.model.bounds
         gradient = state.evaluate(x0, loss_fn, gradient=True).gradient
         sparsity = Sparsity("adaptive", x0, bounds)
-        candidates = [step(x0, gradient, epsilon, p=1, bounds=bounds)]
-        for _ in range(self.candidates - 1):
-            counts = sparsity.counts(x0, epsilon)
-            candidates.append(sparse_step(x0, gradient, epsilon, counts, bounds=bounds))
-            sparsity.move *= self.LESS
         best = state.best
-        for x in candidates:
+        for number in range(self.candidates):
+            if number == 0:
+                x = step(x0, gradient, epsilon, p=1, bounds=bounds)
+            else:
+                counts = sparsity.counts(x0, epsilon)
+                x = sparse_step(x0, gradient, epsilon, counts, bounds=bounds)
+                sparsity.move *= self.LESS
             point = state.evaluate(x, loss_fn, gradient=False)
             best.update(x, point.loss, point.is_adversarial)
         if on_step is not None:
@@ -156,7 +157,10 @@ class _FrankWolfe(ClipAwareGradientAttack):
             part = size / ep.where(epsilon > 0, epsilon, ep.ones_like(epsilon))
         if not isinstance(part, float):
             part = atleast_kd(part, x.ndim).astype(x.dtype)
-        moved: ep.Tensor = x + part * (vertex - x)
+        move = vertex - x
+        del vertex
+        move = part * move
+        moved: ep.Tensor = x + move
         return moved
 
     def _schedule(self, fall: int) -> schedules.Schedule:

@@ -22,10 +22,10 @@ from ..core.norms import sample
 from ..operators.api import perturb
 from . import directions, losses, schedules
 from .base import ClipAwareAttack, checked_arguments, lp_distance
-from .indexing import keep_samples, take_samples
+from .indexing import keep_samples, replace_samples, take_samples
 from .parameters import Parameter, integer, interval, one_of, positive
 from .state import AttackState, HighestLoss, Iterate, Sparsity
-from .steps import next_iterate, sparse_step, step
+from .steps import momentum_weight, next_iterate, sparse_step, step
 
 Schedule = Literal["cosine", "constant", "halving"]
 Direction = Literal["gradient", "momentum", "adam", "conjugate"]
@@ -202,6 +202,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             start = epsilon * factors[0]
             x = perturb(x0, sample(x0, "gaussian"), start, p=self.p, bounds=model.bounds)
         previous = x
+        momentum = momentum_weight(self.momentum, self.p)
         highest = HighestLoss()
         for t in range(self.steps + 1):
             final = t == self.steps
@@ -209,9 +210,11 @@ class ClipAwareGradientAttack(ClipAwareAttack):
                 break
             point = state.evaluate(x, loss_fn, gradient=not final)
             loss, is_adversarial, gradient = point.loss, point.is_adversarial, point.gradient
+            del point
             if t >= fall and (t > 0 or self.random_start):
                 if self.keep == "best":
-                    state.best.update(x, loss, is_adversarial)
+                    reuse = on_step is None and not schedule.observes
+                    state.best.update(x, loss, is_adversarial, reuse=reuse)
                 if on_step is not None:
                     norm = lp_distance(x0, x, self.p).raw
                     found, spent = is_adversarial.raw, state.gradients
@@ -235,25 +238,30 @@ class ClipAwareGradientAttack(ClipAwareAttack):
                 highest.update(x, loss, gradient)
                 back = schedule.observe(t, loss.numpy())
                 if back is not None and back.any():
-                    where = atleast_kd(backends.from_numpy(x0, back), x0.ndim)
+                    samples = backends.from_numpy(x0, back)
+                    where = atleast_kd(samples, x0.ndim)
+                    gradient = replace_samples(
+                        gradient, samples, highest.gradient, in_place=highest.owned
+                    )
                     x = ep.where(where, highest.x, x)
-                    gradient = ep.where(where, highest.gradient, gradient)
-                    previous = ep.where(where, x, previous)
+                    previous = ep.where(where, x, previous) if momentum else x
                     to_direction.reset(where)
 
             radius = epsilon * factors[t + 1]
             size = _times(schedule.size(t), radius if self.abs_stepsize is None else 1.0, x0)
             direction = to_direction(gradient)
+            del gradient  # here and below: nothing is held that the next gradient does not need
             if self._is_sparse:
                 counts = sparsity.counts(x if state.best.x is None else state.best.x, radius)
                 new = sparse_step(x, direction, size, counts, bounds=model.bounds)
             else:
                 new = self._step(x, direction, size, state)
             new = next_iterate(
-                new, x, previous, x0, radius, momentum=self.momentum, p=self.p,
+                new, x, previous, x0, radius, momentum=momentum, p=self.p,
                 bounds=model.bounds, sphere=self.constraint == "sphere", direction=direction,
             )  # fmt: skip
-            previous, x = x, new
+            previous, x = x if momentum else new, new
+            del direction, new
         return x
 
     def _radius_factors(self) -> list[float]:

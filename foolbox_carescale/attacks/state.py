@@ -8,12 +8,19 @@ from typing import Any
 
 import eagerpy as ep
 import numpy as np
-from foolbox.devutils import atleast_kd, flatten
+from foolbox.devutils import flatten
 from foolbox.models import Model
 
 from ..core import backends
 from . import losses
-from .indexing import Index, keep_samples, put_samples, take_criterion, take_samples
+from .indexing import (
+    Index,
+    keep_samples,
+    put_samples,
+    replace_samples,
+    take_criterion,
+    take_samples,
+)
 
 
 @dataclass(frozen=True)
@@ -119,21 +126,30 @@ class BestIterate:
 
     def __init__(self) -> None:
         self.x: Any = None
+        self._updates: float = 0  # since x is an iterate itself; infinite where it is a copy
 
-    def update(self, x: ep.Tensor, loss: ep.Tensor, is_adversarial: ep.Tensor) -> None:
-        """Take the samples of x that are better."""
+    def update(
+        self, x: ep.Tensor, loss: ep.Tensor, is_adversarial: ep.Tensor, *, reuse: bool = False
+    ) -> None:
+        """Take the samples of x that are better.
+
+        With ``reuse`` nobody holds an iterate after the next two: its memory may be written to.
+        """
         loss = _without_nan(loss)
         if self.x is None:
             self.x, self.loss, self.found = x, loss, is_adversarial
             return
+        self._updates += 1
         better = ep.logical_or(
             ep.logical_and(is_adversarial, ep.logical_not(self.found)),
             ep.logical_and(is_adversarial == self.found, loss > self.loss),
         )
         if better.all():  # the usual case, and no copy
-            self.x = x
+            self.x, self._updates = x, 0
         elif better.any():
-            self.x = ep.where(atleast_kd(better, x.ndim), x, self.x)
+            ours = self._updates == math.inf or (reuse and self._updates >= 2)
+            self.x = replace_samples(self.x, better, x, in_place=ours)
+            self._updates = math.inf
         self.loss = ep.where(better, loss, self.loss)
         self.found = ep.logical_or(self.found, is_adversarial)
 
@@ -143,6 +159,7 @@ class HighestLoss:
 
     def __init__(self) -> None:
         self.x: Any = None
+        self.owned = False  # else x and gradient are those of an iterate, not to be written to
 
     def update(self, x: ep.Tensor, loss: ep.Tensor, gradient: ep.Tensor) -> None:
         """Take the samples of x with a higher loss."""
@@ -151,8 +168,14 @@ class HighestLoss:
             self.x, self.loss, self.gradient = x, loss, gradient
             return
         higher = loss > self.loss
-        where = atleast_kd(higher, x.ndim)
-        self.x, self.gradient = ep.where(where, x, self.x), ep.where(where, gradient, self.gradient)
+        if higher.all():
+            self.x, self.gradient, self.owned = x, gradient, False
+        elif higher.any():
+            self.x, self.gradient = (
+                replace_samples(old, higher, new, in_place=self.owned)
+                for old, new in ((self.x, x), (self.gradient, gradient))
+            )
+            self.owned = True
         self.loss = ep.where(higher, loss, self.loss)
 
 

@@ -157,6 +157,13 @@ def enforce_constraint(
     return _completed(z, x0, eps, direction, bounds) if sphere and p == 1 else z
 
 
+def momentum_weight(momentum: float | None, p: float) -> float:
+    """Return a momentum; by default 0.25, and 0 for p = 1, where it moves too many coordinates."""
+    if momentum is None:
+        return 0.0 if p == 1 else 0.25
+    return momentum
+
+
 def next_iterate(
     z: ep.Tensor,
     x: ep.Tensor,
@@ -164,7 +171,7 @@ def next_iterate(
     x0: ep.Tensor,
     eps: Any,
     *,
-    momentum: float | None,
+    momentum: float,
     p: float,
     **constraint: Any,
 ) -> ep.Tensor:
@@ -176,16 +183,13 @@ def next_iterate(
         previous: The one before; x itself at the start, where there is no momentum.
         x0: As for ``enforce_constraint``.
         eps: As there.
-        momentum: Weight m of the previous displacement; None for 0.25, and for 0 with p = 1,
-            where it would move too many coordinates.
+        momentum: Weight m of the previous displacement.
         p: Order of the norm.
         **constraint: As for ``enforce_constraint``.
 
     Returns:
         The new points.
     """
-    if momentum is None:
-        momentum = 0.0 if p == 1 else 0.25
     z = enforce_constraint(z, x0, eps, p=p, **constraint)
     if momentum == 0 or previous is x:
         return z
