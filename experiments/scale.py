@@ -165,20 +165,16 @@ def _kill(options: argparse.Namespace) -> dict[str, float]:
     """Start and kill processes, the last at 99% of the tasks; how the folder was at the kills."""
     moments = random.Random(options.seed)
     compacting = kills = 0
-    _compute(options, stop=options.settings)  # the folder, and its first batch
+    # the folder, and its first batch; a process that has run autograd may not fork
+    assert _wait(_fork(_compute, options, options.settings)) == 0
     tasks, rows = _tasks(options), _first_batch(options)
     while True:
         last = kills == options.kills
-        process = os.fork()
-        if not process:
-            try:
-                _store(options, tasks, rows)
-            finally:
-                os._exit(1)
+        process = _fork(_store, options, tasks, rows)
         if not last:
             time.sleep(moments.uniform(0, 2 * SECONDS))
             os.kill(process, signal.SIGKILL)
-        ended = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        ended = _wait(process)
         assert ended == -signal.SIGKILL, ended
         store = RunFolder(options.folder)
         store.record()
@@ -193,6 +189,21 @@ def _kill(options: argparse.Namespace) -> dict[str, float]:
             return {**found, "done": done}
         compacting += bool(unfinished or doubled)
         kills += 1
+
+
+def _fork(function: Callable[..., None], *arguments: Any) -> int:
+    process = os.fork()
+    if process:
+        return process
+    try:
+        function(*arguments)
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def _wait(process: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def _store(options: argparse.Namespace, tasks: Tasks, rows: dict[int, pa.Table]) -> None:

@@ -172,7 +172,8 @@ class RowStore:
             for one in self._index(path, locked=True):
                 if one.task in waiting:
                     waiting.remove(one.task)
-                    self._place(one.task).unlink(missing_ok=True)
+                    with self._folder.writing(self._place(one.task)):
+                        self._place(one.task).unlink(missing_ok=True)
         paths = self._paths()
         place = paths[-1] if paths else self._numbered(0)
         old = self._index(place, locked=True) if paths else []
