@@ -15,6 +15,7 @@ from foolbox_carescale.evaluate import DataConfig, EvaluationWarning, UserError
 from foolbox_carescale.evaluate.data import dataset
 from foolbox_carescale.evaluate.data.dataset import Source
 from foolbox_carescale.evaluate.data.decoding import scaled as scaled_pixels
+from foolbox_carescale.evaluate.data.decoding import scaled_on
 from foolbox_carescale.evaluate.data.sources import _data_set, load_data, open_source
 
 
@@ -535,9 +536,9 @@ def test_eight_bits_become_the_same_floats_in_torch_and_in_numpy():
     values = np.arange(256, dtype=np.uint8)
     expected = np.asarray(values, np.float32) / np.float32(255)
     assert np.array_equal(scaled_pixels(values), expected)
-    assert np.array_equal(
-        (torch.from_numpy(values).float() / torch.tensor(255.0)).numpy(), expected
-    )
+    for name in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        in_torch = scaled_on(torch.device(name), values)
+        assert np.array_equal(in_torch.cpu().numpy(), expected)
 
 
 def test_data_in_another_process_are_the_same():

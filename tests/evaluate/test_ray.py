@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from foolbox_carescale.evaluate import (
@@ -13,13 +14,15 @@ from foolbox_carescale.evaluate import (
     UserError,
     evaluate,
 )
+from foolbox_carescale.evaluate.data.dataset import Batch
+from foolbox_carescale.evaluate.errors import SampleError
 from foolbox_carescale.evaluate.store.folder import RunFolder
 from tests.evaluate.factories import HERE, rows, tiny
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from foolbox_carescale.evaluate.runner.executors.ray import RayExecutor  # noqa: E402
+from foolbox_carescale.evaluate.runner.executors.ray import RayExecutor, ReceivedData  # noqa: E402
 
 MEMORY = 100 * 2**20  # of each node's object store: the least that Ray takes is 75 MiB
 
@@ -243,3 +246,13 @@ def test_a_connection_that_is_closed_in_mid_run_is_not_opened_again(cluster, tmp
     with pytest.raises(KeyboardInterrupt):
         evaluate(tiny(tmp_path / "run", executor=on(cluster, workers=1)), on_progress=close)
     assert not opened
+
+
+def test_a_batch_that_the_driver_sends_may_lack_samples_or_be_an_error():
+    images = np.zeros((2, 3, 4, 4), np.uint8)
+    sent = Batch("x", images, np.array([0, 1]), np.array([5, 7]), 2, {6: "a hole"})
+    data = ReceivedData("x", np.array([5, 6, 7]), None, 2, (3, 4, 4), sent)
+    assert data.batch([0, 1, 2]).index.tolist() == [5, 7]
+    data.received = SampleError("a hole")
+    with pytest.raises(SampleError, match="a hole"):
+        data.batch([0, 1, 2])

@@ -19,12 +19,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from ...config.types import Evaluation
 from ...data.dataset import Batch, Data, Labels
 from ...data.sources import open_data
-from ...errors import EvaluationWarning, UserError, describe, warn
+from ...errors import EvaluationWarning, SampleError, UserError, describe, warn
 from ...store.schema import TaskResult
 from ..identity import check_inputs, check_same_model
 from ..tasks import Task, Tasks
@@ -190,7 +188,12 @@ class RayExecutor:
         if number not in self._sent:
             while len(self._sent) > len(self._workers):
                 del self._sent[min(self._sent)]
-            self._sent[number] = ray.put(self._data.batch(self._tasks.positions(number)))
+            batch: Batch | SampleError
+            try:
+                batch = self._data.batch(self._tasks.positions(number))
+            except SampleError as error:  # which ends this batch only
+                batch = error
+            self._sent[number] = ray.put(batch)
         return self._sent[number]
 
     def _wait(self, running: dict[Any, Any]) -> Any | None:
@@ -277,7 +280,7 @@ class _Actor(RemoteWorker):
             raise
 
     def run(
-        self, number: int, ahead: tuple[int, ...] = (), batch: Batch | None = None
+        self, number: int, ahead: tuple[int, ...] = (), batch: Batch | SampleError | None = None
     ) -> TaskResult:
         """Compute a task, whose batch comes with it where the data cannot be opened here."""
         if batch is not None:
@@ -294,14 +297,17 @@ class ReceivedData:
     labels: Labels | None
     num_classes: int
     shape: tuple[int, ...]
-    received: Batch
+    received: Batch | SampleError
 
     def __len__(self) -> int:
         return len(self.index)
 
     def batch(self, positions: Any) -> Batch:
         """Return the batch that was received, which must be the one that is asked for."""
-        assert np.array_equal(self.received.index, self.index[positions])
+        if isinstance(self.received, SampleError):
+            raise self.received
+        there = {*self.received.index.tolist(), *self.received.skipped}
+        assert there == set(self.index[positions].tolist())
         # what Ray shares cannot be written to, of which PyTorch warns
         return dataclasses.replace(self.received, pixels=self.received.pixels.copy())
 
