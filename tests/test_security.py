@@ -46,7 +46,7 @@ ALLOWED = {
         "evaluate/models/sources/torchvision.py",
         "*.get_state_dict",
     ): "weights by name, which are asked for; weights_only",
-    ("evaluate/config/compose.py", "omegaconf.OmegaConf.load"): "its loader is a SafeLoader",
+    ("evaluate/config/files.py", "omegaconf.OmegaConf.load"): "its loader is a SafeLoader",
     ("evaluate/config/types.py", "yaml.safe_load"): "safe",
     ("evaluate/runner/executors/ray.py", "socket.create_connection"): "the address of a cluster",
     ("evaluate/serialization.py", "yaml.safe_load"): "safe, and bounded",

@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -129,13 +130,14 @@ def _summarise(runs: Sequence[Results], console: Console) -> None:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train a model on clean, noisy or attacked images."""
-    require_extra({**_EXTRA, "lightning_fabric": "lightning-fabric"}, "train")
+    require_extra()
     from ..training.config import load_training
 
     training = load_training(*_split(arguments.config), allow_code=arguments.allow_code)
     if arguments.print_config:
         print(training.to_yaml(), end="")
         return 0
+    require_extra({"lightning_fabric": "lightning-fabric"}, "train")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in evaluate
     from ..training.trainer import train
 
@@ -153,6 +155,7 @@ def train(arguments: argparse.Namespace) -> int:
         f" {last.epoch}, held out {about['accuracy']:.3f}, perturbed"
         f" {about['perturbed_accuracy']:.3f}",
         str(trained.weights),
+        f"evaluate it with: carescale evaluate {shlex.quote(str(trained.folder))}",
     )
     return 0
 

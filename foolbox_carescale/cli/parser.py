@@ -21,6 +21,8 @@ examples:
       the default with fewer samples, without one of its attacks, in a folder of your choice
   carescale evaluate '~attacks' attacks.mine.name=L2DeepFoolAttack 'epsilons.L2=[0.5,1]'
       an attack of your choice instead of the default ones
+  carescale evaluate runs/train
+      what carescale train made in that folder: its model, data and weights
   carescale evaluate model=resnet50 data=imagenet_samples attack=imagenet tracking=mlflow
       config groups: bundled files, or files in the folder of your config
   carescale evaluate --multirun attack=pgd,noise seed=0,1 output=runs/sweep

@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from foolbox_carescale.attacks.model import module_of
 from foolbox_carescale.cli import main
-from foolbox_carescale.evaluate import UserError
+from foolbox_carescale.evaluate import UserError, load_evaluation
 from foolbox_carescale.evaluate.config.types import DataConfig, ModelConfig, TrackingConfig
 from foolbox_carescale.evaluate.models.loading import load_model
 from foolbox_carescale.training.checkpoints import load_checkpoint
@@ -178,7 +179,10 @@ def test_the_weights_are_what_evaluate_reads(tmp_path, monkeypatch, capsys):
     assert main(["train", "epochs=1", "holdout=0.9", "output=out"]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    assert captured.out.splitlines()[-1] == "out/weights.safetensors"
+    assert captured.out.splitlines()[-2:] == [
+        "out/weights.safetensors",
+        "evaluate it with: carescale evaluate out",
+    ]
     model, config = load_model(ModelConfig(weights="out/weights.safetensors"))
     assert config.mean == [0.5, 0.5, 0.5]
     assert model(torch.rand(1, 3, 32, 32)).shape == (1, 10)
@@ -186,6 +190,48 @@ def test_the_weights_are_what_evaluate_reads(tmp_path, monkeypatch, capsys):
     assert main(["train", "out/config.yaml", "output=out"]) == 0
     assert main(["train", "epochs=2", "holdout=0.9", "output=out"]) == 2
     assert "epochs is 1 there and 2 here" in capsys.readouterr().err
+
+
+def test_evaluate_takes_model_data_and_weights_from_the_folder_of_a_training(tmp_path):
+    changes = {"epochs": 1, "holdout": 0.9, "output": tmp_path / "out"}
+    train(Training(ModelConfig("squeezenet1_1", None), **changes))
+    run = load_evaluation(tmp_path / "out", ["samples=2"])
+    assert run.model.name == "squeezenet1_1"
+    assert run.model.weights == str(tmp_path / "out" / "weights.safetensors")
+    assert run.data.name == "digits"
+    _, config = load_model(run.model)
+    assert (config.mean, config.num_classes) == ([0.5] * 3, 10)
+    with pytest.raises(UserError, match=r"does not fit .*; its network is squeezenet1_1; check"):
+        load_model(ModelConfig("resnet18", run.model.weights))
+
+
+def test_evaluate_takes_a_module_of_ones_own_from_the_folder_of_a_training(tmp_path):
+    trained = train(factories.training(tmp_path / "out", epochs=1))
+    with pytest.raises(UserError, match=r"model\._target_: .* add --allow-code"):
+        load_evaluation(trained.folder)
+    run = load_evaluation(trained.folder, allow_code=True)
+    model, _ = load_model(run.model)
+    stored = load_file(trained.weights)
+    held = module_of(model).state_dict()
+    assert held.keys() == stored.keys()
+    assert all(torch.equal(held[name], stored[name]) for name in held)
+
+
+def test_a_folder_that_evaluate_cannot_take_a_model_from_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="is a folder without a training"):
+        load_evaluation(tmp_path)
+    (tmp_path / "train.json").touch()
+    with pytest.raises(UserError, match="has not ended; resume it with carescale train output="):
+        load_evaluation(tmp_path)
+    (tmp_path / "weights.safetensors").touch()
+    for text in (None, "model: 3", "[]", "model: {}"):
+        if text is not None:
+            (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(UserError, match=r"config\.yaml") as caught:
+            load_evaluation(tmp_path)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="is a folder; give a YAML file"):
+        load_training(tmp_path)
 
 
 def test_progress_is_shown_on_a_terminal_only(tmp_path, capsys):

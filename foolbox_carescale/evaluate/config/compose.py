@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, nearest
-from ..serialization import LARGEST, check_yaml, flatten_keys
+from ..serialization import flatten_keys
+from .files import load_yaml, not_yaml, read_training, read_yaml
 from .permissions import refuse_code, refuse_sending
 from .types import EVALUATION, Evaluation, default_epsilons
 from .validation import ConfigSpec, Tree, escape_interpolation, field_names, is_path, read
@@ -47,13 +47,13 @@ class BoundedFiles(FileConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         """Return the config in a file."""
         path = Path(self.path) / self._normalize_file_name(config_path)
-        _read_yaml(path)
+        read_yaml(path)
         try:
             found = super().load_config(config_path)
         except OmegaConfBaseException:
             raise
         except (yaml.YAMLError, ValueError, OSError) as error:
-            raise _not_yaml(path, error) from error
+            raise not_yaml(path, error) from error
         _check_defaults(path, OmegaConf.to_container(found.config))
         return found
 
@@ -69,7 +69,8 @@ def load_evaluation(
     does not know are keyword arguments of what is named there.
 
     Args:
-        path: A YAML file, which may have a Hydra defaults list; None for the default run.
+        path: A YAML file, which may have a Hydra defaults list; the folder of a training, whose
+            model and data are evaluated; None for the default run.
         overrides: Hydra's override grammar. ``data=folder`` chooses a file of a config group:
             one in a folder ``data`` beside ``path``, or one of those that ship with the package.
             ``model.name=resnet18`` and ``attacks.mine.steps=20`` set a value, ``~attacks.mine``
@@ -102,7 +103,7 @@ def compose_tree(
         UserError: The file or an override cannot be used.
     """
     content = _read(Path(path), spec) if path is not None else {}
-    beside = None if path is None else Path(path).resolve().parent
+    beside = None if path is None else _folder_of(Path(path))
     parsed = [parse_override(override, spec) for override in overrides]
     for override in parsed:
         if override.is_sweep_override():
@@ -213,23 +214,23 @@ def options(group: str, beside: Path | None = None, spec: ConfigSpec = EVALUATIO
     return sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
 
 
+def _folder_of(path: Path) -> Path:
+    return path.resolve() if path.is_dir() else path.resolve().parent
+
+
 def _read(path: Path, spec: ConfigSpec) -> Tree:
+    if path.is_dir():
+        if spec is EVALUATION:
+            return read_training(path)
+        raise UserError(f"{path}: is a folder; give a YAML file (output={path} resumes there)")
     try:
-        text = _read_yaml(path)
+        text = read_yaml(path)
     except FileNotFoundError:
         beside = {other.stem: str(other) for other in path.parent.glob("*.y*ml")}
         close = difflib.get_close_matches(path.stem, beside, n=1)
         hint = f"; did you mean {beside[close[0]]!r}?" if close else ""
         raise UserError(f"{path}: there is no such file{hint}") from None
-    try:
-        loaded = OmegaConf.load(io.StringIO(text))
-    except OmegaConfBaseException as error:  # a key that is no text, such as null
-        raise UserError(_explain(error, path)) from error
-    except (yaml.YAMLError, ValueError, OSError) as error:
-        raise _not_yaml(path, error) from error
-    content: Any = OmegaConf.to_container(loaded)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a list; give a mapping, such as 'seed: 0'")
+    content = load_yaml(path, text)
     known = field_names(spec.config)
     for key in content:
         if key != "defaults" and key not in known:
@@ -247,31 +248,6 @@ def _read(path: Path, spec: ConfigSpec) -> Tree:
     return said
 
 
-def _read_yaml(path: Path) -> str:
-    """Return the text of a YAML file that may come from a stranger.
-
-    Raises:
-        FileNotFoundError: There is none.
-        UserError: It cannot be read, or ``check_yaml`` refuses it.
-    """
-    try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-        text = content.decode()
-        check_yaml(text)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _not_yaml(path, error) from error
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
-    if len(content) > LARGEST:
-        raise UserError(f"{path}: is larger than {LARGEST} bytes")
-    return text
-
-
 def _check_defaults(path: Path, content: Any) -> None:
     """Raise a UserError for a defaults list in a file that Hydra has no words for."""
     defaults = content.get("defaults") if isinstance(content, dict) else None
@@ -287,12 +263,6 @@ def _check_defaults(path: Path, content: Any) -> None:
                 f"{path}: defaults: {entry!r} is neither a file nor one group with its choice;"
                 " write [base, {data: folder}, _self_]"
             )
-
-
-def _not_yaml(path: object, error: Exception) -> UserError:
-    mark = getattr(error, "problem_mark", None)
-    at = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return UserError(f"{path}: is not valid YAML{at}: {getattr(error, 'problem', None) or error}")
 
 
 def _is_node(key: str, spec: ConfigSpec) -> bool:

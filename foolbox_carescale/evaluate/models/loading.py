@@ -19,8 +19,8 @@ from ..errors import LOGGER, EvaluationWarning, UserError, warn
 from .outputs import adapt_module
 from .sources import source_of, torchvision
 from .sources.preset import Preset
-from .targets import call_target
-from .weights import read_notes, read_state
+from .targets import call_target, takes
+from .weights import load_into, read_notes, read_state
 
 BUNDLED_WEIGHTS = Path(__file__).with_name("digits_shufflenet.safetensors")
 """Made by ``experiments/train_digits.py``."""
@@ -145,7 +145,11 @@ def build_network(
 
 def _from_target(config: ModelConfig) -> tuple[Any, ModelConfig]:
     """Return the user's own module or Foolbox model, and the config without what it took."""
-    made, config = call_target("model", config, inert=("name", "weights", "num_classes"))
+    weights = None
+    if not takes("model", str(config._target_), "weights"):
+        weights = _weights_file(config)  # for the network that is returned
+    called = config if weights is None else dataclasses.replace(config, weights="auto")
+    made, called = call_target("model", called, inert=("name", "weights", "num_classes"))
     if not isinstance(made, (torch.nn.Module, Model)):
         raise UserError(
             f"model._target_: {config._target_} returned {type(made).__name__};"
@@ -154,7 +158,19 @@ def _from_target(config: ModelConfig) -> tuple[Any, ModelConfig]:
     module = module_of(made) if isinstance(made, Model) else made
     if module is not None:
         adapt_module(module, str(config._target_))
-    return made, config
+    if weights is None:
+        return made, called
+    if module is None:
+        raise UserError(f"model.weights: {config._target_} returned no PyTorch module to hold them")
+    try:
+        load_into(module.eval(), weights)
+    except RuntimeError as error:
+        raise _no_fit(config, f"{config._target_}", error) from error
+    notes = read_notes(weights)
+    mean, std = (None, None) if isinstance(made, Model) else (notes.mean, notes.std)
+    return made, dataclasses.replace(
+        called, weights=config.weights, mean=called.mean or mean, std=called.std or std
+    )
 
 
 def _carried(network: torch.nn.Module, name: str) -> tuple[list[float] | None, list[float] | None]:
@@ -336,10 +352,16 @@ def _named_model(config: ModelConfig, data_classes: int) -> tuple[torch.nn.Modul
     try:
         network = source.build(config, classes, read_state(path))
     except RuntimeError as error:
-        reason = "; ".join(line.strip() for line in str(error).split("\n")[1:3])
-        raise UserError(
-            f"model.weights: {config.weights} does not fit {config.name} with {classes} classes"
-            f" ({reason[:200]}); check model.name and model.num_classes"
-        ) from error
+        of = notes.architecture
+        known = f"; its network is {of}" if of not in (None, config.name) else ""
+        raise _no_fit(config, f"{config.name} with {classes} classes", error, known) from error
     preset = preset_of(config) or Preset(mean=notes.mean, std=notes.std)
     return network, dataclasses.replace(preset, num_classes=classes)
+
+
+def _no_fit(config: ModelConfig, network: str, error: RuntimeError, known: str = "") -> UserError:
+    reason = "; ".join(line.strip() for line in str(error).split("\n")[1:3])
+    return UserError(
+        f"model.weights: {config.weights} does not fit {network} ({reason[:200]}){known};"
+        f" check model.{'_target_' if config._target_ else 'name'} and model.num_classes"
+    )

@@ -83,6 +83,15 @@ def call_target(
         return function(**params), dataclasses.replace(config, **taken)
 
 
+def takes(key: str, target: str, name: str) -> bool:
+    """Return whether what ``_target_`` names takes a keyword argument."""
+    try:
+        parameters = inspect.signature(find_target(key, target)).parameters
+    except (TypeError, ValueError):  # of some built-in callables
+        return True
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
 def check_params(name: str, params: Mapping[str, Any], accepted: Mapping[str, Any]) -> None:
     """Raise a UserError for a key of ``data.params`` that a data set does not take."""
     for key in params:

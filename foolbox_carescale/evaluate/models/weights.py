@@ -34,11 +34,13 @@ class WeightsMetadata:
     Attributes:
         num_classes: How many it tells apart.
         mean, std: Per-channel normalisation that it was trained with.
+        architecture: Its name.
     """
 
     num_classes: int | None = None
     mean: list[float] | None = None
     std: list[float] | None = None
+    architecture: str | None = None
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
@@ -133,6 +135,17 @@ def _without_prefix(path: Path, state: dict[str, torch.Tensor]) -> dict[str, tor
     return state
 
 
+def load_into(module: torch.nn.Module, path: Path) -> None:
+    """Load a file into a user's own module, in which a prefix may be a part of its own.
+
+    Raises:
+        RuntimeError: They do not fit.
+    """
+    state, names = read_state(path), set(module.state_dict())
+    prefixed = ({f"{p}{name}": value for name, value in state.items()} for p in PREFIXES)
+    module.load_state_dict(next((one for one in prefixed if one.keys() == names), state))
+
+
 def _cut(path: Path) -> UserError:
     return UserError(f"model.weights: {path} is cut off; save or download it again")
 
@@ -154,10 +167,12 @@ def read_notes(path: Path) -> WeightsMetadata:
     try:
         said = json.loads(text)
         classes = said.get("num_classes")
-        notes = WeightsMetadata(
-            None if classes is None else int(classes),
-            *(None if said.get(key) is None else _numbers(said[key]) for key in ("mean", "std")),
+        mean, std = (
+            None if said.get(key) is None else _numbers(said[key]) for key in ("mean", "std")
         )
+        name = said.get("architecture")
+        number = None if classes is None else int(classes)
+        notes = WeightsMetadata(number, mean, std, None if name is None else str(name))
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"model.weights: what {path} notes of its network, {text[:80]!r}, cannot be read"
