@@ -41,6 +41,8 @@ ALLOWED = {
     ("evaluate/models/targets.py", "importlib.import_module"): "_target_, which is asked for",
     ("evaluate/models/weights.py", "torch.load"): "weights_only",
     ("training/checkpoints.py", "torch.load"): "weights_only",
+    ("evaluate/verification/files.py", "torch.load"): "weights_only",
+    ("evaluate/verification/files.py", "numpy.load"): "allow_pickle=False",
     ("evaluate/models/sources/torchvision.py", "torch.hub.get_dir"): "the name of a folder",
     (
         "evaluate/models/sources/torchvision.py",
@@ -53,6 +55,7 @@ ALLOWED = {
 }
 NEEDED = {
     "torch.load": ("weights_only", True),
+    "numpy.load": ("allow_pickle", False),
     "*.get_state_dict": ("weights_only", True),
 }
 
