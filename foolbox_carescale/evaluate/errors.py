@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 LOGGER = logging.getLogger("carescale")
 """Gets every EvaluationWarning, and when a setting or an epoch starts and ends; prints nothing."""
@@ -32,6 +33,28 @@ class SampleError(UserError):
 
 class StorageError(UserError):
     """The run folder cannot be written: no room, or no permission. What it holds is intact."""
+
+
+@contextmanager
+def named_memory(batch_size: int) -> Iterator[None]:
+    """Raise an error of a device or a computer without memory as one line on the batch size."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        exhausted = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        if not (exhausted or any(phrase in str(error) for phrase in _NO_MEMORY)):
+            raise
+        remedy = "free memory, and run it again"
+        if batch_size > 1:
+            remedy = f"give batch_size={batch_size // 2} and another output, or {remedy}"
+        raise UserError(
+            f"batch_size: {batch_size} samples at once need more memory than there is"
+            f" ({describe(error)}); {remedy}: finished tasks are kept"
+        ) from error
+
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "RESOURCE_EXHAUSTED")
+"""What PyTorch on a CPU, CUDA's libraries and XLA say, whose errors have no type of their own."""
 
 
 class EvaluationWarning(UserWarning):

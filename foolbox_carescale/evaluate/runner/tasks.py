@@ -100,7 +100,7 @@ class Tasks(Sequence[Task]):
         self.settings = list(settings)
         self.samples = samples
         self.batches = -(-samples // batch_size)
-        self._batch_size, self._seed = batch_size, seed
+        self.batch_size, self._seed = batch_size, seed
         self._groups = [
             group
             for _, same in groupby(self.settings, key=lambda setting: setting.label)
@@ -136,8 +136,8 @@ class Tasks(Sequence[Task]):
 
     def positions(self, batch: int) -> npt.NDArray[np.int64]:
         """Positions of a batch's samples in the run's data."""
-        start = batch * self._batch_size
-        return np.arange(start, min(start + self._batch_size, self.samples))
+        start = batch * self.batch_size
+        return np.arange(start, min(start + self.batch_size, self.samples))
 
     def in_batch(self, batch: int) -> range:
         """Return the numbers of all tasks on a batch."""

@@ -23,7 +23,7 @@ from .. import diagnostics
 from ..config.types import Evaluation
 from ..data.dataset import Batch, Data
 from ..data.decoding import scaled_on
-from ..errors import SampleError, UserError
+from ..errors import SampleError, UserError, named_memory
 from ..models.loading import load_model
 from ..models.outputs import check_classes
 from ..models.targets import named_errors
@@ -113,8 +113,12 @@ class Worker:
         """Classify and diagnose samples of all batches, or of as many as fit into one.
 
         Raises:
-            UserError: The model has too few classes for the data.
+            UserError: The model has too few classes for the data, or the memory holds no batch.
         """
+        with named_memory(self._tasks.batch_size):
+            return self._probe_model()
+
+    def _probe_model(self) -> ModelProbe:
         module = module_of(self._model)
         weights = None if module is None else weights_digest(module)
         batch, some = len(self._tasks.positions(0)), self._data.batch(probe_positions(self._tasks))
@@ -129,7 +133,15 @@ class Worker:
         )
 
     def run(self, task: Task) -> TaskResult:
-        """Attack a task's samples, and measure what comes out; say why if one cannot be read."""
+        """Attack a task's samples, and measure what comes out; say why if one cannot be read.
+
+        Raises:
+            UserError: The memory does not hold a batch, or the attack fails.
+        """
+        with named_memory(self._tasks.batch_size):
+            return self._run(task)
+
+    def _run(self, task: Task) -> TaskResult:
         try:
             batch = self._batch(task.batch)
         except SampleError as error:  # other batches may do without
@@ -142,7 +154,8 @@ class Worker:
         counted.reports_overflow = True  # diagnostics do, of all samples at once
         seed_everything(task.seed)
         started = time.perf_counter()
-        with named_errors(f"attacks.{task.settings[0].label}"):
+        named = named_errors(f"attacks.{task.settings[0].label}")
+        with named, named_memory(self._tasks.batch_size):
             returned, clipped, stages = (
                 self._attack(counted, task.settings, batch)
                 if len(images)
