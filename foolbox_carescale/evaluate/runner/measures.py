@@ -34,6 +34,15 @@ def perturbation_norms(clean: Array, perturbed: Array, *orders: float) -> Array:
     return norms
 
 
+def measured_norms(clean: Array, perturbed: Array, p: float, epsilon: float) -> dict[str, Array]:
+    """Return the columns of a perturbation's norms, in the order p and in those of all attacks."""
+    orders = {"norm": p, "norm_l1": 1.0, "norm_l2": 2.0, "norm_linf": np.inf}
+    distinct = list(dict.fromkeys(orders.values()))
+    norms = dict(zip(distinct, perturbation_norms(clean, perturbed, *distinct), strict=True))
+    sizes = {name: norms[order] for name, order in orders.items()}
+    return {**sizes, "norm_over_epsilon": sizes["norm"] / epsilon}
+
+
 def reachable_norms(images: Array, p: float) -> Array:
     """Return the largest ||z - image||_p over z in [0, 1]^n, shape (N,), in float64."""
     farthest_corners = (images < 0.5).astype(np.float32)

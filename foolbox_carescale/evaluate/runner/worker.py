@@ -29,8 +29,8 @@ from ..models.outputs import check_classes
 from ..models.targets import named_errors
 from ..models.weights import weights_digest
 from ..store.schema import SCHEMA, TaskResult
+from . import measures
 from .identity import inputs_digest, logit_mixtures
-from .measures import cross_entropy, per_sample, perturbation_norms, quantise, reachable_norms
 from .tasks import AttackSetting, Task, Tasks
 
 EXAMPLES = 4
@@ -113,12 +113,8 @@ class Worker:
         """Classify and diagnose samples of all batches, or of as many as fit into one.
 
         Raises:
-            UserError: The model has too few classes for the data, or the memory holds no batch.
+            UserError: The model has too few classes for the data.
         """
-        with named_memory(self._tasks.batch_size):
-            return self._probe_model()
-
-    def _probe_model(self) -> ModelProbe:
         module = module_of(self._model)
         weights = None if module is None else weights_digest(module)
         batch, some = len(self._tasks.positions(0)), self._data.batch(probe_positions(self._tasks))
@@ -133,11 +129,7 @@ class Worker:
         )
 
     def run(self, task: Task) -> TaskResult:
-        """Attack a task's samples, and measure what comes out; say why if one cannot be read.
-
-        Raises:
-            UserError: The memory does not hold a batch, or the attack fails.
-        """
+        """Attack a task's samples, and measure what comes out; say why if one cannot be read."""
         with named_memory(self._tasks.batch_size):
             return self._run(task)
 
@@ -178,14 +170,14 @@ class Worker:
             logits = self._logits(perturbed)
             measured: dict[str, Any] = {
                 **self._judged(perturbed, logits, labels),
-                **_sizes(images, perturbed, setting),
+                **measures.measured_norms(images, perturbed, setting.p, setting.epsilon),
                 # no epsilon limits the smallest perturbation
                 "returned_norm": None
                 if setting.minimises
-                else perturbation_norms(images, raw, setting.p)[0],
+                else measures.perturbation_norms(images, raw, setting.p)[0],
                 "minimum_norm": minimum,
                 "broken_by": _broken_by(stages, len(images)),
-                "in_bounds": np.all(per_sample((moved >= 0) & (moved <= 1)), axis=1),
+                "in_bounds": np.all(measures.per_sample((moved >= 0) & (moved <= 1)), axis=1),
                 **{name: np.full(len(images), value) for name, value in cost.items()},
             }
             tables.append(self._rows(task, setting, batch, measured))
@@ -214,7 +206,7 @@ class Worker:
                 inputs, targets = (
                     take_samples(ep.astensor(t), chosen).raw for t in (inputs, targets)
                 )
-            losses = cross_entropy(logits, samples.labels)
+            losses = measures.cross_entropy(logits, samples.labels)
             self._clean = (
                 number,
                 _CleanBatch(
@@ -252,15 +244,15 @@ class Worker:
         """Return the p-norm of each perturbation; infinity where it is not adversarial."""
         nearest = np.clip(returned, 0, 1)
         adversarial = self._logits(nearest).argmax(1) != labels
-        return np.where(adversarial, perturbation_norms(images, nearest, p)[0], np.inf)
+        return np.where(adversarial, measures.perturbation_norms(images, nearest, p)[0], np.inf)
 
     def _judged(self, perturbed: Array, logits: Array, labels: Array) -> dict[str, Array]:
-        quantised = self._logits(quantise(perturbed))
+        quantised = self._logits(measures.quantise(perturbed))
         return {
             "adversarial_prediction": logits.argmax(1),
             "success": logits.argmax(1) != labels,
             "quantised_success": quantised.argmax(1) != labels,
-            "loss": cross_entropy(logits, labels),
+            "loss": measures.cross_entropy(logits, labels),
         }
 
     def _rows(
@@ -271,7 +263,7 @@ class Worker:
         measured: dict[str, Any],
     ) -> pa.Table:
         if setting.p not in batch.reachable:
-            batch.reachable[setting.p] = reachable_norms(batch.samples.images, setting.p)
+            batch.reachable[setting.p] = measures.reachable_norms(batch.samples.images, setting.p)
         attacked = batch.attacked
         robust, losses = attacked.copy(), batch.losses.copy()
         robust[attacked] = ~measured["success"]
@@ -343,7 +335,8 @@ def make_worker(evaluation: Evaluation, data: Data, tasks: Tasks) -> tuple[Worke
     name = config._target_ or config.name
     worker = Worker(model, name, data, tasks, keep=evaluation.save == "adversarial_examples")
     try:
-        with named_errors(f"model._target_: {name}") if config._target_ else nullcontext():
+        named = named_errors(f"model._target_: {name}") if config._target_ else nullcontext()
+        with named, named_memory(tasks.batch_size):
             probe = worker.probe_model()
     except (RuntimeError, AssertionError) as error:
         shape = "x".join(map(str, data.shape))
@@ -390,21 +383,12 @@ def seed_everything(seed: int) -> None:
         JAXTensor.key = jax.random.PRNGKey(short)
 
 
-def _sizes(clean: Array, perturbed: Array, setting: AttackSetting) -> dict[str, Array]:
-    orders = {"norm": setting.p, "norm_l1": 1.0, "norm_l2": 2.0, "norm_linf": np.inf}
-    distinct = list(dict.fromkeys(orders.values()))
-    norms = dict(zip(distinct, perturbation_norms(clean, perturbed, *distinct), strict=True))
-    sizes = {name: norms[p] for name, p in orders.items()}
-    return {**sizes, "norm_over_epsilon": sizes["norm"] / setting.epsilon}
-
-
 def _float64(tensor: Any) -> Array:
     return _array(tensor).astype(np.float64)
 
 
 def _array(tensor: Any) -> Array:
-    array: Array = ep.astensor(tensor).numpy()
-    return array
+    return np.asarray(ep.astensor(tensor).numpy())
 
 
 def _where(attacked: Array, values: Array | None) -> pa.Array:
