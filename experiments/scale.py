@@ -46,6 +46,7 @@ from foolbox_carescale.evaluate import (
 from foolbox_carescale.evaluate.runner.run import Progress
 from foolbox_carescale.evaluate.runner.tasks import Task, Tasks, make_settings
 from foolbox_carescale.evaluate.store.folder import RunFolder
+from foolbox_carescale.evaluate.store.rows import TASKS
 from foolbox_carescale.evaluate.store.schema import SCHEMA, TaskResult
 
 HERE = "experiments.scale"
@@ -179,7 +180,7 @@ def _kill(options: argparse.Namespace) -> dict[str, float]:
         store = RunFolder(options.folder)
         store.record()
         waiting = set(store.waiting())
-        # an unfinished results file, or one whose tasks still have files of their own
+        # so many that it had begun to compact, with results not there yet, or there twice
         unfinished = any((options.folder / ".unfinished").glob("?????.parquet.*"))
         doubled = waiting & {one.task for one in store.news()}
         done = len(store.stored())
@@ -187,7 +188,7 @@ def _kill(options: argparse.Namespace) -> dict[str, float]:
         if last:
             found = {"kills": kills, "compacting": compacting, "waiting": len(waiting)}
             return {**found, "done": done}
-        compacting += bool(unfinished or doubled)
+        compacting += bool(len(waiting) >= TASKS or unfinished or doubled)
         kills += 1
 
 
