@@ -24,6 +24,7 @@ from foolbox_carescale.evaluate.data.dataset import Source
 from foolbox_carescale.evaluate.data.sources import load_data
 from foolbox_carescale.evaluate.models.loading import load_model
 from foolbox_carescale.evaluate.runner.measures import cross_entropy, perturbation_norms
+from foolbox_carescale.evaluate.runner.tasks import IDENTIFIED
 from foolbox_carescale.evaluate.runner.worker import Worker
 from foolbox_carescale.evaluate.store.folder import RunFolder
 from foolbox_carescale.evaluate.store.schema import SCHEMA
@@ -161,6 +162,16 @@ def test_a_batch_is_decoded_copied_to_the_device_and_classified_once(tmp_path, m
     clean = load_data(DataConfig(), 12).images
     of_clean = [a for a in copied[copies:] if a.ndim == 4 and (a[0] == clean).all((1, 2, 3)).any()]
     assert [len(array) for array in of_clean] == [5, 5, 2]
+
+
+def test_shards_decode_each_sample_once_and_few_to_identify_the_run(tmp_path, monkeypatch):
+    decoded, sample = [], Source.sample
+    monkeypatch.setattr(Source, "sample", lambda self, i: decoded.append(int(i)) or sample(self, i))
+    changes = {"samples": 200, "batch_size": 10, "attacks": {"noise": ATTACKS["noise"]}}
+    for shard in (3, 0, 1, 2):
+        evaluate(small(tmp_path / "run", **changes, shard=f"{shard}/4", threads=1))
+    diagnosed = 32
+    assert len(decoded) == 200 + 4 * IDENTIFIED + diagnosed
 
 
 class Writing(fb.attacks.LinfFastGradientAttack):

@@ -102,7 +102,7 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
         log = _open(folder, evaluation, record["samples"])
         if log.complete:
             (on_progress or _ignore)(log.progress(None))
-            return _finish(folder, diagnostics.from_dicts(folder.read_warnings()))
+            return _finish(folder, [])
 
     with diagnostics.capture_warnings() as captured:
         resolved, data = _resolve(evaluation)
@@ -129,7 +129,9 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
             where = f"that the run in {folder.path} was started with"
             identity.check_same_model(record["model"], probe.model, where)
         folder.write_config(_header(resolved) + resolved.to_yaml())
-        folder.write_warnings(diagnostics.to_dicts(captured))
+        if folder.diagnosed:  # what is computed again is diagnosed again
+            folder.write_warnings([])
+        _add_warnings(folder, captured)
         _compute(executor, log, on_progress or _ignore)
         return _finish(folder, captured)
     finally:
@@ -143,13 +145,23 @@ def _finish(folder: RunFolder, about_model: list[diagnostics.Diagnostic]) -> Res
     """Compact what is stored, and diagnose it if it is the whole run and nobody has."""
     folder.compact()
     results = Results(folder.path)
+    _add_warnings(folder, about_model)  # again: other shards may have written meanwhile
     if folder.complete and not folder.diagnosed:
         about_results = diagnostics.of_results(results)
         diagnostics.emit(about_results)
-        found = diagnostics.to_dicts([*about_model, *about_results])
-        folder.write_warnings(found, diagnosed=True)
+        _add_warnings(folder, about_results, diagnosed=True)
     folder.close()
     return results
+
+
+def _add_warnings(
+    folder: RunFolder, found: list[diagnostics.Diagnostic], *, diagnosed: bool = False
+) -> None:
+    """Store diagnostics beside those that other processes have found."""
+    there = folder.read_warnings()
+    together = diagnostics.to_dicts([*diagnostics.from_dicts(there), *found])
+    if diagnosed or together != there:
+        folder.write_warnings(together, diagnosed=diagnosed or folder.diagnosed)
 
 
 class _CompletionLog:
@@ -280,8 +292,7 @@ def _open(folder: RunFolder, evaluation: Evaluation, samples: int) -> _Completio
 def _compute(executor: Executor, log: _CompletionLog, report: Callable[[Progress], None]) -> None:
     """Compute what is missing; what other processes have claimed is left to them."""
     folder = log.folder
-    started: set[int] = set()
-    running: set[int] = set()
+    started, running = set[int](), set[int]()
 
     def by_batch() -> Iterator[int]:
         # whole batches that no other process is at, so that each is decoded once

@@ -20,7 +20,7 @@ from ...attacks.ensemble import ClipAwareAutoAttack, StageResult
 from ...attacks.indexing import take_samples
 from ...attacks.model import module_of
 from .. import diagnostics
-from ..config.types import Evaluation
+from ..config.types import Evaluation, shard_of
 from ..data.dataset import Batch, Data
 from ..data.decoding import scaled_on
 from ..errors import SampleError, UserError, named_memory
@@ -35,10 +35,6 @@ from .tasks import AttackSetting, Task, Tasks
 
 EXAMPLES = 4
 """Samples whose images are stored, from the first batch, at the middle epsilon of each attack."""
-
-LOOKED_AT = 32
-"""Samples, at least, that the model is diagnosed at, however small a batch is: a fault at a fifth
-of the samples is at two of 32 or more in 99 of 100 draws, which is above 5%."""
 
 PACKAGES = ("foolbox", "foolbox_carescale")
 """Those whose attacks leave their inputs as they are."""
@@ -109,23 +105,27 @@ class Worker:
         self._keep = keep
         self._clean: tuple[int, _CleanBatch] | None = None
 
-    def probe_model(self) -> ModelProbe:
-        """Classify and diagnose samples of all batches, or of as many as fit into one.
+    def probe_model(self, *, diagnose: bool = True) -> ModelProbe:
+        """Return what identifies the model and the data, and diagnose the model on request.
 
         Raises:
             UserError: The model has too few classes for the data.
         """
         module = module_of(self._model)
         weights = None if module is None else weights_digest(module)
-        batch, some = len(self._tasks.positions(0)), self._data.batch(probe_positions(self._tasks))
+        batch, some = len(self._tasks.positions(0)), self._data.batch(self._tasks.probe_positions())
         parts = [self._logits(some.images[i : i + batch]) for i in range(0, len(some), batch)]
         logits = np.concatenate(parts)
         known = some.labels if self._data.labels is None else self._data.labels
         check_classes(logits.shape, int(known.max()), model=self._name, data=self._data.name)
+        found = []
+        if diagnose:
+            more = self._data.batch(self._tasks.probe_positions(diagnose=True))
+            found = diagnostics.of_model(self._model, more.images, more.labels, batch_size=batch)
         return ModelProbe(
             {"weights": weights, "logits": logit_mixtures(logits).tolist()},
             inputs_digest(self._data.index, known, some.hashes),
-            diagnostics.of_model(self._model, some.images, some.labels, batch_size=batch),
+            found,
         )
 
     def run(self, task: Task) -> TaskResult:
@@ -316,15 +316,12 @@ class Worker:
         return ep.from_numpy(self._model.dummy, np.ascontiguousarray(array)).raw
 
 
-def probe_positions(tasks: Tasks) -> npt.NDArray[np.int64]:
-    """Return which samples a model is probed with: of sorted data the first are of one class."""
-    samples = tasks.samples
-    count = min(samples, max(len(tasks.positions(0)), LOOKED_AT))
-    return np.linspace(0, samples - 1, count).astype(np.int64)
+def make_worker(
+    evaluation: Evaluation, data: Data, tasks: Tasks, *, diagnose: bool = True
+) -> tuple[Worker, ModelProbe]:
+    """Return the worker of a resolved run, and what it found about the model.
 
-
-def make_worker(evaluation: Evaluation, data: Data, tasks: Tasks) -> tuple[Worker, ModelProbe]:
-    """Return the worker of a resolved run.
+    The model is diagnosed, on request, where the first batch is computed: in one shard of all.
 
     Raises:
         UserError: The model cannot be had, or cannot classify the data.
@@ -335,9 +332,10 @@ def make_worker(evaluation: Evaluation, data: Data, tasks: Tasks) -> tuple[Worke
     name = config._target_ or config.name
     worker = Worker(model, name, data, tasks, keep=evaluation.save == "adversarial_examples")
     try:
+        first = 0 in tasks.in_shard(*shard_of(evaluation.shard))
         named = named_errors(f"model._target_: {name}") if config._target_ else nullcontext()
         with named, named_memory(tasks.batch_size):
-            probe = worker.probe_model()
+            probe = worker.probe_model(diagnose=diagnose and first)
     except (RuntimeError, AssertionError) as error:
         shape = "x".join(map(str, data.shape))
         reason = str(error).split("\n")[0]

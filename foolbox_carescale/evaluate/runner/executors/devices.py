@@ -51,7 +51,7 @@ class DevicesExecutor:
         for device in find_devices(self._evaluation.executor.devices):
             ours, theirs = context.Pipe()
             evaluation = dataclasses.replace(self._evaluation, device=device)
-            process = context.Process(target=_serve, args=(theirs, evaluation))
+            process = context.Process(target=_serve, args=(theirs, evaluation, not self._children))
             with _inheriting_no_signals():
                 process.start()
             theirs.close()
@@ -122,11 +122,11 @@ def _inheriting_no_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _serve(connection: Connection, evaluation: Evaluation) -> None:
+def _serve(connection: Connection, evaluation: Evaluation, diagnose: bool) -> None:
     """Compute the tasks that come, until the other end is closed."""
     worker = RemoteWorker()
     with contextlib.suppress(EOFError, ConnectionError):
-        _answer(connection, partial(worker.start, evaluation))
+        _answer(connection, partial(worker.start, evaluation, diagnose=diagnose))
         while True:
             _answer(connection, partial(worker.run, *connection.recv()))
 

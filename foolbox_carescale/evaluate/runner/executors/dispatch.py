@@ -57,7 +57,9 @@ class BatchQueue:
 class RemoteWorker:
     """A worker in a process of its own."""
 
-    def start(self, evaluation: Evaluation, data: Any = None) -> ModelProbe:
+    def start(
+        self, evaluation: Evaluation, data: Any = None, *, diagnose: bool = True
+    ) -> ModelProbe:
         """Load the model as a resolved run says, and open the data where they are not given."""
         torch.set_num_threads(evaluation.threads or 1)
         data = data or open_data(evaluation.data, evaluation.samples)
@@ -66,7 +68,7 @@ class RemoteWorker:
         self._worker: Worker
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", EvaluationWarning)  # they are in the probe
-            self._worker, probe = make_worker(evaluation, data, self._tasks)
+            self._worker, probe = make_worker(evaluation, data, self._tasks, diagnose=diagnose)
         return probe
 
     def run(self, number: int, ahead: tuple[int, ...] = ()) -> TaskResult:

@@ -15,7 +15,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from ...errors import EvaluationWarning, SampleError, UserError, describe, warn
 from ...store.schema import TaskResult
 from ..identity import check_inputs, check_same_model
 from ..tasks import Task, Tasks
-from ..worker import ModelProbe, probe_positions
+from ..worker import ModelProbe
 from .dispatch import PREFETCH, BatchQueue, RemoteWorker
 
 try:
@@ -53,7 +53,8 @@ class RayExecutor:
         self._connected = False
         self._starting: dict[Any, _Remote] = {}  # by what tells that it is ready
         self._workers: list[_Remote] = []
-        self._probe: ModelProbe | None = None
+        self._first: ModelProbe | None = None  # of the worker that was ready first
+        self._probe: ModelProbe | None = None  # of the one that diagnoses the model
         self._lost = 0  # workers in a row that died before they were ready
         self._sent: dict[int, Any] = {}  # batches for workers that cannot open the data
 
@@ -169,13 +170,19 @@ class RayExecutor:
             num_gpus=self._settings.gpus,
             scheduling_strategy="SPREAD",
         ).remote()
-        self._starting[actor.start.remote(self._evaluation)] = _Remote(actor)
+        diagnoses = self._probe is None and not any(w.diagnoses for w in self._starting.values())
+        self._start(_Remote(actor, diagnoses=diagnoses), None)
+
+    def _start(self, worker: _Remote, data: Any) -> None:
+        started = worker.actor.start.remote(self._evaluation, data, diagnose=worker.diagnoses)
+        self._starting[started] = worker
 
     def _outline(self) -> Any:
         """Return where workers find the data without their images, and those of the probe."""
         if -1 not in self._sent:
             data, tasks = self._data, self._tasks
-            received = data.batch(probe_positions(tasks))
+            both = (tasks.probe_positions(diagnose=diagnose) for diagnose in (False, True))
+            received = [data.batch(positions) for positions in both]
             self._sent[-1] = ray.put(
                 ReceivedData(
                     data.name, data.index, data.labels, data.num_classes, data.shape, received
@@ -242,38 +249,46 @@ class RayExecutor:
             ) from error
         if probe is None:
             started.receives = True
-            starting = started.actor.start.remote(self._evaluation, self._outline())
-            self._starting[starting] = started
+            self._start(started, self._outline())
             return None
         self._lost = 0
-        if self._probe is None:
+        self._first = self._first or probe
+        if started.diagnoses:
             self._probe = probe
-        check_inputs(self._probe.inputs, probe.inputs, "the first Ray worker")
-        check_same_model(self._probe.model, probe.model, "of the first Ray worker")
+        check_inputs(self._first.inputs, probe.inputs, "the first Ray worker")
+        check_same_model(self._first.model, probe.model, "of the first Ray worker")
         self._workers.append(started)
         return None
 
 
 @dataclass(eq=False)
 class _Remote:
-    """A worker, the tasks that it holds, the one it computes first, and whether it gets batches."""
+    """A worker, and the tasks that it holds, the one it computes first.
+
+    Attributes:
+        diagnoses: Whether it diagnoses the model.
+        receives: Whether it cannot open the data, and gets batches.
+    """
 
     actor: Any
     tasks: list[Task] = field(default_factory=list)
+    diagnoses: bool = False
     receives: bool = False
 
 
 class _Actor(RemoteWorker):
     """The actor in a Ray worker. ``start`` is separate, so that its errors are reported."""
 
-    def start(self, evaluation: Evaluation, data: Any = None) -> ModelProbe | None:  # type: ignore[override]
+    def start(  # type: ignore[override]
+        self, evaluation: Evaluation, data: Any = None, *, diagnose: bool = True
+    ) -> ModelProbe | None:
         """Return None where the data are not given and cannot be opened here."""
         try:
             self._data: Any = data or open_data(evaluation.data, evaluation.samples)
         except UserError:
             return None
         try:
-            return super().start(evaluation, self._data)
+            return super().start(evaluation, self._data, diagnose=diagnose)
         except UserError as error:
             if isinstance(error.__cause__, ModuleNotFoundError):
                 raise UserError(f"{error}; {_ON_EVERY_NODE}") from error
@@ -284,32 +299,34 @@ class _Actor(RemoteWorker):
     ) -> TaskResult:
         """Compute a task, whose batch comes with it where the data cannot be opened here."""
         if batch is not None:
-            self._data.received = batch
+            self._data.received = [batch]
         return super().run(number, ahead)
 
 
 @dataclass
 class ReceivedData:
-    """Data without images, of which ``received`` is the only batch that is there."""
+    """Data without images, of which only the batches ``received`` are there."""
 
     name: str
     index: Labels
     labels: Labels | None
     num_classes: int
     shape: tuple[int, ...]
-    received: Batch | SampleError
+    received: Sequence[Batch | SampleError]
 
     def __len__(self) -> int:
         return len(self.index)
 
     def batch(self, positions: Any) -> Batch:
-        """Return the batch that was received, which must be the one that is asked for."""
-        if isinstance(self.received, SampleError):
-            raise self.received
-        there = {*self.received.index.tolist(), *self.received.skipped}
-        assert there == set(self.index[positions].tolist())
-        # what Ray shares cannot be written to, of which PyTorch warns
-        return dataclasses.replace(self.received, pixels=self.received.pixels.copy())
+        """Return a batch that was received."""
+        asked = set(self.index[positions].tolist())
+        for batch in self.received:
+            if isinstance(batch, SampleError):
+                raise batch
+            if {*batch.index.tolist(), *batch.skipped} == asked:
+                # what Ray shares cannot be written to, of which PyTorch warns
+                return dataclasses.replace(batch, pixels=batch.pixels.copy())
+        raise AssertionError("another batch was received")
 
     def prefetch(self, positions: Any) -> None:
         """Leave it to the driver."""
