@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.numpy import load_file
+from torchvision.models import ShuffleNetV2
 
 from foolbox_carescale.evaluate import (
     AttackConfig,
@@ -162,6 +163,26 @@ def test_a_batch_is_decoded_copied_to_the_device_and_classified_once(tmp_path, m
     clean = load_data(DataConfig(), 12).images
     of_clean = [a for a in copied[copies:] if a.ndim == 4 and (a[0] == clean).all((1, 2, 3)).any()]
     assert [len(array) for array in of_clean] == [5, 5, 2]
+
+
+def test_a_task_of_fgsm_needs_three_forward_passes(tmp_path):
+    """The attack's own, the one that judges what it returns, and one for 8-bit images."""
+    calls = []
+
+    def count(module, inputs, output):
+        if isinstance(module, ShuffleNetV2):
+            calls.append(len(output))
+
+    attacks = {"fgsm": AttackConfig("LinfFastGradientAttack", [0.02])}
+    begun = []
+    with torch.nn.modules.module.register_module_forward_hook(count):
+        results = evaluate(
+            small(tmp_path / "run", attacks=attacks, batch_size=12, threads=1),
+            on_progress=lambda progress: begun.append(len(calls)),
+        )
+    clean, *passes = calls[begun[0] : begun[1]]
+    assert clean == 12
+    assert passes == [results.table["attacked"].to_pylist().count(True)] * 3
 
 
 def test_shards_decode_each_sample_once_and_few_to_identify_the_run(tmp_path, monkeypatch):

@@ -142,7 +142,7 @@ class Worker:
             self._data.prefetch(self._tasks.positions(number))
         images, labels = batch.images, batch.labels
 
-        counted = CountingModel(self._model)
+        counted = measures.RecordingModel(self._model)
         counted.reports_overflow = True  # diagnostics do, of all samples at once
         seed_everything(task.seed)
         started = time.perf_counter()
@@ -167,7 +167,8 @@ class Worker:
         kept: dict[str, Array] = {"sample": batch.samples.index[batch.attacked]}
         for setting, raw, moved in zip(task.settings, returned, clipped, strict=True):
             perturbed = np.clip(moved, 0, 1)
-            logits = self._logits(perturbed)
+            recalled = counted.recall(perturbed)
+            logits = self._logits(perturbed) if recalled is None else recalled
             measured: dict[str, Any] = {
                 **self._judged(perturbed, logits, labels),
                 **measures.measured_norms(images, perturbed, setting.p, setting.epsilon),
