@@ -140,7 +140,8 @@ def _points(columns: Columns) -> list[Point]:
         column = columns.column(quantity)
         for s, own in zip(settings, values, strict=True):
             measured = column[s][attacked[s]]
-            own[quantity] = measured[np.isfinite(measured)]
+            own[quantity] = _compact(measured[np.isfinite(measured)])
+        del column, measured  # before the next one is read
     return [
         Point(
             epsilon=float(one.about["epsilon"]),
@@ -154,6 +155,13 @@ def _points(columns: Columns) -> list[Point]:
         )
         for i, one in enumerate(columns.settings)
     ]
+
+
+def _compact(values: Array) -> Array:
+    """Return the same values; equal ones, as most attacks' passes are, take no memory."""
+    if len(values) and (values == values[0]).all():
+        return np.broadcast_to(values[:1].copy(), values.shape)
+    return values
 
 
 def _share(flags: Array) -> float | None:

@@ -54,15 +54,19 @@ class Columns:
         self._places: Array | slice = slice(None)
         settings, samples = self.column("setting"), self.column("sample")
         order = np.lexsort((samples, settings))
+        settings = settings[order]
+        begins = np.append(True, settings[1:] != settings[:-1])[: len(settings)]
+        starts = np.flatnonzero(begins)
+        del settings  # each column here is as large as what comes after
         places = np.empty(len(order), np.int32 if len(order) < 2**31 else np.int64)
         places[order] = np.arange(len(order), dtype=places.dtype)
         samples = samples[order]
-        _, starts = np.unique(settings[order], return_index=True)
         ends = [*starts[1:].tolist(), len(order)]
+        firsts = self._rows(order[starts], about)
+        del order
         self._places = places
         self.settings: list[SettingRows] = []
         before = samples[:0]
-        firsts = self._rows(order[starts], about)
         for start, end, first in zip(starts.tolist(), ends, firsts, strict=True):
             own = samples[start:end]
             before = before if np.array_equal(own, before) else own.copy()

@@ -88,7 +88,8 @@ class VerifiedParquet:
         self._schema = schema
         texts = [field.name for field in schema if pa.types.is_string(field.type)]
         try:
-            self._file = pq.ParquetFile(file, read_dictionary=texts)
+            # a buffer would keep what was read until the file is closed
+            self._file = pq.ParquetFile(file, read_dictionary=texts, pre_buffer=False)
             metadata = self._file.metadata
             self.rows: int = metadata.num_rows
             found = (metadata.metadata or {}).items()

@@ -156,11 +156,12 @@ class RowStore:
                 found[task] = error
         for path in self._paths():
             with contextlib.suppress(FileNotFoundError, IntegrityError):
-                file, start = self._check(path), 0
-                inside = file.tasks()
-                rows = file.read(columns) if any(one.task in found for one in inside) else None
+                inside, start = self._open(path).tasks(), 0
+                if not any(one.task in found for one in inside):
+                    continue
+                rows = self._check(path).read(columns)
                 for one in inside:
-                    if rows is not None and one.task in found:
+                    if one.task in found:
                         found[one.task] = rows.slice(start, one.rows), one.files
                     start += one.rows
         return found
