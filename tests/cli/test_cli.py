@@ -417,7 +417,7 @@ def test_the_package_imports_neither_torch_nor_hydra():
 
 
 def test_ctrl_c_before_the_first_task_has_nothing_to_resume(config, monkeypatch, capsys):
-    def interrupted(self):
+    def interrupted(self, **_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(worker.Worker, "probe_model", interrupted)

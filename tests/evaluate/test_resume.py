@@ -223,7 +223,8 @@ def of_photos(root, *, on_error="raise"):
 def test_an_image_that_cannot_be_read_ends_its_batch_and_not_the_others(tmp_path, monkeypatch):
     paths = write_photos(tmp_path / "images")
     changes = of_photos(tmp_path / "images")
-    monkeypatch.setattr("foolbox_carescale.evaluate.runner.worker.LOOKED_AT", 1)
+    for name in ("LOOKED_AT", "IDENTIFIED"):
+        monkeypatch.setattr(f"foolbox_carescale.evaluate.runner.tasks.{name}", 1)
     evaluate(tiny(tmp_path / "whole", **changes))
     content = paths[7].read_bytes()
     paths[7].write_bytes(b"no image")
@@ -263,7 +264,8 @@ def test_images_that_cannot_be_read_are_left_out_and_listed(tmp_path):
 
 
 def test_an_image_that_is_repaired_later_is_another_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("foolbox_carescale.evaluate.runner.worker.LOOKED_AT", 1)
+    for name in ("LOOKED_AT", "IDENTIFIED"):
+        monkeypatch.setattr(f"foolbox_carescale.evaluate.runner.tasks.{name}", 1)
     paths = write_photos(tmp_path / "images")
     skip = of_photos(tmp_path / "images", on_error="skip")
     content = paths[1].read_bytes()

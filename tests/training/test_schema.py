@@ -49,7 +49,7 @@ def test_a_bad_file_is_invalid():
         ("precision: half", "'half' is not one of"),
         ("recipe: {name: pgd}", "'pgd' is not one of"),
         ("recipe: {name: pgd-at, epsilon: 1}", "'epsilon' was unexpected"),
-        ("recipe: {name: pgd-at, eps: big}", "'big' is not of type 'number'"),
+        ("recipe: {name: pgd-at, eps: big}", "'big' is not valid under any"),
         ("model: {nme: resnet18}", "'nme' is not one of"),
         ("optimizer: {lr: fast}", "'fast' is not of type 'number'"),
         ("tracking: {name: wandb}", "'wandb' is not one of"),

@@ -54,7 +54,7 @@ def load_yaml(path: Path, text: str) -> Tree:
     try:
         loaded = OmegaConf.load(io.StringIO(text))
     except OmegaConfBaseException as error:  # a key that is no text, such as null
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{error.full_key or path}: {str(error).splitlines()[0]}") from error
     except (yaml.YAMLError, ValueError, OSError) as error:
         raise not_yaml(path, error) from error
     content: Any = OmegaConf.to_container(loaded)

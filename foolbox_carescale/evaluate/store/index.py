@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ class ResultsFile:
             FileNotFoundError: There is none.
             IntegrityError: It is damaged, or of another run.
         """
-        self._file = VerifiedParquet(pa.OSFile(str(path)), SCHEMA, verify=verify)
+        self._file = VerifiedParquet(pa.OSFile(os.fsencode(path)), SCHEMA, verify=verify)
         self.rows = self._file.rows
         if run and self._file.notes.get("carescale.run") != run:
             raise IntegrityError("it belongs to another run or task")
