@@ -179,6 +179,8 @@ def test_ctrl_c_ends_the_processes_of_all_devices(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # it is ignored in what a shell starts in the background
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         while process.poll() is None and not list((tmp_path / "run").glob("tasks/*.parquet")):
             time.sleep(0.01)
