@@ -112,9 +112,9 @@ def measure_rate(workers: int, folder: Path) -> dict[str, float]:
     images, began = 0, time.perf_counter()
     while time.perf_counter() - began < SECONDS:
         for number, positions in enumerate(batches):
+            images += len(data.batch(positions))
             for ahead in batches[number + 1 : number + 3]:
                 data.prefetch(ahead)
-            images += len(data.batch(positions))
     rate = images / (time.perf_counter() - began)
     data.close()
     return {"rate": rate}
@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
     lines = ["# How images are read", "", describe(packages), ""]
     lines += [
         f"Batches of {BATCH} images of {SIDE} pixels. Before its first task, each process also",
-        "decodes one batch that the model is probed with. Decodes are counted until the first task",
+        "decodes one batch to diagnose the model, and 8 images to identify the run. Decodes are counted until the first task",
         "has ended, and of all tasks of all shards together, per image.",
         "",
         "| images | shards | decodes until the first task | decodes per image | most memory, MiB |",
@@ -171,6 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = "\n".join(lines) + "\n"
     print(text)
     if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
         (options.output / "loading.md").write_text(text, encoding="utf-8")
 
 
