@@ -149,8 +149,8 @@ def main(arguments: list[str] | None = None) -> None:
     lines = ["# How images are read", "", describe(packages), ""]
     lines += [
         f"Batches of {BATCH} images of {SIDE} pixels. Before its first task, each process also",
-        "decodes one batch to diagnose the model, and 8 images to identify the run. Decodes are counted until the first task",
-        "has ended, and of all tasks of all shards together, per image.",
+        "decodes one batch to diagnose the model, and 8 images to identify the run. Decodes are",
+        "counted until the first task has ended, and of all tasks of all shards, per image.",
         "",
         "| images | shards | decodes until the first task | decodes per image | most memory, MiB |",
         "|---|---|---|---|---|",
