@@ -81,11 +81,12 @@ class AutoAttack:
 
     def set_version(self, version: str = "standard") -> None:
         """Take the attacks of a version; those of "standard" for "custom", until others are set."""
-        versions = [*VERSIONS, "custom"]
+        versions = {str(name): settings for name, settings in VERSIONS.items()}
+        versions["custom"] = VERSIONS["standard"]
         if version not in versions:
             raise ValueError(f"version: expected one of {', '.join(versions)}, got {version!r}")
         self.version = version
-        self._settings = VERSIONS[version if version != "custom" else "standard"]  # type: ignore[index]
+        self._settings = versions[version]
         self.attacks_to_run = list(self._settings["attacks"])
 
     def run_standard_evaluation(

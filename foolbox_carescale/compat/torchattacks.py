@@ -86,6 +86,11 @@ class Attack:
         return found
 
 
+def _stepsizes(alpha: float | None) -> dict[str, Any]:
+    """Return the arguments for constant steps of this length; for None, the package's schedule."""
+    return {"abs_stepsize": alpha, "schedule": "cosine" if alpha is None else "constant"}
+
+
 class FGSM(Attack):
     """``ClipAwareFGM`` for Linf."""
 
@@ -112,9 +117,8 @@ class PGD(Attack):
             attacks.ClipAwarePGD(
                 p=ORDERS[self._norm],
                 steps=steps,
-                abs_stepsize=alpha,
-                schedule="cosine" if alpha is None else "constant",
                 random_start=random_start,
+                **_stepsizes(alpha),
             ),
         )
 
@@ -145,12 +149,7 @@ class MIFGSM(Attack):
         alpha: float | None = None,
         steps: int = 10,
     ) -> None:
-        attack = attacks.ClipAwareMomentumPGD(
-            p=ORDERS["Linf"],
-            steps=steps,
-            abs_stepsize=alpha,
-            schedule="cosine" if alpha is None else "constant",
-        )
+        attack = attacks.ClipAwareMomentumPGD(p=ORDERS["Linf"], steps=steps, **_stepsizes(alpha))
         super().__init__(model, eps, attack)
 
 

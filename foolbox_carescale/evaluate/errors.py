@@ -54,7 +54,7 @@ def named_memory(batch_size: int) -> Iterator[None]:
 
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "RESOURCE_EXHAUSTED")
-"""What PyTorch on a CPU, CUDA's libraries and XLA say, whose errors have no type of their own."""
+"""Words of PyTorch on a CPU, CUDA's libraries and XLA, whose errors have no type of their own."""
 
 
 class EvaluationWarning(UserWarning):

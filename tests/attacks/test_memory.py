@@ -1,4 +1,4 @@
-"""What attacks hold at their peak, and that they leave alone what is not theirs."""
+"""The memory of attacks at their peak; memory that is not theirs stays as it is."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a report shows of each attack and epsilon, read from the rows column by column."""
+"""The series of a report, one per attack, read from the rows column by column."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured of a perturbation: norms and losses, in float64, and its passes."""
+"""Measures of a perturbation: norms and losses, in float64, and the passes of its attack."""
 
 from __future__ import annotations
 

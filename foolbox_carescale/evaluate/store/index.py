@@ -21,7 +21,7 @@ MOST_RESULTS, MOST_INDEX = 2**30, 2**26
 
 @dataclass(frozen=True)
 class StoredTask:
-    """What the index says of a task that is done.
+    """A task that is done, as the index has it.
 
     Attributes:
         task: Its name.

@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 ORDERS = (0.0, 1.0, 2.0, math.inf)
 
 ROUNDING = 2.0**-24
-"""What rounding to float32 may add to a coordinate of a point in [0, 1]."""
+"""The largest error of a coordinate in [0, 1] that is rounded to float32, with a factor of 2."""
 
 SLACK = 1e-6
 """Part of epsilon by which a norm may exceed it: that of a sum in float32."""
@@ -46,7 +46,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """What ``verify`` measured; arrays of shape (N,), one entry per sample.
+    """The measurements of ``verify``; arrays of shape (N,), one entry per sample.
 
     Attributes:
         p: Order of the norm of the claim.
@@ -296,7 +296,7 @@ def _unit(images: Array) -> Array:
 
 
 _CLEAN = 1e-5
-"""How far clean images may leave the box: what a resize leaves."""
+"""The distance by which clean images may leave the box, as a resize leaves them."""
 
 _UNSCALED = 16.0
 """Above this, values are not in another box by a mistake of an attack, but in other units."""

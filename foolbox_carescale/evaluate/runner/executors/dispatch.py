@@ -1,4 +1,4 @@
-"""What executors with several processes share: the worker in each, and which tasks it gets."""
+"""The worker in each process of an executor that has several, and the tasks that it gets."""
 
 from __future__ import annotations
 
