@@ -179,6 +179,7 @@ class Square(Attack):
         norm: Norm = "Linf",
         eps: float = 8 / 255,
         n_queries: int = 5000,
+        *,  # restarts come next there
         p_init: float = 0.8,
         seed: int | None = 0,
     ) -> None:
