@@ -7,6 +7,7 @@ part of. ``RunFolder`` says when and how.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from ..errors import EvaluationWarning, warn
 from .checksums import IntegrityError, check_file, read_file
 from .files import SharedFolder
 from .index import MOST_RESULTS, ResultsFile, StoredTask, images_of, to_index
-from .parquet import VerifiedParquet, to_parquet, write_parquet
+from .parquet import VerifiedParquet, encoded, to_parquet, write_parquet
 from .schema import SCHEMA, check_rows
 
 ROWS = 2**17
@@ -205,9 +206,11 @@ class RowStore:
             for path in self._paths():
                 if task not in {one.task for one in self._index(path, locked=True)}:
                     continue
-                left = [(one, rows) for one, rows in self._contents(path) if one.task != task]
+                tasks, rows = self._contents(path)
+                left = [one for one in tasks if one.task != task]
                 if left:
-                    self._replace(path, left)
+                    kept = [one.task != task for one in tasks for _ in range(one.rows)]
+                    self._replace(path, left, [rows.filter(pa.array(kept))])
                 else:
                     path.unlink()
                 warn(
@@ -222,15 +225,26 @@ class RowStore:
         """Make a results file hold these tasks too, and remove their own files."""
         if not tasks:
             return
-        if self._replace(path, [*self._contents(path), *tasks]):
+        old, rows = self._contents(path)
+        new, tables = zip(*tasks, strict=True)
+        if self._replace(path, [*old, *new], [rows, *tables]):
             # only now: whoever reads tasks/ before results/ finds each in one of them
             with self._folder.writing(path):
                 for one, _ in tasks:
                     self._place(one.task).unlink(missing_ok=True)
 
-    def _replace(self, path: Path, tasks: list[tuple[StoredTask, pa.Table]]) -> bool:
-        tasks = sorted(tasks, key=lambda pair: pair[0].task)
-        rows = pa.concat_tables(rows for _, rows in tasks).unify_dictionaries().combine_chunks()
+    def _replace(self, path: Path, tasks: list[StoredTask], tables: list[pa.Table]) -> bool:
+        """Write a results file of these tasks, whose rows are those of the tables in turn."""
+        rows = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+        ordered = sorted(tasks, key=lambda one: one.task)
+        if ordered != tasks:
+            ends = itertools.accumulate(one.rows for one in tasks)
+            places = {
+                one.task: range(end - one.rows, end) for one, end in zip(tasks, ends, strict=True)
+            }
+            rows = rows.take(
+                list(itertools.chain.from_iterable(places[one.task] for one in ordered))
+            )
         try:
             check_rows(rows)
         except IntegrityError:
@@ -238,21 +252,20 @@ class RowStore:
         notes = {
             "carescale.run": self.run,
             "carescale.version": __version__,
-            "carescale.tasks": to_index(one for one, _ in tasks),
+            "carescale.tasks": to_index(ordered),
         }
         self._folder.write_file(
             f"results/{path.name}", lambda file: write_parquet(file, rows, notes)
         )
         return True
 
-    def _contents(self, path: Path) -> Iterator[tuple[StoredTask, pa.Table]]:
-        start = 0
-        with contextlib.suppress(FileNotFoundError):
+    def _contents(self, path: Path) -> tuple[list[StoredTask], pa.Table]:
+        """Return the tasks and the rows of a results file; none where it is not there yet."""
+        try:
             file = self._open(path)
-            rows = file.read()
-            for one in file.tasks():
-                yield one, rows.slice(start, one.rows)
-                start += one.rows
+        except FileNotFoundError:
+            return [], encoded(SCHEMA, SCHEMA.names).empty_table()
+        return file.tasks(), file.read()
 
     def _index(self, path: Path, *, locked: bool = False) -> list[StoredTask]:
         """Return the tasks of a results file; none if it is damaged, and set aside then."""
