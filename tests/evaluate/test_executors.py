@@ -164,7 +164,16 @@ def refused(process):
     return data()
 
 
+@pytest.fixture
+def interruptible():
+    """Let child processes take Ctrl-C: it is ignored in what a shell starts in the background."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="it sends signals to a group of processes")
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_processes_of_all_devices(tmp_path):
     epsilons = [number / 1000 for number in range(1, 500)]  # tasks enough to be interrupted
     attacks = {"noise": AttackConfig("L2AdditiveUniformNoiseAttack", epsilons)}
@@ -179,8 +188,6 @@ def test_ctrl_c_ends_the_processes_of_all_devices(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # it is ignored in what a shell starts in the background
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         while process.poll() is None and not list((tmp_path / "run").glob("tasks/*.parquet")):
             time.sleep(0.01)
