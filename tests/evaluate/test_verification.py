@@ -24,6 +24,7 @@ from foolbox_carescale.evaluate import (
 
 EPS = 8 / 255
 N = 6
+FIVE = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5)).eval()
 
 
 @pytest.fixture
@@ -62,11 +63,14 @@ def test_each_fault_is_counted(images):
     adversarial[1, 0, 0, 0] = -0.01
     adversarial[2, 0, 0, 0] = math.nan
     adversarial[3, 0, 0, 0] = clean[3, 0, 0, 0] + (0.2 if clean[3, 0, 0, 0] < 0.5 else -0.2)
+    adversarial[4, 0, 0, 0] = math.inf
     found = verify(clean, adversarial, epsilon="8/255")
     assert found.unchanged.tolist() == [True] + [False] * (N - 1)
-    assert np.flatnonzero(found.outside).tolist() == [1]
-    assert np.flatnonzero(~found.finite).tolist() == [2]
-    assert 3 in np.flatnonzero(found.excess)
+    assert np.flatnonzero(found.outside).tolist() == [1, 2, 4]
+    assert np.flatnonzero(~found.finite).tolist() == [2, 4]
+    assert {2, 3, 4} <= set(np.flatnonzero(found.excess))
+    assert np.isposinf(found.norms["Linf"][[2, 4]]).all()
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["greatest_excess"] is None
     assert {check.name for check in found.checks if not check.holds} == {"finite", "box", "epsilon"}
     assert found.norms["L0"][0] == 0
 
@@ -88,9 +92,21 @@ def test_a_model_says_which_are_adversarial_and_what_rounding_undoes():
     assert found.holds
     claim = verify(clean, adversarial, epsilon=0.25, model=network, robust_accuracy=0.7)
     assert [check.name for check in claim.checks if not check.holds] == ["robust_accuracy"]
+    wide = verify(clean.astype(float), adversarial, epsilon=0.25, model=network.half())
+    assert wide.adversarial.tolist() == [1, 1, 0]
+    network.float()
     labelled = verify(clean, adversarial, [0, 0, 1], epsilon=0.25, model=network)
     assert labelled.accuracy(labelled.clean) == pytest.approx(2 / 3)
     assert labelled.accuracy(labelled.adversarial) == 0
+
+
+@pytest.mark.filterwarnings("ignore:model. the logits of:RuntimeWarning")
+def test_logits_that_are_not_finite_count_as_misclassified(images):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2)).eval()
+    torch.nn.init.constant_(network[1].weight, math.nan)
+    found = verify(*images, epsilon=EPS, model=network)
+    assert found.clean.tolist() == [-1] * N
+    assert found.accuracy(found.clean) == 0
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "pt", "safetensors", "png", "uint8", "last"])
@@ -208,6 +224,11 @@ def test_a_run_without_adversarial_examples_says_how_to_keep_them(tmp_path, caps
         ({"adversarial": np.full((N, 3, 8, 8), 128)}, "adversarial: holds int64; give floats"),
         ({"labels": [0.5] * N}, "labels: are float64"),
         ({"labels": [1]}, "labels: are int64 of shape"),
+        ({"labels": [5] * N, "model": FIVE}, "labels: the class 5 of sample 0 is none of the"),
+        ({"model": torch.nn.Linear(3, 3).eval()}, "model: cannot classify images of shape"),
+        ({"model": FIVE, "robust_accuracy": 2}, "robust_accuracy: 2 is no part of 1"),
+        ({"batch_size": 0.5}, "batch_size: is no whole number"),
+        ({"clean": np.ma.masked_array(np.zeros((N, 3, 8, 8)))}, "clean: is a masked array"),
         ({"robust_accuracy": 0.5}, "robust_accuracy: needs a model"),
         ({"clean": np.zeros((0, 3), np.float32)}, "clean: has the shape"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import eagerpy as ep
 import numpy as np
 import numpy.typing as npt
+from foolbox.criteria import Misclassification
 
-from ...attacks.model import as_foolbox_model, logits_of, unwrapped
+from ...attacks.model import as_foolbox_model, checked_model, unwrapped
 from ...core import backends
 from ...core.fractions import format_epsilon, parse_fraction
 from ..config.types import norm_name, norm_order
-from ..errors import UserError
+from ..errors import UserError, describe
 from ..runner.measures import perturbation_norms, quantise
 
 Array = npt.NDArray[Any]
@@ -55,11 +57,13 @@ class Verification:
             float64. L0 counts values that differ.
         excess: How far the claim's norm is above epsilon, 0 where it is not, beyond rounding.
         outside: How far the adversarial example leaves [0, 1].
-        finite: Whether all values are numbers.
+        finite: Whether all values of the adversarial example are finite; norms, excess and
+            outside are infinite where they are not.
         labels: True classes, or the model's clean predictions where none were given; None without
             both.
         clean, adversarial, rounded: The model's predictions, of the adversarial examples rounded to
-            8 bits too; None without a model.
+            8 bits too; None without a model. -1 where a logit is not finite, which counts as
+            misclassified.
         checks: The claims, and whether they hold.
     """
 
@@ -90,7 +94,8 @@ class Verification:
         """Return the share of correctly classified samples, clean and in these predictions."""
         if predictions is None or self.clean is None:
             return None
-        return float(np.mean((self.clean == self.labels) & (predictions == self.labels)))
+        correct = (self.clean == self.labels) & (predictions == self.labels) & (predictions >= 0)
+        return float(np.mean(correct))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary in plain values, for JSON; what is not finite is None."""
@@ -101,7 +106,7 @@ class Verification:
             "samples": len(self.excess),
             "norms": {key: _spread(values) for key, values in self.norms.items()},
             "exceeding": int(np.count_nonzero(self.excess)),
-            "greatest_excess": float(self.excess.max(initial=0)),
+            "greatest_excess": _finite(float(self.excess.max(initial=0))),
             "outside_the_box": int(np.count_nonzero(self.outside)),
             "not_finite": int(np.count_nonzero(~self.finite)),
             "unchanged": int(np.count_nonzero(self.unchanged)),
@@ -119,7 +124,7 @@ def verify(
     labels: Any = None,
     *,
     epsilon: float | str,
-    norm: str = "Linf",
+    norm: str | float = "Linf",
     model: Any = None,
     robust_accuracy: float | None = None,
     batch_size: int = 64,
@@ -134,7 +139,7 @@ def verify(
         adversarial: The same, perturbed; shape of ``clean``.
         labels: True classes, shape (N,).
         epsilon: The claim: a number, or a text such as "8/255".
-        norm: "L0", "L1", "L2", "Linf", or another such as "L1.5".
+        norm: "L0", "L1", "L2", "Linf", another such as "L1.5", or its order as a number.
         model: A Foolbox model, or a PyTorch module that takes images in [0, 1].
         robust_accuracy: The claim: the part of all samples that ``model`` classifies correctly
             both clean and adversarial; needs a model.
@@ -144,7 +149,8 @@ def verify(
         What was measured, and whether each claim holds.
 
     Raises:
-        UserError: Shapes do not fit, values are no images, or an argument cannot be used.
+        UserError: Shapes do not fit, values are no images, the model cannot classify them, or an
+            argument cannot be used.
     """
     try:
         limit = float(parse_fraction(epsilon))
@@ -152,9 +158,14 @@ def verify(
         limit = math.nan
     if not 0 <= limit < math.inf:
         raise UserError(f"eps: {epsilon!r} is no number >= 0; give one such as 0.5 or 8/255")
-    p = 0.0 if norm == "L0" else norm_order(norm)
+    name = norm if isinstance(norm, str) else _name(float(norm))
+    p = 0.0 if name == "L0" else norm_order(name)
+    try:
+        batch_size = operator.index(batch_size)
+    except TypeError:
+        batch_size = 0
     if batch_size < 1:
-        raise UserError(f"batch_size: {batch_size} is not positive")
+        raise UserError("batch_size: is no whole number of at least 1; give one such as 64")
     x, z = as_images(clean, "clean"), as_images(adversarial, "adversarial")
     if x.shape != z.shape:
         raise UserError(
@@ -164,7 +175,9 @@ def verify(
     y = None if labels is None else _classes(labels, len(x))
     if robust_accuracy is not None and model is None:
         raise UserError("robust_accuracy: needs a model; give one with --model")
-    classify = None if model is None else _classifier(as_foolbox_model(model, None))
+    if robust_accuracy is not None and not 0 <= robust_accuracy <= 1:
+        raise UserError(f"robust_accuracy: {robust_accuracy} is no part of 1; give one in [0, 1]")
+    classify = None if model is None else _classifier(model, y)
     parts = [
         _measured(_unit(x[i : i + batch_size]), _unit(z[i : i + batch_size]), p, limit, classify)
         for i in range(0, len(x), batch_size)
@@ -206,7 +219,7 @@ def _checks(found: Verification, claimed: float | None) -> list[Check]:
     n, name = len(found.excess), _name(found.p)
     limit = f"{name} {format_epsilon(found.epsilon)}"
     claims = {
-        "finite": (~found.finite, "hold values that are no numbers", None),
+        "finite": (~found.finite, "hold values that are not finite", None),
         "box": (found.outside > 0, "leave [0, 1]", found.outside),
         "epsilon": (found.excess > 0, f"exceed {limit}", found.excess),
     }
@@ -233,17 +246,19 @@ def _measured(
             " images that the model takes, before its normalisation"
         )
     finite = np.isfinite(z).reshape(len(z), -1).all(axis=1)
-    values = np.where(np.isfinite(z), z, 0.5)
+    values = np.where(np.isfinite(z), z, 0.5).astype(z.dtype)
     orders = list(dict.fromkeys([*ORDERS, p]))
     norms = perturbation_norms(x, values, *orders)
+    norms[:, ~finite] = np.inf
     found = {_name(order): row for order, row in zip(orders, norms, strict=True)}
-    size, moved = found[_name(p)], found["L0"]
+    size, moved = found[_name(p)], np.where(finite, found["L0"], 0)
     rounding = ROUNDING * (moved ** (1 / p) if 0 < p < math.inf else float(p > 0))
     beyond = size > limit * (1 + SLACK) + rounding
     flat = values.reshape(len(values), -1)
+    outside = np.maximum(-flat.min(axis=1), flat.max(axis=1) - 1).clip(0)
     found |= {
         "excess": np.where(beyond, size - limit, 0.0),
-        "outside": np.maximum(-flat.min(axis=1), flat.max(axis=1) - 1).clip(0),
+        "outside": np.where(finite, outside, np.inf),
         "finite": finite,
     }
     if classify is not None:
@@ -253,12 +268,23 @@ def _measured(
     return found
 
 
-def _classifier(model: Any) -> Callable[[Array], Array]:
-    dummy = ep.astensor(unwrapped(model).dummy)  # type: ignore[attr-defined]
+def _classifier(model: Any, labels: Array | None) -> Callable[[Array], Array]:
+    known = None if labels is None else Misclassification(ep.astensor(labels))
+    foolbox_model = as_foolbox_model(model, None)
+    dummy = ep.astensor(unwrapped(foolbox_model).dummy)  # type: ignore[attr-defined]
+    checked = checked_model(foolbox_model, known)
 
     def classify(images: Array) -> Array:
-        logits = ep.astensor(logits_of(model(backends.from_numpy(dummy, images).raw)))
-        classes: Array = backends.to_numpy(logits).argmax(axis=1)
+        try:
+            returned = checked(backends.from_numpy(dummy, images).raw)
+        except ValueError as error:  # it names the model, or a label
+            raise UserError(str(error).replace("criterion:", "labels:")) from error
+        except RuntimeError as error:
+            raise UserError(
+                f"model: cannot classify images of shape {images.shape[1:]} ({describe(error)})"
+            ) from error
+        logits = backends.to_numpy(ep.astensor(returned))
+        classes: Array = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
         return classes
 
     return classify
@@ -266,7 +292,7 @@ def _classifier(model: Any) -> Callable[[Array], Array]:
 
 def as_images(values: Any, name: str) -> Array:
     """Return images as an array, whatever framework they are of; nothing is copied yet."""
-    array: Array = values if isinstance(values, np.ndarray) else _array(values, name)
+    array = _array(values, name)
     if array.ndim == 4 and array.shape[-1] in (1, 3) and array.shape[1] not in (1, 3):
         array = np.moveaxis(array, -1, 1)  # channels last
     if array.ndim < 2 or not array.size:
@@ -278,16 +304,19 @@ def as_images(values: Any, name: str) -> Array:
 
 def _array(values: Any, name: str) -> Array:
     try:
-        return backends.to_numpy(backends.detach(backends.as_eagerpy(values, name)))
+        tensor = backends.detach(backends.as_eagerpy(values, name))
     except ValueError as error:
         raise UserError(str(error)) from error
+    if backends.dtype_name(tensor) == "bfloat16":  # NumPy has none
+        tensor = backends.at_least_float32(tensor)
+    return backends.to_numpy(tensor)
 
 
 def _unit(images: Array) -> Array:
     """Return images in float32 or wider, those of 8 bits divided by 255."""
     if images.dtype == np.uint8:
         images = images.astype(np.float32) / np.float32(255)
-    if (highest := float(np.nanmax(images, initial=0))) > _UNSCALED:
+    if (highest := float(np.max(images, initial=0, where=np.isfinite(images)))) > _UNSCALED:
         raise UserError(
             f"clean, adversarial: values reach {highest:g}; divide images of 0 to 255 by 255, or"
             " undo the normalisation"
@@ -305,8 +334,7 @@ _UNSCALED = 16.0
 def _classes(labels: Any, n: int) -> Array:
     if isinstance(labels, (list, tuple)):
         labels = np.asarray(labels)
-    elif not isinstance(labels, np.ndarray):
-        labels = _array(labels, "labels")
+    labels = _array(labels, "labels")
     if labels.shape != (n,) or labels.dtype.kind not in "iu":
         raise UserError(
             f"labels: are {labels.dtype} of shape {labels.shape}; give {n} whole numbers, one per"
@@ -320,10 +348,15 @@ def _name(p: float) -> str:
     return "L0" if p == 0 else norm_name(p)
 
 
-def _spread(values: Array) -> dict[str, float]:
-    return {
+def _spread(values: Array) -> dict[str, float | None]:
+    spread = {
         "mean": float(values.mean()),
         "least": float(values.min()),
         "median": float(np.median(values)),
         "greatest": float(values.max()),
     }
+    return {name: _finite(value) for name, value in spread.items()}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

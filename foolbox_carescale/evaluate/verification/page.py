@@ -38,7 +38,7 @@ def print_verification(found: Verification, console: Console) -> None:
     for column in ("norm", "mean", "least", "median", "greatest"):
         table.add_column(column, justify="left" if column == "norm" else "right")
     for name, spread in summary["norms"].items():
-        table.add_row(name, *(f"{value:.6g}" for value in spread.values()))
+        table.add_row(name, *map(_shown, spread.values()))
     console.print(table)
     lines = [f"{summary['samples']} samples, {summary['unchanged']} of them not perturbed"]
     for key, text in _ACCURACIES.items():
@@ -55,6 +55,10 @@ _ACCURACIES = {
     "robust_accuracy": "robust accuracy (correct clean and perturbed)",
     "robust_accuracy_after_8_bits": "the same after rounding to 8 bits",
 }
+
+
+def _shown(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.6g}"
 
 
 def print_settings(settings: Sequence[VerifiedSetting], console: Console) -> None:
@@ -132,7 +136,7 @@ def _page(found: Verification, clean: Any, adversarial: Any) -> str:
         for check in found.checks
     )
     rows = "".join(
-        f"<tr><th>{name}</th>" + "".join(f"<td>{value:.6g}</td>" for value in spread.values())
+        f"<tr><th>{name}</th>" + "".join(f"<td>{_shown(value)}</td>" for value in spread.values())
         for name, spread in summary["norms"].items()
     )
     accuracies = "".join(
