@@ -20,6 +20,7 @@ from rich.console import Console
 
 from ..core.fractions import format_epsilon
 from .runner.run import Progress
+from .serialization import to_json_values
 from .store.folder import RunFolder
 from .store.results import Results
 
@@ -100,7 +101,7 @@ def print_settings(state: Progress) -> None:
 
 
 def to_json(results: Results, last: Progress, written: Sequence[Path]) -> str:
-    """Return a finished run as one line of JSON; a number that is not finite is null.
+    """Return a finished run as one line of JSON; an order p of infinity is "inf", NaN is null.
 
     Args:
         results: The run.
@@ -119,7 +120,9 @@ def to_json(results: Results, last: Progress, written: Sequence[Path]) -> str:
         },
         "clean_accuracy": _number(results.clean_accuracy) if stored else None,
         "settings": [
-            {key: _number(value) for key, value in setting.items()} for setting in settings
+            {key: _number(value) for key, value in setting.items()}
+            | {"p": to_json_values(setting["p"])}
+            for setting in settings
         ],
         "warnings": RunFolder(results.folder).read_warnings(),
         "report": [str(path) for path in written],

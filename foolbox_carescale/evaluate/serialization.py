@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -83,6 +85,20 @@ def to_builtins(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: to_builtins(item) for key, item in value.items()}
     return [to_builtins(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def to_json_text(value: Any) -> str:
+    """Return valid JSON with sorted keys; what JSON cannot hold stands there as text."""
+    return json.dumps(to_json_values(value), sort_keys=True, default=repr, allow_nan=False)
+
+
+def to_json_values(value: Any) -> Any:
+    """Return plain values that JSON can hold: numbers that are not finite as texts, as in "inf"."""
+    if isinstance(value, dict):
+        return {key: to_json_values(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json_values(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def flatten_keys(content: Any, prefix: str = "") -> dict[str, Any]:

@@ -335,8 +335,9 @@ def test_sigterm_stops_a_run_with_exit_code_143(config, tmp_path):
 
 def test_json_is_all_that_stdout_gets(config, capsys):
     assert main(["evaluate", config, "output=out", "--json"]) == 0
-    summary = json.loads(capsys.readouterr().out)
+    summary = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert summary["complete"]
+    assert {one["p"] for one in summary["settings"]} == {"inf"}
     assert summary["tasks"] == {"total": 4, "done": 4, "computed": 4}
     assert 0 < summary["clean_accuracy"] <= 1
     assert [(c["attack"], c["epsilon"]) for c in summary["settings"]] == [

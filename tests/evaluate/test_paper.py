@@ -39,7 +39,7 @@ def accuracies(runs):
 
 def test_rows_of_csv_and_json_are_the_robust_accuracies(runs):
     expected = accuracies(runs)
-    by_json = json.loads(paper_table(runs, "json"))
+    by_json = json.loads(paper_table(runs, "json"), parse_constant=pytest.fail)
     by_csv = list(csv.DictReader(io.StringIO(paper_table(runs, "csv"))))
     assert len(by_json) == len(by_csv) == len(expected)
     for one, row in zip(by_json, by_csv, strict=True):
@@ -47,6 +47,13 @@ def test_rows_of_csv_and_json_are_the_robust_accuracies(runs):
         assert one["robust_accuracy"] == float(row["robust_accuracy"]) == expected[key]
         assert one["low"] <= one["robust_accuracy"] <= one["high"]
         assert one["norm"] == row["norm"] == "L2"
+        assert one["p"] == float(row["p"]) == 2
+
+
+def test_the_order_of_linf_is_text_in_json(tmp_path):
+    runs = aggregate([synthetic.run(tmp_path / "run", p=np.inf, samples=20)])
+    found = json.loads(paper_table(runs, "json"), parse_constant=pytest.fail)
+    assert {(one["norm"], one["p"]) for one in found} == {("Linf", "inf")}
 
 
 def test_latex_has_a_row_per_run_and_attack_and_the_lowest_in_bold(runs):

@@ -243,6 +243,8 @@ def test_ours_are_exactly_epsilon_and_inside_the_box(tmp_path):
     table = [r for r in rows(evaluate(small(tmp_path / "run", attacks=attacks))) if r["attacked"]]
     assert np.allclose([r["norm_over_epsilon"] for r in table], 1, atol=1e-5)
     assert all(r["in_bounds"] and r["library"] == "foolbox_carescale" for r in table)
+    # JSON has no infinity
+    assert {r["attack_params"] for r in table if r["attack"] == "uniform"} == {'{"p": "inf"}'}
 
 
 class WithoutGradient(Brightness):

@@ -98,7 +98,12 @@ def test_results_open_in_pandas_polars_and_duckdb_as_they_are(folder):
     files = f"{folder}/results/*.parquet"
     count = len(rows(folder))
     assert count == 12 * 5
-    assert pd.read_parquet(folder / "results").robust.notna().sum() == count
+    frame = pd.read_parquet(folder / "results")
+    assert frame.robust.notna().sum() == count
+    assert not frame.attacked.all()  # columns about the attack are null there, and keep their types
+    kinds = {"success": "boolean", "in_bounds": "boolean", "adversarial_prediction": "Int64"}
+    for read in (frame, Results.load(folder).table.to_pandas()):
+        assert {name: str(read.dtypes[name]) for name in kinds} == kinds
     assert pl.read_parquet(files)["robust"].len() == count
     # the footers' statistics, which queries skip files by, are right too
     query = f"select count(*) from '{files}' where attack = 'pgd' and sample >= 6"

@@ -138,7 +138,8 @@ def test_every_kind_of_file_is_read(tmp_path, images, capsys, kind):
             names = [name.removesuffix(".npy") for name in names]
     arguments = ["verify", "--clean", names[0], "--adversarial", names[1], "--json"]
     assert main([*arguments, "--eps", "8/255"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert (found["norm"], found["p"]) == ("Linf", "inf")
     assert found["holds"]
     assert found["samples"] == N
     assert found["norms"]["Linf"]["mean"] == pytest.approx(EPS, rel=1e-5)

@@ -10,6 +10,7 @@ from typing import Literal
 from ...core.fractions import format_epsilon
 from ..config.types import norm_name, norm_order
 from ..errors import UserError, nearest, printable
+from ..serialization import to_json_values
 from ..statistics import wilson
 from .aggregate import Run
 from .curve import Epsilons, check_epsilons
@@ -36,6 +37,7 @@ class Entry:
     data: str
     attack: str
     norm: str
+    p: float
     epsilon: float
     samples: int
     robust_accuracy: float
@@ -84,7 +86,7 @@ def entries(
                 if epsilon in robust:
                     values = robust[epsilon]
                     share, interval = float(values.mean()), wilson(int(values.sum()), len(values))
-                    about = (run.name, run.model, run.data, one.attack, norm_name(one.p))
+                    about = (run.name, run.model, run.data, one.attack, norm_name(one.p), one.p)
                     found.append(Entry(*about, epsilon, len(values), share, *interval))
     if not found:
         raise UserError("--epsilons: no attack is known at one of these; leave them out to see all")
@@ -111,7 +113,7 @@ def paper_table(
     """
     found = entries(runs, attacks, epsilons)
     if form == "json":
-        return json.dumps([vars(one) for one in found], indent=2) + "\n"
+        return json.dumps([to_json_values(vars(one)) for one in found], indent=2) + "\n"
     if form == "csv":
         return to_csv([vars(one) for one in found], list(vars(found[0])))
     columns = sorted(

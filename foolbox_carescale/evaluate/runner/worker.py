@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 import time
@@ -28,6 +27,7 @@ from ..models.loading import load_model
 from ..models.outputs import check_classes
 from ..models.targets import named_errors
 from ..models.weights import weights_digest
+from ..serialization import to_json_text
 from ..store.schema import SCHEMA, TaskResult
 from . import measures
 from .identity import inputs_digest, logit_mixtures
@@ -275,7 +275,7 @@ class Worker:
             "setting": setting.number,
             "attack": setting.label,
             "attack_name": setting.config.name,
-            "attack_params": json.dumps(setting.config.params, sort_keys=True, default=repr),
+            "attack_params": to_json_text(setting.config.params),
             "attack_repeat": setting.config.repeat,
             "library": setting.library,
             "p": setting.p,

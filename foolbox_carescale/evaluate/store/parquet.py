@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
@@ -44,7 +45,7 @@ def write_parquet(file: BinaryIO, table: pa.Table, notes: Mapping[str, str]) -> 
     # without Arrow's own schema: other readers shall see texts, not dictionaries
     with pq.ParquetWriter(file, table.schema, compression="none", store_schema=False) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata(notes)
+        writer.add_key_value_metadata({**notes, **pandas_types(table.schema)})
     footer = _footer(file, file.seek(0, io.SEEK_END))
     file.seek(footer)
     rest = file.read()
@@ -61,6 +62,27 @@ def from_parquet(content: bytes, schema: pa.Schema) -> tuple[pa.Table, dict[str,
     """
     file = VerifiedParquet(pa.BufferReader(content), schema)
     return file.read().cast(schema), file.notes
+
+
+def pandas_types(schema: pa.Schema) -> dict[str, str]:
+    """Return metadata by which pandas keeps nullable columns of truth values and whole numbers.
+
+    Without them it reads such a column as objects or as floats.
+    """
+    kinds = {pa.bool_(): ("bool", "boolean"), pa.int64(): ("int64", "Int64")}
+    columns = [
+        {
+            "name": field.name,
+            "field_name": field.name,
+            "pandas_type": kinds[field.type][0],
+            "numpy_type": kinds[field.type][1],
+            "metadata": None,
+        }
+        for field in schema
+        if field.nullable and field.type in kinds
+    ]
+    about = {"columns": columns, "index_columns": [], "column_indexes": []}
+    return {"pandas": json.dumps(about, separators=(",", ":"))}
 
 
 class VerifiedParquet:

@@ -15,6 +15,7 @@ from ..statistics import quantile
 from .columns import Columns, read_part
 from .folder import RunFolder
 from .index import ResultsFile
+from .parquet import pandas_types
 from .schema import SCHEMA
 
 
@@ -101,7 +102,8 @@ class Results:
     def table(self) -> pa.Table:
         """Return one row per setting and sample, read on first use; columns: ``SCHEMA``."""
         parts = self._store.parts()
-        return pa.concat_tables(read_part(part, SCHEMA.names).cast(SCHEMA) for part in parts)
+        rows = pa.concat_tables(read_part(part, SCHEMA.names).cast(SCHEMA) for part in parts)
+        return rows.replace_schema_metadata(pandas_types(SCHEMA))
 
     @functools.cached_property
     def _store(self) -> RunFolder:

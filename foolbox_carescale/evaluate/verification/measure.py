@@ -19,6 +19,7 @@ from ...core.fractions import format_epsilon, parse_fraction
 from ..config.types import norm_name, norm_order
 from ..errors import UserError, describe
 from ..runner.measures import perturbation_norms, quantise
+from ..serialization import to_json_values
 
 Array = npt.NDArray[Any]
 
@@ -98,10 +99,11 @@ class Verification:
         return float(np.mean(correct))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the summary in plain values, for JSON; what is not finite is None."""
+        """Return the summary in plain values, for JSON: p of Linf is "inf", NaN is None."""
         name = norm_name(self.p)
         return {
             "norm": name,
+            "p": to_json_values(self.p),
             "epsilon": self.epsilon,
             "samples": len(self.excess),
             "norms": {key: _spread(values) for key, values in self.norms.items()},
