@@ -92,8 +92,9 @@ PNG = encoded(photo(0))
         ([("1.png", PNG)], "'1' in .* has no class; write it as a number in 1.cls"),
         ([("1.png", PNG), ("1.cls", b"cat")], "has no class per image, but str"),
         ([("1.png", PNG), ("1.cls", b"-1")], "has the label -1; labels count from 0"),
+        ([("1.png", PNG), ("1.jpg", PNG), ("1.cls", b"1")], "'1' in .* has several images"),
         ([("readme.txt", b"")], "webdataset is empty"),
-        (None, "cannot be read as a tar file .*; it must not be compressed"),
+        (None, "cannot be read as a tar file .*; copy it again, not compressed"),
     ],
 )
 def test_tar_files_that_cannot_be_used_are_one_line(tmp_path, members, line):
@@ -105,6 +106,21 @@ def test_tar_files_that_cannot_be_used_are_one_line(tmp_path, members, line):
     with pytest.raises(UserError, match=line) as caught:
         load_data(webdataset(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.55, 1, 2])
+def test_a_tar_file_that_breaks_off_or_goes_on_is_not_read_in_part(tmp_path, kept):
+    """Python's tarfile takes a header that is cut for the end, and stops at the first such mark."""
+    path = tmp_path / "a.tar"
+    members = [
+        (f"{n}.{kind}", held) for n in range(2) for kind, held in (("png", PNG), ("cls", b"1"))
+    ]
+    write_tar(path, members)
+    content = path.read_bytes()
+    used = sum(512 + 512 * -(-len(held) // 512) for _, held in members)
+    path.write_bytes(content[: int(kept * used)] if kept <= 1 else content * kept)
+    with pytest.raises(UserError, match=r"cannot be read as a tar file|has no class"):
+        open_source(webdataset(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,10 @@ class Data:
                 f" ({self._shape}, {others[0]}); give one, e.g. data.size=224"
             )
         if labels.min() < 0:
-            raise UserError(f"data: {self.name} has the label {labels.min()}; labels count from 0")
+            raise UserError(
+                f"data: {self.name} has the label {labels.min()}; labels count from 0 (-1 often"
+                " stands for one that is kept secret: take another split)"
+            )
         classes = max(self.num_classes, int(labels.max()) + 1)
         same = all(one.dtype == np.uint8 for one in samples)
         pixels = np.stack(samples if same else [scaled(one) for one in samples])

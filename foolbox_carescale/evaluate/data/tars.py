@@ -133,14 +133,35 @@ def _samples(path: Path) -> Iterator[tuple[str, int, int, str | None]]:
                         yield name, *image, label
                     name, image, label = key, None, None
                 if f".{ending.lower()}" in IMG_EXTENSIONS:
+                    if image is not None:
+                        raise UserError(
+                            f"data: {key!r} in {str(path)!r} has several images; leave one of them"
+                            f" (the last is .{ending})"
+                        )
                     image = member.offset_data, member.size
                 elif ending == "cls":
                     tar.fileobj.seek(member.offset_data)
                     label = tar.fileobj.read(min(member.size, _LONGEST_LABEL)).decode().strip()
+            _check_end(tar)
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise UserError(
             f"data.root: {str(path)!r} cannot be read as a tar file ({describe(error)});"
-            " it must not be compressed"
+            " copy it again, not compressed"
         ) from error
     if image is not None:
         yield name, *image, label
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Raise a ReadError where a tar file goes on, or breaks off, after what tarfile read of it.
+
+    tarfile takes a header that is cut or damaged for the end.
+    """
+    tar.fileobj.seek(tar.offset)
+    mark = tar.fileobj.read(tarfile.BLOCKSIZE)
+    if len(mark) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it is cut off: the mark of its end is missing")
+    while mark:
+        if mark.count(0) != len(mark):
+            raise tarfile.ReadError("there is more behind its end, or a header is damaged")
+        mark = tar.fileobj.read(2**20)
