@@ -6,6 +6,7 @@ imported: an operator uses the one that its tensors come from.
 
 from . import attacks
 from .attacks import get_attack, list_attacks, register_attack
+from .core.checks import value_checks
 from .operators.api import (
     clipping_aware_rescaling,
     l2_clipping_aware_rescaling,
@@ -26,5 +27,6 @@ __all__ = [
     "reachable_norm",
     "register_attack",
     "steepest_step",
+    "value_checks",
 ]
 __version__ = "0.1.0"

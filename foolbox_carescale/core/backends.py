@@ -150,6 +150,11 @@ def on_cpu(t: ep.Tensor) -> bool:
     return True
 
 
+def on_accelerator(t: ep.Tensor) -> bool:
+    """Return whether t is PyTorch's and on a device whose values the host has to wait for."""
+    return framework(t) == "torch" and t.raw.device.type != "cpu"
+
+
 def to_numpy(t: ep.Tensor) -> np.ndarray[Any, Any]:
     """Return the values as a NumPy array, without a copy where the framework allows it."""
     if framework(t) == "torch":

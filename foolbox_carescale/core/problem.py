@@ -12,7 +12,7 @@ from typing import Any
 import eagerpy as ep
 import numpy as np
 
-from . import backends
+from . import backends, checks
 
 Array = np.ndarray[Any, Any]
 
@@ -119,6 +119,9 @@ class Problem:
         """Raise the ValueError that says which value is wrong; nothing where values are traced."""
         if not self.concrete or self.empty:
             return
+        if backends.on_accelerator(self.shaped_x):
+            self._reject_on_accelerator()
+            return
         x, delta = backends.detach(self.x), backends.detach(self.delta)
         if all_finite(delta) and self._holds(x):
             return
@@ -126,6 +129,22 @@ class Problem:
         infinite = delta.abs() == math.inf
         nan = ep.logical_or(x != x, delta != delta)
         if ep.logical_or(nan, ep.logical_or(outside, infinite)).any().item():
+            raise ValueError(_describe(self, x, delta))
+
+    def _reject_on_accelerator(self) -> None:
+        """Do the same with one read, and only when ``checks`` wants it."""
+        if checks.are_skipped():
+            return
+        x, delta = backends.detach(self.x), backends.detach(self.delta)
+        eps = backends.detach(self.eps_tensor(x))
+        inside = ep.logical_and(x >= self.lower - self.tolerance, x <= self.upper + self.tolerance)
+        faults = {
+            checks.NOT_FINITE: ep.logical_or((x != x).any(), _not_finite(delta).any()),
+            checks.OUT_OF_BOUNDS: ep.logical_not(ep.logical_or(inside, x != x)).any(),
+            checks.BAD_EPS: ep.logical_or(eps < 0, _not_finite(eps)).any(),
+        }
+        flags = sum(flag.raw * bit for bit, flag in faults.items())
+        if checks.flagged(flags, self.names):
             raise ValueError(_describe(self, x, delta))
 
     def _holds(self, x: ep.Tensor) -> bool:
@@ -138,6 +157,9 @@ class Problem:
     def reject_bad_directions(self) -> None:
         """Reject bad values of delta alone, before it becomes something that hides them."""
         if not self.concrete or self.empty:
+            return
+        if backends.on_accelerator(self.shaped_x):
+            self._reject_on_accelerator()  # it costs as much
             return
         delta = backends.detach(self.delta)
         if not all_finite(delta) and not (delta.abs() < math.inf).all().item():
@@ -153,6 +175,16 @@ def all_finite(t: ep.Tensor) -> bool:
         return math.isfinite(t.sum().item())
 
 
+def reject_bad_eps(values: Array, name: str) -> None:
+    """Raise the ValueError that says which of some lengths is negative or not finite."""
+    bad = ~((values >= 0) & (values < math.inf))
+    if bad.any():
+        raise ValueError(
+            f"{name}: expected finite numbers >= 0, got {float(values[bad][0])!r} for sample "
+            f"{int(np.argmax(bad))}"
+        )
+
+
 def flat(t: ep.Tensor, n: int) -> ep.Tensor:
     """Return shape (N, n) of whatever shape (N, ...)."""
     if t.ndim == 2:
@@ -166,12 +198,18 @@ def values_of(bound: float | ep.Tensor) -> Any:
     return bound if isinstance(bound, float) else backends.to_numpy(bound)
 
 
+def _not_finite(t: ep.Tensor) -> ep.Tensor:
+    return ep.logical_not(t.abs() < math.inf)
+
+
 @functools.lru_cache(maxsize=32)
 def _number(value: float, dtype: np.dtype[Any]) -> Array:
     return np.full((1, 1), value, dtype)
 
 
 def _describe(problem: Problem, x: ep.Tensor, delta: ep.Tensor) -> str:
+    if not isinstance(problem.eps, float):
+        reject_bad_eps(backends.to_numpy(backends.detach(problem.eps))[:, 0], "eps")
     points, directions = backends.to_numpy(x), backends.to_numpy(delta)
     x_name, delta_name = problem.names
     for name, bad in ((x_name, np.isnan(points)), (delta_name, ~np.isfinite(directions))):

@@ -10,7 +10,7 @@ import eagerpy as ep
 import numpy as np
 
 from ..core import backends
-from ..core.problem import Problem, flat, values_of
+from ..core.problem import Problem, flat, reject_bad_eps, values_of
 
 # x may leave the bounds by this many units in the last place of the largest bound: what
 # decoding, resizing and undoing a normalisation leave behind. Such x counts as on the bound.
@@ -99,7 +99,7 @@ def prepare(
     most = _largest_bound(lower, upper)
     if most > backends.largest_of(dtype_name):
         raise ValueError(f"bounds: {most:g} is more than the largest {dtype_name}")
-    eps_ = checked_eps(eps, x_)
+    eps_ = checked_eps(eps, x_, with_x=True)
     parts = [x_, delta_, *(t for t in (eps_, lower, upper) if isinstance(t, ep.Tensor))]
     concrete = not backends.is_traced(*parts)
     return Problem(
@@ -135,8 +135,13 @@ def checked_order(p: Any, least: float = 0.0) -> float:
     return order
 
 
-def checked_eps(eps: Any, x: ep.Tensor, name: str = "eps") -> float | ep.Tensor:
-    """Eps as a float, or as a tensor of shape (N, 1) in the dtype of x; name is the caller's."""
+def checked_eps(
+    eps: Any, x: ep.Tensor, name: str = "eps", *, with_x: bool = False
+) -> float | ep.Tensor:
+    """Eps as a float, or as a tensor of shape (N, 1) in the dtype of x; name is the caller's.
+
+    ``with_x``: on an accelerator its values are left to the one check that reads those of x.
+    """
     if isinstance(eps, numbers.Real) and not isinstance(eps, bool):
         value = _number(eps)
         if not 0 <= value < math.inf:
@@ -155,14 +160,8 @@ def checked_eps(eps: Any, x: ep.Tensor, name: str = "eps") -> float | ep.Tensor:
             f"{name}: expected a number or a tensor of shape ({x.shape[0]},), one per sample, "
             f"got shape {tuple(tensor.shape)}"
         )
-    if not backends.is_traced(tensor):
-        values = backends.to_numpy(backends.detach(tensor))
-        bad = ~((values >= 0) & (values < math.inf))
-        if bad.any():
-            raise ValueError(
-                f"{name}: expected finite numbers >= 0, got {float(values[bad][0])!r} for sample "
-                f"{int(np.argmax(bad))}"
-            )
+    if not backends.is_traced(tensor) and not (with_x and backends.on_accelerator(tensor)):
+        reject_bad_eps(backends.to_numpy(backends.detach(tensor)), name)
     return tensor.reshape((-1, 1))
 
 

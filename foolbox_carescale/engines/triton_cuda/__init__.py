@@ -8,7 +8,7 @@ from typing import Any
 import eagerpy as ep
 import numpy as np
 
-from ...core import backends
+from ...core import backends, checks
 from ...core.problem import Problem
 from ..base import LARGEST, Engine, Starting, load
 
@@ -39,7 +39,7 @@ class TritonCUDA(Engine):
         """Return eta; None where a row has bad values."""
         with self._starting.guard():
             roots, bad = self._launch.solve(*_arguments(problem))
-            if not bad.any().item():  # the only time that the host waits
+            if not checks.flagged(bad, problem.names):  # the only time that the host waits
                 roots = roots.clamp(max=LARGEST.get(problem.dtype_name, np.inf))
                 eta: ep.Tensor = ep.astensor(roots[:, None].to(problem.x.dtype))
                 return eta
@@ -49,7 +49,7 @@ class TritonCUDA(Engine):
         """Return the points, in memory of their own, and eta."""
         with self._starting.guard():
             points, eta, bad = self._launch.perturb(*_arguments(problem))
-            if not bad.any().item():
+            if not checks.flagged(bad, problem.names):
                 return ep.astensor(points), ep.astensor(eta[:, None].to(problem.x.dtype))
         return None
 

@@ -1,0 +1,78 @@
+"""When values are checked, on CPU tensors that pass for those of an accelerator."""
+
+import pytest
+import torch
+
+import foolbox_carescale as fc
+from foolbox_carescale import engines
+from foolbox_carescale.core import backends, checks
+
+
+@pytest.fixture(autouse=True)
+def accelerator(monkeypatch):
+    monkeypatch.setattr(backends, "on_accelerator", lambda t: backends.framework(t) == "torch")
+    monkeypatch.setattr(engines, "ENGINES", engines.ENGINES[-1:])
+
+
+@pytest.fixture
+def x():
+    return torch.full((2, 3), 0.5)
+
+
+def call(x, delta=None, eps=None):
+    delta = torch.ones_like(x) if delta is None else delta
+    return fc.perturb(x, delta, torch.tensor([0.1, 0.2]) if eps is None else eps)
+
+
+BAD = [
+    ({"x": torch.full((2, 3), 2.0)}, "x: .*outside the bounds"),
+    ({"delta": torch.full((2, 3), float("nan"))}, "delta: .*NaN"),
+    ({"eps": torch.tensor([0.1, -1.0])}, "eps: .*negative|eps: expected .* got -1.0 for sample 1"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD)
+def test_each_call_rejects_bad_values_by_default(x, changes, message):
+    with pytest.raises(ValueError, match=message):
+        call(**{"x": x} | changes)
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD)
+def test_a_block_that_defers_rejects_them_at_its_end(x, changes, message):
+    found = []
+
+    def calls():
+        with fc.value_checks("end"):
+            for _ in range(checks.MOST_COLLECTED + 1):
+                call(**{"x": x} | changes)
+                found.append(call(x))
+
+    with pytest.raises(ValueError, match=message):
+        calls()
+    torch.testing.assert_close(found[checks.MOST_COLLECTED], call(x))
+
+
+def test_a_block_without_checks_lets_them_pass_and_ends_with_the_block(x):
+    with fc.value_checks("never"), fc.value_checks("end"):
+        call(x + 2)
+    with pytest.raises(ValueError, match="outside"):
+        call(x + 2)
+
+
+def test_the_outermost_block_that_defers_reads(x):
+    after = []
+
+    def calls():
+        with fc.value_checks("end"):
+            with fc.value_checks("end"):
+                call(x + 2)
+            after.append(call(x))
+
+    with pytest.raises(ValueError, match="outside"):
+        calls()
+    assert after
+
+
+def test_an_unknown_time_is_refused():
+    with pytest.raises(ValueError, match="when: expected 'each_call'"), fc.value_checks("later"):
+        pass
