@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..evaluate.errors import LOGGER, EvaluationWarning, StorageError, UserError
-from .commands import CANNOT_STORE, WRONG_INPUT
+from .console import CANNOT_STORE, WRONG_INPUT
 from .output import guarded
 from .parser import parse
 

@@ -3,129 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib.util
 import inspect
 import json
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..evaluate.errors import UserError, nearest, printable
+from .console import (
+    CLAIM_FAILS,
+    INTERRUPTED,
+    files_in_one_line,
+    make_console,
+    print_lines,
+    require_extra,
+    split_config,
+)
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from rich.console import Console
-
-    from ..evaluate import Progress, Results
-
-CLAIM_FAILS = 1
-"""Exit code of ``verify`` where a claim does not hold."""
-
-WRONG_INPUT, CANNOT_STORE, INTERRUPTED, TERMINATED = 2, 3, 130, 143
-"""Exit codes. After the last three the same command resumes the run."""
-
-_EXTRA = {
-    "hydra": "hydra-core",
-    "matplotlib": "matplotlib",
-    "pyarrow": "pyarrow",
-    "pydantic": "pydantic",
-    "rich": "rich",
-    "safetensors": "safetensors",
-    "sklearn": "scikit-learn",
-    "torch": "torch",
-    "torchvision": "torchvision",
-}
-"""Modules of the evaluate extra, and the packages that bring them."""
-
-_PLAIN_WIDTH = 110
-"""Columns of a table that is written to a file or a pipe."""
-
-
-def evaluate(arguments: argparse.Namespace) -> int:
-    """Evaluate a model's robustness; store, print and draw the results."""
-    require_extra()
-    from ..evaluate import load_evaluation, load_sweep
-
-    path, overrides = _split(arguments.config)
-    if arguments.shard is not None:
-        overrides.append(f"shard={arguments.shard}")
-    if arguments.multirun:
-        evaluations = load_sweep(path, overrides, allow_code=arguments.allow_code)
-    else:
-        evaluations = [load_evaluation(path, overrides, allow_code=arguments.allow_code)]
-    if arguments.print_config:
-        print("---\n".join(evaluation.to_yaml() for evaluation in evaluations), end="")
-        return 0
-    # two busy-waiting threads on a core that another process uses wait for each other's time
-    # slices: 6 to 90 times slower; must be set before torch loads its OpenMP library
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # imports torch, which takes seconds: only after errors in the config were reported
-    from ..evaluate import evaluate, print_report, write_report
-    from ..evaluate.console import Terminated, terminable, to_json
-
-    silent = arguments.quiet or arguments.json
-    console = _console(silent=silent)
-    runs = []
-    for evaluation in evaluations:
-        last: list[Progress] = []
-        try:
-            with terminable(), _progress(last, silent=silent) as on_progress:
-                results = evaluate(evaluation, on_progress=on_progress)
-        except KeyboardInterrupt as stopped:
-            _print_resume_command(arguments, last)
-            return TERMINATED if isinstance(stopped, Terminated) else INTERRUPTED
-        if arguments.multirun:
-            console.print()
-            _print(console, str(evaluation.output))
-        written = []
-        if results.complete:
-            print_report(results, console)
-            written = write_report(results)
-            _print(console, _named(written))
-            runs.append(results)
-        else:
-            none = "" if last[-1].total else " (it has no task)"
-            _print(
-                console,
-                f"{results.folder}: shard {evaluation.shard} is done{none}, others are not; when"
-                f" all are done, run: carescale report {results.folder}",
-            )
-        if arguments.json:
-            print(to_json(results, last[-1], written), flush=True)
-    if len(runs) > 1:
-        _summarise(runs, console)
-    return 0
-
-
-def _print_resume_command(arguments: argparse.Namespace, last: Sequence[Progress]) -> None:
-    from ..evaluate.console import resume_command
-
-    if not last:
-        print("carescale: interrupted before anything was computed", file=sys.stderr)
-        return
-    folder = last[-1].folder
-    command = resume_command(arguments.given, folder.parent if arguments.multirun else folder)
-    print(
-        f"carescale: interrupted; {last[-1].done} of {last[-1].total} tasks are in"
-        f" {printable(str(folder))}; resume with: {command}",
-        file=sys.stderr,
-    )
-
-
-def _summarise(runs: Sequence[Results], console: Console) -> None:
-    """Print how the runs of a sweep differ, and write one report beside them."""
-    from ..evaluate import print_comparison, write_report
-
-    console.print(f"\n{len(runs)} runs", style="bold")
-    # a sweep over attacks or epsilons has no setting that two runs share
-    with contextlib.suppress(UserError):
-        print_comparison(runs, console)
-    _print(console, _named(write_report(*runs, output=runs[0].folder.parent)))
+    from ..evaluate import Results
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -133,7 +32,7 @@ def train(arguments: argparse.Namespace) -> int:
     require_extra()
     from ..training.config import load_training
 
-    training = load_training(*_split(arguments.config), allow_code=arguments.allow_code)
+    training = load_training(*split_config(arguments.config), allow_code=arguments.allow_code)
     if arguments.print_config:
         print(training.to_yaml(), end="")
         return 0
@@ -149,8 +48,8 @@ def train(arguments: argparse.Namespace) -> int:
     if os.environ.get("RANK", "0") != "0":  # one of torchrun's processes speaks
         return 0
     about, last = trained.about, trained.epochs[-1]
-    _print(
-        _console(),
+    print_lines(
+        make_console(),
         f"{about['architecture']}, {about['recipe']['name']}: epoch {about['epoch']} of"
         f" {last.epoch}, held out {about['accuracy']:.3f}, perturbed"
         f" {about['perturbed_accuracy']:.3f}",
@@ -171,7 +70,7 @@ def report(arguments: argparse.Namespace) -> int:
         raise UserError("--output: is empty; give a path, or leave it out")
     runs = _load_runs(arguments.runs)
     output = arguments.output or (None if len(runs) == 1 else "report")
-    console = _console()
+    console = make_console()
     epsilons = parse_epsilons(arguments.epsilons) if arguments.epsilons else None
     if arguments.format is not None:
         from ..evaluate.report.aggregate import aggregate
@@ -188,7 +87,7 @@ def report(arguments: argparse.Namespace) -> int:
         return 0
     for results in runs:
         print_report(results, console)
-    _print(console, _named(write_report(*runs, output=output)))
+    print_lines(console, files_in_one_line(write_report(*runs, output=output)))
     return 0
 
 
@@ -197,7 +96,7 @@ def compare(arguments: argparse.Namespace) -> int:
     require_extra()
     from ..evaluate import print_comparison
 
-    print_comparison(_load_runs([arguments.base, *arguments.runs]), _console())
+    print_comparison(_load_runs([arguments.base, *arguments.runs]), make_console())
     return 0
 
 
@@ -231,10 +130,10 @@ def verify(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found.to_dict()))
     else:
-        print_verification(found, _console())
+        print_verification(found, make_console())
     if arguments.output is not None:
         written = write_verification(found, clean, adversarial, Path(arguments.output))
-        _print(_console(silent=arguments.json), _named(written))
+        print_lines(make_console(silent=arguments.json), files_in_one_line(written))
     return 0 if found.holds else CLAIM_FAILS
 
 
@@ -254,7 +153,7 @@ def _verify_run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([{"attack": one.attack, **one.found.to_dict()} for one in settings]))
     else:
-        print_settings(settings, _console())
+        print_settings(settings, make_console())
     return 0 if all(one.found.holds for one in settings) else CLAIM_FAILS
 
 
@@ -282,23 +181,6 @@ def _load_runs(folders: Sequence[str]) -> list[Results]:
     if "" in folders:  # a path that is empty is the working directory
         raise UserError("RUN: is empty; give a run folder")
     return [Results.load(folder) for folder in folders]
-
-
-def require_extra(modules: Mapping[str, str] = _EXTRA, extra: str = "evaluate") -> None:
-    """Raise a UserError that names the modules of an extra that are missing."""
-    missing = [
-        package for name, package in modules.items() if importlib.util.find_spec(name) is None
-    ]
-    if missing:
-        raise UserError(
-            f"this command needs {', '.join(missing)};"
-            f" run: pip install 'foolbox-carescale[{extra}]'"
-        )
-
-
-def _named(written: Sequence[Path]) -> str:
-    """Return the files of one folder in one line."""
-    return f"{written[0].parent}: {', '.join(path.name for path in written)}"
 
 
 def doctor(_: argparse.Namespace) -> int:
@@ -351,49 +233,3 @@ def _source(attack: type[Any]) -> str:
 def _described(parameter: inspect.Parameter) -> str:
     bare = str(parameter.replace(annotation=parameter.empty, default=parameter.empty))
     return bare if parameter.default is parameter.empty else f"{bare}={parameter.default!r}"
-
-
-def _split(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Split arguments into a file, if the first one is that, and overrides."""
-
-    def is_override(argument: str) -> bool:
-        return "=" in argument or argument.startswith("~")
-
-    path = arguments[0] if arguments and not is_override(arguments[0]) else None
-    overrides = list(arguments[1:] if path is not None else arguments)
-    for argument in overrides:
-        if not is_override(argument):
-            raise UserError(
-                f"{argument!r} is neither an override (key=value) nor the first argument (a file)"
-            )
-    return path, overrides
-
-
-def _console(*, silent: bool = False) -> Console:
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else _PLAIN_WIDTH
-    return Console(width=width, quiet=silent, emoji=False)
-
-
-def _print(console: Console, *lines: str) -> None:
-    """Print lines that hold names of files, which may hold anything."""
-    for line in lines:
-        console.print(printable(line), highlight=False, markup=False)
-
-
-@contextlib.contextmanager
-def _progress(last: list[Progress], *, silent: bool) -> Iterator[Callable[[Progress], None]]:
-    """Keep the last progress, and show it: as bars where stdout is a terminal, else as lines."""
-    from ..evaluate.console import print_settings, progress_bars
-
-    bars = not silent and sys.stdout.isatty()
-    lines = None if silent else print_settings
-    with progress_bars(_console()) if bars else contextlib.nullcontext(lines) as show:
-
-        def on_progress(state: Progress) -> None:
-            last[:] = [state]
-            if show is not None:
-                show(state)
-
-        yield on_progress

@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 import foolbox_carescale
 
 from ..evaluate.errors import printable
-from . import commands
+from . import commands, evaluation
+from .console import WRONG_INPUT, require_extra
 
 _EVALUATE_HELP = """\
 examples:
@@ -27,6 +28,8 @@ examples:
       config groups: bundled files, or files in the folder of your config
   carescale evaluate --multirun attack=pgd,noise seed=0,1 output=runs/sweep
       every combination, each in its own folder, and one report of all
+  carescale evaluate 'sweep.model=[resnet18,resnet50]' 'sweep.model.weights=[a.pt,b.pt]'
+      pairs: the first model with the first weights; a file says the same under its key sweep
   carescale evaluate my.yaml output=runs/mine --shard 0/8
       one of eight shards; all write to one folder, and the same command resumes a shard
   carescale evaluate my.yaml executor=ray executor.address=auto
@@ -101,7 +104,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--json", action="store_true", help="print one JSON object per run instead of tables"
     )
-    evaluate.set_defaults(command=commands.evaluate)
+    evaluate.set_defaults(command=evaluation.evaluate)
     train = subparsers.add_parser(
         "train",
         help="train a model on clean, noisy or attacked images",
@@ -232,7 +235,7 @@ class _PrintCompletion(argparse.Action):
     """Print the completion script that shtab makes; positional arguments complete to files."""
 
     def __call__(self, parser: Any, _: Any, shell: Any, option: str | None = None) -> None:
-        commands.require_extra({"shtab": "shtab"})
+        require_extra({"shtab": "shtab"})
         import shtab
 
         (subparsers,) = parser._subparsers._group_actions
@@ -249,4 +252,4 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         message = printable(" ".join(message.split()))
-        self.exit(commands.WRONG_INPUT, f"carescale: error: {message}; see {self.prog} --help\n")
+        self.exit(WRONG_INPUT, f"carescale: error: {message}; see {self.prog} --help\n")

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import yaml
 from rich.console import Console
 
 from foolbox_carescale.cli import main
@@ -100,6 +101,13 @@ def test_an_untrained_network_is_warned_about_in_one_line(config, capsys):
     error = capsys.readouterr().err
     assert error.startswith("carescale: warning: resnet18 has no weights for digits")
     assert all(line.startswith("carescale: warning: ") for line in error.splitlines())
+
+
+def test_pairs_of_a_sweep_need_no_option(config, capsys):
+    pairs = ["sweep.seed=[0,1]", "sweep.samples=[3,4]", "output=out", "--print-config"]
+    assert main(["evaluate", config, *pairs]) == 0
+    runs = [yaml.safe_load(text) for text in capsys.readouterr().out.split("---\n")]
+    assert [(run["seed"], run["samples"]) for run in runs] == [(0, 3), (1, 4)]
 
 
 def test_a_sweep_ends_with_one_report_of_all_runs(config, tmp_path, capsys):

@@ -180,6 +180,64 @@ def test_a_sweep_is_every_combination_each_in_its_own_folder(tmp_path):
     assert {run.output for run in runs} < {run.output for run in more}
 
 
+def test_lists_of_a_sweep_are_zipped_and_combined_with_other_values(tmp_path):
+    text = """
+    sweep:
+      model: [digits, resnet18, resnet18]
+      model.weights: [bundled, w.pt, null]
+      epsilons.Linf: [[1/255], [2/255], [3/255, 0.5]]
+    output: runs
+    """
+    path = written(tmp_path, text)
+    runs = load_sweep(path, ["seed=0,1"])
+    assert [(run.model.name, run.model.weights, run.seed) for run in runs] == [
+        ("shufflenet_v2_x0_5", "bundled", 0),
+        ("shufflenet_v2_x0_5", "bundled", 1),
+        ("resnet18", "w.pt", 0),
+        ("resnet18", "w.pt", 1),
+        ("resnet18", None, 0),
+        ("resnet18", None, 1),
+    ]
+    assert runs[5].epsilons["Linf"] == [3 / 255, 0.5]
+    assert len({run.output for run in runs}) == 6
+    assert all(run.output.startswith("runs/model=") for run in runs)
+    # the command line replaces a list, and needs no file
+    runs = load_sweep(path, ["sweep.model.weights=[null,null,'a b.pt']"])
+    assert [run.model.weights for run in runs] == [None, None, "a b.pt"]
+    runs = load_sweep(None, ["sweep.model=[resnet18,swin_t]", "sweep.model.weights=[a.pt,b/c.pt]"])
+    assert [(run.model.name, run.model.weights) for run in runs] == [
+        ("resnet18", "a.pt"),
+        ("swin_t", "b/c.pt"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "line"),
+    [
+        ("sweep: {seed: [0, 1], samples: [3]}", [], "seed has 2, samples has 1; give each as many"),
+        ("sweep: {seed: 0}", [], "sweep.seed: 0 is not a list; write one value for each run"),
+        ("sweep: [seed]", [], "sweep: .'seed'. is not a mapping; write keys with lists"),
+        ("sweep: {sede: [0, 1]}", [], "sede: there is no such key; did you mean 'seed'"),
+        ("sweep: {output: [a, b]}", [], "sweep.output: give one folder"),
+        ("sweep: {seed: [0, 1]}", ["seed=3"], "sweep.seed: seed is set beside it; leave one"),
+        (
+            "sweep: {model: [{name: a}]}",
+            [],
+            "sweep.model: {'name': 'a'} is no number, text or list",
+        ),
+        ("seed: 0", ["sweep.seed=1"], "sweep.seed: 1 is not a list"),
+    ],
+)
+def test_lists_of_a_sweep_that_cannot_be_zipped_are_one_line(tmp_path, text, overrides, line):
+    with pytest.raises(UserError, match=line):
+        load_sweep(written(tmp_path, text), overrides)
+
+
+def test_a_file_with_a_sweep_is_not_taken_for_one_run(tmp_path):
+    with pytest.raises(UserError, match="several runs; take load_sweep"):
+        load_evaluation(written(tmp_path, "sweep: {seed: [0, 1]}"))
+
+
 def test_values_that_no_folder_can_be_named_for_get_folders_that_differ(tmp_path):
     long = "x" * 200
     runs = load_sweep(None, [f"data.root=/a/b,/a_b,{long}y,{long}z", f"output={tmp_path}"])

@@ -202,6 +202,13 @@ def test_a_file_that_can_run_any_program_needs_allow_code(tmp_path, text, line):
     assert load_sweep(path, [], allow_code=True)
 
 
+def test_what_a_file_sweeps_is_not_what_the_command_line_sets(tmp_path):
+    path = written(tmp_path / "run.yaml", "sweep: {executor.address: ['ray://h:1']}")
+    with pytest.raises(UserError, match=r"executor\.address: ray://h:1 is a server"):
+        load_sweep(path, [])
+    assert load_sweep(path, ["sweep.executor.address=['ray://h:1']"])
+
+
 @pytest.mark.parametrize(
     "package",
     [

@@ -29,6 +29,9 @@ from .validation import ConfigSpec, Tree, escape_interpolation, field_names, is_
 
 _RUN = "carescale_run"
 
+SWEEP = "sweep"
+"""Key of a file whose lists are zipped into several runs."""
+
 _REFERENCE = r"(?<!\\)(?:\\\\)*\$\{([^{}]*)"  # a backslash escapes one
 
 MOST_REFERENCES, MOST_CHAINED = 256, 16
@@ -80,7 +83,28 @@ def load_evaluation(
     Raises:
         UserError: The file or an override cannot be used; the message says which and why.
     """
-    composed = compose_tree(EVALUATION, path, overrides, allow_code=allow_code)
+    return compose_evaluation(path, overrides, allow_code=allow_code)
+
+
+def compose_evaluation(
+    path: str | Path | None,
+    overrides: Sequence[str],
+    swept: Sequence[str] | None = None,
+    *,
+    allow_code: bool = False,
+) -> Evaluation:
+    """Return one run of a sweep, or a run without one.
+
+    Args:
+        path: As in ``load_evaluation``.
+        overrides: As there.
+        swept: Overrides that stand in the file's ``sweep``; None where it must not have one.
+        allow_code: As in ``load_evaluation``.
+
+    Raises:
+        UserError: As in ``load_evaluation``.
+    """
+    composed = compose_tree(EVALUATION, path, overrides, swept, allow_code=allow_code)
     return read(Evaluation, {"attacks": {}, "epsilons": {}, **composed})
 
 
@@ -88,6 +112,7 @@ def compose_tree(
     spec: ConfigSpec,
     path: str | Path | None,
     overrides: Sequence[str],
+    swept: Sequence[str] | None = None,
     *,
     allow_code: bool = False,
 ) -> Tree:
@@ -97,14 +122,17 @@ def compose_tree(
         spec: Of the config.
         path: As in ``load_evaluation``.
         overrides: As there.
+        swept: As in ``compose_evaluation``.
         allow_code: As there.
 
     Raises:
         UserError: The file or an override cannot be used.
     """
-    content = _read(Path(path), spec) if path is not None else {}
+    content = read_content(Path(path), spec) if path is not None else {}
+    if content.pop(SWEEP, None) is not None and swept is None:
+        raise UserError(f"{path}: has a sweep, which is several runs; take load_sweep for them")
     beside = None if path is None else _folder_of(Path(path))
-    parsed = [parse_override(override, spec) for override in overrides]
+    parsed = [parse_override(override, spec) for override in (*(swept or ()), *overrides)]
     for override in parsed:
         if override.is_sweep_override():
             raise UserError(f"{override.input_line}: holds several values; add --multirun to sweep")
@@ -139,7 +167,8 @@ def compose_tree(
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error, path)) from error
     if not allow_code:
-        given = [one.key_or_group for one in parsed if not _is_choice(one, spec)]
+        own = parsed[len(swept or ()) :]  # what a file sweeps, it says itself
+        given = [one.key_or_group for one in own if not _is_choice(one, spec)]
         refuse_code(composed, beside, given)
         refuse_sending(OmegaConf.to_container(unresolved), composed, given)
     return composed
@@ -218,7 +247,12 @@ def _folder_of(path: Path) -> Path:
     return path.resolve() if path.is_dir() else path.resolve().parent
 
 
-def _read(path: Path, spec: ConfigSpec) -> Tree:
+def read_content(path: Path, spec: ConfigSpec = EVALUATION) -> Tree:
+    """Return what a YAML file says, or the folder of a training.
+
+    Raises:
+        UserError: It cannot be read, or has a key that no config has.
+    """
     if path.is_dir():
         if spec is EVALUATION:
             return read_training(path)
@@ -233,7 +267,7 @@ def _read(path: Path, spec: ConfigSpec) -> Tree:
     content = load_yaml(path, text)
     known = field_names(spec.config)
     for key in content:
-        if key != "defaults" and key not in known:
+        if key not in ("defaults", *([SWEEP] if spec is EVALUATION else []), *known):
             group = (
                 f"choose a file of the group {key} in the defaults list or on the command line"
                 if key in spec.groups

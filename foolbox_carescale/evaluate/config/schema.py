@@ -20,6 +20,12 @@ _DEFAULTS = {
     },
 }
 
+_SWEEP = {
+    "description": "Several runs: keys or groups, and as many values of each as there are runs.",
+    "type": "object",
+    "additionalProperties": {"type": "array", "minItems": 1},
+}
+
 
 def json_schema(
     of: str | None = None, commands: Sequence[ConfigSpec] = (EVALUATION,)
@@ -42,6 +48,8 @@ def json_schema(
     run = adapter(spec.config).json_schema(union_format="primitive_type_array")
     definitions = run.pop("$defs")
     run["properties"]["defaults"] = _DEFAULTS
+    if spec is EVALUATION:
+        run["properties"]["sweep"] = _SWEEP
     if of == "attack":
         run["properties"] = {key: run["properties"][key] for key in ("attacks", "epsilons")}
     group = spec.groups.get(of)
