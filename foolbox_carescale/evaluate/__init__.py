@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         DataConfig,
         Evaluation,
         ModelConfig,
+        ReportConfig,
         TrackingConfig,
     )
     from .data.digits import digits
@@ -36,6 +37,7 @@ _HOMES = {
         "DataConfig",
         "Evaluation",
         "ModelConfig",
+        "ReportConfig",
         "TrackingConfig",
     ),
     "data.digits": ("digits",),
@@ -61,6 +63,7 @@ __all__ = [
     "MinimumNorms",
     "ModelConfig",
     "Progress",
+    "ReportConfig",
     "Results",
     "SettingSummary",
     "TrackingConfig",

@@ -22,10 +22,12 @@ def run(
     config="seed: 0\n",
     warnings=(),
     nearest=(),
+    clean=0.9,
 ):
     """A complete run; robust accuracy falls with epsilon, and with the number of the attack.
 
-    ``nearest`` are the numbers of those that are minimum-norm attacks.
+    ``nearest`` are the numbers of those that are minimum-norm attacks; ``clean`` is about the
+    clean accuracy.
     """
     generator = np.random.default_rng(0)
     folder = RunFolder(path)
@@ -35,7 +37,7 @@ def run(
     folder.write_warnings(list(warnings))
     numbers = np.arange(samples)
     labels = numbers % classes
-    right = generator.random(samples) < 0.9
+    right = generator.random(samples) < clean
     images = generator.random((4, 3, side, side), dtype=np.float32) if side else None
     for attack in range(attacks):
         withstands = generator.random(samples) * 2 * max(epsilons) / (1 + attack)

@@ -1,6 +1,7 @@
 """The page in a real browser, from disk, without network."""
 
 import io
+import itertools
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -202,7 +203,9 @@ def test_all_norms_are_printed(visit, real):
     page = visit(real / "one" / "report.html")
     page.emulate_media(media="print")
     assert page.locator("[role=tabpanel]:visible").count() == 2
-    assert not page.locator("[role=tablist]").is_visible()
+    for hidden in ("[role=tablist]", ".click", ".save", ".bar button", ".headline", ".thumbs"):
+        assert page.locator(hidden).count() > 0
+        assert page.locator(f"{hidden}:visible").count() == 0, hidden
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(380, "dark"), (1400, "light")])
@@ -212,6 +215,8 @@ def test_nothing_is_wider_than_the_window(visit, real, width, scheme):
     page.emulate_media(color_scheme=scheme)
     page.reload()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    hint = page.get_by_text("scroll the table").first  # where columns are cut
+    hint.wait_for(state="visible" if width < 700 else "hidden")
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     dark = max(map(int, re.findall(r"\d+", ground))) < 80
     assert dark == (scheme == "dark")
@@ -331,3 +336,80 @@ def test_the_address_keeps_what_is_shown(visit, real):
 def test_the_header_says_when_and_on_what_the_run_was_made(visit, real):
     text = visit(real / "one" / "report.html").inner_text("main")
     assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC, .+ cores.*, seed 0", text)
+
+
+def test_the_headline_follows_the_config_and_the_reader(visit, tmp_path):
+    results = synthetic.run(
+        tmp_path / "run",
+        epsilons=(0.2, 0.8),
+        nearest=[1],
+        config="report: {epsilons: {L2: [0.2, 0.5]}}",
+    )
+    page = visit(write_report(results)[0])
+    tiles = page.locator(".tile")
+    robust = results.minimum_norms()["attack_1"].robust(0.5)
+    assert "robust at L2 0.2, worst case over attacks" in tiles.nth(1).inner_text()
+    text = tiles.nth(2).inner_text()
+    assert text.startswith(f"{robust.mean():.3f}\n")
+    assert "robust at L2 0.5, attack_1" in text
+    page.get_by_label("L2:").select_option("0.8")
+    page.reload()
+    assert tiles.count() == 2
+    assert "robust at L2 0.8, worst case over attacks" in tiles.nth(1).inner_text()
+
+
+def test_the_worst_case_names_its_attacks(visit, real):
+    page = visit(real / "one" / "report.html")
+    entry = page.locator(".legend button", has_text="worst case over attacks").first
+    assert entry.locator("small").inner_text() == "over noise, foolbox_pgd, clip_aware_pgd"
+    page.get_by_role("tab", name="Linf", exact=True).click()  # one attack
+    assert "worst case" not in page.get_by_role("tabpanel").inner_text()
+
+
+def test_attacks_at_one_epsilon_stand_beside_each_other_with_their_intervals(visit, tmp_path):
+    results = synthetic.run(tmp_path / "run", attacks=6, epsilons=(0.5,))
+    page = visit(write_report(results)[0])
+    chart = page.get_by_role("img", name="robust accuracy by epsilon, L2")
+    assert chart.locator("path.whisker").count() == 7  # and the worst case
+    boxes = [dot.bounding_box() for dot in chart.locator("path.dot").all()]
+    assert len(boxes) == 7
+    ends = sorted((box["x"], box["x"] + box["width"]) for box in boxes)
+    assert all(end < start for (_, end), (start, _) in itertools.pairwise(ends))
+
+
+def test_nothing_to_attack_is_said_in_words(visit, tmp_path):
+    page = visit(write_report(synthetic.run(tmp_path / "run", clean=0.0))[0])
+    assert page.locator(".tile").nth(1).inner_text().startswith("not attacked\n")
+    settings = page.get_by_role("tabpanel").locator("table").first.locator("td:not(:first-child)")
+    assert set(settings.all_inner_texts()) == {"not attacked"}
+
+
+def test_dragging_zooms_into_curves_and_a_double_click_or_a_key_shows_all_again(visit, real):
+    page = visit(real / "one" / "report.html")
+    chart = page.get_by_role("img", name="robust accuracy by epsilon, L2").first
+    whole = chart.inner_html()
+
+    def drag(x, y, to_x, to_y):
+        chart.scroll_into_view_if_needed()
+        box = chart.bounding_box()
+        page.mouse.move(box["x"] + x, box["y"] + y)
+        page.mouse.down()
+        page.mouse.move(box["x"] + to_x, box["y"] + to_y)
+        page.mouse.up()
+
+    drag(60, 100, 300, 250)
+    assert page.get_by_role("button", name="reset zoom").is_visible()
+    zoomed = chart.inner_html()
+    page.reload()  # the address keeps it
+    assert chart.locator("g[clip-path]").count() == 1
+    assert re.sub(r"clip-\d+", "", chart.inner_html()) == re.sub(r"clip-\d+", "", zoomed)
+    chart.dblclick(position={"x": 300, "y": 60})
+    assert chart.inner_html() == whole
+    drag(60, 100, 300, 110)  # along epsilon only
+    chart.focus()
+    before = page.url
+    page.keyboard.press("ArrowRight")
+    assert page.url != before
+    page.keyboard.press("Escape")
+    assert chart.inner_html() == whole
+    assert page.evaluate("document.activeElement.tagName") == "svg"

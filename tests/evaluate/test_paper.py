@@ -12,6 +12,11 @@ from foolbox_carescale.evaluate.report.aggregate import WORST_CASE, aggregate
 from foolbox_carescale.evaluate.report.paper import paper_table
 from tests.evaluate import synthetic
 
+NOT_KNOWN = (
+    "--epsilons: no attack is known at 0.7, and none looks for minimum norms, which serve every"
+    " epsilon; available: L2 at 8/255, 0.5"
+)
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
@@ -105,8 +110,9 @@ def test_the_command_prints_the_table_alone(results, runs, capsys):
     assert capsys.readouterr().out == paper_table(runs, "latex", ["attack_0"])
     for arguments, message in (
         (["--format", "latex", "--attacks", "atack_0"], "no run has 'atack_0'; did you mean"),
-        (["--format", "csv", "--epsilons", "L1=0.5"], "no attack is known at one of these"),
-        (["--format", "csv", "--epsilons", "0.7", "--attacks", "attack_0"], "no attack is known"),
+        (["--format", "csv", "--epsilons", "L1=0.5"], "no attack has the norm 'L1'"),
+        (["--format", "csv", "--epsilons", "0.7", "--attacks", "attack_0"], NOT_KNOWN),
+        (["--format", "csv", "--epsilons", "L2=0.7", "--attacks", "attack_0"], "8/255, 0.5"),
         (["--attacks", "attack_0"], "--attacks: needs --format"),
         (["--format", "word"], "invalid choice: 'word'"),
     ):

@@ -1,5 +1,6 @@
 import base64
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -19,10 +20,12 @@ from foolbox_carescale.evaluate import (
     Evaluation,
     EvaluationWarning,
     ModelConfig,
+    ReportConfig,
     Results,
     UserError,
     accuracy_at,
     evaluate,
+    load_evaluation,
     plot_curves,
     print_comparison,
     print_report,
@@ -30,11 +33,20 @@ from foolbox_carescale.evaluate import (
 )
 from foolbox_carescale.evaluate.console import to_json
 from foolbox_carescale.evaluate.report import figures
-from foolbox_carescale.evaluate.report.aggregate import aggregate, config_differences, differences
+from foolbox_carescale.evaluate.report.aggregate import (
+    _worst,
+    aggregate,
+    config_differences,
+    differences,
+)
 from foolbox_carescale.evaluate.report.curve import extent, steps
+from foolbox_carescale.evaluate.report.headline import headline_epsilons
 from foolbox_carescale.evaluate.report.page import _finite as finite
+from foolbox_carescale.evaluate.report.paper import paper_table
 from foolbox_carescale.evaluate.report.pictures import browser
+from foolbox_carescale.evaluate.report.tables import summary_markdown
 from foolbox_carescale.evaluate.runner.run import Progress
+from foolbox_carescale.evaluate.runner.tasks import make_settings
 from foolbox_carescale.evaluate.statistics import wilson
 from tests.evaluate import synthetic
 
@@ -142,6 +154,62 @@ def test_the_worst_case_counts_every_attack_at_this_epsilon_and_below(results):
         for epsilon in (0.01, 0.02, 0.05)
     }
     assert {point.epsilon: point.accuracy for point in worst.points} == expected
+
+
+def test_noise_alone_has_no_worst_case(tmp_path):
+    (run,) = aggregate([synthetic.run(tmp_path / "run")])
+    assert len(run.worst) == 1
+    noise = [
+        dataclasses.replace(
+            one,
+            attack_name="L2AdditiveGaussianNoiseAttack",
+            points=[dataclasses.replace(point, values={}) for point in one.points],
+        )
+        for one in run.series
+    ]
+    assert _worst(noise) == []
+    assert len(_worst([*noise, run.series[0]])) == 1
+
+
+def test_tables_say_not_attacked_where_no_sample_is_correctly_classified(tmp_path):
+    results = synthetic.run(tmp_path / "run", clean=0.0)
+    stream = io.StringIO()
+    print_report(results, Console(file=stream, width=100))
+    runs = aggregate([results])
+    papers = [paper_table(runs, form) for form in ("latex", "markdown")]
+    # two epsilons of two attacks; of these and their worst case, and at the headline epsilon
+    for text, count in (
+        (stream.getvalue(), 4),
+        (summary_markdown(runs), 7),
+        *((t, 6) for t in papers),
+    ):
+        assert text.count("not attacked") == count
+
+
+def test_headline_epsilons_are_those_of_the_config_where_they_can_be_had(tmp_path):
+    config = "report: {epsilons: {L2: [0.3, 51/255]}}"
+    known = synthetic.run(tmp_path / "a", epsilons=(0.2, 0.8), nearest=[1], config=config)
+    runs = aggregate([known])
+    assert headline_epsilons(runs, 2.0) == [0.2, 0.3]
+    found = json.loads(paper_table(runs, "json"))
+    assert {one["epsilon"] for one in found if one["attack"] == "attack_1"} == {0.2, 0.3}
+    assert {one["epsilon"] for one in found if one["attack"] != "attack_1"} == {0.2}
+    unknown = aggregate([synthetic.run(tmp_path / "b", epsilons=(0.2, 0.8), config=config)])
+    with pytest.raises(UserError, match=r"^report\.epsilons: .* 0\.3, .*; available: 0\.2, 0\.8$"):
+        headline_epsilons(unknown, 2.0)
+
+
+def test_headline_epsilons_are_checked_before_a_run_and_do_not_identify_it(results):
+    asked = Evaluation(attacks={"pgd": AttackConfig("L2PGD")}, report=ReportConfig({"L2": [0.7]}))
+    with pytest.raises(UserError, match=r"report\.epsilons: no L2 attack is known at 0\.7"):
+        make_settings(asked)
+    asked.attacks["nearest"] = AttackConfig("L2ClipAwareMinimumNorm")
+    assert make_settings(asked)
+    config = results.folder / "config.yaml"
+    again = load_evaluation(
+        config, [f"output={results.folder}", "report.epsilons.Linf=[0.01,0.05]"]
+    )
+    assert evaluate(again).complete
 
 
 @pytest.fixture

@@ -230,7 +230,7 @@ def parse_override(override: str, spec: ConfigSpec = EVALUATION) -> Override:
     known = {*field_names(spec.config), *spec.groups}
     if first not in known:
         raise UserError(f"{first}: there is no such key; {nearest(first, known)}")
-    if re.match(r"epsilons\..*\.", parsed.key_or_group):
+    if re.match(r"(report\.)?epsilons\..*\.", parsed.key_or_group):
         # the norm may hold a dot of its own, L1.5, at which Hydra would split
         raise UserError(f"{parsed.key_or_group}: write this norm into a YAML file instead")
     return parsed
@@ -300,7 +300,7 @@ def _check_defaults(path: Path, content: Any) -> None:
 
 
 def _is_node(key: str, spec: ConfigSpec) -> bool:
-    return key in ("attacks", "epsilons") or spec.groups.get(key) is not None
+    return key in ("attacks", "epsilons", "report") or spec.groups.get(key) is not None
 
 
 def _is_choice(override: Override, spec: ConfigSpec) -> bool:

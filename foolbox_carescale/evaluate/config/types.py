@@ -243,6 +243,17 @@ class TrackingConfig(Config):
     """Folder of TensorBoard's event files; None takes ``tensorboard`` in the run folder."""
 
 
+@dataclass
+class ReportConfig(Config):
+    """The report of a run."""
+
+    epsilons: dict[NormName, Epsilons] = field(default_factory=dict)
+    """Headline epsilons by norm, which the first screen of the page and tables for papers show:
+    of the run, or any where a minimum-norm attack runs. Without them, the page takes the largest
+    that at least half of the samples withstand.
+    """
+
+
 def default_attacks() -> dict[str, AttackConfig]:
     """Return attacks of Foolbox and of this package, by name."""
     return {k: read(AttackConfig, attack) for k, attack in _default_group()["attacks"].items()}
@@ -294,6 +305,8 @@ class Evaluation(Config):
     """The executor of the tasks."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """The tracker of the finished run."""
+    report: ReportConfig = field(default_factory=ReportConfig)
+    """The report."""
     save: Literal["adversarial_examples", None] = None
     """``adversarial_examples`` stores them too, as float32, one safetensors file per task."""
     shard: Shard | None = None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...attacks.registry import kind_of
 from .. import diagnostics
 from ..config.types import norm_name
 from ..errors import UserError, printable
@@ -26,6 +27,9 @@ MANY_CLASSES = 40
 
 WORST_CASE = "worst case over attacks"
 """Name of the curve that counts a sample as robust if it withstands every attack."""
+
+GRADIENT_KINDS = ("single gradient", "gradient", "minimum norm", "ensemble")
+"""Kinds of attacks without which there is no worst case."""
 
 Array = npt.NDArray[Any]
 
@@ -218,14 +222,15 @@ def _damaged(folder: RunFolder, name: str) -> UserError:
 
 
 def _worst(series: list[Series]) -> list[Series]:
-    """Return the worst case of each norm with several attacks.
+    """Return the worst case of each norm with several attacks, one of which uses gradients.
 
-    An adversarial example of a smaller epsilon, or norm, counts at larger ones.
+    Noise alone is no worst case. An adversarial example of a smaller epsilon, or norm, counts at
+    larger ones.
     """
     found = []
     for p in sorted({one.p for one in series}):
         own = [one for one in series if one.p == p]
-        if len(own) < 2:
+        if len(own) < 2 or not any(map(_uses_gradients, own)):
             continue
         settings = sorted((point for one in own for point in one.points), key=lambda c: c.epsilon)
         samples = settings[0].samples
@@ -249,6 +254,16 @@ def _worst(series: list[Series]) -> list[Series]:
         stepped = any(one.norms is not None for one in own)
         found.append(Series(WORST_CASE, "", name, "", p, every, norms if stepped else None))
     return found
+
+
+def _uses_gradients(series: Series) -> bool:
+    """Return whether an attack follows gradients, or looks for a minimum norm."""
+    passes = [point.spread("backward_passes") for point in series.points]
+    return (
+        series.norms is not None
+        or kind_of(series.attack_name) in GRADIENT_KINDS
+        or any(spread is not None and spread.high > 0 for spread in passes)
+    )
 
 
 def _outcomes(one: Point, other: Point, shared: Array | None) -> tuple[Array, Array]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -23,6 +22,7 @@ from ..store.results import (
 )
 from .aggregate import aggregate, config_differences, differences
 from .curve import QUANTILES, Epsilons, accuracy_at
+from .series import NOT_ATTACKED
 
 
 def print_report(results: Results, console: Console) -> None:
@@ -52,6 +52,8 @@ def print_report(results: Results, console: Console) -> None:
                 *(
                     f"{setting.robust_accuracy:.3f}\n"
                     f"[dim]{'' if setting.attack in minimum else _norms(setting)}[/]"
+                    if setting.attacked
+                    else NOT_ATTACKED
                     for setting in settings
                 ),
             )
@@ -136,8 +138,6 @@ def _plain(text: str) -> str:
 
 
 def _norms(setting: SettingSummary) -> str:
-    if math.isnan(setting.norm_mean):
-        return "not attacked"
     return f"{setting.norm_mean:.3f}, {setting.norm_min:.3f}"
 
 

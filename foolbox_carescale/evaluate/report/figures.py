@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+from matplotlib.transforms import ScaledTranslation, Transform
 from PIL import Image
 
 from ...core.fractions import format_epsilon
@@ -28,6 +29,7 @@ _DPI = 300  # what journals ask of a PNG
 _TICK_GAP = 0.14  # of the axis; what a label such as 0.0125 takes
 _DASHES: Any = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))  # by run
 _COLUMNS = 12  # of the grid of images; more attacks than that are left to the page
+_GAP, _WIDTH = 8, 120  # points between attacks that are known at one epsilon, and of all of them
 _STEPS = 1000  # of a curve; a panel has about 900 pixels
 _PANELS, _LINES, _HISTOGRAMS = 12, 100, 100  # an image has 65,536 pixels per side at most
 _STYLE: Any = {
@@ -77,13 +79,15 @@ def curves(runs: Sequence[Run]) -> Figure:
 def draw_curves(panel: Axes, runs: Sequence[Run], p: float) -> None:
     """Draw the curves of one norm, without a title and a legend."""
     styles, ends = palette.styles(runs, p), curve.extent(runs, p)
+    shifts = _shifts([one for run in runs for one in run.series if one.p == p])
     for number, run in enumerate(runs):
         name = f"clean, {run.name}" if len(runs) > 1 else "clean"
         panel.axhline(run.clean_accuracy, color="0.55", lw=1, ls=_dashes(number + 1), label=name)
         for series in run.series:
             if series.p == p:
                 label = f"{series.attack}, {run.name}" if len(runs) > 1 else series.attack
-                _curve(panel, series, styles[number, series.attack], label, ends)
+                shift = ScaledTranslation(next(shifts) / 72, 0, panel.figure.dpi_scale_trans)
+                _curve(panel, series, styles[number, series.attack], label, ends, shift)
     panel.set_xscale("log")
     epsilons = {c.epsilon for run in runs for s in run.series if s.p == p for c in s.points}
     _label_epsilons(panel, sorted(epsilons))
@@ -221,8 +225,28 @@ def replaced(path: Path) -> Path:
     return path
 
 
+def _shifts(series: list[Series]) -> Iterator[float]:
+    """Yield points by which each is shifted: at one epsilon, attacks stand beside each other."""
+    known = [one.points[0].epsilon if _is_dot(one) else None for one in series]
+    for place, epsilon in enumerate(known):
+        count = known.count(epsilon)
+        middle = (count - 1) / 2
+        step = min(_GAP, _WIDTH / count)
+        yield 0.0 if epsilon is None else (known[:place].count(epsilon) - middle) * step
+
+
+def _is_dot(series: Series) -> bool:
+    """Return whether an attack is known at one epsilon only."""
+    return series.norms is None and len(series.points) == 1
+
+
 def _curve(
-    panel: Axes, series: Series, style: SeriesStyle, label: str, ends: tuple[float, float]
+    panel: Axes,
+    series: Series,
+    style: SeriesStyle,
+    label: str,
+    ends: tuple[float, float],
+    shift: Transform,
 ) -> None:
     asked = [point.epsilon for point in series.points]
     line: Any = {"color": style.color, "lw": 1.8, "ls": _dashes(style.run)}
@@ -237,10 +261,13 @@ def _curve(
         line["ls"] = "none"
     else:
         lower, upper = zip(*(point.interval for point in series.points), strict=True)
-        if len(asked) > 1:
+        if not _is_dot(series):
             panel.fill_between(asked, lower, upper, color=style.color, alpha=0.12, lw=0)
         else:
-            panel.vlines(asked, lower, upper, color=style.color, lw=1)
+            line["transform"] = panel.transData + shift
+            panel.vlines(asked, lower, upper, color=style.color, lw=1, transform=line["transform"])
+            panel.update_datalim([(asked[0], lower[0])])  # shifted, it does not count by itself
+            line["ls"] = "none"
         line["label"] = label
     panel.plot(asked, [point.accuracy for point in series.points], **line, **markers)
 

@@ -25,12 +25,13 @@ from .aggregate import (
     title,
 )
 from .curve import QUANTILES, extent, steps
+from .headline import headline_epsilons, strongest
 from .pictures import browser
 from .series import QUANTITIES, Point, Series
 
 SCRIPTS = (
-    *("elements", "save", "series", "charts", "tables"),
-    *("distributions", "results", "images", "main"),
+    *("elements", "save", "series", "zoom", "charts", "tables"),
+    *("distributions", "results", "images", "summary", "main"),
 )
 """Files in ``page/``, in the order in which they are joined. They are own code, since a charting
 library is some hundred times their size, and the page asks the network for nothing."""
@@ -108,9 +109,15 @@ def _norm(runs: Sequence[Run], p: float, name: str) -> dict[str, Any]:
         for quantity in QUANTITIES
         for epsilon in epsilons
     }
+    headline = headline_epsilons(runs, p)
     return {
         "name": name,
         "epsilons": epsilons,
+        "headline": headline,
+        "outcomes": [
+            {"e": epsilon, "runs": [_outcome(run, p, epsilon) for run in runs]}
+            for epsilon in sorted({*epsilons, *headline})
+        ],
         "ends": ends,
         "edges": {
             quantity: [edges[quantity, epsilon] for epsilon in epsilons] for quantity in QUANTITIES
@@ -131,6 +138,15 @@ def _norm(runs: Sequence[Run], p: float, name: str) -> dict[str, Any]:
             for number, series in chosen
         ],
     }
+
+
+def _outcome(run: Run, p: float, epsilon: float) -> dict[str, Any] | None:
+    """Return what a run withstands at an epsilon, for its headline."""
+    found = strongest(run, p, epsilon)
+    if found is None:
+        return None
+    series, point = found
+    return {"attack": series.attack, **_accuracy(point)}
 
 
 def _minimum(found: npt.NDArray[Any], ends: tuple[float, float]) -> dict[str, Any]:
@@ -166,15 +182,7 @@ def _edges(values: list[npt.NDArray[Any]]) -> tuple[float, float] | None:
 def _point(
     point: Point, edges: dict[tuple[str, float], tuple[float, float] | None]
 ) -> dict[str, Any]:
-    low, high = point.interval
-    shown: dict[str, Any] = {
-        "e": point.epsilon,
-        "n": len(point.robust),
-        "k": int(point.robust.sum()),
-        "low": _finite(low),
-        "high": _finite(high),
-        "attacked": point.attacked,
-    }
+    shown = _accuracy(point)
     if not point.classes.size:
         return shown  # of the worst case
     shown["seconds"] = _finite(point.seconds)
@@ -193,6 +201,18 @@ def _point(
         }
     shown["classes"] = _classes(point.classes)
     return shown
+
+
+def _accuracy(point: Point) -> dict[str, Any]:
+    low, high = point.interval
+    return {
+        "e": point.epsilon,
+        "n": len(point.robust),
+        "k": int(point.robust.sum()),
+        "low": _finite(low),
+        "high": _finite(high),
+        "attacked": point.attacked,
+    }
 
 
 def _classes(table: npt.NDArray[Any]) -> dict[str, Any]:

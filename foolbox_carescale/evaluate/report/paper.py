@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...core.fractions import format_epsilon
+from ..config.headline import check_headline
 from ..config.types import norm_name, norm_order
 from ..errors import UserError, nearest, printable
 from ..serialization import to_json_values
-from ..statistics import wilson
 from .aggregate import Run
 from .curve import Epsilons, check_epsilons
+from .headline import availability, chosen_epsilons
+from .series import NOT_ATTACKED
 from .tables import escape, markdown_table, to_csv
 
 Format = Literal["latex", "markdown", "csv", "json"]
@@ -40,6 +42,7 @@ class Entry:
     p: float
     epsilon: float
     samples: int
+    attacked: int
     robust_accuracy: float
     low: float
     high: float
@@ -56,7 +59,8 @@ def entries(
         runs: The runs.
         attacks: Names of those that are shown, in this order; None takes all of the runs.
         epsilons: Those that are shown, as for ``accuracy_at``. Minimum-norm attacks are known at
-            each; others at those that they ran with.
+            each; others at those that they ran with. None takes the headline epsilons of the
+            runs' configs, and all epsilons of norms without one.
 
     Raises:
         UserError: No run has such an attack, or one at such an epsilon.
@@ -65,29 +69,32 @@ def entries(
     for name in attacks or ():
         if name not in known:
             raise UserError(f"--attacks: no run has {name!r}; {nearest(name, known)}")
+    chosen = chosen_epsilons(runs) if epsilons is None else epsilons
     if epsilons is not None:
         check_epsilons(epsilons)
+        every = (one for run in runs for one in run.series)
+        check_headline(
+            epsilons,
+            *availability(one for one in every if one.attack in (attacks or known)),
+            "--epsilons",
+        )
     found = []
     for run in runs:
         series = [one for one in (*run.series, *run.worst) if one.attack in (attacks or known)]
         if attacks is not None:
             series.sort(key=lambda one: attacks.index(one.attack))
         for one in series:
-            robust = {point.epsilon: point.robust for point in one.points}
-            wanted: Sequence[float] = list(robust)
-            if isinstance(epsilons, Mapping):
-                wanted = epsilons.get(norm_name(one.p), ())
-            elif epsilons is not None:
-                wanted = epsilons
+            wanted: Sequence[float]
+            if isinstance(chosen, Mapping):
+                own = [point.epsilon for point in one.points] if epsilons is None else []
+                wanted = chosen.get(norm_name(one.p), own)
+            else:
+                wanted = chosen
             for epsilon in sorted(wanted):
-                # the worst case over attacks is no attack: it is known where all of them are
-                if one.norms is not None and one.library and epsilon not in robust:
-                    robust[epsilon] = one.norms > epsilon
-                if epsilon in robust:
-                    values = robust[epsilon]
-                    share, interval = float(values.mean()), wilson(int(values.sum()), len(values))
+                if (point := one.at(epsilon)) is not None:
                     about = (run.name, run.model, run.data, one.attack, norm_name(one.p), one.p)
-                    found.append(Entry(*about, epsilon, len(values), share, *interval))
+                    counts = len(point.robust), point.attacked
+                    found.append(Entry(*about, epsilon, *counts, point.accuracy, *point.interval))
     if not found:
         raise UserError("--epsilons: no attack is known at one of these; leave them out to see all")
     return found
@@ -126,7 +133,7 @@ def paper_table(
         single = {series.attack for series in run.series}
         best = {
             column: min((one.robust_accuracy for key, one in own.items()
-                         if key[1:] == column and key[0] in single), default=None)
+                         if key[1:] == column and key[0] in single and one.attacked), default=None)
             for column in columns
         }  # fmt: skip
         for attack in dict.fromkeys(key[0] for key in own):
@@ -134,7 +141,9 @@ def paper_table(
             for column in columns:
                 one = own.get((attack, *column))
                 text = None if one is None else f"{100 * one.robust_accuracy:.1f}"
-                if one is not None and attack in single and one.robust_accuracy == best[column]:
+                if one is not None and not one.attacked:
+                    text = NOT_ATTACKED
+                elif one is not None and attack in single and one.robust_accuracy == best[column]:
                     text = bold.format(text)
                 shown.append(text)
             rows.append((run, attack, shown))

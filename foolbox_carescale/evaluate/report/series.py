@@ -17,6 +17,9 @@ from ..store.results import SETTING_COLUMNS, Results, clean_counts, minimum_norm
 QUANTITIES = ("norm_over_epsilon", "loss", "forward_passes", "backward_passes")
 """Columns whose distributions are shown, over the attacked samples."""
 
+NOT_ATTACKED = "not attacked"
+"""In the place of a robust accuracy where no sample was left to attack: it is 0 before."""
+
 Array = npt.NDArray[Any]
 
 
@@ -88,6 +91,19 @@ class Series:
     p: float
     points: list[Point]
     norms: Array | None = None
+
+    def at(self, epsilon: float) -> Point | None:
+        """Return the outcome at an epsilon: of the run, or from the norms of what was found.
+
+        The worst case over attacks is no attack: it is known where all of them are.
+        """
+        for point in self.points:
+            if point.epsilon == epsilon:
+                return point
+        if self.norms is None or not self.library:
+            return None
+        first = self.points[0]
+        return Point(epsilon, first.samples, self.norms > epsilon, first.attacked)
 
 
 def read_series(

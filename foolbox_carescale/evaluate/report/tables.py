@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -13,7 +13,8 @@ from ..errors import printable
 from ..statistics import quantile, wilson
 from .aggregate import Difference, Run, differences, norms
 from .curve import QUANTILES
-from .series import QUANTITIES, Series
+from .headline import headline_epsilons, strongest
+from .series import NOT_ATTACKED, QUANTITIES, Point, Series
 
 
 def summary_csv(runs: Sequence[Run]) -> str:
@@ -74,6 +75,7 @@ def summary_markdown(runs: Sequence[Run]) -> str:
             f"- **{escape(run.name)}**: {escape(run.model)} on {escape(run.data)},"
             f" {total} samples, clean accuracy {run.clean_accuracy:.3f} ({low:.3f} to {high:.3f})"
         )
+        lines += _headlines(run, runs)
         lines += [f"  - warning: {escape(str(diagnostic))}" for diagnostic in run.diagnostics]
     for p, name in norms(runs):
         settings = {
@@ -91,11 +93,7 @@ def summary_markdown(runs: Sequence[Run]) -> str:
             shown = []
             for epsilon in epsilons:
                 point = points.get(epsilon)
-                if point is None:
-                    shown.append("")
-                else:
-                    low, high = point.interval
-                    shown.append(f"{point.accuracy:.3f} ({low:.3f}–{high:.3f})")  # noqa: RUF001
+                shown.append("" if point is None else accuracy_text(point))
             body.append([*named, *shown])
         lines.append(markdown_table(head, body))
     if found_norms := _minimum_norms(runs):
@@ -128,6 +126,26 @@ def summary_markdown(runs: Sequence[Run]) -> str:
             )
         )
     return "\n".join(lines) + "\n"
+
+
+def _headlines(run: Run, runs: Sequence[Run]) -> Iterator[str]:
+    """Yield a line per headline epsilon that a run knows."""
+    for p, name in norms(runs):
+        for epsilon in headline_epsilons(runs, p):
+            if (found := strongest(run, p, epsilon)) is not None:
+                series, point = found
+                yield (
+                    f"  - {name} {format_epsilon(epsilon)}: robust accuracy"
+                    f" {accuracy_text(point)}, {escape(series.attack)}"
+                )
+
+
+def accuracy_text(point: Point) -> str:
+    """Return a robust accuracy with its 95% interval."""
+    if not point.attacked:
+        return NOT_ATTACKED
+    low, high = point.interval
+    return f"{point.accuracy:.3f} ({low:.3f}–{high:.3f})"  # noqa: RUF001
 
 
 def _minimum_norms(runs: Sequence[Run]) -> list[tuple[str, Series, list[float]]]:

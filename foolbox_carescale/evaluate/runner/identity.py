@@ -26,8 +26,8 @@ PACKAGES = ("foolbox-carescale", "foolbox", "eagerpy", "numpy", "torch", "torchv
 FRAMEWORKS = ("jax", "tensorflow")
 """Those that a model of the user's own may be written in; PyTorch is always there."""
 
-NON_IDENTITY_KEYS = ("executor", "tracking", "shard", "output")
-"""Keys that say where a run is computed and tracked, and change none of its rows.
+NON_IDENTITY_KEYS = ("executor", "tracking", "report", "shard", "output")
+"""Keys that say where a run is computed, tracked and shown, and change none of its rows.
 
 The device and the number of threads are not among them: both change the last bits.
 """

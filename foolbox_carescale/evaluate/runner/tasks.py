@@ -19,6 +19,7 @@ import numpy.typing as npt
 from foolbox.attacks.base import MinimizationAttack, Repeated
 
 from ... import get_attack
+from ..config.headline import check_headline
 from ..config.types import AttackConfig, Evaluation, norm_name
 from ..config.validation import field_names
 from ..errors import UserError, nearest
@@ -180,7 +181,8 @@ def make_settings(evaluation: Evaluation) -> list[AttackSetting]:
     """Return the settings of a run, in the order of its attacks and epsilons.
 
     Raises:
-        UserError: An attack cannot be made, or there is no epsilon for its norm.
+        UserError: An attack cannot be made, there is no epsilon for its norm, or a headline
+            epsilon cannot be had.
     """
     settings: list[AttackSetting] = []
     for label, config in evaluation.attacks.items():
@@ -199,6 +201,11 @@ def make_settings(evaluation: Evaluation) -> list[AttackSetting]:
             settings.append(
                 AttackSetting(len(settings), label, config, attack, library, p, epsilon, minimises)
             )
+    asked: dict[str, list[float]] = {}
+    for one in settings:
+        asked.setdefault(norm_name(one.p), []).append(one.epsilon)
+    minimum = {norm_name(one.p) for one in settings if one.minimises}
+    check_headline(evaluation.report.epsilons, asked, minimum)
     return settings
 
 

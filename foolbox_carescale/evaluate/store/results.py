@@ -24,6 +24,7 @@ class SettingSummary:
     """One attack at one epsilon, over all samples.
 
     Attributes:
+        attacked: Number of samples that are correctly classified without the attack.
         robust_accuracy: Share of all samples that are correctly classified both without and with
             the attack.
         norm_mean, norm_min: Measured norm / epsilon over the attacked samples; NaN if none was.
@@ -37,6 +38,7 @@ class SettingSummary:
     p: float
     epsilon: float
     samples: int
+    attacked: int
     robust_accuracy: float
     norm_mean: float
     norm_min: float
@@ -162,6 +164,7 @@ def summary(columns: Columns) -> list[SettingSummary]:
             SettingSummary(
                 **{name: one.about[name] for name in SETTING_COLUMNS},
                 samples=len(one.samples),
+                attacked=int(attacked[one.rows].sum()),
                 robust_accuracy=float(robust[one.rows].mean()),
                 norm_mean=float(ratios.mean()) if len(ratios) else float("nan"),
                 norm_min=float(ratios.min()) if len(ratios) else float("nan"),

@@ -1,30 +1,33 @@
 // Charts over epsilon, and their legend.
-const narrow = matchMedia("(max-width: 760px)").matches;
-const W = narrow ? 440 : 760;
-const LEFT = 52;
-const RIGHT = 14;
-const TOP = 14;
-const BOTTOM = 46;
-const scaleX = ([least, greatest], log) => {
-  const at = log ? Math.log : (value) => value;
-  const low = log ? at(least) : 0;
-  const high = at(greatest);
-  const room = log ? 0.04 * (high - low) || 0.5 : 0.02 * high;
-  return (e) => LEFT + ((at(e) - low + room) / (high - low + 2 * room)) * (W - LEFT - RIGHT);
+// attacks that are known at one epsilon stand beside each other
+const shifts = (norm) => {
+  const single = norm.series.filter(alone);
+  const places = new Map();
+  for (const one of single) {
+    const same = single.filter((other) => other.points[0].e === one.points[0].e);
+    const most = norm.ends[0] < norm.ends[1] ? 10 : 60;
+    const step = Math.min(most, (W - LEFT - RIGHT - 40) / same.length);
+    places.set(one, (same.indexOf(one) - (same.length - 1) / 2) * step);
+  }
+  return (one) => places.get(one) || 0;
 };
-const chart = (norm, log, H, ends, ticks, name, unit, draw) => {
-  const x = scaleX(norm.ends, log);
-  const y = (value) => TOP + (1 - (value - ends[0]) / (ends[1] - ends[0])) * (H - TOP - BOTTOM);
+let charts = 0;
+const chart = (norm, log, H, ends, ticks, name, unit, draw, view = null) => {
+  const x = scaleX(view ? view.x : norm.ends, log, view);
+  const y = scaleY((view && view.y) || ends, H);
+  const shift = shifts(norm);
   const picture = svg("svg", {
     viewBox: `0 0 ${W} ${H}`,
     role: "img",
     "aria-label": `${name} by epsilon, ${norm.name}; the table below has the numbers`,
   });
-  for (const tick of ticks)
+  for (const tick of view && view.y ? roundTicks(view.y) : ticks)
     picture.append(path("grid", `M${LEFT},${y(tick)}H${W - RIGHT}`), textAt(LEFT - 8, y(tick) + 4, short(tick), "end"));
   const middle = (TOP + H - BOTTOM) / 2;
+  const seen = (e) => !view || (view.x[0] <= e && e <= view.x[1]);
+  const marked = norm.epsilons.filter(seen);
   let last = -Infinity;
-  for (const epsilon of norm.epsilons) {
+  for (const epsilon of marked.length > 1 || !view ? marked : view.x) {
     const place = x(epsilon);
     const crowded = place - last < 40;
     picture.append(path("axis", `M${place},${H - BOTTOM}v${crowded ? 3 : 5}`));
@@ -38,12 +41,24 @@ const chart = (norm, log, H, ends, ticks, name, unit, draw) => {
     textAt(13, middle, unit, "middle", { transform: `rotate(-90 13 ${middle})` }),
   );
   const spots = [];
+  const plot = svg("g");
+  if (view) {
+    const id = `clip-${charts++}`;
+    const inside = { x: LEFT, y: TOP, width: W - LEFT - RIGHT, height: H - TOP - BOTTOM };
+    picture.append(svg("clipPath", { id }, svg("rect", inside)));
+    plot.setAttribute("clip-path", `url(#${id})`);
+  }
+  picture.append(plot);
   // halos lie below
   const drawn = norm.series.map((one, number) => [one, number]).sort(([a], [b]) => b.worst - a.worst);
   drawn.forEach(([one, number]) => {
     const group = svg("g", { class: "series", "data-series": number });
-    draw(group, one, x, y, (point, place, text) => spots.push({ number, group, x: x(point.e), y: place, text }));
-    if (group.childNodes.length) picture.append(group);
+    const shifted = (e) => x(e) + shift(one);
+    const spot = (point, place, text) => {
+      if (seen(point.e)) spots.push({ number, group, x: shifted(point.e), y: place, text });
+    };
+    draw(group, one, shifted, y, spot);
+    if (group.childNodes.length) plot.append(group);
   });
   const near = (event) => {
     const box = picture.getBoundingClientRect();
@@ -62,15 +77,18 @@ const chart = (norm, log, H, ends, ticks, name, unit, draw) => {
   picture.addEventListener("pointermove", near);
   picture.addEventListener("pointerdown", near);
   picture.addEventListener("pointerleave", hideTip);
-  return { picture, y };
+  return { picture, plot, x, y };
 };
 const explain = (one, point) => {
   const lines = [
     label(one),
     `epsilon ${short(point.e)}`,
-    `robust accuracy ${fixed(point.k / point.n)}, ` +
-      `95%: ${fixed(point.low)} to ${fixed(point.high)} (${point.k} of ${point.n})`,
+    point.attacked === 0
+      ? "not attacked: the model is wrong about every sample"
+      : `robust accuracy ${fixed(point.k / point.n)}, ` +
+        `95%: ${fixed(point.low)} to ${fixed(point.high)} (${point.k} of ${point.n})`,
   ];
+  if (one.worst) lines.push(`over ${members(one).join(", ")}`);
   const ratio = point.norm_over_epsilon;
   if (ratio) lines.push(`norm / epsilon: mean ${fixed(ratio.mean)}, min ${fixed(ratio.low)}, max ${fixed(ratio.high)}`);
   if (point.loss) lines.push(`cross-entropy: mean ${short(point.loss.mean)}`);
@@ -88,13 +106,14 @@ const stairsBack = (steps, x, height) =>
     .reverse()
     .map((s) => `V${height(s).toFixed(1)}H${x(s.e).toFixed(1)}`)
     .join("");
-const whisker = (one, x, low, high) => path("whisker", `M${x},${low}V${high}`, { style: `stroke:${color(one)}` });
-const curves = (norm, log) => {
+const whisker = (one, x, low, high) => svg("path", { d: `M${x},${low}V${high}`, ...whiskerOf(one) });
+const curves = (norm, log, view, onview) => {
+  const H = narrow ? 340 : 400;
   const made = chart(
     norm,
     log,
-    narrow ? 340 : 400,
-    [-0.02, 1.02],
+    H,
+    WHOLE,
     [0, 0.2, 0.4, 0.6, 0.8, 1],
     "robust accuracy",
     "robust accuracy",
@@ -104,22 +123,22 @@ const curves = (norm, log) => {
       const down = found
         ? stairsBack(found, x, (p) => y(p.low))
         : line([...one.points].reverse(), x, (p) => y(p.low)).replace("M", "L");
-      if (!one.worst && (found || one.points.length > 1))
-        group.append(path("band", `${up}${down}z`, { style: `fill:${color(one)}` }));
-      if (!found && one.points.length === 1)
-        group.append(whisker(one, x(one.points[0].e), y(one.points[0].low), y(one.points[0].high)));
+      if (!one.worst && !alone(one)) group.append(path("band", `${up}${down}z`, { style: `fill:${color(one)}` }));
+      if (alone(one)) group.append(whisker(one, x(one.points[0].e), y(one.points[0].low), y(one.points[0].high)));
       const drawn = found ? stairs(found, x, (p) => y(p.k / p.n)) : line(one.points, x, (p) => y(p.k / p.n));
       group.append(svg("path", { d: drawn, ...stroke(one) }));
       for (const step of found || []) spot(step, y(step.k / step.n), explain(one, step));
       for (const point of one.points) {
-        if (!one.worst) group.append(dot(one, x(point.e), y(point.k / point.n)));
+        if (!one.worst || alone(one)) group.append(dot(one, x(point.e), y(point.k / point.n), alone(one) ? 5 : 4));
         spot(point, y(point.k / point.n), explain(one, point));
       }
     },
+    view,
   );
   data.runs.forEach((run, i) => {
     const place = made.y(run.clean.k / run.clean.n);
-    made.picture.append(
+    if (place < TOP || place > H - BOTTOM) return;
+    made.plot.append(
       path(
         "clean",
         `M${LEFT},${place}H${W - RIGHT}`,
@@ -127,8 +146,10 @@ const curves = (norm, log) => {
         svg("title", {}, `clean accuracy of ${run.name}: ${fixed(run.clean.k / run.clean.n)}`),
       ),
     );
-    if (i === 0) made.picture.append(textAt(W - RIGHT - 4, place - 5, "clean accuracy", "end"));
+    const above = place - 5 > TOP + 8 ? place - 5 : place + 13;
+    if (i === 0) made.picture.append(textAt(W - RIGHT - 4, above, "clean accuracy", "end", { class: "over" }));
   });
+  if (norm.ends[0] < norm.ends[1]) zoomable(made.picture, norm, view, made.x, made.y, H, onview);
   return made.picture;
 };
 const normCurves = (norm, log) => {
@@ -167,14 +188,14 @@ const legend = (panel, norm) => {
   const groups = (own = "") => panel.querySelectorAll(`g.series${own}`);
   const buttons = norm.series.map((one, number) =>
     button(
-      [swatch(one), html("span", {}, label(one))],
+      [swatch(one), html("span", {}, label(one), one.worst ? html("small", {}, briefly(one)) : null)],
       (event) => {
         toggle(number, event.currentTarget.getAttribute("aria-pressed") !== "true");
         keep();
       },
       {
         "aria-pressed": String(!hidden.includes(String(number))),
-        title: one.name ? `${one.name} ${one.params}` : null,
+        title: one.worst ? `over ${members(one).join(", ")}` : `${one.name} ${one.params}`,
         onpointerenter: () => groups().forEach((g) => g.classList.toggle("dim", g.dataset.series !== String(number))),
         onpointerleave: () => groups().forEach((g) => g.classList.remove("dim")),
       },

@@ -15,6 +15,7 @@ const panelOf = (norm, id) => {
   const holes = {};
   for (const name of ["curves", "norms", "histograms", "costs", "classes"]) holes[name] = html("div");
   const key = legend(panel, norm);
+  const ranges = norm.ends[0] < norm.ends[1];
   const own = (name) => `${norm.name}.${name}`;
   let log = state.has(own("log")) ? state.get(own("log")) === "1" : norm.ends[1] / norm.ends[0] > 4;
   let quantity = "loss";
@@ -24,8 +25,18 @@ const panelOf = (norm, id) => {
   const most = norm.epsilons.filter((e, i) => counts[i] === Math.max(...counts));
   const asked = norm.epsilons.find((e) => String(e) === state.get(own("epsilon")));
   let epsilon = asked || most[Math.floor((most.length - 1) / 2)];
+  let view = ranges ? readView(state.get(own("view"))) : null;
+  const whole = button("reset zoom", () => zoomTo(null), { hidden: view === null });
+  const zoomTo = (next) => {
+    const focused = holes.curves.contains(document.activeElement);
+    view = next;
+    whole.hidden = view === null;
+    remember(own("view"), viewText(view));
+    drawCurves();
+    if (focused) holes.curves.firstChild.focus();
+  };
   const drawCurves = () => {
-    holes.curves.replaceChildren(curves(norm, log));
+    holes.curves.replaceChildren(curves(norm, log, view, zoomTo));
     holes.norms.replaceChildren(normCurves(norm, log));
     key.restore();
   };
@@ -44,11 +55,26 @@ const panelOf = (norm, id) => {
   const known = Object.entries(QUANTITIES).filter(([name]) => norm.edges[name].some(Boolean));
   panel.append(
     card(
-      html("div", { class: "bar" }, html("h3", {}, "Security curves"), norm.ends[0] < norm.ends[1] ? scale : null),
+      html("div", { class: "bar" }, html("h3", {}, "Security curves"), ranges ? [whole, scale] : null),
       "Share of all samples that are correctly classified both without and with the attack, with Wilson’s 95% interval. " +
-        "“worst case over attacks” counts a sample as robust only if it withstands every attack at this epsilon " +
-        "and below. An attack that looks for the smallest perturbation has a step at every norm that it found.",
-      html("p", { class: "note click" }, "Click a name to hide it."),
+        (norm.series.some((one) => one.worst)
+          ? "“worst case over attacks” counts a sample as robust only if it withstands every attack at this epsilon and below. "
+          : "") +
+        (norm.series.some((one) => one.minimum)
+          ? "An attack that looks for the smallest perturbation has a step at every norm that it found."
+          : ""),
+      html(
+        "p",
+        { class: "note click" },
+        "Click a name to hide it.",
+        ranges
+          ? html(
+              "span",
+              { class: "mouse" },
+              " Drag over the curves to zoom; a double click shows all again. Keys: + − ← → Esc.",
+            )
+          : null,
+      ),
       html("div", { class: "plot" }, holes.curves, key.element),
       saveFigure(() => holes.curves.querySelector("svg"), `robust accuracy ${norm.name}`),
     ),

@@ -13,7 +13,16 @@ const download = (name, content, type) => {
 };
 const fileName = (text, ending) => `${text.replace(/[^\w.-]+/g, "_").slice(0, 80)}.${ending}`;
 // the styles of the page do not go with a figure, so each element gets its own
-const STYLES = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "opacity", "display"];
+const STYLES = [
+  "fill",
+  "stroke",
+  "stroke-width",
+  "stroke-dasharray",
+  "stroke-linejoin",
+  "opacity",
+  "display",
+  "paint-order",
+];
 const TEXT_STYLES = ["font-family", "font-size", "text-anchor"];
 const standalone = (picture) => {
   const copy = picture.cloneNode(true);

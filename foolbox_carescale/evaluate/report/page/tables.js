@@ -1,5 +1,14 @@
 // Tables that a click on a column sorts.
 // A row is a list of {node: text or element, value: to sort by, style, class}.
+const wide = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    const cut = target.scrollWidth > target.clientWidth;
+    target.previousSibling.hidden = !cut;
+    // so that keys scroll it
+    if (cut) target.setAttribute("tabindex", "0");
+    else target.removeAttribute("tabindex");
+  }
+});
 const table = (heads, rows) => {
   const made = rows.map((row) => ({
     values: row.map((cell) => cell.value),
@@ -35,12 +44,10 @@ const table = (heads, rows) => {
       );
     }),
   );
-  return html(
-    "div",
-    {},
-    html("div", { class: "scroll" }, html("table", {}, html("thead", {}, head), body)),
-    saveTable(heads, made, heads.join(" ")),
-  );
+  const scroll = html("div", { class: "scroll" }, html("table", {}, html("thead", {}, head), body));
+  const hint = html("p", { class: "note hint", hidden: true }, "More columns to the right: scroll the table →");
+  wide.observe(scroll);
+  return html("div", {}, hint, scroll, saveTable(heads, made, heads.join(" ")));
 };
 const compare = (a, b, sign) => {
   if (a === null || b === null) return (a === null) - (b === null); // what was not measured comes last, either way
@@ -104,9 +111,10 @@ const differenceTable = (norm) => {
   const names = [...new Map(found.map((d) => [`${d.attack} ${d.run}`, d])).values()];
   const base = data.runs[0].name;
   if (!found.length) return null;
+  const epsilons = norm.epsilons.filter((e) => found.some((d) => d.e === e));
   const rows = names.map((name) => [
     { node: `${name.attack} · ${name.run}`, value: `${name.attack} · ${name.run}` },
-    ...norm.epsilons.map((e) => {
+    ...epsilons.map((e) => {
       const d = found.find((one) => one.attack === name.attack && one.run === name.run && one.e === e);
       if (!d) return none;
       const sense = d.value > 0 ? "up" : "down";
@@ -121,7 +129,7 @@ const differenceTable = (norm) => {
     `Robust accuracy minus that of ${base}`,
     `With Newcombe’s 95% interval${paired}. Coloured where the interval excludes 0; ` +
       "about one in twenty settings does so by chance.",
-    table(["attack", ...norm.epsilons.map(short)], rows),
+    table(["attack", ...epsilons.map(short)], rows),
   );
 };
 const costTable = (norm, epsilon) => {
