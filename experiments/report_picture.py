@@ -19,7 +19,7 @@ from playwright.sync_api import sync_playwright
 
 from foolbox_carescale.evaluate import Evaluation, Results, evaluate, write_report
 
-SIZE = {"width": 1120, "height": 1180}
+SIZE = {"width": 1120, "height": 1270}
 
 
 def main() -> None:
@@ -48,7 +48,9 @@ def main() -> None:
             chromium.close()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with Image.open(io.BytesIO(picture)) as image:
-        image.convert("RGB").save(options.output, optimize=True)
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+            options.output, optimize=True
+        )
     print(f"wrote {options.output}, {options.output.stat().st_size} bytes")
 
 
