@@ -29,7 +29,7 @@ from PIL import Image
 from experiments.benchmarks.environment import describe
 from foolbox_carescale.evaluate import AttackConfig, DataConfig, Evaluation, ModelConfig, evaluate
 from foolbox_carescale.evaluate.data.sources import open_data
-from foolbox_carescale.evaluate.runner.run import Progress
+from foolbox_carescale.evaluate.runner.completion import Progress
 
 HERE = "experiments.loading"
 BATCH = 50

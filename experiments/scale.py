@@ -43,7 +43,7 @@ from foolbox_carescale.evaluate import (
     Results,
     evaluate,
 )
-from foolbox_carescale.evaluate.runner.run import Progress
+from foolbox_carescale.evaluate.runner.completion import Progress
 from foolbox_carescale.evaluate.runner.tasks import Task, Tasks, make_settings
 from foolbox_carescale.evaluate.store.folder import RunFolder
 from foolbox_carescale.evaluate.store.rows import TASKS

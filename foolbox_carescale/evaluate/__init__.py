@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from .models.loading import load_model
     from .report import plot_curves, print_comparison, print_report, write_report
     from .report.curve import CurvePoint, accuracy_at
-    from .runner.run import Progress, evaluate
+    from .runner.completion import Progress
+    from .runner.run import evaluate
     from .store.results import MinimumNorms, Results, SettingSummary
     from .verification.measure import Check, Verification, verify
     from .verification.runs import VerifiedSetting, verify_run
@@ -46,7 +47,8 @@ _HOMES = {
     "report": ("plot_curves", "print_comparison", "print_report", "write_report"),
     "report.curve": ("CurvePoint", "accuracy_at"),
     "store.results": ("SettingSummary", "Results", "MinimumNorms"),
-    "runner.run": ("Progress", "evaluate"),
+    "runner.completion": ("Progress",),
+    "runner.run": ("evaluate",),
     "config.sweep": ("load_sweep",),
     "verification.measure": ("Check", "Verification", "verify"),
     "verification.runs": ("VerifiedSetting", "verify_run"),

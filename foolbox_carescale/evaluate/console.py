@@ -19,7 +19,8 @@ from rich import progress
 from rich.console import Console
 
 from ..core.fractions import format_epsilon
-from .runner.run import Progress
+from .errors import printable
+from .runner.completion import Progress
 from .serialization import to_json_values
 from .store.folder import RunFolder
 from .store.results import Results
@@ -66,6 +67,8 @@ def progress_bars(console: Console) -> Iterator[Callable[[Progress], None]]:
                 bars.update(run, completed=state.done, status="waiting for another process")
                 return
             if state.setting is None:
+                if line := plan_line(state):
+                    bars.console.print(line, highlight=False, markup=False)
                 # tasks that were there before say nothing about the speed
                 bars.reset(run, total=state.total, completed=state.done, description="tasks")
                 return
@@ -83,13 +86,15 @@ def progress_bars(console: Console) -> Iterator[Callable[[Progress], None]]:
 
 
 def print_settings(state: Progress) -> None:
-    """Print a line for each tenth of the run, each finished setting, and each time it waits."""
+    """Print a line for a resumed run, each tenth, each finished setting, and each time it waits."""
     if state.waiting_for:
         print(
             f"waiting for task {state.waiting_for}, which another process computes;"
             f" {state.done} of {state.total} tasks",
             flush=True,
         )
+    if line := plan_line(state):
+        print(line, flush=True)
     if state.setting is None:
         return
     done = f"{state.done} of {state.total} tasks"
@@ -98,6 +103,16 @@ def print_settings(state: Progress) -> None:
         print(f"{setting}: robust accuracy {state.robust_accuracy:.3f}; {done}", flush=True)
     elif 10 * state.done // state.total > 10 * (state.done - 1) // state.total:
         print(done, flush=True)
+
+
+def plan_line(state: Progress) -> str:
+    """Return what is done and what is left where a run is resumed; else an empty text."""
+    if math.isnan(state.seconds_left):
+        return ""
+    return printable(
+        f"resuming {state.folder}: {state.done} of {state.total} tasks are done,"
+        f" {state.total - state.done} are left, about {_clock(state.seconds_left)} on one worker"
+    )
 
 
 def to_json(results: Results, last: Progress, written: Sequence[Path]) -> str:
@@ -153,9 +168,14 @@ def _quoted(word: str) -> str:
 def _speed(tasks_per_second: float | None, seconds_left: float | None) -> str:
     if not tasks_per_second or seconds_left is None:
         return ""
-    minutes, seconds = divmod(round(seconds_left), 60)
+    return f"{tasks_per_second:.3g}/s, {_clock(seconds_left)} left"
+
+
+def _clock(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{tasks_per_second:.3g}/s, {hours}:{minutes:02}:{seconds:02} left"
+    return f"{hours}:{minutes:02}:{rest:02}"
 
 
 def _number(value: Any) -> Any:

@@ -25,6 +25,7 @@ from foolbox_carescale.evaluate import (
     Evaluation,
     EvaluationWarning,
     ModelConfig,
+    Results,
     UserError,
     evaluate,
     load_evaluation,
@@ -121,7 +122,8 @@ def test_a_run_is_continued_by_its_own_stored_config(tmp_path, reference):
 def test_progress_counts_what_was_there_before(tmp_path):
     seen = []
     evaluate(tiny(started(tmp_path / "run")), on_progress=seen.append)
-    assert [p.done for p in seen] == list(range(10, TASKS + 1))
+    assert [p.done for p in seen] == [10, *range(10, TASKS + 1)]  # the plan is the first
+    assert [p.seconds_left > 0 for p in seen] == [True, *[False] * (TASKS - 9)]
     assert {p.resumed for p in seen} == {10}
     last = seen[-1]
     assert (last.setting.label, last.setting_done, last.setting_total) == ("pgd", 12, 12)
@@ -609,13 +611,28 @@ def test_a_run_that_was_killed_before_it_was_diagnosed_is_diagnosed_by_the_next_
     assert len(calls) == 2
 
 
-def test_a_run_is_resumed_from_the_index_without_decoding_rows(tmp_path, monkeypatch):
+def test_the_plan_of_a_resumed_run_takes_the_times_of_what_is_done(tmp_path, capsys):
+    folder = started(tmp_path / "run")
+    stored = Results.load(folder).table.to_pandas()[["setting", "seconds"]].fillna(0)
+    each = stored.groupby("setting").seconds.agg(["mean", "size"])
+    others = 5 - len(each)  # settings of which nothing is done
+    left = (each["mean"] * (12 - each["size"])).sum() + others * 12 * stored.seconds.mean()
+    seen = []
+    evaluate(tiny(folder), on_progress=seen.append)
+    assert seen[0].seconds_left == pytest.approx(left)
+    for state in seen[:2]:
+        print_settings(dataclasses.replace(state, seconds_left=3600 * state.seconds_left / left))
+    plan = f"resuming {folder}: 10 of 48 tasks are done, 38 are left, about 1:00:00 on one worker"
+    assert capsys.readouterr().out == f"{plan}\n"
+
+
+def test_a_run_is_resumed_from_the_index_and_the_times_of_its_rows(tmp_path, monkeypatch):
     folder = started(tmp_path / "run")
     read, reads = VerifiedParquet.read, []
 
-    def counted(self, *columns):
-        reads.append(self)
-        return read(self, *columns)
+    def counted(self, columns=None):
+        reads.append(columns or ["all"])
+        return read(self, columns)
 
     monkeypatch.setattr(VerifiedParquet, "read", counted)
 
@@ -624,7 +641,7 @@ def test_a_run_is_resumed_from_the_index_without_decoding_rows(tmp_path, monkeyp
 
     with pytest.raises(KeyboardInterrupt):
         evaluate(tiny(folder), on_progress=stop)
-    assert not reads
+    assert {tuple(names) for names in reads} == {("setting", "seconds")}
 
 
 def test_a_task_is_found_once_at_every_step_of_a_compaction(tmp_path, monkeypatch, reference):

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from .. import diagnostics
-from ..config.types import Evaluation, shard_of
+from ..config.types import Evaluation
 from ..config.validation import expand_path
-from ..data.dataset import KEPT, Data
+from ..data.dataset import Data
 from ..errors import LOGGER, SampleError, UserError
 from ..models.loading import find_device, find_devices
-from ..store.checksums import IntegrityError
 from ..store.folder import RunFolder
 from ..store.index import StoredTask
 from ..store.results import Results
 from ..tracking import check_tracking, track
 from . import identity
+from .completion import CompletionLog, Progress
 from .environment import describe
 from .executors import Executor, make_executor
 from .resolve import resolve
@@ -31,32 +27,6 @@ from .tasks import AttackSetting, Task, Tasks, make_settings
 
 SMALL = 64
 """Pixels per side up to which a single thread of PyTorch is used."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The progress of a run after each task.
-
-    Attributes:
-        setting: The setting that the last task belongs to; None before the first. Of a task with
-            several epsilons it is that of the largest.
-        done, total: Tasks, those of an earlier start included; of this shard, if it is one.
-        setting_done, setting_total: Samples of the setting.
-        robust_accuracy: Of the setting so far.
-        resumed: Tasks that were there before.
-        folder: The run folder.
-        waiting_for: The name of a task that another process computes, where this one waits for it.
-    """
-
-    setting: AttackSetting | None
-    done: int
-    total: int
-    setting_done: int = 0
-    setting_total: int = 0
-    robust_accuracy: float = math.nan
-    resumed: int = 0
-    folder: Path = Path()
-    waiting_for: str = ""
 
 
 def evaluate(
@@ -74,7 +44,7 @@ def evaluate(
     Args:
         evaluation: What to run; ``Evaluation()`` is the bundled default.
         on_progress: Called before the first task, after each, and before waiting for another
-            process.
+            process; before all, with its plan, where a run is resumed.
 
     Returns:
         The results; they are in the run folder too, from which ``Results.load`` reads them.
@@ -103,6 +73,7 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
         if log.complete:
             (on_progress or _ignore)(log.progress(None))
             return _finish(folder, [])
+        (on_progress or _ignore)(log.plan())
 
     with diagnostics.capture_warnings() as captured:
         resolved, data = _resolve(evaluation)
@@ -164,132 +135,13 @@ def _add_warnings(
         folder.write_warnings(together, diagnosed=diagnosed or folder.diagnosed)
 
 
-class _CompletionLog:
-    """The finished tasks of a shard, and the robust accuracy of each setting so far.
-
-    It grows by a byte per task, not with what they hold.
-    """
-
-    def __init__(self, folder: RunFolder, tasks: Tasks, shard: str | None) -> None:
-        self.folder, self.tasks = folder, tasks
-        self.batches = tasks.in_shard(*shard_of(shard))
-        self._total = sum(len(tasks.in_batch(batch)) for batch in self.batches)
-        self._done, self._how_many = bytearray(len(tasks)), 0
-        self._counted = np.zeros((len(tasks.settings), 2), np.int64)  # robust samples, samples
-        self._images: dict[int, str] = {}  # by batch, what shows which its tasks have seen
-        self.failed: dict[int, str] = {}  # batches of which a sample cannot be read, and why
-        self._resumed = self._skipped = 0
-        self._read_index()
-        for name in folder.waiting():
-            task = tasks.named(name)
-            if task is None:
-                folder.quarantine(name, "it does not belong to this run")
-            elif task.batch in self.batches:
-                self.look(task.number)
-        self._resumed = self._how_many
-
-    @property
-    def complete(self) -> bool:
-        return self._how_many == self._total
-
-    def missing(self) -> Iterator[int]:
-        """Numbers of the tasks that are not done, as things stand when each is asked for."""
-        return chain.from_iterable(map(self.missing_in, self.batches))
-
-    def missing_in(self, batch: int) -> Iterator[int]:
-        """Numbers of those on one batch."""
-        numbers = self.tasks.in_batch(batch)
-        return (n for n in numbers if not self._done[n] and batch not in self.failed)
-
-    def ahead(self, batch: int) -> tuple[int, ...]:
-        """Return those of the next ``KEPT`` batches on which something is missing."""
-        coming = (number for number in range(batch + 1, batch + 1 + KEPT) if number in self.batches)
-        return tuple(n for n in coming if next(self.missing_in(n), None) is not None)
-
-    def look(self, number: int) -> bool:
-        """Return whether a task is done, here or elsewhere; quarantine a damaged one."""
-        if not self._done[number]:
-            task = self.tasks[number]
-            try:
-                stored = self.folder.read(task.name)
-                if stored is not None:
-                    self._check(task, stored)
-                    self.add(task, stored)
-            except IntegrityError as error:
-                # not while another process may be writing it again
-                if self.folder.claim(number):
-                    self.folder.quarantine(task.name, str(error))
-                    self.folder.release(number)
-            else:
-                if stored is None:  # it was compacted, or never there
-                    self._read_index()
-        return bool(self._done[number])
-
-    def _read_index(self) -> None:
-        """Count the tasks that were compacted since the last time."""
-        damaged = []
-        for stored in self.folder.news():
-            task = self.tasks.named(stored.task)
-            try:
-                if task is None:
-                    raise IntegrityError("it does not belong to this run")
-                if task.batch in self.batches and not self._done[task.number]:
-                    self._check(task, stored)
-                    self.folder.check_files(stored)
-                    self.add(task, stored)
-            except IntegrityError as error:
-                damaged.append((stored.task, str(error)))
-        for name, reason in damaged:
-            self.folder.quarantine(name, reason)
-
-    def _check(self, task: Task, stored: StoredTask) -> None:
-        found = sorted((setting, samples) for setting, samples, _ in stored.counts)
-        expected = [(setting.number, len(task.samples)) for setting in task.settings]
-        if found != expected:
-            left = len(task.samples) - len(self.folder.skipped(task.batch))
-            expected = [(number, left) for number, _ in expected]
-        if found != expected:
-            raise IntegrityError("its rows are not those of its task")
-        if not self.same_images(task, stored):
-            raise IntegrityError("it saw other images than the tasks of its batch before it")
-
-    def same_images(self, task: Task, stored: StoredTask) -> bool:
-        """Return whether a task saw the images that those of its batch before it have seen."""
-        return self._images.setdefault(task.batch, stored.images) == stored.images
-
-    def add(self, task: Task, stored: StoredTask) -> None:
-        """Count a task that is done."""
-        self._done[task.number], self._how_many = 1, self._how_many + 1
-        for setting, samples, robust in stored.counts:
-            self._counted[setting] += robust, samples
-        if task.number == self.tasks.in_batch(task.batch)[0]:  # once per batch
-            self._skipped += len(task.samples) - stored.counts[0][1]
-
-    def progress(self, task: Task | None) -> Progress:
-        """Return how far the run is after a task."""
-        done, total = self._how_many, self._total
-        if task is None:
-            return Progress(None, done, total, resumed=self._resumed, folder=self.folder.path)
-        robust, samples = self._counted[task.setting.number].tolist()
-        return Progress(
-            task.setting,
-            done,
-            total,
-            setting_done=samples,
-            setting_total=self.tasks.samples - self._skipped,
-            robust_accuracy=robust / samples,
-            resumed=self._resumed,
-            folder=self.folder.path,
-        )
-
-
-def _open(folder: RunFolder, evaluation: Evaluation, samples: int) -> _CompletionLog:
+def _open(folder: RunFolder, evaluation: Evaluation, samples: int) -> CompletionLog:
     folder.open()
     tasks = Tasks(make_settings(evaluation), samples, evaluation.batch_size, evaluation.seed)
-    return _CompletionLog(folder, tasks, evaluation.shard)
+    return CompletionLog(folder, tasks, evaluation.shard)
 
 
-def _compute(executor: Executor, log: _CompletionLog, report: Callable[[Progress], None]) -> None:
+def _compute(executor: Executor, log: CompletionLog, report: Callable[[Progress], None]) -> None:
     """Compute what is missing; what other processes have claimed is left to them."""
     folder = log.folder
     started, running = set[int](), set[int]()

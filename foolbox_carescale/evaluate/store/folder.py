@@ -326,6 +326,10 @@ class RunFolder(SharedFolder):
             raise UserError(f"{self.path}: holds no results of a run (results/*.parquet){reason}")
         return parts
 
+    def peek(self, *columns: str) -> Iterator[pa.Table]:
+        """Yield columns of the stored rows, for estimates: unchecked, and some of them twice."""
+        return self._rows.peek([*columns])
+
     def read_examples(self) -> list[dict[str, Any]]:
         """Return the stored examples, task by task, without those that fail their checksum.
 
