@@ -181,6 +181,8 @@ def test_several_runs_are_compared_on_the_console_and_on_one_page(config, tmp_pa
     compared = capsys.readouterr().out
     assert "attacks.ours.steps: 1 | 4" in compared
     assert "robust accuracy minus that of a" in compared
+    head = next(line for line in compared.splitlines() if "epsilon" in line)
+    assert head.split()[1::2] == ["attack", "norm", "epsilon", "a", "b", "difference", "95%"]
     assert main(["report", "a", "b"]) == 0
     assert "report: report.html, summary.md" in capsys.readouterr().out
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")

@@ -110,16 +110,22 @@ def print_comparison(results: Sequence[Results], console: Console) -> None:
         title_justify="left",
         title_style="bold",
     )
-    for name in ("attack", "norm", "epsilon", runs[0].name, "run", "", "difference", "95%"):
-        left = name in ("attack", "norm", "run")
-        table.add_column(_plain(name), justify="left" if left else "right", no_wrap=left)
+    base, others = runs[0].name, runs[1:]
+    left, short = ("attack", "norm", "run"), ("epsilon", "accuracy", "difference", "95%")
+    other = ("run", "accuracy") if len(others) > 1 else (others[0].name,)
+    for name in ("attack", "norm", "epsilon", base, *other, "difference", "95%"):
+        table.add_column(
+            _plain(name),
+            justify="left" if name in left else "right",
+            no_wrap=name in (*left, *short),
+        )
     for one in found:
         table.add_row(
             _plain(one.attack),
             norm_name(one.p),
             format_epsilon(one.epsilon),
             f"{one.base_accuracy:.3f}",
-            _plain(one.run),
+            *([_plain(one.run)] if len(others) > 1 else []),
             f"{one.accuracy:.3f}",
             f"{one.value:+.3f}{'*' if one.beyond_chance else ' '}",
             f"{one.low:+.3f} to {one.high:+.3f}",
