@@ -11,6 +11,7 @@ import foolbox_carescale
 from ..evaluate.errors import printable
 from . import commands, evaluation
 from .console import WRONG_INPUT, require_extra
+from .init import init as initialise
 
 _EVALUATE_HELP = """\
 examples:
@@ -36,6 +37,17 @@ examples:
       on a Ray cluster
   carescale evaluate --print-config
       all keys and their values, as a file to start from
+"""
+
+
+_INIT_HELP = """\
+examples:
+  carescale init
+      asks for the model, the data and the epsilons, and writes evaluation.yaml
+  carescale init mine.yaml --model timm/resnet50.a1_in1k --data photos --epsilons 8/255
+      asks for nothing
+  carescale init mine.yaml --model mymodule.model --data mymodule.data
+      functions of your own
 """
 
 
@@ -105,6 +117,23 @@ def make_parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print one JSON object per run instead of tables"
     )
     evaluate.set_defaults(command=evaluation.evaluate)
+    init = subparsers.add_parser(
+        "init",
+        help="write a commented config for your own model and data",
+        epilog=_INIT_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    init.add_argument(
+        "file",
+        nargs="?",
+        default="evaluation.yaml",
+        metavar="FILE.yaml",
+        help="the file to write; default: evaluation.yaml",
+    )
+    init.add_argument("--model", help="a name, or a function of yours as module.function")
+    init.add_argument("--data", help="a folder, a function of yours, or a name")
+    init.add_argument("--epsilons", help="by norm, such as 'Linf=4/255,8/255 L2=0.5'")
+    init.set_defaults(command=initialise)
     train = subparsers.add_parser(
         "train",
         help="train a model on clean, noisy or attacked images",
