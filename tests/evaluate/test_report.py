@@ -45,8 +45,8 @@ from foolbox_carescale.evaluate.report.page import _finite as finite
 from foolbox_carescale.evaluate.report.paper import paper_table
 from foolbox_carescale.evaluate.report.pictures import browser
 from foolbox_carescale.evaluate.report.tables import summary_markdown
-from foolbox_carescale.evaluate.runner.tasks import make_settings
 from foolbox_carescale.evaluate.runner.completion import Progress
+from foolbox_carescale.evaluate.runner.tasks import make_settings
 from foolbox_carescale.evaluate.statistics import wilson
 from tests.evaluate import synthetic
 
