@@ -32,8 +32,9 @@ def value_checks(when: Literal["each_call", "end", "never"]) -> Iterator[None]:
     """Choose when the values of PyTorch tensors on an accelerator are checked, within a block.
 
     It holds for operators and attacks that are called in the block, in this thread. Shapes, dtypes
-    and numbers are checked in any case, and so are values of tensors on the CPU and of other
-    frameworks, where a check costs next to nothing.
+    and numbers are checked in any case, and so are values of tensors on the CPU, where a check
+    costs next to nothing. An eager call of JAX or TensorFlow reads from an accelerator once, or
+    within "never" not at all; while they trace, nothing is read.
 
     Args:
         when: "each_call", the default outside of any block: each call of an operator waits once

@@ -119,7 +119,7 @@ class Problem:
         """Raise the ValueError that says which value is wrong; nothing where values are traced."""
         if not self.concrete or self.empty:
             return
-        if backends.on_accelerator(self.shaped_x):
+        if not backends.on_cpu(self.shaped_x):
             self._reject_on_accelerator()
             return
         x, delta = backends.detach(self.x), backends.detach(self.delta)
@@ -143,8 +143,12 @@ class Problem:
             checks.OUT_OF_BOUNDS: ep.logical_not(ep.logical_or(inside, x != x)).any(),
             checks.BAD_EPS: ep.logical_or(eps < 0, _not_finite(eps)).any(),
         }
-        flags = sum(flag.raw * bit for bit, flag in faults.items())
-        if checks.flagged(flags, self.names):
+        if backends.framework(x) == "torch":
+            flags = sum(flag.raw * bit for bit, flag in faults.items())
+            found = checks.flagged(flags, self.names)
+        else:
+            found = bool(functools.reduce(ep.logical_or, faults.values()).item())
+        if found:
             raise ValueError(_describe(self, x, delta))
 
     def _holds(self, x: ep.Tensor) -> bool:
@@ -158,7 +162,7 @@ class Problem:
         """Reject bad values of delta alone, before it becomes something that hides them."""
         if not self.concrete or self.empty:
             return
-        if backends.on_accelerator(self.shaped_x):
+        if not backends.on_cpu(self.shaped_x):
             self._reject_on_accelerator()  # it costs as much
             return
         delta = backends.detach(self.delta)

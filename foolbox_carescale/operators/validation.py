@@ -160,7 +160,7 @@ def checked_eps(
             f"{name}: expected a number or a tensor of shape ({x.shape[0]},), one per sample, "
             f"got shape {tuple(tensor.shape)}"
         )
-    if not backends.is_traced(tensor) and not (with_x and backends.on_accelerator(tensor)):
+    if not backends.is_traced(tensor) and (backends.on_cpu(tensor) or not with_x):
         reject_bad_eps(backends.to_numpy(backends.detach(tensor)), name)
     return tensor.reshape((-1, 1))
 

@@ -3,11 +3,14 @@
 import itertools
 import math
 
+import eagerpy as ep
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import foolbox_carescale as fc
+from foolbox_carescale.core import backends as package_backends
 from foolbox_carescale.engines.xla import jax_ops as xla
 from tests import backends, reference
 from tests.engines import hard
@@ -141,6 +144,41 @@ def test_a_jitted_attack_loop_compiles_once():
         moved = attack(x, delta, jnp.full((1, 1), eps))
         np.testing.assert_allclose(jnp.linalg.norm(moved - x, axis=1), eps, rtol=1e-5)
     assert len(traced) == 1
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Values that the host reads, of arrays that are said to lie on an accelerator."""
+    found = []
+    item = ep.JAXTensor.item
+
+    def counted(function):
+        return lambda *args: (found.append(function), function(*args))[1]
+
+    monkeypatch.setattr(package_backends, "on_cpu", lambda t: False)
+    monkeypatch.setattr(ep.JAXTensor, "item", counted(item))
+    monkeypatch.setattr(package_backends, "to_numpy", counted(package_backends.to_numpy))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("operator", "most"),
+    [(fc.clipping_aware_rescaling, 1), (fc.perturb, 1), (fc.project, 1), (fc.steepest_step, 2)],
+)
+def test_an_eager_call_reads_once_from_an_accelerator_and_a_traced_one_never(reads, operator, most):
+    x, delta = (jnp.asarray(a, jnp.float32) for a in reference.case("uniform", shape=(2, 30)))
+    eps = jnp.full(2, 0.3)
+    arguments = (x + delta, x) if operator is fc.project else (x, delta)
+    jax.jit(lambda *a: operator(*a, eps, p=math.inf))(*arguments)
+    assert not reads
+    operator(*arguments, eps, p=math.inf)
+    assert len(reads) == most
+    with fc.value_checks("never"):
+        operator(*arguments, eps, p=math.inf)
+    assert len(reads) == most
+    for bad in (jnp.full(2, -1.0), jnp.full(2, jnp.nan)):
+        with pytest.raises(ValueError, match="eps: expected finite numbers >= 0"):
+            operator(*arguments, bad, p=math.inf)
 
 
 def test_both_precisions_agree():

@@ -99,6 +99,19 @@ def test_a_graph_with_an_attack_loop_is_traced_once(compiled):
     assert len(traced) == 1
 
 
+def test_the_search_is_traced_once_for_three_batch_sizes(monkeypatch):
+    traced = []
+    search = graph.solver.solve
+    monkeypatch.setattr(graph.solver, "solve", lambda *a: (traced.append(1), search(*a))[1])
+    for rows in (1, 2, 3):
+        x, delta = tensors("uniform", (rows, 31))
+        for eps in (tf.fill((1, 1), 0.7), tf.fill((rows, 1), 0.7)):
+            eta = graph.solve(x, delta, eps, math.inf, 0.0, 1.0)
+            size = reference.measured_norm(eta, x, delta, math.inf)
+            np.testing.assert_allclose(size, 0.7, rtol=1e-6)
+    assert len(traced) == 1
+
+
 @pytest.mark.parametrize("in_graph", [False, True])
 def test_eta_is_a_constant_for_a_tape(in_graph):
     x, delta = tensors("uniform", (2, 300))

@@ -11,6 +11,7 @@ from foolbox_carescale.core import backends, checks
 @pytest.fixture(autouse=True)
 def accelerator(monkeypatch):
     monkeypatch.setattr(backends, "on_accelerator", lambda t: backends.framework(t) == "torch")
+    monkeypatch.setattr(backends, "on_cpu", lambda t: backends.framework(t) != "torch")
     monkeypatch.setattr(engines, "ENGINES", engines.ENGINES[-1:])
 
 

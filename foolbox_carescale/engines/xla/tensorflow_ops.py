@@ -4,7 +4,8 @@ It runs in ``tf.function``, with and without ``jit_compile``, under ``tf.Gradien
 constant) and with an unknown number of rows. TensorFlow's own kernels store every intermediate
 result: a pass by them takes 14 to 21 ms on two cores for 32 rows of 150528, by XLA 2 to 4 ms. So
 the search is a function of its own with ``jit_compile``, which a graph calls like any operation.
-XLA compiles it again, in about a second, for every number of rows that it meets.
+It is traced once for rows of any number. XLA, which knows no such shapes, compiles that graph in
+about a second for every number of rows that it meets.
 """
 
 from __future__ import annotations
@@ -39,22 +40,25 @@ def solve(
     if largest_eta is None:
         largest_eta = float(x.dtype.max)
     tensors = [tf.convert_to_tensor(a, x.dtype) for a in (x, delta, eps, lower, upper, largest_eta)]
-    eta = _compiled(float(p))(*(tf.stop_gradient(a) for a in tensors))
+    shapes = tuple(tuple(None if i == 0 else n for i, n in enumerate(a.shape)) for a in tensors)
+    search = _compiled(float(p), x.dtype, shapes)
+    eta = search(*(tf.stop_gradient(a) for a in tensors))
     # a gradient would otherwise be sought in the compiled function's loops
     eta = tf.stop_gradient(eta)
     return tf.ensure_shape(eta, (None, 1))
 
 
 @functools.cache
-def _compiled(p: float) -> Any:
-    """Return the search for one p, traced again for other dtypes and shapes of the arguments."""
+def _compiled(p: float, dtype: Any, shapes: tuple[tuple[int | None, ...], ...]) -> Any:
+    """Return the search for one p, and one dtype and shapes of the arguments."""
 
     def search(
         x: Array, delta: Array, eps: Array, lower: Array, upper: Array, largest_eta: Array
     ) -> Array:
         return solver.solve(_THIS, x, delta, eps, lower, upper, p, largest_eta)
 
-    return tf.function(search, jit_compile=True, autograph=False)
+    signature = [tf.TensorSpec(shape, dtype) for shape in shapes]
+    return tf.function(search, signature, jit_compile=True, autograph=False)
 
 
 def finfo(a: Array) -> Any:
