@@ -20,7 +20,7 @@ from foolbox.devutils import atleast_kd, flatten
 from foolbox.distances import LpDistance
 from foolbox.models import Model
 
-from ..core import backends
+from ..core import backends, checks
 from ..core.norms import lp_norm
 from ..operators.validation import checked_eps, checked_order
 from .arguments import HALF_ROUNDING, checked_criterion, checked_epsilons, checked_inputs
@@ -93,7 +93,8 @@ class CheckedCall(AttackWithDistance):
         model, inputs, criterion, epsilons = checked
         if len(inputs) == 0:
             return _nothing(inputs, epsilons)
-        return super().__call__(model, inputs, criterion, epsilons=epsilons, **kwargs)  # type: ignore[safe-super]
+        with checks.deferred():
+            return super().__call__(model, inputs, criterion, epsilons=epsilons, **kwargs)  # type: ignore[safe-super]
 
 
 class LpAttack(CheckedCall, ABC):

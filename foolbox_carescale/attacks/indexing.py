@@ -15,10 +15,27 @@ from ..core import backends
 Index = np.ndarray[Any, np.dtype[np.integer[Any]]]
 
 
-def take_samples(tensor: ep.Tensor, index: Index) -> ep.Tensor:
+def take_samples(tensor: ep.Tensor, index: Index | ep.Tensor) -> ep.Tensor:
     """Return the samples at these positions, in this order."""
-    chosen: ep.Tensor = tensor[backends.from_numpy(tensor, index)]
+    if isinstance(index, np.ndarray):
+        index = backends.from_numpy(tensor, index)
+    chosen: ep.Tensor = tensor[index]
     return chosen
+
+
+def as_numbers(values: ep.Tensor) -> ep.Tensor:
+    """Return one number per sample where it costs least to compute with them.
+
+    That is NumPy, which reads them at once, but the device itself where the host would wait.
+    """
+    return values if backends.on_accelerator(values) else ep.astensor(backends.to_numpy(values))
+
+
+def from_numbers(like: ep.Tensor, numbers: ep.Tensor) -> ep.Tensor:
+    """Return what ``as_numbers`` leads to as a tensor of the framework and device of ``like``."""
+    if backends.framework(numbers) == backends.framework(like):
+        return numbers
+    return backends.from_numpy(like, numbers.raw)
 
 
 def put_samples(tensor: ep.Tensor, index: Index, values: ep.Tensor) -> ep.Tensor:
@@ -57,7 +74,7 @@ def keep_samples(holder: object, index: Index, size: int) -> None:
             setattr(holder, name, kept)
 
 
-def take_criterion(criterion: Any, index: Index) -> Any:
+def take_criterion(criterion: Any, index: Index | ep.Tensor) -> Any:
     """Return the criterion for the samples at these positions.
 
     Raises:

@@ -75,7 +75,7 @@ def make_losses(
 
 def other_classes(logits: ep.Tensor, labels: ep.Tensor) -> np.ndarray[Any, Any]:
     """Return all classes but the label by falling logit, (N, K - 1), dtype of the labels."""
-    others = ep.where(_one_hot(logits, labels) > 0, ep.ones_like(logits) * -math.inf, logits)
+    others = _without(logits, _one_hot(logits, labels))
     order = np.argsort(-others.numpy(), axis=-1)[:, :-1]
     return order.astype(backends.to_numpy(labels).dtype)
 
@@ -158,16 +158,20 @@ def targeted_margin(logits: ep.Tensor, labels: ep.Tensor, targets: ep.Tensor) ->
 
 def _margin(logits: ep.Tensor, classes: ep.Tensor) -> ep.Tensor:
     own = _one_hot(logits, classes)
-    others = ep.where(own > 0, ep.ones_like(logits) * -math.inf, logits)
-    return others.max(axis=-1) - _pick(logits, classes)
+    return _without(logits, own).max(axis=-1) - (logits * own).sum(axis=-1)
 
 
 def _soft_margin(logits: ep.Tensor, classes: ep.Tensor) -> ep.Tensor:
     own = _one_hot(logits, classes)
-    others = ep.where(own > 0, ep.ones_like(logits) * -math.inf, logits)
+    others = _without(logits, own)
     top = backends.detach(others.max(axis=-1, keepdims=True))
     total = (others - top).exp().sum(axis=-1).log() + top.squeeze(axis=-1)
-    return total - _pick(logits, classes)
+    return total - (logits * own).sum(axis=-1)
+
+
+def _without(logits: ep.Tensor, own: ep.Tensor) -> ep.Tensor:
+    """Return -inf in the place of each sample's own logit."""
+    return ep.where(own > 0, ep.ones_like(logits) * -math.inf, logits)
 
 
 def _pick(logits: ep.Tensor, classes: ep.Tensor) -> ep.Tensor:
@@ -175,7 +179,7 @@ def _pick(logits: ep.Tensor, classes: ep.Tensor) -> ep.Tensor:
 
 
 def _one_hot(logits: ep.Tensor, classes: ep.Tensor) -> ep.Tensor:
-    return ep.onehot_like(backends.detach(logits), classes)
+    return backends.one_hot(backends.detach(logits), classes)
 
 
 def _sorted(logits: ep.Tensor) -> ep.Tensor:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 import itertools
+import math
 import sys
 import warnings
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from foolbox.models import Model, NumPyModel, PyTorchModel, TransformBoundsWrapp
 from foolbox.models.base import ModelWithPreprocessing
 from foolbox.types import Bounds
 
-from ..core import backends
+from ..core import backends, checks
 from ..core.problem import all_finite
 
 
@@ -46,7 +47,10 @@ def checked_model(model: Any, criterion: Criterion | None) -> Model:
         ValueError: at the first call, where the output is not one row of at least two logits for
             each input, or a class is not among them.
     """
-    return _CheckedModel(model, classes_of(criterion))
+    classes = classes_of(criterion)
+    if isinstance(model, _CheckedModel) and model.checks(classes):
+        return model
+    return _CheckedModel(model, classes)
 
 
 def checked_bounds(model: Any) -> tuple[float, float]:
@@ -249,19 +253,26 @@ class _CheckedModel(WrappedModel):
         self._classes, self._checked = classes, False
         self._warns, self.reports_overflow = not self.reports_overflow, True
 
+    def checks(self, classes: ep.Tensor | None) -> bool:
+        """Return whether these are the classes that it compares logits with."""
+        ours, theirs = (getattr(of, "raw", None) for of in (self._classes, classes))
+        return ours is theirs
+
     def __call__(self, inputs: Any) -> Any:
         x, restore = ep.astensor_(inputs)
         logits = self._model(x)
         if not self._checked:
-            _check_logits(logits, x, self._classes)
+            _check_shape(logits, x)
             self._checked = not backends.is_traced(logits)  # JAX's gradients have no values
-            if self._warns and self._checked:
-                _warn_of_overflow(logits)
+            if not backends.on_accelerator(logits) or _looks_bad(logits, self._classes):
+                _check_classes(logits, self._classes)
+                if self._warns and self._checked:
+                    _warn_of_overflow(logits)
         wanted = backends.at_least_float32(x).dtype
         return restore(logits if logits.dtype == wanted else logits.astype(wanted))
 
 
-def _check_logits(logits: ep.Tensor, x: ep.Tensor, classes: ep.Tensor | None) -> None:
+def _check_shape(logits: ep.Tensor, x: ep.Tensor) -> None:
     backends.as_eagerpy(logits, "model (its logits)")
     wanted, kind = backends.framework(x), backends.framework(logits)
     if kind != wanted:
@@ -284,14 +295,32 @@ def _check_logits(logits: ep.Tensor, x: ep.Tensor, classes: ep.Tensor | None) ->
             f"model: expected logits of shape ({len(x)}, classes), one row for each input, got"
             f" {shape}"
         )
+
+
+def _looks_bad(logits: ep.Tensor, classes: ep.Tensor | None) -> bool:
+    """Return whether values deserve a closer look: at once, in one read, as losses index by them.
+
+    A class that is none would stop the device.
+    """
+    if checks.are_skipped():
+        return False
+    bad = ep.logical_not(logits.abs() < math.inf).any()
+    if classes is not None and len(classes) > 0:
+        outside = ep.logical_or(classes < 0, classes >= logits.shape[1])
+        bad = ep.logical_or(bad, outside.any())
+    return bool(bad.item())
+
+
+def _check_classes(logits: ep.Tensor, classes: ep.Tensor | None) -> None:
     if classes is None or len(classes) == 0:
         return
     values = backends.to_numpy(classes)
-    outside = (values < 0) | (values >= shape[1])
+    outside = (values < 0) | (values >= logits.shape[1])
     if outside.any():
         raise ValueError(
             f"criterion: the class {int(values[np.argmax(outside)])} of sample"
-            f" {int(np.argmax(outside))} is none of the model's {shape[1]}, which count from 0"
+            f" {int(np.argmax(outside))} is none of the model's {logits.shape[1]}, which count"
+            " from 0"
         )
 
 

@@ -17,12 +17,12 @@ from foolbox.attacks.base import raise_if_kwargs
 from foolbox.devutils import atleast_kd
 from foolbox.models import Model
 
-from ..core import backends
+from ..core import backends, checks
 from ..core.norms import sample
 from ..operators.api import perturb
 from . import directions, losses, schedules
 from .base import ClipAwareAttack, checked_arguments, lp_distance
-from .indexing import keep_samples, replace_samples, take_samples
+from .indexing import as_numbers, from_numbers, keep_samples, replace_samples, take_samples
 from .parameters import Parameter, integer, interval, one_of, positive
 from .state import AttackState, HighestLoss, Iterate, Sparsity
 from .steps import momentum_weight, next_iterate, sparse_step, step
@@ -77,8 +77,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             AutoAttack does alike for L1, in stages. By default 3 for p = 1 and 20 steps or more,
             else 1.
         stop_when_broken: Take a sample out of the batch once an iterate is adversarial, and return
-            that iterate. It saves the gradients that would only raise the loss. Needs
-            ``keep="best"``.
+            that iterate. It saves the gradients that would only raise the loss, and waits for the
+            device in every step. Needs ``keep="best"``.
     """
 
     kind = "gradient"
@@ -148,6 +148,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         if restarts > 1 and keep == "last":
             raise ValueError(f"restarts: {restarts} with keep='last' is wasted; use keep='best'")
 
+    @checks.deferred()
     def run(
         self,
         model: Model,
@@ -236,9 +237,9 @@ class ClipAwareGradientAttack(ClipAwareAttack):
 
             if schedule.observes and t >= fall:  # others never go back
                 highest.update(x, loss, gradient)
-                back = schedule.observe(t, loss.numpy())
-                if back is not None and back.any():
-                    samples = backends.from_numpy(x0, back)
+                back = schedule.observe(t, as_numbers(loss))
+                if back is not None and (backends.on_accelerator(back) or back.any()):
+                    samples = from_numbers(x0, back)
                     where = atleast_kd(samples, x0.ndim)
                     gradient = replace_samples(
                         gradient, samples, highest.gradient, in_place=highest.owned
@@ -294,7 +295,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
 
 def _times(size: Any, unit: Any, like: ep.Tensor) -> Any:
     """Return size times unit, each a number or one per sample."""
-    if isinstance(size, np.ndarray):
+    if isinstance(size, ep.Tensor):
         wide = backends.dtype_name(like) == "float64"
-        size = backends.from_numpy(like, size.astype("float64" if wide else "float32"))
+        size = from_numbers(like, size if wide else size.float32())
     return size * unit

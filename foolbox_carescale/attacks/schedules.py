@@ -6,27 +6,28 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any
 
-import numpy as np
+import eagerpy as ep
+
+from ..core import backends
 
 # The cosine schedule ends at this part of epsilon, never at 0, so that the last steps still move.
 FINAL_STEP = 0.005
-
-Array = np.ndarray[Any, Any]
 
 
 class Schedule(ABC):
     """The length of each step."""
 
-    observes = False  # whether ``observe`` wants the losses, which costs reading them
+    observes = False  # whether ``observe`` wants the losses
 
     @abstractmethod
-    def size(self, t: int) -> float | Array:
+    def size(self, t: int) -> float | ep.Tensor:
         """Return the length of step t = 0, 1, ..., a number, or one per sample, shape (N,)."""
 
-    def observe(self, t: int, losses: Array) -> Array | None:
+    def observe(self, t: int, losses: ep.Tensor) -> ep.Tensor | None:
         """Take the losses of iterate t; return the samples to move back to their best, or None.
 
-        Called before ``size(t)``, and only where ``observes`` is true.
+        Both as ``indexing.as_numbers`` gives them. Called before ``size(t)``, and only
+        where ``observes`` is true.
         """
         return None
 
@@ -76,29 +77,30 @@ class Halving(Schedule):
         self.sizes: Any = None
         self.before: Any = None
 
-    def size(self, t: int) -> float | Array:
+    def size(self, t: int) -> float | ep.Tensor:
         """Return the first size, halved as often as the sample stalled."""
         return self.first if self.sizes is None else self.sizes
 
-    def observe(self, t: int, losses: Array) -> Array | None:
+    def observe(self, t: int, losses: ep.Tensor) -> ep.Tensor | None:
         """Return the samples that stalled, at a checkpoint."""
-        losses = np.nan_to_num(losses, nan=-np.inf)
+        losses = backends.without_nan(losses, -math.inf)
         if self.sizes is None:
-            self.sizes = np.full(len(losses), self.first / 2 if self.start else self.first)
-            self.rises = np.zeros(len(losses), int)
-            self.best, self.best_then = losses.copy(), losses.copy()
-            self.halved = np.ones(len(losses), bool)  # the first period counts as a change
+            ones = ep.ones_like(backends.widen(losses))
+            self.sizes = ones * (self.first / 2 if self.start else self.first)
+            self.rises = ones * 0
+            self.best = self.best_then = losses
+            self.halved = ones > 0  # the first period counts as a change
         else:
-            self.rises += losses > self.before
-            self.best = np.maximum(self.best, losses)
+            self.rises = ep.where(losses > self.before, self.rises + 1, self.rises)
+            self.best = ep.maximum(self.best, losses)
         self.before = losses
         if t < self.next:
             return None
-        stalled = self.rises <= self.RISING * self.period
-        stalled |= ~self.halved & (self.best <= self.best_then)
-        self.sizes = np.where(stalled, self.sizes / 2, self.sizes)
-        self.halved, self.best_then = stalled, self.best.copy()
-        self.rises = np.zeros_like(self.rises)
+        stuck = ep.logical_and(ep.logical_not(self.halved), self.best <= self.best_then)
+        stalled: ep.Tensor = ep.logical_or(self.rises <= self.RISING * self.period, stuck)
+        self.sizes = ep.where(stalled, self.sizes / 2, self.sizes)
+        self.halved, self.best_then = stalled, self.best
+        self.rises = ep.zeros_like(self.rises)
         self.period = max(self.period - self.less, self.shortest)
         self.next = t + self.period
         return stalled

@@ -15,6 +15,7 @@ from ..core import backends
 from . import losses
 from .indexing import (
     Index,
+    as_numbers,
     keep_samples,
     put_samples,
     replace_samples,
@@ -122,7 +123,10 @@ class AttackState:
 
 
 class BestIterate:
-    """Per input the best iterate so far: adversarial first, then the highest loss."""
+    """Per input the best iterate so far: adversarial first, then the highest loss.
+
+    A loss that is NaN never wins, and never keeps its place either.
+    """
 
     def __init__(self) -> None:
         self.x: Any = None
@@ -135,18 +139,16 @@ class BestIterate:
 
         With ``reuse`` nobody holds an iterate after the next two: its memory may be written to.
         """
-        loss = _without_nan(loss)
+        loss = backends.without_nan(loss, -math.inf)
         if self.x is None:
             self.x, self.loss, self.found = x, loss, is_adversarial
             return
         self._updates += 1
-        better = ep.logical_or(
-            ep.logical_and(is_adversarial, ep.logical_not(self.found)),
-            ep.logical_and(is_adversarial == self.found, loss > self.loss),
-        )
-        if better.all():  # the usual case, and no copy
+        better = ep.where(is_adversarial == self.found, loss > self.loss, is_adversarial)
+        waits = backends.on_accelerator(x)
+        if not waits and better.all():  # the usual case, and no copy
             self.x, self._updates = x, 0
-        elif better.any():
+        elif waits or better.any():
             ours = self._updates == math.inf or (reuse and self._updates >= 2)
             self.x = replace_samples(self.x, better, x, in_place=ours)
             self._updates = math.inf
@@ -163,14 +165,15 @@ class HighestLoss:
 
     def update(self, x: ep.Tensor, loss: ep.Tensor, gradient: ep.Tensor) -> None:
         """Take the samples of x with a higher loss."""
-        loss = _without_nan(loss)
+        loss = backends.without_nan(loss, -math.inf)
         if self.x is None:
             self.x, self.loss, self.gradient = x, loss, gradient
             return
         higher = loss > self.loss
-        if higher.all():
+        waits = backends.on_accelerator(x)
+        if not waits and higher.all():
             self.x, self.gradient, self.owned = x, gradient, False
-        elif higher.any():
+        elif waits or higher.any():
             self.x, self.gradient = (
                 replace_samples(old, higher, new, in_place=self.owned)
                 for old, new in ((self.x, x), (self.gradient, gradient))
@@ -198,17 +201,14 @@ class Sparsity:
         Args:
             best: The points to go by, shape of the inputs.
             radius: Norm of the next points, a number, or a tensor of shape (N,).
+
+        Returns:
+            A NumPy array, or on an accelerator a native tensor.
         """
-        counts: Any
+        moved = as_numbers(flatten((best != self.x0).astype(self.x0.dtype)).sum(axis=-1))
         if self.share != "adaptive":
-            counts = np.full(len(self.x0), float(self.share) * self.size)
+            counts = ep.ones_like(backends.widen(moved)) * (float(self.share) * self.size)
         else:
-            moved = flatten((best != self.x0).astype(self.x0.dtype)).sum(axis=-1).numpy()
-            first = (radius if isinstance(radius, float) else radius.numpy()) / self.move
-            counts = np.where(moved > 0, moved / self.SPARSER, first)
-        return np.clip(np.round(counts), 1, self.size)
-
-
-def _without_nan(loss: ep.Tensor) -> ep.Tensor:
-    # NaN never wins, and never keeps its place either
-    return ep.where(loss == loss, loss, ep.ones_like(loss) * -math.inf)
+            first = (radius if isinstance(radius, float) else as_numbers(radius)) / self.move
+            counts = ep.where(moved > 0, moved / self.SPARSER, first)
+        return counts.raw.round().clip(1, self.size)

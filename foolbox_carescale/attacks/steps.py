@@ -20,8 +20,6 @@ from ..core.problem import all_finite
 from ..operators.api import perturb, project, steepest_step
 from ..operators.validation import checked_eps, prepare
 
-Array = np.ndarray[Any, Any]
-
 # A perturbation may miss epsilon by this part of it: the rounding of x + perturbation in float32.
 NORM_ROUNDING = 1e-5
 
@@ -30,6 +28,9 @@ LEAST_SIZE = 1e-12  # of a gradient that is scaled to L1 norm 1
 
 def finite(gradient: ep.Tensor) -> ep.Tensor:
     """Return the gradient with 0 instead of non-finite values, where nothing moves."""
+    if backends.on_accelerator(gradient):
+        filled: ep.Tensor = ep.astensor(gradient.raw.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
+        return filled
     if all_finite(gradient):
         return gradient
     return ep.where(gradient.abs() < math.inf, gradient, ep.zeros_like(gradient))
@@ -80,7 +81,7 @@ def step(x: ep.Tensor, gradient: ep.Tensor, size: Any, *, p: float, bounds: Any)
 
 
 def sparse_step(
-    x: ep.Tensor, gradient: ep.Tensor, size: Any, counts: Array, *, bounds: Any
+    x: ep.Tensor, gradient: ep.Tensor, size: Any, counts: Any, *, bounds: Any
 ) -> ep.Tensor:
     """Step evenly along the signs of the largest gradients that can move, by L1 norm ``size``.
 
@@ -88,7 +89,8 @@ def sparse_step(
         x: Points inside the bounds, shape (N, ...).
         gradient: Shape of x.
         size: A number, or a tensor of shape (N,).
-        counts: How many coordinates to move, at least 1, shape (N,); ties may add some.
+        counts: How many coordinates to move, at least 1, shape (N,); ties may add some. An array,
+            or on an accelerator a native tensor.
         bounds: Lower and upper bound.
 
     Returns:
@@ -200,12 +202,16 @@ def _numbers(eps: float | ep.Tensor) -> Any:
     return eps if isinstance(eps, float) else backends.to_numpy(eps)[:, 0].astype(float)
 
 
-def _largest_signs(x: ep.Tensor, gradient: ep.Tensor, counts: Array, bounds: Any) -> ep.Tensor:
+def _largest_signs(x: ep.Tensor, gradient: ep.Tensor, counts: Any, bounds: Any) -> ep.Tensor:
     """Return the signs of the largest gradients that can move, 0 elsewhere."""
     lower, upper = bounds
     stalled = ep.where(gradient > 0, x >= upper, x <= lower)
     gain = flatten(ep.where(stalled, ep.zeros_like(gradient), gradient.abs()))
-    index = backends.from_numpy(x, (gain.shape[-1] - counts).astype(np.int64)[:, None])
+    rank = gain.shape[-1] - counts
+    if isinstance(rank, np.ndarray):
+        index = backends.from_numpy(x, rank.astype(np.int64)[:, None])
+    else:
+        index = ep.astensor(rank.long()[:, None])
     smallest = gain.sort(axis=-1).take_along_axis(index, axis=-1)
     # among them what has no gain, where few have one: it is 0, or without room
     chosen = (gain >= smallest).reshape(gradient.shape)
@@ -217,8 +223,8 @@ def _completed(
 ) -> ep.Tensor:
     """Spend what is missing to eps (p = 1) on coordinates that did not move yet."""
     size = lp_norm(flatten(backends.at_least_float32(x) - backends.at_least_float32(x0)), 1)
-    missing = ep.maximum(checked_eps(eps, size) - size, ep.zeros_like(size))
-    if (missing <= NORM_ROUNDING * size).all():
+    missing = ep.maximum(checked_eps(eps, size, with_x=True) - size, ep.zeros_like(size))
+    if not backends.on_accelerator(x) and (missing <= NORM_ROUNDING * size).all():
         return x
     unmoved = ep.where(x == x0, finite(direction), ep.zeros_like(direction))
     return steepest_step(x, unmoved, missing.reshape((-1,)), p=1, bounds=bounds)

@@ -7,6 +7,7 @@ framework has been imported, so ``sys.modules`` has it.
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import threading
 from collections.abc import Callable
@@ -307,6 +308,24 @@ def carries_tangent(*tensors: ep.Tensor) -> bool:
             forward.pack_tangents([t.raw for t in tensors]).tangents
         )
     return False
+
+
+def without_nan(t: ep.Tensor, value: float) -> ep.Tensor:
+    """Return a number in the place of each NaN."""
+    if framework(t) == "torch":  # one pass
+        filled = t.raw.nan_to_num(nan=value, posinf=math.inf, neginf=-math.inf)
+        return type(t)(filled)
+    replaced: ep.Tensor = ep.where(t == t, t, ep.ones_like(t) * value)
+    return replaced
+
+
+def one_hot(like: ep.Tensor, classes: ep.Tensor) -> ep.Tensor:
+    """Return 1 in the column of each row's class, else 0, shape (N, K) of ``like``."""
+    if framework(like) == "torch":  # EagerPy's indices are NumPy's
+        zeros = like.raw.new_zeros(like.shape)
+        return type(like)(zeros.scatter_(1, classes.raw.long()[:, None], 1.0))
+    hot: ep.Tensor = ep.onehot_like(like, classes)
+    return hot
 
 
 def dtype_name(t: ep.Tensor) -> str:

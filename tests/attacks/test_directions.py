@@ -22,25 +22,29 @@ def test_cosine_falls_from_the_first_size_towards_the_last():
     assert schedule.size(10) == pytest.approx(0.005)
 
 
+def numbers(*values):
+    return ep.astensor(np.array(values, float))
+
+
 def test_halving_halves_what_stalls_and_leaves_alone_what_rises():
     schedule = schedules.Halving(2.0, 100)  # the first checkpoint is after 22 steps
     for t in range(22):
-        assert schedule.observe(t, np.array([float(t), -float(t)])) is None
-    back = schedule.observe(22, np.array([22.0, -22.0]))
-    assert back.tolist() == [False, True]
-    assert schedule.size(22).tolist() == [2.0, 1.0]
+        assert schedule.observe(t, numbers(float(t), -float(t))) is None
+    back = schedule.observe(22, numbers(22.0, -22.0))
+    assert back.raw.tolist() == [False, True]
+    assert schedule.size(22).raw.tolist() == [2.0, 1.0]
     # the next period is 3 shorter
     for t in range(23, 41):
-        assert schedule.observe(t, np.array([float(t), 0.0])) is None
-    assert schedule.observe(41, np.array([41.0, 0.0])).tolist() == [False, True]
-    assert schedule.size(41).tolist() == [2.0, 0.5]
+        assert schedule.observe(t, numbers(float(t), 0.0)) is None
+    assert schedule.observe(41, numbers(41.0, 0.0)).raw.tolist() == [False, True]
+    assert schedule.size(41).raw.tolist() == [2.0, 0.5]
 
 
 def checkpoints(steps, losses):
     """Return which samples each checkpoint sends back; ``losses`` has a row for each iterate."""
     schedule = schedules.Halving(1.0, steps)
-    found = [(t, schedule.observe(t, row)) for t, row in enumerate(np.array(losses, float))]
-    return {t: back.tolist() for t, back in found if back is not None}
+    found = [(t, schedule.observe(t, numbers(*row))) for t, row in enumerate(losses)]
+    return {t: back.raw.tolist() for t, back in found if back is not None}
 
 
 @pytest.mark.parametrize(
