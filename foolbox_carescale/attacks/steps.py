@@ -73,7 +73,7 @@ def step(x: ep.Tensor, gradient: ep.Tensor, size: Any, *, p: float, bounds: Any)
     if problem.empty:
         return x
     # an engine sees what is not finite on its way, and then does nothing
-    found = engines.steepest_step(problem)
+    found = engines.steepest_step(problem, nonfinite_as_zero=True)
     if found is not None:
         result: ep.Tensor = problem.restore(found)
         return result
@@ -99,7 +99,7 @@ def sparse_step(
     problem = prepare(x, gradient, size, 1, bounds, names=("x", "grad"))
     if problem.empty:
         return x
-    found = engines.steepest_step(problem, counts)
+    found = engines.steepest_step(problem, counts, nonfinite_as_zero=True)
     if found is not None:
         result: ep.Tensor = problem.restore(found)
         return result
@@ -143,10 +143,18 @@ def enforce_constraint(
         m, now, before = momentum
         now, before = (backends.at_least_float32(t) for t in (now, before))
         momentum = (m, now, before)
-    found = engines.project(problem, sphere=sphere, momentum=momentum, overwrite=True)
+    completes = sphere and p == 1
+    found = engines.project(
+        problem,
+        sphere=sphere,
+        momentum=momentum,
+        overwrite=True,
+        direction=direction if completes else None,
+    )
     if found is not None:
         points: ep.Tensor = problem.restore(found[0])
-        if p == 1 and sphere and (found[2] > NORM_ROUNDING * _numbers(problem.eps)).any():
+        missing = found[2] if completes else None  # None: spent already
+        if missing is not None and (missing > NORM_ROUNDING * _numbers(problem.eps)).any():
             return _completed(points, x0, eps, direction, bounds)
         return points
     if momentum is not None:
@@ -156,7 +164,7 @@ def enforce_constraint(
     z = project(z, x0, eps, p=p, bounds=bounds)
     if sphere:
         z = perturb(x0, z - x0, eps, p=p, bounds=bounds)
-    return _completed(z, x0, eps, direction, bounds) if sphere and p == 1 else z
+    return _completed(z, x0, eps, direction, bounds) if completes else z
 
 
 def momentum_weight(momentum: float | None, p: float) -> float:

@@ -72,15 +72,19 @@ def perturb(problem: Problem, *, in_place: bool = False) -> tuple[ep.Tensor, ep.
     return clipped_step(problem, eta), eta
 
 
-def steepest_step(problem: Problem, counts: Any = None) -> ep.Tensor | None:
+def steepest_step(
+    problem: Problem, counts: Any = None, *, nonfinite_as_zero: bool = False
+) -> ep.Tensor | None:
     """Return the point of ``steepest_step``, shape (N, n), or None: no engine has it in one pass.
 
     Args:
         problem: Its ``delta`` is the gradient.
         counts: For p = 1 the numbers of coordinates to move, shape (N,): the step goes evenly
             along the signs of the largest gradients, in the place of the maximiser.
+        nonfinite_as_zero: Whether gradients that are not finite may count as 0. An engine for
+            which they are bad values all the same returns None.
     """
-    return _first(problem).steepest_step(problem, counts)
+    return _first(problem).steepest_step(problem, counts, nonfinite_as_zero=nonfinite_as_zero)
 
 
 def project(
@@ -89,6 +93,7 @@ def project(
     sphere: bool = False,
     momentum: tuple[float, ep.Tensor, ep.Tensor] | None = None,
     overwrite: bool = False,
+    direction: ep.Tensor | None = None,
 ) -> tuple[ep.Tensor, Any, Any] | None:
     """Return the projection onto ball and box, or None: no engine has it in one pass.
 
@@ -98,11 +103,17 @@ def project(
         momentum: (m, now, before): in the place of the points z is projected
             now + (1 - m) (z - now) + m (now - before).
         overwrite: Whether the memory of the points may be written to.
+        direction: For p = 1 on the sphere: where an engine may spend what is missing to eps, on
+            coordinates that have not moved, along the largest of this. Counts as 0 where it is
+            not finite.
 
     Returns:
-        The points, shape (N, n); for p = 1 the thresholds and what is missing to eps, shape (N,).
+        The points, shape (N, n); for p = 1 the thresholds and what is missing to eps, shape (N,):
+        arrays or tensors on the device, the latter None where it has been spent.
     """
-    return _first(problem).project(problem, sphere=sphere, momentum=momentum, overwrite=overwrite)
+    return _first(problem).project(
+        problem, sphere=sphere, momentum=momentum, overwrite=overwrite, direction=direction
+    )
 
 
 def accumulate(
@@ -120,6 +131,14 @@ def accumulate(
     """
     engine = next(_serving(gradient, traced=backends.is_traced(gradient)))
     return engine.accumulate(total, decay, gradient, least)
+
+
+def reachable_norm(problem: Problem) -> ep.Tensor | None:
+    """Return the norm of the room along ``problem.delta``, shape (N, 1).
+
+    None where no engine has it in one pass, or where values are bad.
+    """
+    return _first(problem).reachable_norm(problem)
 
 
 def vjp(

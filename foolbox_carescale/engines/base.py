@@ -55,7 +55,9 @@ class Engine(ABC):
         """
         return None
 
-    def steepest_step(self, problem: Problem, counts: Any) -> ep.Tensor | None:
+    def steepest_step(
+        self, problem: Problem, counts: Any, *, nonfinite_as_zero: bool
+    ) -> ep.Tensor | None:
         """Return the point of ``steepest_step``, shape (N, n); see ``engines.steepest_step``."""
         return None
 
@@ -66,6 +68,7 @@ class Engine(ABC):
         sphere: bool,
         momentum: tuple[float, ep.Tensor, ep.Tensor] | None,
         overwrite: bool,
+        direction: ep.Tensor | None,
     ) -> tuple[ep.Tensor, Any, Any] | None:
         """Return the projected points and two numbers per sample; see ``engines.project``."""
         return None
@@ -80,6 +83,10 @@ class Engine(ABC):
         self, total: ep.Tensor | None, decay: float, gradient: ep.Tensor, least: float
     ) -> ep.Tensor | None:
         """Return the new sum of gradients; see ``engines.accumulate``."""
+        return None
+
+    def reachable_norm(self, problem: Problem) -> ep.Tensor | None:
+        """Return the norm of the room along ``problem.delta``, shape (N, 1)."""
         return None
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import eagerpy as ep
+import numpy as np
 
 from .. import engines
 from ..core import backends, norms
@@ -165,6 +166,8 @@ def reachable_norm(x: T, delta: T, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) 
     problem = prepare(x, delta, 0.0, p, bounds)
     if problem.empty:
         return problem.restore_norm(_zeros(problem))  # type: ignore[no-any-return]
+    if not autodiff.needed(problem) and (found := engines.reachable_norm(problem)) is not None:
+        return problem.restore_norm(found)  # type: ignore[no-any-return]
     problem.reject_bad_values()
     result: T = problem.restore_norm(norms.lp_norm(room_of(problem), problem.p))
     return result
@@ -334,7 +337,10 @@ def _project_l1(problem: Problem, target: ep.Tensor) -> ep.Tensor:
     # and where it arrives at 0
     ends = _along(problem, target)
     if (found := engines.project(ends)) is not None:
-        middle = backends.from_numpy(v, found[1][:, None].astype(backends.dtype_name(v)))
+        t = found[1][:, None]
+        if isinstance(t, np.ndarray):  # else it is a tensor on the device
+            t = backends.from_numpy(v, t.astype(backends.dtype_name(v)))
+        middle = ep.astensor(t).astype(v.dtype)
     else:
         kinks = ep.concatenate([wide_v, ep.maximum(wide_v - wide_room, wide_v * 0)], axis=-1)
         below, above = bracket(kinks, lambda t: size(t) <= backends.detach(eps))

@@ -53,7 +53,9 @@ class NumbaCPU(Engine):
         written = problem.x if in_place else as_tensor(problem, points)
         return written, as_tensor(problem, roots[:, None])
 
-    def steepest_step(self, problem: Problem, counts: Any) -> ep.Tensor | None:
+    def steepest_step(
+        self, problem: Problem, counts: Any, *, nonfinite_as_zero: bool
+    ) -> ep.Tensor | None:
         """Return the point, but for p that float32 does not resolve."""
         if 1 < problem.p < WIDE_BELOW:
             return None
@@ -69,6 +71,7 @@ class NumbaCPU(Engine):
         sphere: bool,
         momentum: tuple[float, ep.Tensor, ep.Tensor] | None,
         overwrite: bool,
+        direction: ep.Tensor | None,
     ) -> tuple[ep.Tensor, Any, Any] | None:
         """Return the points, thresholds and what is missing to eps."""
         x0, x, eps, p, lower, upper = problem.arrays
