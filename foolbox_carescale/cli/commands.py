@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..evaluate.errors import UserError, nearest, printable
@@ -72,7 +72,12 @@ def report(arguments: argparse.Namespace) -> int:
     output = arguments.output or (None if len(runs) == 1 else "report")
     console = make_console()
     epsilons = parse_epsilons(arguments.epsilons) if arguments.epsilons else None
+    headline = parse_epsilons(arguments.headline) if arguments.headline else {}
+    if not isinstance(headline, Mapping):
+        raise UserError(f"--headline: {arguments.headline[0]} names no norm; write Linf=8/255")
     if arguments.format is not None:
+        if headline:
+            raise UserError("--headline: is for the page; with --format, give --epsilons")
         from ..evaluate.report.aggregate import aggregate
         from ..evaluate.report.paper import paper_table
 
@@ -87,7 +92,7 @@ def report(arguments: argparse.Namespace) -> int:
         return 0
     for results in runs:
         print_report(results, console)
-    print_lines(console, files_in_one_line(write_report(*runs, output=output)))
+    print_lines(console, files_in_one_line(write_report(*runs, output=output, epsilons=headline)))
     return 0
 
 

@@ -67,7 +67,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         written = []
         if results.complete:
             print_report(results, console)
-            written = write_report(results)
+            # of a run that was complete before, the config may choose others
+            written = write_report(results, epsilons=evaluation.report.epsilons)
             print_lines(console, files_in_one_line(written))
             runs.append(results)
         else:

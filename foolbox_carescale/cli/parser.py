@@ -157,6 +157,13 @@ def make_parser() -> argparse.ArgumentParser:
         " that minimum-norm attacks found",
     )
     report.add_argument(
+        "--headline",
+        nargs="+",
+        metavar="NORM=EPSILON",
+        help="the epsilons of the page's first screen, such as Linf=8/255 or L2=0.25,0.5, in the"
+        " place of the runs' report.epsilons",
+    )
+    report.add_argument(
         "--format",
         choices=("latex", "markdown", "csv", "json"),
         help="print one table of robust accuracies in place of writing a report",

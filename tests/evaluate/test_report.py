@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import foolbox as fb
@@ -210,6 +211,30 @@ def test_headline_epsilons_are_checked_before_a_run_and_do_not_identify_it(resul
         config, [f"output={results.folder}", "report.epsilons.Linf=[0.01,0.05]"]
     )
     assert evaluate(again).complete
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_reader_of_a_finished_run_chooses_headline_epsilons(tmp_path, capsys):
+    folder = str(tmp_path / "run")
+    results = synthetic.run(
+        Path(folder), epsilons=(0.2, 0.8), config="report: {epsilons: {L2: [0.2]}}"
+    )
+    assert main(["report", folder, "--headline", "L2=0.8"]) == 0
+    text = (results.folder / "summary.md").read_text(encoding="utf-8")
+    assert "  - L2 0.8: robust accuracy" in text
+    assert "  - L2 0.2: robust accuracy" not in text
+    write_report(results, epsilons={"L2": ["51/255"]})
+    assert "  - L2 0.2: robust" in (results.folder / "summary.md").read_text(encoding="utf-8")
+    capsys.readouterr()
+    for arguments, message in (
+        (["L2=0.5"], "report.epsilons: no L2 attack is known at 0.5"),
+        (["0.8"], "--headline: 0.8 names no norm; write Linf=8/255"),
+        (["L2=0.8", "--format", "csv"], "--headline: is for the page"),
+    ):
+        assert main(["report", folder, "--headline", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..config.types import ReportConfig
 from ..config.validation import expand_path
 from ..errors import UserError, nearest
 from ..store.results import Results
@@ -52,7 +54,11 @@ def plot_curves(*results: Results, norm: str | None = None, ax: Any = None) -> A
     return ax
 
 
-def write_report(*results: Results, output: str | Path | None = None) -> list[Path]:
+def write_report(
+    *results: Results,
+    output: str | Path | None = None,
+    epsilons: Mapping[str, Sequence[float]] | None = None,
+) -> list[Path]:
     """Write the report of a run, or of several side by side.
 
     ``report.html`` is one file that needs nothing else; ``summary.md`` and ``summary.csv``
@@ -63,16 +69,20 @@ def write_report(*results: Results, output: str | Path | None = None) -> list[Pa
     Args:
         results: The runs.
         output: The folder to write to; None takes that of the first run.
+        epsilons: Headline epsilons by norm, in the place of ``report.epsilons`` of the configs:
+            of the runs, or any where a minimum-norm attack ran.
 
     Returns:
         The files that were written.
 
     Raises:
-        UserError: There is no run, or the folder cannot be written.
+        UserError: There is no run, an epsilon cannot be had, or the folder cannot be written.
     """
     if not results:
         raise UserError("runs: there is none; give at least one run folder")
-    runs = aggregate(results)
+    given = {norm: list(values) for norm, values in (epsilons or {}).items()}
+    chosen = ReportConfig(given).validated().epsilons
+    runs = [replace(run, headline={**run.headline, **chosen}) for run in aggregate(results)]
     folder = results[0].folder if output is None else expand_path(output)
     texts = {
         "report.html": page(runs),

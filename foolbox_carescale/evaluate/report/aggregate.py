@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from ...attacks.registry import kind_of
 from .. import diagnostics
-from ..config.types import norm_name
+from ..config.types import ReportConfig, norm_name
+from ..config.validation import read
 from ..errors import UserError, printable
 from ..serialization import flatten_keys, from_yaml
 from ..statistics import difference
@@ -45,6 +46,7 @@ class Run:
         series: Norms ascending, then the run's order of attacks.
         worst: By p, robust to every attack at this epsilon or a smaller one.
         config: The YAML text.
+        headline: By norm, the epsilons that the config chooses for the first screen.
         versions: Of the packages that made it, as one line.
         made: When, on what and from which commit, as one line.
         diagnostics: Reasons not to trust its numbers.
@@ -59,6 +61,7 @@ class Run:
     series: list[Series]
     worst: list[Series]
     config: str
+    headline: dict[str, list[float]]
     versions: str
     made: str
     diagnostics: list[diagnostics.Diagnostic]
@@ -194,6 +197,7 @@ def _run(name: str, results: Results) -> Run:
         series=series,
         worst=_worst(series),
         config=config,
+        headline=_headline(folder, config),
         versions=versions,
         made=made,
         diagnostics=_diagnostics(folder),
@@ -208,6 +212,15 @@ def _config(folder: RunFolder) -> str:
     except ValueError as error:
         raise _damaged(folder, "config.yaml") from error
     return text
+
+
+def _headline(folder: RunFolder, config: str) -> dict[str, list[float]]:
+    content = from_yaml(config)
+    report = content.get("report") if isinstance(content, dict) else None
+    try:
+        return read(ReportConfig, report or {}).epsilons
+    except UserError as error:
+        raise UserError(f"{folder.path / 'config.yaml'}: report.{error.args[0]}") from None
 
 
 def _diagnostics(folder: RunFolder) -> list[diagnostics.Diagnostic]:

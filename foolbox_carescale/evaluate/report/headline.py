@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..config.headline import check_headline
-from ..config.types import ReportConfig, norm_name
-from ..config.validation import read
-from ..errors import UserError
-from ..serialization import from_yaml
+from ..config.types import norm_name
 from .aggregate import Run
 from .series import Point, Series
 
@@ -18,17 +15,17 @@ differ there."""
 
 
 def chosen_epsilons(runs: Sequence[Run]) -> dict[str, list[float]]:
-    """Return the headline epsilons of the runs' configs, ascending, by norm.
+    """Return the headline epsilons of the runs, ascending, by norm.
 
     Raises:
         UserError: One cannot be had from these runs, none of which has tasks left.
     """
     found: dict[str, list[float]] = {}
     for run in runs:
-        for norm, epsilons in _configured(run).items():
+        for norm, epsilons in run.headline.items():
             found[norm] = sorted({*found.get(norm, ()), *epsilons})
     asked, minimum = availability(one for run in runs for one in run.series)
-    if not any(map(_unfinished, runs)):
+    if found and not any(map(_unfinished, runs)):
         check_headline(found, asked, minimum)
     return {
         norm: [e for e in epsilons if norm in minimum or e in asked[norm]]
@@ -49,7 +46,7 @@ def availability(series: Iterable[Series]) -> tuple[dict[str, set[float]], set[s
 
 
 def headline_epsilons(runs: Sequence[Run], p: float) -> list[float]:
-    """Return the headline epsilons of a norm: those of the configs, or else one.
+    """Return the headline epsilons of a norm: those of the runs, or else one.
 
     It is the largest that half of the first run's samples withstand, or the least.
     """
@@ -74,13 +71,3 @@ def strongest(run: Run, p: float, epsilon: float) -> tuple[Series, Point] | None
 def _unfinished(run: Run) -> bool:
     """Return whether a run, whose folder may have lost its record, has tasks left."""
     return (run.results.folder / "run.json").exists() and not run.results.complete
-
-
-def _configured(run: Run) -> dict[str, list[float]]:
-    content = from_yaml(run.config)
-    report = content.get("report") if isinstance(content, dict) else None
-    try:
-        return read(ReportConfig, report or {}).epsilons
-    except UserError as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"{run.results.folder / 'config.yaml'}: report.{first}") from None
