@@ -6,6 +6,8 @@ import math
 import multiprocessing
 import os
 import sys
+import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -378,6 +380,18 @@ def test_eight_threads_may_call_at_once(four_threads):
             got = pool.map(lambda b: solve(*b, 2.0), batches)
             for eta, known in zip(got, wanted, strict=True):
                 np.testing.assert_array_equal(eta, known)
+
+
+def test_threads_that_came_too_late_keep_no_arrays(four_threads):
+    held = np.ones(3)
+    known, done = weakref.ref(held), threading.Event()
+    busy = threads._submit(done.wait, 3)
+    threads.spread(lambda first, last, held=held: None, 4, threads.MIN_WORK)
+    del held
+    kept = known() is not None
+    done.set()
+    assert all(helper.result() for helper in busy)
+    assert not kept
 
 
 def _solve_in_child(wanted) -> None:

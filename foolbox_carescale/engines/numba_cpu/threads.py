@@ -61,10 +61,12 @@ def spread(kernel: Callable[[int, int], object], rows: int, work: int) -> None:
         kernel(0, rows)
         return
     ranges = _ranges(rows, threads, max(MIN_RANGE * rows // work, 1))
+    # emptied at the end: the pool keeps what it did not begin, which may not keep the arrays, too
+    job = [kernel]
 
     def take() -> None:
         for first, last in ranges:  # which they share: the interpreter's lock hands out each once
-            kernel(first, last)
+            job[0](first, last)
 
     helpers = _submit(take, threads - 1)
     try:
@@ -74,6 +76,7 @@ def spread(kernel: Callable[[int, int], object], rows: int, work: int) -> None:
         begun = [helper for helper in helpers if not helper.cancel()]
         for helper in begun:
             helper.result()
+        job.clear()
 
 
 def _ranges(rows: int, threads: int, least: int) -> Iterator[tuple[int, int]]:
