@@ -218,7 +218,8 @@ def _explain(kind: type[Config], key: str, found: Mapping[str, Any]) -> str:
     if problem == "literal_error":
         return no_such(value, re.findall(r"'([^']*)'", found["ctx"]["expected"]))
     if problem == "dataclass_type":
-        return f"{value!r} is not a mapping; write {key}.name=..."
+        first = "epsilons.L2" if key == "report" else "name"
+        return f"{value!r} is not a mapping; write {key}.{first}=..."
     if problem == "list_type":
         return f"{value!r} is not a list; write [{value}]"
     if problem == "int_parsing_size":
