@@ -60,7 +60,7 @@ def flagged(bad: Any, report: Report = ("x", "delta")) -> bool:
     """
     mode = _MODE.get()
     if mode is None:
-        return bool(bad.any().item())
+        return bool((bad if bad.numel() == 1 else bad.any()).item())
     if mode != "never" and bad.numel():
         mode.add(bad, report)
     return False

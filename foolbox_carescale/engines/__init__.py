@@ -60,10 +60,8 @@ def perturb(problem: Problem, *, in_place: bool = False) -> tuple[ep.Tensor, ep.
     """Return the points ``clip(x + eta delta)``, shape (N, n), dtype of ``problem.x``, and eta.
 
     With ``in_place`` the compiled engines write them over ``problem.x``; the others return a
-    new tensor. Bad values are found before anything is written.
+    new tensor. Rows with bad values are not written to.
     """
-    if in_place:
-        problem.reject_bad_values()
     for engine in _serving(problem.shaped_x, traced=not problem.concrete):
         if (found := engine.perturb(problem, in_place=in_place)) is not None:
             return found

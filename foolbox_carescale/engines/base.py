@@ -51,7 +51,8 @@ class Engine(ABC):
     def perturb(self, problem: Problem, *, in_place: bool) -> tuple[ep.Tensor, ep.Tensor] | None:
         """Return ``clip(x + eta delta)``, shape (N, n), and eta.
 
-        With ``in_place`` the points may be written over ``problem.x``, which is returned then.
+        With ``in_place`` the points may be written over ``problem.x``, which is returned then;
+        not over rows with bad values, so that the error can say what they are.
         """
         return None
 
@@ -100,12 +101,14 @@ def load(module: str, package: str) -> tuple[Any, str | None]:
         return importlib.import_module(module, package), None
     except Exception as error:
         reason = f"it cannot be imported ({type(error).__name__}: {error})"
-        warnings.warn(
-            f"engine {package.rpartition('.')[2]}: {reason}; another engine answers",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        report_unfit(package.rpartition(".")[2], reason)
         return None, reason
+
+
+def report_unfit(name: str, reason: str) -> None:
+    """Warn that an engine which should serve a tensor cannot."""
+    message = f"engine {name}: {reason}; another engine answers"
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 class Starting:
@@ -128,8 +131,7 @@ class Starting:
             if self._started or type(error).__name__ == "OutOfMemoryError":
                 raise
             self.failure = f"it did not start ({type(error).__name__}: {error})"
-            message = f"engine {self._name}: {self.failure}; another engine answers"
-            warnings.warn(message, RuntimeWarning, stacklevel=4)
+            report_unfit(self._name, self.failure)
         else:
             self._started = True
 

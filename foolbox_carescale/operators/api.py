@@ -125,7 +125,8 @@ def perturb(
         p: Order of the norm, in (0, inf].
         bounds: Lower and upper bound, numbers or tensors that broadcast to x.
         in_place: Write the result over x and return x. For NumPy arrays and PyTorch tensors
-            that are contiguous, in float32 or float64, and not differentiated.
+            that are contiguous, in float32 or float64, and not differentiated. On the CPU nothing
+            is written where a value is bad; on a GPU the samples without bad values are.
 
     Returns:
         The perturbed points, type of x: inside the bounds, exactly eps from x in the p-norm

@@ -9,6 +9,7 @@ Imported while torch compiles, never before.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import eagerpy as ep
@@ -40,7 +41,14 @@ def solve(problem: Problem) -> ep.Tensor:
     return eta
 
 
-@torch.library.custom_op("foolbox_carescale::solve", mutates_args=())
+# The engine reads the device to check values: the CUDA graphs of mode="reduce-overhead" are to stop
+# here. Where PyTorch has no such tag, the graph takes the node in, and nothing is checked.
+_custom_op: Any = torch.library.custom_op
+if hasattr(torch.Tag, "cudagraph_unsafe"):
+    _custom_op = functools.partial(_custom_op, tags=(torch.Tag.cudagraph_unsafe,))
+
+
+@_custom_op("foolbox_carescale::solve", mutates_args=())  # type: ignore[untyped-decorator]
 def _solve(
     x: torch.Tensor,
     delta: torch.Tensor,
@@ -73,6 +81,6 @@ def _solve(
     return root
 
 
-@_solve.register_fake
+@_solve.register_fake  # type: ignore[untyped-decorator]
 def _(x: torch.Tensor, *_: object) -> torch.Tensor:
     return x.new_empty((x.shape[0], 1))

@@ -4,6 +4,16 @@ import os
 import shutil
 import subprocess
 import sys
+import types
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import foolbox_carescale as fc
+from foolbox_carescale import engines
+from foolbox_carescale.engines import triton_cuda
 
 SCRIPT = """
 import warnings
@@ -35,6 +45,55 @@ def test_a_numba_that_does_not_import_is_reported_once_and_the_eager_engine_answ
     )
     assert done.stdout.startswith("eager: "), done.stderr
     assert "not numba_cpu: it cannot be imported" in done.stdout
+
+
+class PyTorchTensor:
+    """Stands for EagerPy's tensor on a device that is not here."""
+
+    def __init__(self, device):
+        self.raw = types.SimpleNamespace(device=torch.device(device))
+
+
+@pytest.mark.parametrize(
+    ("device", "faults", "reason"),
+    [
+        ("cuda:0", {"capability": (6, 1)}, "Triton needs a GPU of capability 7.0, cuda:0 has 6.1"),
+        ("cuda:0", {"hip": "6.2"}, "it compiles for NVIDIA's GPUs, not for AMD's"),
+        ("cuda:0", {"triton": None}, "Triton is not installed"),
+        ("xpu:0", {}, "it compiles for NVIDIA's GPUs, not for xpu"),
+        ("mps:0", {}, "it compiles for NVIDIA's GPUs, not for mps"),
+    ],
+)
+def test_a_gpu_that_triton_does_not_serve_is_reported_once(monkeypatch, device, faults, reason):
+    triton_cuda._unfit.cache_clear()
+    monkeypatch.setattr(torch.version, "hip", faults.get("hip"))
+    capability = faults.get("capability", (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(
+        triton_cuda.importlib.util, "find_spec", lambda _: faults.get("triton", "installed")
+    )
+    engine, tensor = triton_cuda.TritonCUDA(), PyTorchTensor(device)
+    with pytest.warns(RuntimeWarning, match="engine triton_cuda: .*; another engine answers"):
+        assert engine.supports(tensor, traced=False) == reason
+    assert engine.supports(tensor, traced=False) == reason
+    triton_cuda._unfit.cache_clear()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_triton_that_cannot_launch_is_reported_once_and_the_eager_engine_answers(monkeypatch):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    engine = triton_cuda.TritonCUDA()
+    monkeypatch.setattr(engine, "supports", lambda *_, **__: engine._starting.failure)
+    monkeypatch.setattr(engines, "ENGINES", (engine, engines.Eager()))
+    x, v = torch.full((2, 3), 0.5), torch.ones(2, 3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for in_place in (False, True):
+            z = fc.perturb(x.clone(), v, 0.3, in_place=in_place)
+            np.testing.assert_allclose((z - x).norm(dim=1), 0.3, rtol=1e-6)
+    messages = [str(w.message) for w in caught if w.category is RuntimeWarning]
+    assert len(messages) == 1, messages
+    assert "triton_cuda: it did not start (" in messages[0]
 
 
 # the kernel that compiles fastest

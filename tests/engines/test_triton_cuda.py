@@ -71,31 +71,56 @@ def arguments(problem, device):
 
 def check(cuda, problem, device):
     eta, flags = cuda.solve(*arguments(problem, device), tolerance=1e-6)
-    assert not flags.any()
+    assert flags.item() == 0
     problem.check(eta.cpu().numpy()[:, None])
+
+
+@pytest.fixture
+def launches(cuda, monkeypatch):
+    """The names of the kernels that were started."""
+    names = []
+    start = cuda.start
+
+    def counted(kernel, *args, **kwargs):
+        names.append(kernel.__name__)
+        start(kernel, *args, **kwargs)
+
+    monkeypatch.setattr(cuda, "start", counted)
+    return names
 
 
 @pytest.mark.parametrize("p", [nightly(0.5), nightly(1.3), 2.0, math.inf])
 def test_norm_is_exact_on_hard_rows(cuda, device, p):
-    cases = ("on the bounds", "cauchy", "geometric", "tiny") if INTERPRETED else reference.CASES
+    cases = ("geometric",) if INTERPRETED else reference.CASES
     check(cuda, hard.Problem(p, "float32", 300, cases=cases), device)
 
 
 @pytest.mark.parametrize("p", [1.3])
 def test_norm_is_exact_on_hard_rows_in_double_precision(cuda, device, p):
-    cases = ("log-uniform", "geometric", "mostly zero", "huge", "tiny")
+    cases = ("log-uniform",) if INTERPRETED else reference.CASES
     check(cuda, hard.Problem(p, "float64", 300, cases=cases), device)
+
+
+@pytest.mark.parametrize("dtype", ["float32", nightly("float64")])
+@pytest.mark.parametrize("p", [0.5, 1.3, 2.0, math.inf])
+def test_norm_is_exact_on_rows_of_a_few_elements(cuda, device, p, dtype):
+    check(cuda, hard.Problem(p, dtype, 20), device)
 
 
 @pytest.mark.parametrize(
     ("length", "p"),
-    [(1, 2.0), (500, 1.0), nightly(500, 2.5), nightly(500, 10.0), (500, math.inf)],
+    [(1, 2.0), nightly(500, 1.0), nightly(500, 2.5), (500, 10.0), nightly(500, math.inf)],
 )
 def test_norm_is_exact_on_rows_of_one_element_or_several_blocks(
     cuda, device, monkeypatch, length, p
 ):
     monkeypatch.setattr(cuda, "BLOCK", 256)
-    check(cuda, hard.Problem(p, "float32", length, cases=("uniform", "cauchy")), device)
+    check(cuda, hard.Problem(p, "float32", length, cases=("cauchy",)), device)
+
+
+def test_a_sample_that_misleads_costs_passes_but_no_digits(cuda, device, monkeypatch):
+    monkeypatch.setattr(cuda, "SHORTEST_SAMPLED", 300)
+    check(cuda, hard.Problem(2.0, "float32", 300, cases=("log-uniform",)), device)
 
 
 @pytest.mark.parametrize("p", [nightly(1.3), 2.0, math.inf])
@@ -115,21 +140,54 @@ def test_bounds_may_differ_by_element(cuda, device, split, rows):
     check(cuda, problem, device)
 
 
-@pytest.mark.parametrize("in_parts", [False, True])
-def test_perturb_moves_every_row_by_eps(cuda, device, request, in_parts):
+@pytest.mark.parametrize(
+    ("in_parts", "p", "started"),
+    [
+        (False, 2.0, ["row_kernel"]),
+        (True, 2.0, ["pass_kernel"] * 3 + ["row_kernel"]),
+        (True, math.inf, ["pass_kernel", "row_kernel"]),
+    ],
+)
+def test_perturb_moves_every_row_by_eps_in_few_launches(
+    cuda, device, request, launches, in_parts, p, started
+):
     if in_parts:
         request.getfixturevalue("split")
     x, delta = (
         torch.tensor(a, device=device).float() for a in reference.case("uniform", shape=(3, 500))
     )
-    eps = torch.tensor([0.0, 0.7, 3.0], device=device)
-    moved, eta, flags = cuda.perturb(x, delta, eps, 2.0, 0.0, 1.0, 0.0)
-    torch.testing.assert_close((moved - x).norm(dim=1), eps, rtol=2e-6, atol=0)
+    eps = torch.tensor([0.0, 0.2, 0.9], device=device)
+    moved, eta, flags = cuda.perturb(x, delta, eps, p, 0.0, 1.0, 0.0)
+    assert launches == started
+    torch.testing.assert_close((moved - x).norm(p, dim=1), eps, rtol=2e-6, atol=0)
     torch.testing.assert_close(moved, (x + eta[:, None] * delta).clamp(0, 1))
-    assert not flags.any()
-    in_place, _, _ = cuda.perturb(x, delta, eps, 2.0, 0.0, 1.0, 0.0, out=x)
+    assert flags.item() == 0
+    in_place, _, _ = cuda.perturb(x, delta, eps, p, 0.0, 1.0, 0.0, out=x)
     assert in_place is x
     torch.testing.assert_close(x, moved, rtol=0, atol=0)
+
+
+def test_a_row_that_needs_more_passes_is_finished_and_written_by_one_program(
+    cuda, device, split, monkeypatch
+):
+    monkeypatch.setattr(cuda, "LAUNCHED_PASSES", 1)
+    x, delta = (
+        torch.tensor(a, device=device).float() for a in reference.case("cauchy", shape=(2, 401))
+    )
+    eps = 0.7 * torch.tensor([5.0, 2.0], device=device)
+    moved, _, _ = cuda.perturb(x, delta, eps, 2.0, 0.0, 1.0, 0.0)
+    torch.testing.assert_close((moved - x).norm(dim=1), eps, rtol=2e-6, atol=0)
+    cuda.perturb(x, delta, eps, 2.0, 0.0, 1.0, 0.0, out=x)
+    torch.testing.assert_close(x, moved, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("length", [20, 300])
+def test_the_far_corner_is_reached_to_the_last_digit(cuda, device, length):
+    x, delta = (
+        torch.tensor(a, device=device).float() for a in reference.case("cauchy", shape=(4, length))
+    )
+    moved, _, _ = cuda.perturb(x, delta, 100.0, 2.0, 0.0, 1.0, 0.0)
+    torch.testing.assert_close(moved, (delta > 0).float(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -137,18 +195,22 @@ def test_half_precision_computes_in_single(cuda, device, dtype):
     x, delta = (
         torch.tensor(a, device=device).to(dtype) for a in reference.case("uniform", shape=(2, 100))
     )
-    eps = torch.tensor([0.7], device=device)
-    eta, _ = cuda.solve(x, delta, eps, 2.0, 0.0, 1.0, 0.0)
+    eta, _ = cuda.solve(x, delta, 0.7, 2.0, 0.0, 1.0, 0.0)
     assert eta.dtype == torch.float32
     size = reference.measured_norm(eta.cpu(), x.double().cpu(), delta.double().cpu(), 2.0)
     np.testing.assert_allclose(size, 0.7, rtol=1e-6)
+    moved, _, _ = cuda.perturb(x, delta, 0.7, 2.0, 0.0, 1.0, 0.0)
+    expected = (x.float() + eta[:, None] * delta.float()).clamp(0, 1).to(dtype)
+    # the interpreter cuts digits off where a GPU rounds
+    rtol = 2**-7 if INTERPRETED and dtype == torch.bfloat16 else 0
+    torch.testing.assert_close(moved, expected, rtol=rtol, atol=0)
     tiny = torch.full_like(delta, 1e-7)
-    eta, _ = cuda.solve(x, tiny, 1e4 * eps, 2.0, 0.0, 1.0, 0.0)
-    assert torch.all(eta <= torch.finfo(dtype).max / 2)
+    eta, _ = cuda.solve(x, tiny, 1e4, 2.0, 0.0, 1.0, 0.0)
+    assert torch.all(eta <= torch.finfo(dtype).max)
 
 
 @pytest.mark.parametrize("in_parts", [False, True])
-def test_flags_say_what_is_wrong_with_a_row(cuda, device, request, in_parts):
+def test_flags_say_what_is_wrong_and_such_rows_stay(cuda, device, request, in_parts):
     if in_parts:
         request.getfixturevalue("split")
     x, delta = (torch.tensor(a).float() for a in reference.case("uniform", shape=(6, 400)))
@@ -156,13 +218,21 @@ def test_flags_say_what_is_wrong_with_a_row(cuda, device, request, in_parts):
     delta[2, 7] = math.inf
     delta[3, 8] = math.nan
     x[4, 300] = 1.01
-    x[5, 0], delta[5, 1] = -0.01, math.nan
     x[0, 5] = 1.0001  # within the tolerance
-    eps = torch.tensor([0.5], device=device)
-    eta, flags = cuda.solve(x.to(device), delta.to(device), eps, 2.0, 0.0, 1.0, 0.001)
-    assert flags.tolist() == [0, 1, 1, 1, 2, 3]
-    assert eta[0] > 0
-    assert not eta[1:].any()
+    x, delta = x.to(device), delta.to(device)
+    for rows, expected in ((slice(0, 1), 0), (slice(1, 4), 1), (slice(4, 5), 2), (slice(0, 6), 3)):
+        found = x[rows].clone()
+        _, eta, flags = cuda.perturb(found, delta[rows], 0.5, 2.0, 0.0, 1.0, 0.001, out=found)
+        assert flags.tolist() == [expected]
+        bad = torch.tensor([False, True, True, True, True, False], device=device)[rows]
+        assert torch.equal(eta == 0, bad)
+        torch.testing.assert_close(found[bad], x[rows][bad], rtol=0, atol=0, equal_nan=True)
+    bad_eps = torch.tensor([-1.0], device=device)
+    eta, flags = cuda.solve(x[5:], delta[5:], bad_eps, 2.0, 0.0, 1.0, 0.001)
+    assert (eta.item(), flags.item()) == (0, 4)
+    eta, flags = cuda.solve(x, delta, 0.5, 2.0, 0.0, 1.0, 0.001, report=False)
+    assert flags is None
+    assert not eta[1:5].any()
 
 
 @pytest.mark.parametrize("p", [0.5, 10.0])
@@ -194,9 +264,9 @@ def test_rows_need_not_be_contiguous(cuda, device):
 def test_where_there_is_nothing_eta_is_none_or_zero(cuda, device, shape):
     empty = torch.zeros(shape, device=device)
     eta, flags = cuda.solve(empty, empty, torch.ones(1, device=device), 2.0, 0.0, 1.0, 0.0)
-    assert eta.shape == flags.shape == shape[:1]
+    assert eta.shape == shape[:1]
     assert not eta.any()
-    assert not flags.any()
+    assert flags.item() == 0
 
 
 @pytest.mark.parametrize(
@@ -205,9 +275,9 @@ def test_where_there_is_nothing_eta_is_none_or_zero(cuda, device, shape):
         (1, 1_000_000, 122),  # as many as have two blocks
         (1, 16_384, 2),
         (1, 16_383, 1),
-        (100, 150_528, 4),  # as many as the multiprocessors have room for
-        (200, 150_528, 2),
-        (201, 150_528, 1),
+        (100, 150_528, 3),  # as many as the multiprocessors have room for
+        (150, 150_528, 2),
+        (151, 150_528, 1),
         (1000, 150_528, 1),
         (1, 10, 1),
     ],
@@ -229,7 +299,7 @@ def test_norm_is_exact_at_the_shapes_of_the_benchmark(cuda, gpu, shape):
     room = torch.where(delta > 0, 1 - x.double(), x.double())
     size = torch.minimum(eta.double()[:, None] * delta.abs(), room).norm(dim=1)
     torch.testing.assert_close(size, torch.full_like(size, wanted), rtol=1e-6, atol=0)
-    assert not flags.any()
+    assert flags.item() == 0
 
 
 @pytest.mark.parametrize("shape", [(8, 150_528), (512, 3072)])
@@ -263,8 +333,17 @@ def test_the_interpreter_agrees(cases):
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("p", [1.3, math.inf])
-def test_kernels_compile_for_a_gpu_where_none_is(cuda, monkeypatch, tmp_path, p):
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("pass_kernel", {"COUNT": 0}),
+        ("pass_kernel", {"COUNT": 1, "EPS": True, "LOWER": True}),
+        ("row_kernel", {"PASSED": 3}),
+        ("row_kernel", {"SAMPLED": True, "UPPER": True}),
+        ("row_kernel", {"ROWS": 128, "BLOCK": 1}),
+    ],
+)
+def test_kernels_compile_for_a_gpu_where_none_is(cuda, monkeypatch, tmp_path, name, choices):
     if INTERPRETED:
         pytest.skip("the interpreter does not compile")
     import triton
@@ -274,35 +353,74 @@ def test_kernels_compile_for_a_gpu_where_none_is(cuda, monkeypatch, tmp_path, p)
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     constants = {
-        "P": p, "HIGH": 1.25, "RTOL": 1e-7, "TOLERANCE": 0.0, "LARGEST": 1e38, "LOWER": 0.1,
-        "UPPER": None, "TYPE": tl.float32, "BLOCK": 1024, "PARTS": 4, "PASSED": 7, "WRITE": True,
+        "PASSED": 0, "WRITE": True, "REPORT": True, "SAMPLED": False, "LOWER": False,
+        "UPPER": False, "EPS": False, "P": 1.3, "HIGH": 1.25, "RTOL": 2e-7, "WIDTH": 1e-7,
+        "LARGEST": 1e38, "TYPE": tl.float32, "ROWS": 1, "BLOCK": 1024, "PARTS": 4, **choices,
     }  # fmt: skip
-    if p == math.inf:
-        constants["PASSED"] = 0
-    double = ("eps", "found", "sums", "state")
-    names = ["row_kernel", "survey_kernel", "finish_kernel", "write_kernel"]
-    for name in names if p == math.inf else [*names, "pass_kernel"]:
-        kernel = getattr(cuda.kernels, name)
-        kinds = {
-            argument: "constexpr"
-            if argument in constants
-            else "*fp64"
-            if argument in double
-            else "*i32"
-            if argument in ("flags", "faults")
-            else "*fp32"
-            if argument in ("x", "v", "lower", "upper", "out", "eta")
-            else "i32"
-            for argument in kernel.arg_names
-        }
-        values = {
-            (place,): constants[argument]
-            for place, argument in enumerate(kernel.arg_names)
-            if argument in constants
-        }
-        compiled = triton.compile(
-            ASTSource(kernel, kinds, constexprs=values),
-            target=GPUTarget("cuda", 80, 32),
-            options={"num_warps": 4, "enable_fp_fusion": True},
-        )
-        assert "cubin" in compiled.asm
+    kernel = getattr(cuda.kernels, name)
+    kinds = {
+        **dict.fromkeys(("x", "v", "lower", "upper", "out", "eps", "eta"), "*fp32"),
+        **dict.fromkeys(cuda.kernels.BITS, "i64"),
+        **dict.fromkeys(constants, "constexpr"),
+        "space": "*fp64",
+        "word": "*i32",
+    }
+    values = {
+        (place,): constants[argument]
+        for place, argument in enumerate(kernel.arg_names)
+        if argument in constants
+    }
+    compiled = triton.compile(
+        ASTSource(kernel, {a: kinds.get(a, "i32") for a in kernel.arg_names}, constexprs=values),
+        target=GPUTarget("cuda", 75, 32),
+        options={"num_warps": 8, "maxnreg": cuda.REGISTERS, "enable_fp_fusion": True},
+    )
+    assert "cubin" in compiled.asm
+
+
+class Kernel:
+    """Stands for what ``triton.jit`` returns, and for what that compiles."""
+
+    def __init__(self):
+        self.calls = []
+        self.broken = False
+
+    def __getitem__(self, grid):
+        def launch(*args, **options):
+            if not options and self.broken:
+                raise TypeError("function takes exactly 8 arguments")
+            self.calls.append((grid, args, options))
+            return self
+
+        return launch
+
+
+def test_a_kernel_is_looked_up_by_triton_once_for_each_kind_of_call(monkeypatch):
+    from foolbox_carescale.engines.triton_cuda import dispatch
+
+    monkeypatch.setattr(dispatch, "INTERPRETED", False)
+    monkeypatch.setattr(dispatch, "_COMPILED", {})
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    kernel, grid, x = Kernel(), (1, 1, 1), torch.zeros(64)
+
+    def start(x, n, number):
+        dispatch.start(kernel, grid, 4, (x, n), (number,), {"P": 2.0})
+        return bool(kernel.calls[-1][2])  # by way of Triton
+
+    assert [start(x, 32, 5), start(x, 48, 6)] == [True, False]
+    assert kernel.calls[-1] == (grid, (x, 48, 6, 2.0), {})
+    # what Triton compiles differently
+    assert all(start(*args) for args in ((x, 1, 5), (x, 33, 5), (x.half(), 32, 5), (x[1:], 32, 5)))
+    # a Triton whose kernels want to be launched in another way
+    kernel.broken = True
+    assert start(x, 32, 5)
+    assert start(x, 32, 5)
+
+
+def test_every_call_has_a_word_of_flags_of_its_own():
+    from foolbox_carescale.engines.triton_cuda import dispatch
+
+    words = [dispatch.flag_word(torch.device("cpu")) for _ in range(dispatch.WORDS + 1)]
+    assert all(word.shape == (1,) and word.item() == 0 for word in words)
+    assert all(word.data_ptr() % 16 == 0 for word in words)
+    assert len({word.data_ptr() for word in words}) == len(words)

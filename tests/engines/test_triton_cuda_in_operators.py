@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 SCRIPT = """
 import torch
@@ -52,3 +53,12 @@ def test_the_operators_agree_with_the_cpu_engine_in_value_gradient_and_errors():
         [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False
     )
     assert done.stdout.strip().endswith("passed"), done.stderr
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.Tag, "cudagraph_unsafe"), reason="this PyTorch has no such tag"
+)
+def test_cuda_graphs_stop_at_the_node_that_reads_flags():
+    from foolbox_carescale.operators import torch_compile
+
+    assert torch.Tag.cudagraph_unsafe in torch_compile._solve._opoverload.tags

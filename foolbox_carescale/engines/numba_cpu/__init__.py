@@ -45,6 +45,8 @@ class NumbaCPU(Engine):
 
     def perturb(self, problem: Problem, *, in_place: bool) -> tuple[ep.Tensor, ep.Tensor] | None:
         """Return the points and eta, written in the pass that finds it."""
+        if in_place:
+            problem.reject_bad_values()
         arrays = problem.arrays
         out = arrays[0] if in_place else None
         points, roots, flags = self._arrays.perturb(*arrays, tolerance=problem.tolerance, out=out)

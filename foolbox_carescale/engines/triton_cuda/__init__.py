@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import sys
 from typing import Any
 
 import eagerpy as ep
-import numpy as np
 
 from ...core import backends, checks
 from ...core.problem import Problem
-from ..base import LARGEST, Engine, Starting, load
+from ..base import Engine, Starting, load, report_unfit
 
-# checked once: whether it can be imported does not change while the program runs
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
+# of a GPU: the oldest that Triton compiles for
+LEAST_CAPABILITY = (7, 0)
 
 
 class TritonCUDA(Engine):
@@ -27,30 +28,31 @@ class TritonCUDA(Engine):
 
     def supports(self, tensor: ep.Tensor, *, traced: bool) -> str | None:
         """Return None for PyTorch tensors on a GPU whose values can be read."""
-        if backends.framework(tensor) != "torch" or tensor.raw.device.type != "cuda":
+        if backends.framework(tensor) != "torch" or tensor.raw.device.type == "cpu":
             return "it is not a torch tensor on a GPU"
         if traced:
             return "the values are traced"
-        if not _HAS_TRITON:
-            return "Triton is not installed"
-        return self._starting.failure or load(".launch", __name__)[1]
+        device = tensor.raw.device
+        return self._starting.failure or _unfit(device) or load(".launch", __name__)[1]
 
     def solve(self, problem: Problem) -> ep.Tensor | None:
         """Return eta; None where a row has bad values."""
         with self._starting.guard():
-            roots, bad = self._launch.solve(*_arguments(problem))
-            if not checks.flagged(bad, problem.names):  # the only time that the host waits
-                roots = roots.clamp(max=LARGEST.get(problem.dtype_name, np.inf))
-                eta: ep.Tensor = ep.astensor(roots[:, None].to(problem.x.dtype))
-                return eta
+            eta, flags = self._launch.solve(*_arguments(problem), report=_reports(problem))
+            # the only time that the host waits
+            if flags is None or not checks.flagged(flags, problem.names):
+                return _column(eta, problem)
         return None
 
     def perturb(self, problem: Problem, *, in_place: bool) -> tuple[ep.Tensor, ep.Tensor] | None:
-        """Return the points, in memory of their own, and eta."""
+        """Return the points and eta; rows with bad values stay as they are."""
         with self._starting.guard():
-            points, eta, bad = self._launch.perturb(*_arguments(problem))
-            if not checks.flagged(bad, problem.names):
-                return ep.astensor(points), ep.astensor(eta[:, None].to(problem.x.dtype))
+            arguments = _arguments(problem)
+            out = arguments[0] if in_place else None
+            points, eta, flags = self._launch.perturb(*arguments, out=out, report=_reports(problem))
+            if flags is None or not checks.flagged(flags, problem.names):
+                found = problem.x if in_place else ep.astensor(points)
+                return found, _column(eta, problem)
         return None
 
     def steepest_step(
@@ -145,8 +147,40 @@ def _numbers(problem: Problem) -> tuple[Any, ...]:
     return x, delta, eps, problem.p, lower, upper, problem.tolerance
 
 
+@functools.cache
+def _unfit(device: Any) -> str | None:
+    """Return why nothing can be compiled for a device, which is reported once."""
+    torch = sys.modules["torch"]
+    reason = None
+    if device.type != "cuda":
+        reason = f"it compiles for NVIDIA's GPUs, not for {device.type}"
+    elif torch.version.hip is not None:
+        reason = "it compiles for NVIDIA's GPUs, not for AMD's"
+    elif torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
+        found = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        reason = f"Triton needs a GPU of capability 7.0, {device} has {found}"
+    elif importlib.util.find_spec("triton") is None:
+        reason = "Triton is not installed"
+    if reason is not None:
+        report_unfit(TritonCUDA.name, reason)
+    return reason
+
+
+def _reports(problem: Problem) -> bool:
+    """Return whether to look for bad values: not while a graph is captured, which never waits."""
+    if checks.are_skipped():
+        return False
+    on_gpu = problem.shaped_x.raw.device.type == "cuda"
+    return not (on_gpu and sys.modules["torch"].cuda.is_current_stream_capturing())
+
+
 def _arguments(problem: Problem) -> tuple[Any, ...]:
-    lower, upper = (b if isinstance(b, float) else b.raw for b in (problem.lower, problem.upper))
-    eps = backends.detach(problem.eps_tensor(problem.x)).raw[:, 0]
-    x, delta = backends.detach(problem.x).raw, backends.detach(problem.delta).raw
-    return x, delta, eps, problem.p, lower, upper, problem.tolerance
+    lower, upper, eps = (
+        t if isinstance(t, float) else t.raw for t in (problem.lower, problem.upper, problem.eps)
+    )
+    return problem.x.raw, problem.delta.raw, eps, problem.p, lower, upper, problem.tolerance
+
+
+def _column(eta: Any, problem: Problem) -> ep.Tensor:
+    column: ep.Tensor = ep.astensor(eta[:, None].to(problem.x.raw.dtype))
+    return column

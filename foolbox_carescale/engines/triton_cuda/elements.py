@@ -8,9 +8,33 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ...core import checks
 from .. import newton, pow
 
+BAD_EPS = tl.constexpr(checks.BAD_EPS)
 LARGEST_EPS = tl.constexpr(newton.LARGEST_EPS)
+
+
+@triton.jit
+def load_at(x, v, lower, upper, at, there, TYPE: tl.constexpr):
+    """Return x, v and the bounds at these places; x on its bounds and v = 0 where there is none.
+
+    A bound is a pointer or a number.
+    """
+    direction = tl.load(v + at, mask=there, other=0.0).to(TYPE)
+    low = _bound_at(lower, at, there, direction, TYPE)
+    high = _bound_at(upper, at, there, direction, TYPE)
+    point = tl.load(x + at, mask=there, other=0.0).to(TYPE)
+    return tl.where(there, point, low), direction, low, high
+
+
+@triton.jit
+def _bound_at(bound, at, there, direction, TYPE: tl.constexpr):
+    if bound.dtype.is_ptr():
+        values = tl.load(bound + at, mask=there, other=0.0).to(TYPE)
+    else:
+        values = tl.zeros_like(direction) + bound.to(TYPE)
+    return values
 
 
 @triton.jit
@@ -18,20 +42,35 @@ def load_block(
     x, v, lower, upper, first, n, LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr,
     BLOCK: tl.constexpr
 ):  # fmt: skip
-    """x, v and the bounds of one block; x on its bounds and v = 0 beyond the end."""
+    """Return `load_at` of one block of a row; bounds that are compiled in go before pointers."""
     at = first + tl.arange(0, BLOCK)
-    there = at < n
-    direction = tl.load(v + at, mask=there, other=0.0).to(TYPE)
-    if LOWER is None:
-        low = tl.load(lower + at, mask=there, other=0.0).to(TYPE)
-    else:
-        low = tl.full((BLOCK,), LOWER, TYPE)
-    if UPPER is None:
-        high = tl.load(upper + at, mask=there, other=0.0).to(TYPE)
-    else:
-        high = tl.full((BLOCK,), UPPER, TYPE)
-    point = tl.load(x + at, mask=there, other=0.0).to(TYPE)
-    return tl.where(there, point, low), direction, low, high
+    low, high = lower, upper
+    if LOWER is not None:
+        low = constant(LOWER, TYPE)
+    if UPPER is not None:
+        high = constant(UPPER, TYPE)
+    return load_at(x, v, low, high, at, at < n, TYPE)
+
+
+@triton.jit
+def number_of(bits):
+    """Return the float64 with these bits: Triton would round a number to float32 on its way."""
+    return bits.to(tl.int64).to(tl.float64, bitcast=True)
+
+
+@triton.jit
+def moved_by(point, direction, eta, stays, low, high, TYPE: tl.constexpr):
+    """Return clip(point + eta direction), or the point where it stays.
+
+    What eta takes to its bound lies on it, also where rounding stops a digit short of it.
+    """
+    room = tl.where(direction > 0, high - point, point - low)
+    nearly = room * (1.0 - 4.0 * last_digit(TYPE)).to(TYPE)
+    step = eta * tl.abs(direction)
+    arrived = (step >= nearly) & (step > 0)
+    moved = tl.minimum(tl.maximum(point + eta * direction, low), high)
+    moved = tl.where(arrived, tl.where(direction > 0, high, low), moved)
+    return tl.where(stays, point, moved)
 
 
 @triton.jit
@@ -47,6 +86,12 @@ def sizes_of(point, direction, low, high, inverse, P: tl.constexpr, TYPE: tl.con
 def constant(value: tl.constexpr, TYPE: tl.constexpr):
     """Return a number that has not been rounded to float32 on its way."""
     return tl.full((), value, TYPE)
+
+
+@triton.jit
+def fault_of(eps):
+    """Return the flag of a row by its eps."""
+    return tl.where((eps >= 0) & (eps < float("inf")), 0, BAD_EPS)
 
 
 @triton.jit
@@ -80,12 +125,6 @@ def last_digit(TYPE: tl.constexpr):
     if TYPE == tl.float32:  # noqa: SIM300
         return constant(2.0**-23, tl.float64)
     return constant(2.0**-52, tl.float64)
-
-
-@triton.jit
-def rounded(h, TYPE: tl.constexpr):
-    """Return a scalar in float64 as TYPE holds it."""
-    return h.to(TYPE).to(tl.float64)
 
 
 # Powers.

@@ -1,9 +1,6 @@
-"""Triton's kernels: the survey of a row, a pass over it, and the search for its root.
+"""The kernels of eta and `perturb`: rows of any length by one program, or by several in turns.
 
-Units, unknown and sums are those of `passes`. The survey reads everything that bounds the search:
-the largest ``|v|`` that can move, the largest breakpoint ``r / |v|``, how far the row reaches,
-and what is wrong with it. Sums of a few thousand elements run in the dtype of x, scalars in
-float64.
+Numbers come as their bits, see `elements.number_of`; LOWER, UPPER and EPS say what is a tensor.
 """
 
 # Triton infers the types of what it compiles.
@@ -11,353 +8,255 @@ float64.
 
 from __future__ import annotations
 
-import math
-
 import triton
 import triton.language as tl
 
-from .. import newton
-from .elements import (
-    constant,
-    inverse_of,
-    largest_number,
-    last_digit,
-    load_block,
-    power,
-    rounded,
-    sizes_of,
-    smallest_normal,
-)
+from .elements import constant, fault_of, inverse_of, number_of
+from .search import INFINITE, MOST_PASSES, begin, narrow, unknown
+from .sweeps import any_fault, guess, sweep, write_points
 
-NOT_FINITE, OUT_OF_BOUNDS = tl.constexpr(1), tl.constexpr(2)
-
-# So many blocks are added up in the dtype of x before float64 takes over: in a longer sum of
-# float32 the rounding begins to show.
-RUN = tl.constexpr(32)
-INFINITE = tl.constexpr(math.inf)
-# From `PASSES` on every third step halves the bracket in the logarithm.
-PASSES = tl.constexpr(newton.PASSES)
-MOST_PASSES = tl.constexpr(newton.PASSES + newton.BRACKETED_PASSES)
-SMALLEST_START = tl.constexpr(newton.SMALLEST_START)
+# What several programs for a row leave for the next launch, in float64: two states, of which one
+# launch reads what the one before has written; what the parts found; their sums, twice likewise.
+STATE, FOUND, SUMS = tl.constexpr(10), tl.constexpr(4), tl.constexpr(4)
 
 
-# Passes over the columns first..last of a row.
+def space_of(parts: int) -> int:
+    """Return how many float64 a row takes."""
+    space: int = (2 * STATE + parts * (FOUND + 2 * SUMS)).value
+    return space
 
 
-@triton.jit
-def _survey(
-    x, v, lower, upper, inverse, first, last, n, P: tl.constexpr, HIGH: tl.constexpr,
-    LOWER: tl.constexpr, UPPER: tl.constexpr, TOLERANCE: tl.constexpr, TYPE: tl.constexpr,
-    BLOCK: tl.constexpr
-):  # fmt: skip
-    """Return the largest |v| that decides, the largest r / |v|, sum r^p, and flags.
-
-    It decides with any room, or for p = inf with room for all of eps.
-    """
-    top = tl.zeros((BLOCK,), TYPE)
-    corner = tl.zeros((BLOCK,), TYPE)
-    faults = tl.zeros((BLOCK,), tl.int32)
-    reach = tl.zeros((), tl.float64)
-    tolerance = constant(TOLERANCE, TYPE)
-    most = largest_number(TYPE).to(TYPE)
-    for start in range(first, last, BLOCK * RUN):
-        part = tl.zeros((BLOCK,), TYPE)
-        for begin in range(start, tl.minimum(start + BLOCK * RUN, last), BLOCK):
-            point, direction, low, high = load_block(
-                x, v, lower, upper, begin, n, LOWER, UPPER, TYPE, BLOCK
-            )
-            size, room = sizes_of(point, direction, low, high, inverse, P, TYPE)
-            # written so that NaN is not fine
-            fine = (point == point) & (size <= most)
-            outside = (point < low - tolerance) | (point > high + tolerance)
-            faults |= tl.where(fine, 0, NOT_FINITE) | tl.where(outside, OUT_OF_BOUNDS, 0)
-            movable = room > 0
-            point_of_contact = room / tl.where(movable, size, 1.0)
-            corner = tl.maximum(corner, tl.where(movable, point_of_contact, 0.0))
-            if P == INFINITE:
-                top = tl.maximum(top, tl.where(room >= 1.0, size, 0.0))
-            else:
-                top = tl.maximum(top, tl.where(movable, size, 0.0))
-                part += power(room, P, HIGH, TYPE)
-        reach += tl.sum(part, 0).to(tl.float64)
-    found = tl.max(faults & NOT_FINITE, 0) | tl.max(faults & OUT_OF_BOUNDS, 0)
-    corner = tl.minimum(tl.max(corner, 0), most)
-    return tl.max(top, 0).to(tl.float64), corner.to(tl.float64), reach, found
+BITS = ["low_bits", "high_bits", "eps_bits", "tolerance_bits"]
 
 
-@triton.jit
-def _sums(
-    x, v, lower, upper, inverse, h, first, last, n, P: tl.constexpr, HIGH: tl.constexpr,
-    LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """Return the sums of min(w, r)^p, and of it where w < r."""
-    total = tl.zeros((), tl.float64)
-    moving = tl.zeros((), tl.float64)
-    scale = h.to(TYPE)
-    for start in range(first, last, BLOCK * RUN):
-        part = tl.zeros((BLOCK,), TYPE)
-        free = tl.zeros((BLOCK,), TYPE)
-        for begin in range(start, tl.minimum(start + BLOCK * RUN, last), BLOCK):
-            point, direction, low, high = load_block(
-                x, v, lower, upper, begin, n, LOWER, UPPER, TYPE, BLOCK
-            )
-            size, room = sizes_of(point, direction, low, high, inverse, P, TYPE)
-            w = size * scale * scale
-            q = power(tl.minimum(w, room), P, HIGH, TYPE)
-            part += q
-            free += tl.where(w < room, q, 0.0)
-        total += tl.sum(part, 0).to(tl.float64)
-        moving += tl.sum(free, 0).to(tl.float64)
-    return total, moving
-
-
-@triton.jit
-def _write(
-    x, v, lower, upper, eta, out, first, last, n, LOWER: tl.constexpr, UPPER: tl.constexpr,
-    TYPE: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    for begin in range(first, last, BLOCK):
-        point, direction, low, high = load_block(
-            x, v, lower, upper, begin, n, LOWER, UPPER, TYPE, BLOCK
-        )
-        at = begin + tl.arange(0, BLOCK)
-        moved = tl.minimum(tl.maximum(point + eta.to(TYPE) * direction, low), high)
-        tl.store(out + at, moved.to(out.dtype.element_ty), mask=at < n)
-
-
-# The search: all of these are scalars in float64, `done` is 0 or 1.
-
-
-@triton.jit
-def _begin(
-    top, corner, reach, faults, eps, n, P: tl.constexpr, RTOL: tl.constexpr, TYPE: tl.constexpr
-):  # fmt: skip
-    """h, low, high and done from what the survey found."""
-    nothing = (faults != 0) | (eps < smallest_normal(TYPE)) | (corner == 0)
-    some = tl.where(top > 0, top, 1.0)
-    far = tl.sqrt(corner)
-    if P == INFINITE:
-        h = tl.where(top > 0, tl.sqrt(1.0 / some), far)
-        low = h
-        done = reach == reach
-    else:
-        # the largest term alone is at most as large as the sum, and n times it at least
-        count = (tl.full((), 0, tl.int64) + n).to(tl.float64)  # Triton makes an n of 1 a constant
-        spread = tl.exp2(tl.log2(count) * constant(-0.5 / P, tl.float64))
-        spread = tl.maximum(spread, constant(SMALLEST_START, tl.float64))
-        low = rounded(spread * tl.sqrt(1.0 / some), TYPE)
-        done = reach <= 1.0 + constant(RTOL, tl.float64)
-        h = tl.where(done, far, low)
-    h = tl.where(nothing, 0.0, h)
-    return rounded(h, TYPE), low, far, (done | nothing).to(tl.int32)
-
-
-@triton.jit
-def _advance(
-    h, low, high, done, total, moving, count, P: tl.constexpr, RTOL: tl.constexpr,
-    TYPE: tl.constexpr
-):  # fmt: skip
-    """Newton's step, kept inside the bracket; nothing where the row is done."""
-    residual = 1.0 - total
-    low_ = tl.where(residual > 0, tl.maximum(low, h), low)
-    high_ = tl.where(residual < 0, tl.minimum(high, h), high)
-    share = 1.0 + residual / tl.where(moving > 0, moving, 1.0)
-    positive = (moving > 0) & (share > 0)
-    root = tl.exp2(tl.log2(tl.where(positive, share, 1.0)) * constant(0.5 / P, tl.float64))
-    following = rounded(h * root, TYPE)
-    newton = positive & (low_ <= following) & (following <= high_)
-    newton = newton & ((count < PASSES) | (count % 3 != 2))
-    halved = rounded(tl.sqrt(low_) * tl.sqrt(high_), TYPE)
-    following = tl.where(newton, following, halved)
-    # nothing between the ends of the bracket, or a step below the last digit
-    settled = (high_ <= low_ * (1.0 + 2.0 * last_digit(TYPE))) | (following == h)
-    settled = settled | (tl.abs(residual) <= constant(RTOL, tl.float64))
-    h = tl.where((done != 0) | settled, h, following)
-    return h, low_, high_, done | settled.to(tl.int32)
-
-
-@triton.jit
-def _eta(h, eps, LARGEST: tl.constexpr):
-    # h h eps may overflow: cut before multiplying
-    most = constant(LARGEST, tl.float64)
-    return tl.minimum(h * tl.minimum(h * eps, most / tl.maximum(h, 1.0)), most)
-
-
-# One program for each row.
-
-
-@triton.jit
+@triton.jit(do_not_specialize=[*BITS, "rows"])
 def row_kernel(
-    x, v, lower, upper, eps, eta, flags, out, x_step, v_step, lower_step, upper_step, out_step,
-    n, WRITE: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr,
-    TOLERANCE: tl.constexpr, LARGEST: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr,
-    TYPE: tl.constexpr, BLOCK: tl.constexpr
+    x, v, lower, upper, eps, space, eta, word, out, x_step, v_step, lower_step, upper_step,
+    eps_step, out_step, n, size, parts, rows, low_bits: tl.int64, high_bits: tl.int64,
+    eps_bits: tl.int64, tolerance_bits: tl.int64, PASSED: tl.constexpr, WRITE: tl.constexpr,
+    REPORT: tl.constexpr, SAMPLED: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr,
+    EPS: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr,
+    WIDTH: tl.constexpr, LARGEST: tl.constexpr, TYPE: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK: tl.constexpr, PARTS: tl.constexpr
 ):  # fmt: skip
-    """Eta, flags and, if asked for, the points of a row, by one program."""
+    """Store eta and, if asked for, the points of a row or of ROWS; make the passes that it takes.
+
+    After PASSED passes by several programs each writes its part. Of a row that needs more passes
+    the first one does all: so nobody writes over an x that somebody else still reads.
+    """
+    part = tl.program_id(1)
     row = tl.program_id(0).to(tl.int64)
-    x += row * x_step
-    v += row * v_step
-    lower += row * lower_step
-    upper += row * upper_step
-    wanted = tl.load(eps + row)
-    inverse = inverse_of(wanted, TYPE)
-    top, corner, reach, faults = _survey(
-        x, v, lower, upper, inverse, 0, n, n, P, HIGH, LOWER, UPPER, TOLERANCE, TYPE, BLOCK
-    )
-    h, low, high, done = _begin(top, corner, reach, faults, wanted, n, P, RTOL, TYPE)
-    if P != INFINITE:
-        count = 0
-        while (done == 0) & (count < MOST_PASSES):
-            total, moving = _sums(
-                x, v, lower, upper, inverse, h, 0, n, n, P, HIGH, LOWER, UPPER, TYPE, BLOCK
-            )
-            h, low, high, done = _advance(h, low, high, done, total, moving, count, P, RTOL, TYPE)
-            count += 1
-    root = _eta(h, wanted, LARGEST)
-    tl.store(eta + row, root.to(TYPE))
-    tl.store(flags + row, faults)
-    if WRITE:
-        out += row * out_step
-        _write(x, v, lower, upper, root, out, 0, n, n, LOWER, UPPER, TYPE, BLOCK)
-
-
-# Several programs for each row, a launch for each pass. `found`, `sums` and `state` are float64 of
-# shape (rows, parts, 3), (2, rows, parts, 2) and (2, rows, 4); launches alternate between the two.
-
-
-@triton.jit
-def survey_kernel(
-    x, v, lower, upper, eps, found, faults, x_step, v_step, lower_step, upper_step, n, size,
-    parts, P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr, TOLERANCE: tl.constexpr,
-    LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """Survey a part of a row."""
-    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    inverse = inverse_of(tl.load(eps + row), TYPE)
-    first = part * size
-    top, corner, reach, fault = _survey(
-        x + row * x_step, v + row * v_step, lower + row * lower_step, upper + row * upper_step,
-        inverse, first, tl.minimum(first + size, n), n, P, HIGH, LOWER, UPPER, TOLERANCE, TYPE,
-        BLOCK,
-    )  # fmt: skip
-    place = row * parts + part
-    tl.store(found + 3 * place, top)
-    tl.store(found + 3 * place + 1, corner)
-    tl.store(found + 3 * place + 2, reach)
-    tl.store(faults + place, fault)
-
-
-@triton.jit
-def _surveyed(
-    found, faults, eps, row, n, parts, P: tl.constexpr, RTOL: tl.constexpr, TYPE: tl.constexpr,
-    PARTS: tl.constexpr
-):  # fmt: skip
-    """Return the start of the search from the parts of the survey."""
-    part = tl.arange(0, PARTS)
-    there = part < parts
-    place = row * parts + part
-    top = tl.max(tl.load(found + 3 * place, mask=there, other=0.0), 0)
-    corner = tl.max(tl.load(found + 3 * place + 1, mask=there, other=0.0), 0)
-    reach = tl.sum(tl.load(found + 3 * place + 2, mask=there, other=0.0), 0)
-    fault = _fault(faults, row, parts, PARTS)
-    return _begin(top, corner, reach, fault, eps, n, P, RTOL, TYPE)
-
-
-@triton.jit
-def _fault(faults, row, parts, PARTS: tl.constexpr):
-    part = tl.arange(0, PARTS)
-    fault = tl.load(faults + row * parts + part, mask=part < parts, other=0)
-    return tl.max(fault & NOT_FINITE, 0) | tl.max(fault & OUT_OF_BOUNDS, 0)
-
-
-@triton.jit
-def _resumed(
-    sums, state, row, rows, parts, count, P: tl.constexpr, RTOL: tl.constexpr,
-    TYPE: tl.constexpr, PARTS: tl.constexpr
-):  # fmt: skip
-    """Return the search after the pass of launch `count - 1`."""
-    before = ((count - 1) % 2) * rows + row
-    h, low = tl.load(state + 4 * before), tl.load(state + 4 * before + 1)
-    high, done = tl.load(state + 4 * before + 2), tl.load(state + 4 * before + 3)
-    part = tl.arange(0, PARTS)
-    place = before * parts + part
-    there = part < parts
-    # nobody has written sums for a row that is done, and nothing comes of them
-    total = tl.sum(tl.load(sums + 2 * place, mask=there, other=0.0), 0)
-    moving = tl.sum(tl.load(sums + 2 * place + 1, mask=there, other=0.0), 0)
-    return _advance(h, low, high, done.to(tl.int32), total, moving, count - 1, P, RTOL, TYPE)
-
-
-@triton.jit(do_not_specialize=["count"])
-def pass_kernel(
-    x, v, lower, upper, eps, found, faults, sums, state, rows, parts, x_step, v_step,
-    lower_step, upper_step, n, size, count, P: tl.constexpr, HIGH: tl.constexpr,
-    RTOL: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr, LOWER: tl.constexpr,
-    UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr
-):  # fmt: skip
-    """Make a pass over a part of a row, after the step that the pass before leads to."""
-    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    wanted = tl.load(eps + row)
-    if count == 0:
-        h, low, high, done = _surveyed(found, faults, wanted, row, n, parts, P, RTOL, TYPE, PARTS)
-    else:
-        h, low, high, done = _resumed(sums, state, row, rows, parts, count, P, RTOL, TYPE, PARTS)
-    now = (count % 2) * rows + row
-    if part == 0:
-        tl.store(state + 4 * now, h)
-        tl.store(state + 4 * now + 1, low)
-        tl.store(state + 4 * now + 2, high)
-        tl.store(state + 4 * now + 3, done.to(tl.float64))
-    if done == 0:
-        first = part * size
-        total, moving = _sums(
-            x + row * x_step, v + row * v_step, lower + row * lower_step,
-            upper + row * upper_step, inverse_of(wanted, TYPE), h, first,
-            tl.minimum(first + size, n), n, P, HIGH, LOWER, UPPER, TYPE, BLOCK,
-        )  # fmt: skip
-        place = now * parts + part
-        tl.store(sums + 2 * place, total)
-        tl.store(sums + 2 * place + 1, moving)
-
-
-@triton.jit
-def finish_kernel(
-    x, v, lower, upper, eps, found, faults, sums, state, rows, parts, eta, flags, x_step,
-    v_step, lower_step, upper_step, n, PASSED: tl.constexpr, P: tl.constexpr,
-    HIGH: tl.constexpr, RTOL: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr,
-    LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr,
-    PARTS: tl.constexpr
-):  # fmt: skip
-    """Store eta and flags of a row, from what the passes left; make further passes if needed."""
-    row = tl.program_id(0).to(tl.int64)
-    wanted = tl.load(eps + row)
-    h, low, high, done = _surveyed(found, faults, wanted, row, n, parts, P, RTOL, TYPE, PARTS)
+    valid = row >= 0
+    if ROWS > 1:
+        row = row * ROWS + tl.arange(0, ROWS)
+        valid = row < rows
+        row = tl.where(valid, row, 0)
+    x, v = x + row * x_step, v + row * v_step
+    lower = lower + row * lower_step if LOWER else number_of(low_bits)
+    upper = upper + row * upper_step if UPPER else number_of(high_bits)
+    wanted = tl.load(eps + row * eps_step).to(tl.float64) if EPS else number_of(eps_bits)
+    if ROWS > 1:
+        wanted += tl.zeros((ROWS,), tl.float64)
     if PASSED > 0:
-        h, low, high, done = _resumed(sums, state, row, rows, parts, PASSED, P, RTOL, TYPE, PARTS)
-        inverse = inverse_of(wanted, TYPE)
-        count = PASSED
-        while (done == 0) & (count < MOST_PASSES):
-            total, moving = _sums(
-                x + row * x_step, v + row * v_step, lower + row * lower_step,
-                upper + row * upper_step, inverse, h, 0, n, n, P, HIGH, LOWER, UPPER, TYPE, BLOCK,
-            )  # fmt: skip
-            h, low, high, done = _advance(h, low, high, done, total, moving, count, P, RTOL, TYPE)
-            count += 1
-    tl.store(eta + row, _eta(h, wanted, LARGEST).to(TYPE))
-    tl.store(flags + row, _fault(faults, row, parts, PARTS))
+        low, low_gap, low_moving, high, high_gap, high_moving, a, b, share, fault = _resume(
+            space + row * (2 * STATE + parts * (FOUND + 2 * SUMS)), parts, wanted, n, PASSED, P,
+            RTOL, WIDTH, TYPE, PARTS,
+        )  # fmt: skip
+        mine = (share >= 0) | (part == 0)
+        first = tl.where(share >= 0, part * size, 0)
+        last = tl.where(share >= 0, tl.minimum(first + size, n), tl.where(mine, n, 0))
+    else:
+        low, low_gap, low_moving, high, high_gap, high_moving, a, b, share, fault = first_pass(
+            x, v, lower, upper, wanted, number_of(tolerance_bits), n, valid, SAMPLED, P, HIGH,
+            RTOL, WIDTH, TYPE, ROWS, BLOCK,
+        )  # fmt: skip
+        mine, first, last = valid, 0, n
+        if REPORT:
+            tl.atomic_or(word + row * 0, fault, mask=valid & (fault != 0), sem="relaxed")
+    share = further_passes(
+        x, v, lower, upper, wanted, low, low_gap, low_moving, high, high_gap, high_moving, a, b,
+        share, n, mine, P, HIGH, RTOL, WIDTH, TYPE, ROWS, BLOCK,
+    )  # fmt: skip
+    found = tl.minimum(share * wanted, constant(LARGEST, tl.float64)).to(TYPE)
+    tl.store(eta + row, found, mask=valid & (part == 0))
+    if WRITE:
+        write_points(
+            x, v, lower, upper, found, fault != 0, out + row * out_step, first, last, n, valid,
+            TYPE, ROWS, BLOCK,
+        )  # fmt: skip
 
 
 @triton.jit
-def write_kernel(
-    x, v, lower, upper, eta, out, x_step, v_step, lower_step, upper_step, out_step, n, size,
-    P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr, TOLERANCE: tl.constexpr,
-    LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
+def first_pass(
+    x, v, lower, upper, wanted, tolerance, n, valid, SAMPLED: tl.constexpr, P: tl.constexpr,
+    HIGH: tl.constexpr, RTOL: tl.constexpr, WIDTH: tl.constexpr, TYPE: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Write the points of a part of a row."""
-    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    first = part * size
-    _write(
-        x + row * x_step, v + row * v_step, lower + row * lower_step, upper + row * upper_step,
-        tl.load(eta + row), out + row * out_step, first, tl.minimum(first + size, n), n,
-        LOWER, UPPER, TYPE, BLOCK,
+    """Return the state after the pass that also surveys whole rows, and their flags."""
+    inverse = inverse_of(wanted, TYPE)
+    a, b = inverse * 0.0, inverse * 0.0
+    if SAMPLED:
+        a, b = guess(x, v, lower, upper, inverse, n, P, HIGH, TYPE)
+    total_a, moving_a, total_b, moving_b, top, corner, reach, fault = sweep(
+        x, v, lower, upper, inverse, tolerance.to(TYPE), a, b, 0, n, n, valid, SAMPLED, True, P,
+        HIGH, TYPE, ROWS, BLOCK,
     )  # fmt: skip
+    fault |= fault_of(wanted)
+    low, high, share = begin(top, corner, reach, fault, wanted, n, P, RTOL, TYPE)
+    low_gap, low_moving, high_moving = unknown(low)
+    high_gap = (1.0 - reach).to(TYPE)
+    if SAMPLED:
+        low, low_gap, low_moving, high, high_gap, high_moving, a, b, share = narrow(
+            low, low_gap, low_moving, high, high_gap, high_moving, a, b, share,
+            (1.0 - total_a).to(TYPE), moving_a.to(TYPE), (1.0 - total_b).to(TYPE),
+            moving_b.to(TYPE), P, RTOL, WIDTH, TYPE,
+        )  # fmt: skip
+    else:
+        a, b = low, tl.sqrt(low) * tl.sqrt(high)
+    return low, low_gap, low_moving, high, high_gap, high_moving, a, b, share, fault
+
+
+@triton.jit
+def further_passes(
+    x, v, lower, upper, wanted, low, low_gap, low_moving, high, high_gap, high_moving, a, b, share,
+    n, mine, P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr, WIDTH: tl.constexpr,
+    TYPE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Return eta / eps of whole rows from the state of their search."""
+    if P != INFINITE:
+        inverse = inverse_of(wanted, TYPE)
+        count = 0
+        while _some((share < 0) & mine, ROWS) & (count < MOST_PASSES):
+            total_a, moving_a, total_b, moving_b, _, _, _, _ = sweep(
+                x, v, lower, upper, inverse, inverse, a, b, 0, n, n, mine, True, False, P, HIGH,
+                TYPE, ROWS, BLOCK,
+            )  # fmt: skip
+            low, low_gap, low_moving, high, high_gap, high_moving, a, b, share = narrow(
+                low, low_gap, low_moving, high, high_gap, high_moving, a, b, share,
+                (1.0 - total_a).to(TYPE), moving_a.to(TYPE), (1.0 - total_b).to(TYPE),
+                moving_b.to(TYPE), P, RTOL, WIDTH, TYPE,
+            )  # fmt: skip
+            count += 1
+        # never in practice: the bracket is halved again and again
+        share = tl.where(share < 0, a.to(tl.float64) * a.to(tl.float64), share)
+    return share
+
+
+@triton.jit
+def _some(rows, ROWS: tl.constexpr):
+    some = rows
+    if ROWS > 1:
+        some = tl.max(rows.to(tl.int32), 0) > 0
+    return some
+
+
+@triton.jit(do_not_specialize=BITS)
+def pass_kernel(
+    x, v, lower, upper, eps, space, word, x_step, v_step, lower_step, upper_step, eps_step, n,
+    size, parts, low_bits: tl.int64, high_bits: tl.int64, eps_bits: tl.int64,
+    tolerance_bits: tl.int64, COUNT: tl.constexpr, REPORT: tl.constexpr, LOWER: tl.constexpr,
+    UPPER: tl.constexpr, EPS: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr,
+    RTOL: tl.constexpr, WIDTH: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr,
+    PARTS: tl.constexpr
+):  # fmt: skip
+    """Make pass COUNT over a part of a row, from what the launch before left."""
+    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    x, v = x + row * x_step, v + row * v_step
+    lower = lower + row * lower_step if LOWER else number_of(low_bits)
+    upper = upper + row * upper_step if UPPER else number_of(high_bits)
+    wanted = tl.load(eps + row * eps_step).to(tl.float64) if EPS else number_of(eps_bits)
+    inverse = inverse_of(wanted, TYPE)
+    space += row * (2 * STATE + parts * (FOUND + 2 * SUMS))
+    first = part * size
+    last = tl.minimum(first + size, n)
+    if COUNT == 0:
+        a, b = inverse * 0.0, inverse * 0.0
+        if P != INFINITE:
+            a, b = guess(x, v, lower, upper, inverse, n, P, HIGH, TYPE)
+        if part == 0:
+            tl.store(space + 6, a.to(tl.float64))
+            tl.store(space + 7, b.to(tl.float64))
+    else:
+        low, low_gap, low_moving, high, high_gap, high_moving, a, b, share, fault = _resume(
+            space, parts, wanted, n, COUNT, P, RTOL, WIDTH, TYPE, PARTS
+        )
+        if part == 0:
+            _store_state(
+                space + COUNT % 2 * STATE, low, low_gap, low_moving, high, high_gap, high_moving,
+                a, b, share, fault,
+            )  # fmt: skip
+        last = tl.where(share < 0, last, 0)  # of a row that is done nothing is read
+    total_a, moving_a, total_b, moving_b, top, corner, reach, fault = sweep(
+        x, v, lower, upper, inverse, number_of(tolerance_bits).to(TYPE), a, b, first, last, n,
+        True, True, COUNT == 0, P, HIGH, TYPE, 1, BLOCK,
+    )  # fmt: skip
+    if COUNT == 0:
+        fault |= fault_of(wanted)
+        if REPORT:
+            tl.atomic_or(word, fault, mask=fault != 0, sem="relaxed")
+        found = space + 2 * STATE + part * FOUND
+        tl.store(found, top.to(tl.float64))
+        tl.store(found + 1, corner.to(tl.float64))
+        tl.store(found + 2, reach)
+        tl.store(found + 3, fault.to(tl.float64))
+    sums = space + 2 * STATE + parts * (FOUND + COUNT % 2 * SUMS) + part * SUMS
+    tl.store(sums, total_a)
+    tl.store(sums + 1, moving_a)
+    tl.store(sums + 2, total_b)
+    tl.store(sums + 3, moving_b)
+
+
+# What a launch leaves for the next one.
+
+
+@triton.jit
+def _resume(
+    space, parts, wanted, n, COUNT: tl.constexpr, P: tl.constexpr, RTOL: tl.constexpr,
+    WIDTH: tl.constexpr, TYPE: tl.constexpr, PARTS: tl.constexpr
+):  # fmt: skip
+    """Return the state after pass COUNT - 1, and the row's flags."""
+    part = tl.arange(0, PARTS)
+    there = part < parts
+    state = space + (COUNT - 1) % 2 * STATE
+    a, b = tl.load(state + 6).to(TYPE), tl.load(state + 7).to(TYPE)
+    if COUNT == 1:
+        found = space + 2 * STATE + part * FOUND
+        top = tl.max(tl.load(found, mask=there, other=0.0), 0).to(TYPE)
+        corner = tl.max(tl.load(found + 1, mask=there, other=0.0), 0).to(TYPE)
+        reach = tl.sum(tl.load(found + 2, mask=there, other=0.0), 0)
+        fault = any_fault(tl.load(found + 3, mask=there, other=0.0).to(tl.int32), 1)
+        low, high, share = begin(top, corner, reach, fault, wanted, n, P, RTOL, TYPE)
+        low_gap, low_moving, high_moving = unknown(low)
+        high_gap = (1.0 - reach).to(TYPE)
+    else:
+        low, low_gap = tl.load(state).to(TYPE), tl.load(state + 1).to(TYPE)
+        low_moving, high = tl.load(state + 2).to(TYPE), tl.load(state + 3).to(TYPE)
+        high_gap, high_moving = tl.load(state + 4).to(TYPE), tl.load(state + 5).to(TYPE)
+        share, fault = tl.load(state + 8), tl.load(state + 9).to(tl.int32)
+    if P != INFINITE:
+        sums = space + 2 * STATE + parts * (FOUND + (COUNT - 1) % 2 * SUMS) + part * SUMS
+        gap_a = (1.0 - tl.sum(tl.load(sums, mask=there, other=0.0), 0)).to(TYPE)
+        moving_a = tl.sum(tl.load(sums + 1, mask=there, other=0.0), 0).to(TYPE)
+        gap_b = (1.0 - tl.sum(tl.load(sums + 2, mask=there, other=0.0), 0)).to(TYPE)
+        moving_b = tl.sum(tl.load(sums + 3, mask=there, other=0.0), 0).to(TYPE)
+        low, low_gap, low_moving, high, high_gap, high_moving, a, b, share = narrow(
+            low, low_gap, low_moving, high, high_gap, high_moving, a, b, share,
+            gap_a, moving_a, gap_b, moving_b, P, RTOL, WIDTH, TYPE,
+        )  # fmt: skip
+    return low, low_gap, low_moving, high, high_gap, high_moving, a, b, share, fault
+
+
+@triton.jit
+def _store_state(
+    state, low, low_gap, low_moving, high, high_gap, high_moving, a, b, share, fault
+):  # fmt: skip
+    tl.store(state, low.to(tl.float64))
+    tl.store(state + 1, low_gap.to(tl.float64))
+    tl.store(state + 2, low_moving.to(tl.float64))
+    tl.store(state + 3, high.to(tl.float64))
+    tl.store(state + 4, high_gap.to(tl.float64))
+    tl.store(state + 5, high_moving.to(tl.float64))
+    tl.store(state + 6, a.to(tl.float64))
+    tl.store(state + 7, b.to(tl.float64))
+    tl.store(state + 8, share)
+    tl.store(state + 9, fault.to(tl.float64))

@@ -1,9 +1,10 @@
 """The root finder for PyTorch on a GPU, in Triton: passes over rows, no sort, no wait in between.
 
-Many rows: one program each, which makes all passes itself. Few long rows: several programs for a
-row and a launch per pass, where every program adds up the partial sums of the launch before; so
-there is no atomic and no wait, and a row that is done costs a few reads. Which one is
-decided from shapes alone; the host never reads a result.
+Short rows: one launch, where a program makes all passes of one row, or of many of a few elements.
+Few long rows: several programs for a row, and a launch for each of the first passes, in which
+every program adds up what the launch before has left; so there is no barrier inside of a launch. A
+row that is done costs a few reads. Which way it goes is decided from shapes alone; the host never
+reads a result.
 
 With ``TRITON_INTERPRET=1`` in the environment before the first import, all of this runs on
 tensors in main memory, slowly.
@@ -12,8 +13,8 @@ tensors in main memory, slowly.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-import os
 from typing import Any
 
 import torch
@@ -21,159 +22,187 @@ import triton
 import triton.language as tl
 
 from .. import pow
+from ..base import LARGEST
 from ..newton import sum_rtol
 from . import kernels
+from .dispatch import INTERPRETED, bits_of, flag_word, start
 
 Tensor = torch.Tensor
 
-# Elements that a program treats at once; also the lanes of its sums.
-BLOCK = 4096
-# Passes over split rows that are launched without knowing whether they are needed; the last kernel
-# finishes the rows that need more, one program each.
-LAUNCHED_PASSES = 7
-# A row is split where there are fewer rows than this many programs for each multiprocessor, and
-# into parts of at least two blocks.
-PROGRAMS_PER_MULTIPROCESSOR = 4
-SHORTEST_PART = 2 * BLOCK
-
-_INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
+# Elements that a program treats at once. Its sums take a register each for every eight of them and
+# thread: with more, a multiprocessor holds fewer programs.
+BLOCK = 1024
+WARPS = 8
+# Rows of at most so many elements are added up by a lane each, in the order of their elements.
+SHORTEST_BLOCK, LANES = 32, 128
+# A row is split where there are fewer rows than this many programs for each multiprocessor, as many
+# as run there at once with so few registers, and into parts of at least so many elements.
+PROGRAMS_PER_MULTIPROCESSOR, REGISTERS = 3, 80
+SHORTEST_PART = 8192
+# A sample pays from here on.
+SHORTEST_SAMPLED = 8192
+# Passes over split rows that are launched without knowing whether they are needed; the last launch
+# makes the passes that further rows need.
+LAUNCHED_PASSES = 3
+# Relative width of a bracket of h at which its middle is the root.
+WIDTH = {"float32": 2.0**-23, "float64": 1e-14}
 
 
 def solve(
     x: Tensor,
     delta: Tensor,
-    eps: Tensor,
+    eps: float | Tensor,
     p: float,
     lower: float | Tensor,
     upper: float | Tensor,
     tolerance: float,
-) -> tuple[Tensor, Tensor]:
-    """Smallest eta with ``||min(eta |delta|, room)||_p = eps``; see `generic.solve`.
+    *,
+    report: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """Smallest eta with ``||min(eta |delta|, room)||_p = eps``.
 
     room is upper - x where delta > 0, x - lower where delta < 0, and 0 where delta = 0.
 
     Args:
-        x: Points, shape (N, n); float16 and bfloat16 compute in float32.
+        x: Points, shape (N, n); float16 and bfloat16 are read as they are, and compute in float32.
         delta: Directions, shape and device of x.
-        eps: Target norms, shape (N,) or (1,), nonnegative and finite.
+        eps: Target norms, nonnegative and finite: a number, or a tensor of shape (N,) or (1,).
         p: Order of the norm, in (0, inf]; each is compiled for itself.
-        lower: Lower bound, a number (compiled in) or a tensor of shape (1, n) or (N, n).
+        lower: Lower bound, a number or a tensor of shape (1, n) or (N, n).
         upper: Upper bound.
         tolerance: x may lie this far outside of the bounds; it counts as lying on them.
+        report: Whether to say what is wrong with x and delta.
 
     Returns:
         eta, shape (N,), float64 for float64 and else float32: 0 where eps is 0 or no coordinate
         can move; the largest breakpoint ``room / |delta|`` where eps is out of reach; cut to half
-        of the largest number of x's dtype.
-        flags, int32 (N,): a sum of 1 (x is NaN, or delta is NaN or infinite) and 2 (x is outside
-        the bounds by more than the tolerance). eta is 0 there.
+        of the largest number of x's dtype, for float16 and bfloat16 to all of it.
+        Flags of all rows, or-ed to one int32: of 1 (x is NaN, or delta is NaN or infinite) and 2 (x
+        is outside the bounds by more than the tolerance). eta is 0 in such a row. None unless asked
+        for.
     """
-    return _launch(x, delta, eps, p, lower, upper, tolerance, None)
+    return _launch(x, delta, eps, p, lower, upper, tolerance, None, report)
 
 
 def perturb(
     x: Tensor,
     delta: Tensor,
-    eps: Tensor,
+    eps: float | Tensor,
     p: float,
     lower: float | Tensor,
     upper: float | Tensor,
     tolerance: float,
+    *,
     out: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    report: bool = True,
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return ``clip(x + eta delta, lower, upper)`` with the eta of `solve`.
 
     Args:
         x: Points, shape (N, n).
         delta: Directions, shape and device of x.
-        eps: Target norms, shape (N,) or (1,).
+        eps: Target norms.
         p: Order of the norm.
         lower: Lower bound.
         upper: Upper bound.
         tolerance: As in `solve`.
         out: Where to write, shape and dtype of x, its rows contiguous; may be x itself.
+        report: As in `solve`.
 
     Returns:
-        The perturbed points, dtype of x; eta and flags of `solve`.
+        The perturbed points, dtype of x, x itself in rows with flags; eta and flags of `solve`.
     """
     target = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
-    eta, flags = _launch(x, delta, eps, p, lower, upper, tolerance, target)
+    eta, flags = _launch(x, delta, eps, p, lower, upper, tolerance, target, report)
     return target, eta, flags
 
 
 def _launch(
     x: Tensor,
     delta: Tensor,
-    eps: Tensor,
+    eps: float | Tensor,
     p: float,
     lower: float | Tensor,
     upper: float | Tensor,
     tolerance: float,
     out: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+    report: bool,
+) -> tuple[Tensor, Tensor | None]:
     rows, n = x.shape
-    name = "float64" if x.dtype == torch.float64 else "float32"
-    eta = torch.empty(rows, dtype=getattr(torch, name), device=x.device)
-    flags = torch.empty(rows, dtype=torch.int32, device=x.device)
+    wide = x.dtype == torch.float64
+    eta = torch.empty(rows, dtype=torch.float64 if wide else torch.float32, device=x.device)
+    word = flag_word(x.device) if report else None
     if rows == 0 or n == 0:
-        return eta.zero_(), flags.zero_()
+        return eta.zero_(), word
     x, delta = _flat(x), _flat(delta)
-    eps = eps.detach().to(torch.float64).expand(rows).contiguous()
-    block = min(BLOCK, triton.next_power_of_2(n))
-    options: dict[str, Any] = {
-        "P": float(p),
-        "HIGH": pow.split_order(p)[0] if p < math.inf else 0.0,
-        "RTOL": sum_rtol(name, float(p)),
-        "TOLERANCE": float(tolerance),
-        "LARGEST": 0.5 * torch.finfo(x.dtype).max,
-        "TYPE": getattr(tl, name),
-        "BLOCK": block,
-        "num_warps": max(1, min(8, block // 128)),
-        # Triton 3.9 warns where this is left to its default
-        "enable_fp_fusion": True,
-    }
-    data: list[Any] = [x, delta]
-    steps: list[int] = [x.stride(0), delta.stride(0)]
-    for side, bound in (("LOWER", lower), ("UPPER", upper)):
-        scalar = not isinstance(bound, torch.Tensor)
-        options[side] = float(bound) if scalar else None
-        flat = x if scalar else _flat(bound.detach())  # type: ignore[union-attr]
-        data.append(flat)
-        steps.append(flat.stride(0) if not scalar and flat.shape[0] > 1 else 0)
+    lower, low, low_step = _bound(lower, x)
+    upper, high, high_step = _bound(upper, x)
+    length, length_bits, length_step = _length(eps, x)
+    data = (x, delta, lower, upper, length)
+    steps = (x.stride(0), delta.stride(0), low_step, high_step, length_step)
+    numbers = (low, high, length_bits, bits_of(tolerance))
+    constants = _constants("float64" if wide else "float32", float(p))
+    constants = {
+        "REPORT": report, "LOWER": lower is not x, "UPPER": upper is not x, "EPS": length is not x,
+        **constants,
+    }  # fmt: skip
+    flags = x if word is None else word
     target = x if out is None else out
-    writes = {"WRITE": out is not None}
-    where = contextlib.nullcontext() if _INTERPRETED else torch.cuda.device(x.device)
-    parts = _parts(rows, n, x.device)
-    with where:
-        if parts == 1:
-            kernels.row_kernel[(rows,)](
-                *data, eps, eta, flags, target, *steps, target.stride(0), n, **writes, **options
+    registers = None if wide else REGISTERS
+    # multiples of a block, so that no program's loads straddle a cache line
+    size = triton.cdiv(triton.cdiv(n, _parts(rows, n, x.device)), BLOCK) * BLOCK
+    parts = triton.cdiv(n, size)
+    passes, space = 0, eta
+    with contextlib.nullcontext() if INTERPRETED else torch.cuda.device(x.device):
+        if parts > 1:
+            space = torch.empty(
+                rows * kernels.space_of(parts), dtype=torch.float64, device=x.device
             )
-            return eta, flags
-        # multiples of a block, so that no program's loads straddle a cache line
-        size = triton.cdiv(triton.cdiv(n, parts), block) * block
-        parts = triton.cdiv(n, size)
-        options["PARTS"] = triton.next_power_of_2(parts)
-        found = torch.empty((rows, parts, 3), dtype=torch.float64, device=x.device)
-        faults = torch.empty((rows, parts), dtype=torch.int32, device=x.device)
-        sums = torch.empty((2, rows, parts, 2), dtype=torch.float64, device=x.device)
-        state = torch.empty((2, rows, 4), dtype=torch.float64, device=x.device)
-        shared = (found, faults, sums, state, rows, parts)
-        grid = (rows, parts)
-        kernels.survey_kernel[grid](
-            *data, eps, found, faults, *steps, n, size, parts, **_less(options)
-        )
-        passes = 0 if p == math.inf else LAUNCHED_PASSES
+            passes = 1 if p == math.inf else LAUNCHED_PASSES
         for count in range(passes):
-            kernels.pass_kernel[grid](*data, eps, *shared, *steps, n, size, count, **options)
-        kernels.finish_kernel[(rows,)](
-            *data, eps, *shared, eta, flags, *steps, n, passes, **options
-        )
-        if out is not None:
-            kernels.write_kernel[grid](
-                *data, eta, target, *steps, target.stride(0), n, size, **_less(options)
-            )
-    return eta, flags
+            start(
+                kernels.pass_kernel, (rows, parts, 1), WARPS,
+                (*data, space, flags, *steps, n, size, parts), numbers,
+                {
+                    "COUNT": count, **constants,
+                    "BLOCK": BLOCK, "PARTS": triton.next_power_of_2(parts),
+                },
+                registers,
+            )  # fmt: skip
+        lanes, block, warps = _shape(n)
+        start(
+            kernels.row_kernel, (triton.cdiv(rows, lanes), 1 if out is None else parts, 1), warps,
+            (*data, space, eta, flags, target, *steps, target.stride(0), n, size, parts, rows),
+            numbers,
+            {
+                "PASSED": passes, "WRITE": out is not None,
+                "SAMPLED": passes == 0 and n >= SHORTEST_SAMPLED, **constants,
+                "LARGEST": _largest(x.dtype), "ROWS": lanes,
+                "BLOCK": block, "PARTS": triton.next_power_of_2(parts),
+            },
+            registers,
+        )  # fmt: skip
+    return eta, word
+
+
+@functools.cache
+def _constants(dtype: str, p: float) -> dict[str, Any]:
+    """Return what is compiled in for the dtype that computes and the order of the norm."""
+    return {
+        "P": p,
+        "HIGH": pow.split_order(p)[0] if p < math.inf else 0.0,
+        "RTOL": sum_rtol(dtype, p),
+        "WIDTH": WIDTH[dtype],
+        "TYPE": getattr(tl, dtype),
+    }
+
+
+def _shape(n: int) -> tuple[int, int, int]:
+    """Return a program's rows, elements of a row and warps, where rows are not split."""
+    if n <= SHORTEST_BLOCK:
+        return LANES, 1, LANES // 32
+    block = min(BLOCK, triton.next_power_of_2(n))
+    return 1, block, max(1, WARPS * block // BLOCK)
 
 
 def _parts(rows: int, n: int, device: torch.device) -> int:
@@ -186,10 +215,27 @@ def _parts(rows: int, n: int, device: torch.device) -> int:
     return max(1, min(wanted // rows, n // SHORTEST_PART))
 
 
-def _less(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in ("LARGEST", "PARTS")}
+def _bound(bound: float | Tensor, x: Tensor) -> tuple[Tensor, int, int]:
+    """Return a tensor (x where there is none), a number's bits, and the step from row to row."""
+    if not isinstance(bound, torch.Tensor):
+        return x, bits_of(bound), 0
+    flat = _flat(bound)
+    return flat, 0, flat.stride(0) if flat.shape[0] > 1 else 0
+
+
+def _length(eps: float | Tensor, x: Tensor) -> tuple[Tensor, int, int]:
+    """Return the same of eps."""
+    if not isinstance(eps, torch.Tensor):
+        return x, bits_of(eps), 0
+    flat = eps.detach().reshape(-1)
+    return flat, 0, flat.stride(0) if flat.shape[0] > 1 else 0
 
 
 def _flat(a: Tensor) -> Tensor:
     a = a.detach()
     return a if a.stride(-1) == 1 or a.shape[-1] == 1 else a.contiguous()
+
+
+def _largest(dtype: torch.dtype) -> float:
+    """Return what eta is cut to: what the dtype holds, with room for rounding if it computes."""
+    return LARGEST.get(str(dtype).removeprefix("torch."), 0.5 * torch.finfo(dtype).max)

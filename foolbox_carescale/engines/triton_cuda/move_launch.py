@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import struct
 from typing import Any
 
 import torch
@@ -21,10 +20,13 @@ from ...core.norms import SMALLEST, WIDE_BELOW
 from .. import pow
 from ..newton import sum_rtol
 from . import gradients, projection, steepest
-from .launch import _INTERPRETED, BLOCK
+from .dispatch import INTERPRETED, bits_of, start
 
 Tensor = torch.Tensor
 Bound = float | Tensor
+
+# Elements that a program treats at once; also the lanes of its sums.
+BLOCK = 4096
 
 
 def project(
@@ -67,16 +69,16 @@ def project(
     eps, eps_step, by_bits = _length(eps)
     options = _options(x0, p, bounds, tolerance)
     options |= {"BITS": by_bits, "MIX": momentum is not None, "SPHERE": sphere}
-    start = (x0, x, now, before, _bits(weight), *_pointers(x0, bounds), eps)
+    data = (x0, x, now, before, bits_of(weight), *_pointers(x0, bounds), eps)
     steps = (*map(_step, (x0, x, now, before, *bounds)), eps_step)
     if p == math.inf:
         threshold = missing = _empty(x0, torch.float64)
-        _run(projection.limit_kernel, rows, (*start, out, flags, *steps, out.stride(0)), options)
+        _run(projection.limit_kernel, rows, (*data, out, flags, *steps, out.stride(0)), options)
         return out, threshold, missing, flags
     threshold, missing = _empty(x0, torch.float64), _empty(x0, torch.float64)
     along = x0 if direction is None else _flat(direction)
     options["FILL"] = direction is not None
-    arguments = (*start, along, out, threshold, missing, flags, *steps, _step(along), out.stride(0))
+    arguments = (*data, along, out, threshold, missing, flags, *steps, _step(along), out.stride(0))
     _run(projection.project_kernel, rows, arguments, options)
     return out, threshold, missing, flags
 
@@ -116,21 +118,21 @@ def steepest_step(
     eps, eps_step, by_bits = _length(eps)
     options = _options(out, p, bounds, tolerance)
     options |= {"BITS": by_bits, "LENIENT": lenient}
-    start = (x, gradient, *_pointers(x, bounds), eps)
+    data = (x, gradient, *_pointers(x, bounds), eps)
     steps = (*map(_step, (x, gradient, *bounds)), eps_step, out.stride(0))
     kernel = steepest.dual_kernel
     if p == math.inf:
         kernel = steepest.signs_kernel
     elif counts is not None:
         kernel = steepest.sparse_kernel
-        start = (*start, torch.as_tensor(counts).to(x.device, non_blocking=True))
+        data = (*data, torch.as_tensor(counts).to(x.device, non_blocking=True))
     elif p == 1:
         kernel = steepest.fill_kernel
     else:
         dual = 1 / (p - 1)
         options |= {"DUAL": dual, "DUAL_HIGH": pow.split_order(dual)[0]}
         options["SMALLEST"] = SMALLEST[_name(out)]
-    _run(kernel, x.shape[0], (*start, out, flags, *steps), options)
+    _run(kernel, x.shape[0], (*data, out, flags, *steps), options)
     return out.float() if wide and x.dtype != torch.float64 else out, flags
 
 
@@ -192,7 +194,7 @@ def accumulate(total: Tensor | None, decay: float, gradient: Tensor, least: floa
     out = torch.empty(g.shape, dtype=g.dtype, device=g.device) if total is None else total
     options = _options(g, 1.0, [], 0.0) | {"FIRST": total is None, "LEAST": least}
     steps = (out.stride(0), g.stride(0), out.stride(0))
-    arguments = (out, g, out, _bits(decay), *steps)
+    arguments = (out, g, out, bits_of(decay), *steps)
     _run(gradients.accumulate_kernel, g.shape[0], arguments, options)
     return out
 
@@ -223,11 +225,10 @@ def _run(kernel: Any, rows: int, arguments: tuple[Any, ...], options: dict[str, 
     """Launch one program for each row; of the options those that the kernel has."""
     if rows == 0 or options["n"] == 0:
         return
-    x, known = arguments[0], kernel.arg_names
-    given = {name: value for name, value in options.items() if name in known or name.islower()}
-    where = contextlib.nullcontext() if _INTERPRETED else torch.cuda.device(x.device)
-    with where:
-        kernel[(rows,)](*arguments, **given)
+    constants = {name: options[name] for name in kernel.arg_names if name in options}
+    numbers = *arguments, constants.pop("n")
+    with contextlib.nullcontext() if INTERPRETED else torch.cuda.device(arguments[0].device):
+        start(kernel, (rows, 1, 1), options["warps"], numbers, (), constants)
 
 
 def _options(like: Tensor, p: float, bounds: list[Any], tolerance: float) -> dict[str, Any]:
@@ -244,9 +245,7 @@ def _options(like: Tensor, p: float, bounds: list[Any], tolerance: float) -> dic
         "LARGEST": 0.5 * torch.finfo(like.dtype).max,
         "TYPE": getattr(tl, name),
         "BLOCK": block,
-        "num_warps": max(1, min(16, block // 128)),
-        # Triton 3.9 warns where this is left to its default
-        "enable_fp_fusion": True,
+        "warps": max(1, min(16, block // 128)),
     }
     for side, bound in zip(("LOWER", "UPPER"), bounds, strict=False):
         options[side] = bound if isinstance(bound, float) else None
@@ -271,13 +270,7 @@ def _length(eps: float | Tensor) -> tuple[Any, int, bool]:
     """Return an argument for eps, how far apart rows have it, and whether it is a number's bits."""
     if isinstance(eps, torch.Tensor):
         return eps.detach(), eps.stride(0) if eps.shape[0] > 1 else 0, False
-    return _bits(eps), 0, True
-
-
-def _bits(value: float) -> int:
-    """Return a number as Triton takes it without rounding it to float32."""
-    bits: int = struct.unpack("q", struct.pack("d", value))[0]
-    return bits
+    return bits_of(eps), 0, True
 
 
 def _pointers(x: Tensor, bounds: list[Any]) -> list[Tensor]:

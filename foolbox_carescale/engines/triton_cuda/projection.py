@@ -12,16 +12,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .elements import constant, largest_number, last_digit, load_block
+from .elements import constant, fault_of, largest_number, last_digit, load_block, number_of
 from .rows import (
     MOST_PASSES,
     RUN,
     any_fault,
-    fault_of,
     faults_in,
     length_of,
     moved_by,
-    number_of,
     room_along,
     root_of,
 )

@@ -19,13 +19,13 @@ from .elements import (
     largest_number,
     last_digit,
     load_block,
+    number_of,
     power,
     sizes_of,
     smallest_normal,
 )
 
 NOT_FINITE, OUT_OF_BOUNDS = tl.constexpr(checks.NOT_FINITE), tl.constexpr(checks.OUT_OF_BOUNDS)
-BAD_EPS = tl.constexpr(checks.BAD_EPS)
 
 # So many blocks are added up in the dtype of x before float64 takes over: in a longer sum of
 # float32 the rounding begins to show.
@@ -37,12 +37,6 @@ SMALLEST_START = tl.constexpr(newton.SMALLEST_START)
 
 
 @triton.jit
-def number_of(bits):
-    """Return the float64 of these bits, as which a launch passes numbers without rounding."""
-    return bits.to(tl.int64).to(tl.float64, bitcast=True)
-
-
-@triton.jit
 def length_of(eps, row, eps_step, BITS: tl.constexpr):
     """Return eps of a row, from a number's bits or from a tensor."""
     if BITS:  # noqa: SIM108
@@ -50,12 +44,6 @@ def length_of(eps, row, eps_step, BITS: tl.constexpr):
     else:
         wanted = tl.load(eps + row * eps_step).to(tl.float64)
     return wanted
-
-
-@triton.jit
-def fault_of(eps):
-    """Return the flag of a row by its eps."""
-    return tl.where((eps >= 0) & (eps < float("inf")), 0, BAD_EPS)
 
 
 @triton.jit

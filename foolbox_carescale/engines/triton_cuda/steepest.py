@@ -8,8 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .elements import constant, largest_number, load_block, power, smallest_normal
-from .rows import RUN, any_fault, fault_of, faults_in, length_of, moved_by, room_along, root_of
+from .elements import constant, fault_of, largest_number, load_block, power, smallest_normal
+from .rows import RUN, any_fault, faults_in, length_of, moved_by, room_along, root_of
 
 
 @triton.jit
