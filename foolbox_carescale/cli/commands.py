@@ -176,7 +176,9 @@ def _load_model(arguments: argparse.Namespace) -> Any:
         overrides = [f"model.name={first}", *overrides]
     evaluation = load_evaluation(path, overrides, allow_code=arguments.allow_code)
     data = evaluation.data
-    model, _ = load_model(evaluation.model, data=data._target_ or data.name)
+    # what has no weights for the images would be untrained: ImageNet's, unless they are bundled
+    classes = 1000 if evaluation.model.weights == "auto" else 10
+    model, _ = load_model(evaluation.model, data=data._target_ or data.name, num_classes=classes)
     return model
 
 

@@ -177,6 +177,7 @@ def test_named_weights_bring_mean_std_size_and_interpolation(downloaded, name):
     assert run.model.weights == "IMAGENET1K_V1"
     assert (run.data.size, run.data.resize, run.data.interpolation) == (224, 256, "bilinear")
     assert data.shape == (3, 224, 224)
+    assert data.class_names[:2] == ["tench", "goldfish"]
     model, config = load_model(run.model)
     preset = SqueezeNet1_1_Weights.DEFAULT.transforms()
     assert (config.mean, config.std) == (preset.mean, preset.std)

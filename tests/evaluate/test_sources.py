@@ -1,15 +1,24 @@
 """Models by name from timm, Hugging Face and RobustBench: random weights, nothing downloaded."""
 
 import json
+import re
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from foolbox_carescale.evaluate import DataConfig, Evaluation, ModelConfig, UserError, evaluate
+from foolbox_carescale.evaluate import (
+    DataConfig,
+    Evaluation,
+    ModelConfig,
+    UserError,
+    evaluate,
+    write_report,
+)
 from foolbox_carescale.evaluate.config.compose import load_evaluation
 from foolbox_carescale.evaluate.config.types import AttackConfig
 from foolbox_carescale.evaluate.data.digits import digits
@@ -92,6 +101,8 @@ def test_weights_of_a_timm_model_in_a_file_are_normalised_as_timm_says(timm, ima
 
 def test_timms_squashed_images_keep_no_aspect_ratio(timm):
     found = source.preset(ModelConfig("timm/tf_efficientnetv2_s.in21k_ft_in1k", "DEFAULT"))
+    assert found.class_names[0] == "tench, Tinca tinca"
+    assert len(found.class_names) == 1000
     assert (found.size, found.resize) == (300, 300)
     squashed = [
         name
@@ -147,10 +158,19 @@ def test_weights_of_a_hugging_face_model_may_lie_in_another_file(vit, images, tm
     assert config.mean is None
 
 
-def test_a_run_with_a_model_of_hugging_face_is_an_ordinary_run(vit, tmp_path):
-    attacks = {"pgd": AttackConfig("L2ClipAwarePGD", [0.5], params={"steps": 2})}
-    run = Evaluation(ModelConfig("hf/./vit"), attacks=attacks, samples=4, output=tmp_path / "run")
-    assert evaluate(run).complete
+@pytest.mark.usefixtures("without_figures")
+def test_a_run_with_a_model_of_hugging_face_shows_the_names_of_its_classes(vit, tmp_path):
+    attacks = {"noise": AttackConfig("L2ClipAwareGaussianNoise", [0.5])}
+    run = Evaluation(ModelConfig("hf/./vit"), attacks=attacks, samples=40, output=tmp_path / "a")
+    results = evaluate(run)
+    assert results.complete
+    assert results.class_names == []  # LABEL_0, ... are none
+    vit.config.id2label = {i: f"digit {i}, or so" for i in range(10)}
+    vit.config.save_pretrained("vit")
+    results = evaluate(replace(run, output=tmp_path / "b"))
+    assert results.class_names[9] == "digit 9, or so"
+    written = next(path for path in write_report(results) if path.suffix == ".html")
+    assert re.search(r'"label":"\d digit \d"', written.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(

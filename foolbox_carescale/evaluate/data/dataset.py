@@ -93,6 +93,7 @@ class Data:
         labels: Shape (N,), where they are known without decoding; None elsewhere. Those of a
             batch are what the samples themselves say.
         num_classes: Of the data set, not only of these samples; 0 where only its samples tell.
+        class_names: By label; those of the model's weights where the data set has none.
     """
 
     def __init__(self, source: Source, config: DataConfig, chosen: Labels) -> None:
@@ -115,6 +116,7 @@ class Data:
         self.labels = source.known_labels(chosen)
         highest = -1 if self.labels is None else int(self.labels.max())
         self.num_classes = max(source.num_classes, highest + 1)
+        self.class_names = [_first(name) for name in source.class_names]
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -232,6 +234,11 @@ class Data:
                 f"data: pixels of {self.name} span [{low:.4g}, {high:.4g}], outside the bounds"
                 " [0, 1]; scale them to [0, 1] and leave normalisation to model.mean and model.std"
             )
+
+
+def _first(name: Any) -> str:
+    """Return a class's name, of several the first."""
+    return str(name[0] if isinstance(name, (tuple, list)) and name else name)
 
 
 def _cores() -> int:

@@ -258,7 +258,7 @@ def preset_of(config: ModelConfig) -> Preset | None:
     """Return what a model's weights expect of their images; None where that is not known.
 
     A file of timm's or Hugging Face's models expects what those of the name do, unless it notes
-    what it was trained with; its number of classes is its own.
+    what it was trained with; its classes are its own.
     """
     if config._target_ is not None or config.weights in (None, "auto"):
         return None
@@ -267,7 +267,8 @@ def preset_of(config: ModelConfig) -> Preset | None:
         return source_of(config).preset(config)
     if source_of(config) is torchvision or read_notes(path).mean is not None:
         return None
-    return dataclasses.replace(source_of(config).preset(config), num_classes=None)
+    preset = source_of(config).preset(config)
+    return dataclasses.replace(preset, num_classes=None, class_names=None)
 
 
 def _weights_file(config: ModelConfig) -> Path | None:

@@ -112,5 +112,6 @@ def _draw(runs: Sequence[Run], folder: Path) -> list[Path]:
         written += figures.save(figures.norms(runs), folder / "norms")
     if examples := pictures.of_images(runs[0]):
         pixels = max(examples[0]["clean"].shape[2:])
-        written += figures.save(figures.grid(examples), folder / "grid", few_colors=pixels <= SMALL)
+        drawn = figures.grid(runs[0], examples)
+        written += figures.save(drawn, folder / "grid", few_colors=pixels <= SMALL)
     return written

@@ -51,6 +51,7 @@ class Run:
         made: When, on what and from which commit, as one line.
         diagnostics: Reasons not to trust its numbers.
         inputs: By sample, what identifies its image and label.
+        class_names: By label; empty where neither the data nor the weights name them.
     """
 
     name: str
@@ -66,11 +67,19 @@ class Run:
     made: str
     diagnostics: list[diagnostics.Diagnostic]
     inputs: dict[int, tuple[str, int]]
+    class_names: list[str]
 
     @property
     def clean_accuracy(self) -> float:
         """Return the share of correctly classified samples."""
         return self.clean[0] / self.clean[1]
+
+    def class_text(self, label: int, longest: int = 30) -> str:
+        """Return a class's number, with the first of its names behind it where it has any."""
+        if not 0 <= label < len(self.class_names):
+            return str(label)
+        name = self.class_names[label].partition(",")[0]
+        return f"{label} {name if len(name) <= longest else f'{name[: longest - 1]}…'}"
 
 
 @dataclass(frozen=True)
@@ -202,6 +211,7 @@ def _run(name: str, results: Results) -> Run:
         made=made,
         diagnostics=_diagnostics(folder),
         inputs=inputs,
+        class_names=results.class_names,
     )
 
 

@@ -149,10 +149,11 @@ def norms(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def grid(examples: list[Example], samples: int = 2) -> Figure:
+def grid(run: Run, examples: list[Example], samples: int = 2) -> Figure:
     """Draw clean images, and for each attack the perturbed ones above their differences.
 
     Args:
+        run: The run, which may name its classes.
         examples: As ``pictures.of_images`` gives them; at least one.
         samples: Rows, at most.
     """
@@ -168,7 +169,7 @@ def grid(examples: list[Example], samples: int = 2) -> Figure:
             axis.set_axis_off()
         for row in range(samples):
             first = examples[0]
-            _picture(axes[2 * row, 0], first["clean"][row], f"{first['label'][row]}")
+            _picture(axes[2 * row, 0], first["clean"][row], _class(run, first["label"][row]))
             explained = "difference\n(scaled) →"
             axes[2 * row + 1, 0].text(
                 0.5, 0.5, explained, ha="center", va="center", fontsize=8, color="0.25"
@@ -179,7 +180,7 @@ def grid(examples: list[Example], samples: int = 2) -> Figure:
                 _picture(
                     axes[2 * row, column],
                     perturbed,
-                    f"{example['prediction'][row]}",
+                    _class(run, example["prediction"][row]),
                     color="#b3001b" if fooled else "0.25",
                 )
                 difference = perturbed - clean
@@ -291,6 +292,10 @@ def _label_epsilons(panel: Axes, epsilons: list[float]) -> None:
     panel.xaxis.set_major_locator(FixedLocator(shown))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_xticks(shown, [*map(format_epsilon, shown)], fontsize=8.5)
+
+
+def _class(run: Run, label: npt.NDArray[np.int64]) -> str:
+    return run.class_text(int(label), longest=11)  # what fits above a picture
 
 
 def _picture(axis: Axes, image: npt.NDArray[Any], title: str = "", color: str = "0.25") -> None:

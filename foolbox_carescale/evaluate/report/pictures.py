@@ -43,7 +43,7 @@ def browser(runs: Sequence[Run]) -> dict[str, Any]:
         expected = samples * (2 * attacks + len(runs)) * each / 4**halved
         if expected <= BUDGET or halved == _SIZES[-1][0]:
             pairs = zip(runs, examples, strict=True)
-            made = [_run(run.name, one, samples, halved) for run, one in pairs]
+            made = [_run(run, one, samples, halved) for run, one in pairs]
             if _length(made) <= BUDGET:
                 break
     return {"runs": made, "side": side, "shown": side >> halved}
@@ -68,7 +68,7 @@ def _typical(example: dict[str, Array]) -> float:
     return float(np.mean([len(to_png(image)) for image in (perturbed, 0.5 + perturbed - clean)]))
 
 
-def _run(name: str, examples: list[dict[str, Array]], samples: int, halved: int) -> dict[str, Any]:
+def _run(run: Run, examples: list[dict[str, Array]], samples: int, halved: int) -> dict[str, Any]:
     by_image: dict[bytes, dict[str, Any]] = {}
     for example in examples:
         for i in range(len(example["label"])):
@@ -78,7 +78,7 @@ def _run(name: str, examples: list[dict[str, Array]], samples: int, halved: int)
                 if len(by_image) >= samples:
                     continue
                 by_image[key] = {
-                    "label": int(example["label"][i]),
+                    "label": run.class_text(int(example["label"][i])),
                     "clean": to_png(halve(clean, halved)),
                     "attacks": [],
                 }
@@ -91,13 +91,13 @@ def _run(name: str, examples: list[dict[str, Array]], samples: int, halved: int)
                     "library": str(example["library"]),
                     "norm": norm_name(float(example["p"])),
                     "epsilon": float(example["epsilon"]),
-                    "prediction": int(example["prediction"][i]),
+                    "prediction": run.class_text(int(example["prediction"][i])),
                     "adversarial": to_png(halve(perturbed, halved)),
                     "difference": to_png(0.5 + 0.5 * change / scale),
                     "largest": float(np.abs(perturbed - clean).max()),
                 }
             )
-    return {"name": name, "samples": list(by_image.values())}
+    return {"name": run.name, "samples": list(by_image.values())}
 
 
 def halve(image: Array, times: int) -> Array:

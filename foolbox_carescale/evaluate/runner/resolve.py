@@ -26,6 +26,8 @@ def resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
     data = source.choose(view, evaluation.samples)
     preset = preset_of(model)
     classes = preset.num_classes if preset else None
+    if preset and not data.class_names and data.num_classes in (0, classes):
+        data.class_names = preset.class_names or []
     if model._target_ is None and classes is None and model.num_classes is None:
         model = dataclasses.replace(model, num_classes=data.count_classes())
     if classes is not None and data.num_classes not in (0, classes):

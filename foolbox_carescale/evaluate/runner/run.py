@@ -85,6 +85,7 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
         captured += probe.diagnostics
         if folder is None or record is None:
             made = identity.record_of(evaluation, resolved, probe.inputs, tasks, probe.model)
+            made["class_names"] = data.class_names
             folder = folder or RunFolder.new()
             if not folder.start(made):
                 record = folder.record()

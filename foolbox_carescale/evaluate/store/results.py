@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..statistics import quantile
 from .columns import Columns, read_part
 from .folder import RunFolder
 from .index import ResultsFile
 from .parquet import pandas_types
-from .schema import SCHEMA
+from .schema import MOST_CHARACTERS, SCHEMA
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,19 @@ class Results:
     def complete(self) -> bool:
         """Return whether all tasks of the run are there, those of other shards too."""
         return self._store.complete
+
+    @property
+    def class_names(self) -> list[str]:
+        """Return names by label, of the data or of the model's weights; empty if neither has any.
+
+        Those of ImageNet may name several synonyms, parted by commas.
+        """
+        if not (self.folder / "run.json").exists():
+            return []
+        found = (self._store.record() or {}).get("class_names")
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            return []
+        return [printable(name[:MOST_CHARACTERS]) for name in found]
 
     @property
     def clean_accuracy(self) -> float:

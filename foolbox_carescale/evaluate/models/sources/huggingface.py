@@ -31,14 +31,15 @@ def default_weights(config: ModelConfig, data: str, num_classes: int) -> str:
 def preset(config: ModelConfig) -> Preset:
     """Return what the model's image processor does to images, and its number of classes."""
     from_hub = _arguments(config)
-    classes = _config(config).num_labels
+    found = _config(config)
+    classes, names = found.num_labels, _class_names(found.id2label)
     try:
         from transformers import AutoImageProcessor
 
         processor = AutoImageProcessor.from_pretrained(_name(config), **from_hub)
     except Exception as error:  # of the hub, the network, the file
         if config.mean is not None and config.std is not None:
-            return Preset(classes)
+            return Preset(classes, class_names=names)
         raise UserError(
             f"model.mean, model.std: {config.name} has no image processor that can be read"
             f" ({str(error).strip().splitlines()[0][:120]}); give both, and data.size"
@@ -46,7 +47,15 @@ def preset(config: ModelConfig) -> Preset:
     said = processor.to_dict()
     mean, std = _normalisation(config, processor)
     size, resize = _sizes(said)
-    return Preset(classes, mean, std, size, resize, _interpolation(said) if size else None)
+    interpolation = _interpolation(said) if size else None
+    return Preset(classes, mean, std, size, resize, interpolation, names)
+
+
+def _class_names(labels: dict[int, str]) -> list[str] | None:
+    """Return names by class; None for those that transformers makes up."""
+    names = [str(labels.get(i, i)) for i in range(len(labels))]
+    made_up = all(name == f"LABEL_{i}" for i, name in enumerate(names))
+    return None if made_up else names
 
 
 def pretrained(config: ModelConfig) -> torch.nn.Module:

@@ -19,6 +19,7 @@ class Preset:
         num_classes: How many they tell apart.
         mean, std: Per-channel normalisation.
         size, resize, interpolation: As in ``DataConfig``.
+        class_names: By class.
     """
 
     num_classes: int | None = None
@@ -27,6 +28,7 @@ class Preset:
     size: int | None = None
     resize: int | list[int] | None = None
     interpolation: Any = None
+    class_names: list[str] | None = None
 
 
 def missing_package(config: ModelConfig, package: str, command: str) -> UserError:

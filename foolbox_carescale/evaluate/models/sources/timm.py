@@ -50,7 +50,21 @@ def preset(config: ModelConfig) -> Preset:
         size=height if square else None,
         resize=([resize] * 2 if said["crop_mode"] == "squash" else resize) if square else None,
         interpolation="bilinear" if interpolation == "random" else interpolation,
+        class_names=_class_names(found),
     )
+
+
+def _class_names(found: Any) -> list[str] | None:
+    """Return names by class: those of the weights, or those of the ImageNet that has as many."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    if found.label_names:
+        return [str(name) for name in found.label_names]
+    subset = infer_imagenet_subset(found.to_dict())
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    return [info.index_to_description(i) for i in range(info.num_classes())]
 
 
 def pretrained(config: ModelConfig) -> torch.nn.Module:

@@ -41,13 +41,15 @@ def preset(config: ModelConfig) -> Preset:
     """Return what torchvision's transforms for the weights do."""
     weights = _weights(config)
     found = weights.transforms()
+    names = list(weights.meta["categories"])
     return Preset(
-        len(weights.meta["categories"]),
+        len(names),
         list(found.mean),
         list(found.std),
         size=found.crop_size[0],
         resize=found.resize_size[0],
         interpolation=found.interpolation.value,
+        class_names=names,
     )
 
 
