@@ -19,6 +19,8 @@ FILE = re.compile(r"# (\w+\.(?:py|yaml))\n")
 ELSEWHERE = {
     "docs/configuration.md": "shows fields only; downloads weights",
     "docs/report.md": "tests/evaluate/test_docs.py, on a run made for it",
+    "docs/howto/pandas.md": "tests/docs/test_commands.py, on a run made for it",
+    "docs/howto/paper.md": "tests/docs/test_commands.py, on a run made for it",
 }
 
 
