@@ -19,6 +19,9 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 # Words of flags are made so many at a time, each at an address that Triton calls aligned.
 WORDS, WORD_STEP = 256, 4
+# Triton takes larger integers for others; here they are the bits of numbers, of which there may be
+# many.
+LARGEST_INT32 = 2**31 - 1
 
 _COMPILED: dict[tuple[Any, ...], Any] = {}
 _WORDS: dict[tuple[Any, ...], Iterator[torch.Tensor]] = {}
@@ -47,7 +50,14 @@ def start(
     if INTERPRETED:
         kernel[grid](*args, *numbers, **constants)
         return
-    key = (id(kernel), warps, torch.cuda.current_device(), *constants.values(), *map(_kind, args))
+    # all that Triton compiles an argument's own code for, and more: shapes are few
+    kinds = [
+        (a if 0 <= a <= LARGEST_INT32 else -1 - (a % 16 == 0))
+        if type(a) is int
+        else (a.dtype, a.data_ptr() % 16)  # type: ignore[union-attr]
+        for a in args
+    ]
+    key = (id(kernel), warps, torch.cuda.current_device(), *constants.values(), *kinds)
     compiled = _COMPILED.get(key)
     if compiled is not None:
         try:
@@ -59,13 +69,6 @@ def start(
     options = {"num_warps": warps, "maxnreg": registers, "enable_fp_fusion": True}
     compiled = kernel[grid](*args, *numbers, **constants, **options)
     _COMPILED.setdefault(key, compiled)
-
-
-def _kind(value: torch.Tensor | int) -> Any:
-    """Return all that Triton compiles an argument's own code for."""
-    if isinstance(value, int):
-        return 1 if value == 1 else (value % 16 == 0, value >= 2**31)
-    return value.dtype, value.data_ptr() % 16 == 0
 
 
 def bits_of(value: float) -> int:

@@ -17,13 +17,13 @@ from .sweeps import any_fault, guess, sweep, write_points
 
 # What several programs for a row leave for the next launch, in float64: two states, of which one
 # launch reads what the one before has written; what the parts found; their sums, twice likewise.
-STATE, FOUND, SUMS = tl.constexpr(10), tl.constexpr(4), tl.constexpr(4)
+_STATE, _FOUND, _SUMS = 10, 4, 4
+STATE, FOUND, SUMS = tl.constexpr(_STATE), tl.constexpr(_FOUND), tl.constexpr(_SUMS)
 
 
 def space_of(parts: int) -> int:
     """Return how many float64 a row takes."""
-    space: int = (2 * STATE + parts * (FOUND + 2 * SUMS)).value
-    return space
+    return 2 * _STATE + parts * (_FOUND + 2 * _SUMS)
 
 
 BITS = ["low_bits", "high_bits", "eps_bits", "tolerance_bits"]

@@ -18,7 +18,6 @@ import math
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 
 from .. import pow
@@ -150,8 +149,8 @@ def _launch(
     target = x if out is None else out
     registers = None if wide else REGISTERS
     # multiples of a block, so that no program's loads straddle a cache line
-    size = triton.cdiv(triton.cdiv(n, _parts(rows, n, x.device)), BLOCK) * BLOCK
-    parts = triton.cdiv(n, size)
+    size = _ceil(_ceil(n, _parts(rows, n, x.device)), BLOCK) * BLOCK
+    parts = _ceil(n, size)
     passes, space = 0, eta
     with contextlib.nullcontext() if INTERPRETED else torch.cuda.device(x.device):
         if parts > 1:
@@ -165,20 +164,20 @@ def _launch(
                 (*data, space, flags, *steps, n, size, parts), numbers,
                 {
                     "COUNT": count, **constants,
-                    "BLOCK": BLOCK, "PARTS": triton.next_power_of_2(parts),
+                    "BLOCK": BLOCK, "PARTS": _power_of_2(parts),
                 },
                 registers,
             )  # fmt: skip
         lanes, block, warps = _shape(n)
         start(
-            kernels.row_kernel, (triton.cdiv(rows, lanes), 1 if out is None else parts, 1), warps,
+            kernels.row_kernel, (_ceil(rows, lanes), 1 if out is None else parts, 1), warps,
             (*data, space, eta, flags, target, *steps, target.stride(0), n, size, parts, rows),
             numbers,
             {
                 "PASSED": passes, "WRITE": out is not None,
                 "SAMPLED": passes == 0 and n >= SHORTEST_SAMPLED, **constants,
                 "LARGEST": _largest(x.dtype), "ROWS": lanes,
-                "BLOCK": block, "PARTS": triton.next_power_of_2(parts),
+                "BLOCK": block, "PARTS": _power_of_2(parts),
             },
             registers,
         )  # fmt: skip
@@ -201,8 +200,19 @@ def _shape(n: int) -> tuple[int, int, int]:
     """Return a program's rows, elements of a row and warps, where rows are not split."""
     if n <= SHORTEST_BLOCK:
         return LANES, 1, LANES // 32
-    block = min(BLOCK, triton.next_power_of_2(n))
+    block = min(BLOCK, _power_of_2(n))
     return 1, block, max(1, WARPS * block // BLOCK)
+
+
+# Triton has both, for kernels; from Python each takes as long as a launch.
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _power_of_2(n: int) -> int:
+    return 1 << (n - 1).bit_length()
 
 
 def _parts(rows: int, n: int, device: torch.device) -> int:
@@ -232,8 +242,7 @@ def _length(eps: float | Tensor, x: Tensor) -> tuple[Tensor, int, int]:
 
 
 def _flat(a: Tensor) -> Tensor:
-    a = a.detach()
-    return a if a.stride(-1) == 1 or a.shape[-1] == 1 else a.contiguous()
+    return a if a.stride(-1) == 1 or a.shape[-1] == 1 else a.detach().contiguous()
 
 
 def _largest(dtype: torch.dtype) -> float:
