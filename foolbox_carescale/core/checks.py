@@ -58,17 +58,30 @@ def flagged(bad: Any, report: Report = ("x", "delta")) -> bool:
         bad: Flags, a PyTorch tensor of any shape, bool or integers, not written to afterwards.
         report: For a block that defers: what to say at its end if a flag is set.
     """
+    if are_skipped():
+        return False
     mode = _MODE.get()
-    if mode is None:
+    if not isinstance(mode, _Collected):
         return bool((bad if bad.numel() == 1 else bad.any()).item())
-    if mode != "never" and bad.numel():
+    if bad.numel():
         mode.add(bad, report)
     return False
 
 
 def are_skipped() -> bool:
-    """Return whether flags are not even collected, so that none need be computed."""
-    return _MODE.get() == "never"
+    """Return whether flags are not even collected, so that none need be computed.
+
+    That is also while PyTorch captures a CUDA graph: its replays wait for nothing.
+    """
+    if _MODE.get() == "never":
+        return True
+    torch = sys.modules.get("torch")
+    # without a driver the second question is an error
+    return (
+        torch is not None
+        and torch.cuda.is_initialized()
+        and torch.cuda.is_current_stream_capturing()
+    )
 
 
 @contextmanager

@@ -77,3 +77,10 @@ def test_the_outermost_block_that_defers_reads(x):
 def test_an_unknown_time_is_refused():
     with pytest.raises(ValueError, match="when: expected 'each_call'"), fc.value_checks("later"):
         pass
+
+
+def test_no_flag_is_read_while_a_cuda_graph_is_captured(x, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    call(x + 2)
+    assert not checks.flagged(torch.ones(1))

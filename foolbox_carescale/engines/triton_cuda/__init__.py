@@ -38,7 +38,7 @@ class TritonCUDA(Engine):
     def solve(self, problem: Problem) -> ep.Tensor | None:
         """Return eta; None where a row has bad values."""
         with self._starting.guard():
-            eta, flags = self._launch.solve(*_arguments(problem), report=_reports(problem))
+            eta, flags = self._launch.solve(*_arguments(problem), report=not checks.are_skipped())
             # the only time that the host waits
             if flags is None or not checks.flagged(flags, problem.names):
                 return _column(eta, problem)
@@ -49,7 +49,9 @@ class TritonCUDA(Engine):
         with self._starting.guard():
             arguments = _arguments(problem)
             out = arguments[0] if in_place else None
-            points, eta, flags = self._launch.perturb(*arguments, out=out, report=_reports(problem))
+            points, eta, flags = self._launch.perturb(
+                *arguments, out=out, report=not checks.are_skipped()
+            )
             if flags is None or not checks.flagged(flags, problem.names):
                 found = problem.x if in_place else ep.astensor(points)
                 return found, _column(eta, problem)
@@ -164,14 +166,6 @@ def _unfit(device: Any) -> str | None:
     if reason is not None:
         report_unfit(TritonCUDA.name, reason)
     return reason
-
-
-def _reports(problem: Problem) -> bool:
-    """Return whether to look for bad values: not while a graph is captured, which never waits."""
-    if checks.are_skipped():
-        return False
-    on_gpu = problem.shaped_x.raw.device.type == "cuda"
-    return not (on_gpu and sys.modules["torch"].cuda.is_current_stream_capturing())
 
 
 def _arguments(problem: Problem) -> tuple[Any, ...]:

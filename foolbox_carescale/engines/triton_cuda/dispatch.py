@@ -43,7 +43,7 @@ def start(
         grid: How many programs.
         warps: Warps of a program.
         args: The kernel's first arguments.
-        numbers: Those after them, `bits_of` numbers, for which nothing is compiled anew.
+        numbers: Those after them, `bits_of` numbers, for which nothing is compiled again.
         constants: What is compiled in, by name; all that is left, in the kernel's order.
         registers: The most that a thread may have, so that more programs run at once.
     """
