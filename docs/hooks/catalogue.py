@@ -1,7 +1,7 @@
 """Write the catalogue of attacks from everything that the package registers.
 
-Descriptions and parameters come from the classes, costs from a run of each, strength from
-experiments/results/strength.csv.
+Descriptions and parameters come from the classes, costs and strength from attack_costs.csv and
+strength.csv in experiments/results: nothing is attacked here, and no framework is needed.
 """
 
 import csv
@@ -12,20 +12,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import eagerpy as ep
-import torch
 from griffe import Docstring, DocstringSectionKind, parse_google
 
 with warnings.catch_warnings():
     # foolbox/attacks/blur.py imports from an old name of SciPy, and MkDocs shows such warnings
     warnings.simplefilter("ignore", DeprecationWarning)
-    import foolbox
-    from foolbox.attacks.base import MinimizationAttack
-
     from foolbox_carescale import attacks
 
 MARK = "<!-- catalogue -->"
-RESULTS = Path(__file__).parents[2] / "experiments" / "results" / "strength.csv"
+RESULTS = Path(__file__).parents[2] / "experiments" / "results"
+COSTS, STRENGTH = RESULTS / "attack_costs.csv", RESULTS / "strength.csv"
 # Names in experiments/benchmarks/strength.py.
 LABELS = {
     "ClipAwareAPGD": "apgd",
@@ -59,9 +55,10 @@ def _entry(attack: type[Any]) -> str:
         variants = [f"`{prefix}{name}`" for prefix in attacks.NORMS]
         parts.append("In `foolbox.attacks` also as " + ", ".join(variants) + ".")
     parts.append(_parameters(attack, doc))
-    forwards, backwards = _cost(attack)
+    cost = _cost(attack)
     parts.append(
-        f"**Cost** of the default: {backwards:,} gradients and {forwards:,} forward passes for a "
+        f"**Cost** of the default: {cost['gradients']:,} gradients and"
+        f" {cost['forward_passes']:,} forward passes for a "
         "sample that stays correctly classified."
     )
     if measured := _strength(LABELS.get(name, "")):
@@ -91,40 +88,20 @@ def _parameters(attack: type[Any], doc: str) -> str:
     return "\n    ".join(lines)
 
 
-@functools.cache
-def _cost(attack: type[Any]) -> tuple[int, int]:
-    """Return the forward and backward passes on one sample whose class no attack changes."""
-    if "queries" not in inspect.signature(attack).parameters:
-        return _passes(attack)
-    # thousands of queries would take most of the time of a build: as many passes for each
-    (few, backwards), (more, _) = (_passes(attack, queries=n) for n in (100, 200))
-    return few + (more - few) * (attack().queries - 100) // 100, backwards
-
-
-def _passes(attack: type[Any], **arguments: Any) -> tuple[int, int]:
-    """Return the passes of a run of an attack."""
-
-    def unshakable(x: torch.Tensor) -> torch.Tensor:
-        slopes = torch.linspace(-0.01, 0.01, 16 * 5).reshape(16, 5)
-        return x.flatten(1) @ slopes + torch.tensor([5.0, 0.0, 0.0, 0.0, 0.0])
-
-    module = torch.nn.Module()
-    module.forward = unshakable  # type: ignore[assignment]
-    model = foolbox.PyTorchModel(module.eval(), bounds=(0, 1), device="cpu")
-    counting = attacks.CountingModel(model)
-    epsilons = None if issubclass(attack, MinimizationAttack) else 1.0
-    start = (attacks.L2ClipAwarePGD(),) if attack is attacks.MinimalEpsilon else ()
-    made = attack(*start, **arguments)
-    x, y = ep.astensors(torch.full((1, 1, 4, 4), 0.5), torch.zeros(1, dtype=torch.int64))
-    counting.forwards = counting.backwards = 0
-    made(counting, x, y, epsilons=epsilons)
-    # Foolbox itself calls the model once more, to see which samples are fooled
-    return counting.forwards - 1, counting.backwards
+def _cost(attack: type[Any]) -> dict[str, int]:
+    """Return the passes that are recorded of an attack."""
+    for row in _rows(COSTS):
+        if row["attack"] == attack.__name__:
+            return {name: int(row[name]) for name in ("forward_passes", "gradients")}
+    raise LookupError(
+        f"{COSTS} lacks {attack.__name__}; run: python -m experiments.attack_costs --output"
+        " experiments/results"
+    )
 
 
 def _strength(label: str) -> str:
     """Return the rows of the strength benchmark, with Foolbox's attack of the same kind."""
-    rows = [row for row in _rows() if row["suite"] == "fixed"]
+    rows = [row for row in _rows(STRENGTH) if row["suite"] == "fixed"]
     beside = f"foolbox_{label}"
     settings: dict[tuple[str, str, str, str], dict[str, list[tuple[float, float]]]] = {}
     for row in rows:
@@ -168,8 +145,8 @@ def _entry_text(values: list[tuple[float, float]] | None) -> str:
 
 
 @functools.cache
-def _rows() -> list[dict[str, str]]:
-    if not RESULTS.is_file():
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
         return []
-    with RESULTS.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

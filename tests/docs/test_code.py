@@ -8,6 +8,8 @@ import foolbox
 import numpy as np
 import pytest
 
+from experiments.attack_costs import cost
+from foolbox_carescale import attacks
 from tests import backends
 
 ROOT = Path(__file__).parents[2]
@@ -124,6 +126,16 @@ def test_catalogue_says_when_to_take_each_attack(monkeypatch):
     text = (ROOT / "docs" / "attacks.md").read_text().split("## How")[0]
     missing = [a.__name__ for a in catalogue.families() if f"`{a.__name__}`" not in text]
     assert missing == []
+
+
+def test_recorded_costs_are_those_of_the_attacks(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs" / "hooks")
+    catalogue = importlib.import_module("catalogue")
+    recorded = {attack.__name__: catalogue._cost(attack) for attack in catalogue.families()}
+    for attack in (attacks.ClipAwareFGM, attacks.ClipAwarePGD, attacks.ClipAwareMinimumNorm):
+        gradients, forwards = cost(attack)
+        found = recorded[attack.__name__]
+        assert found == {"gradients": gradients, "forward_passes": forwards}
 
 
 def test_diagrams_of_the_architecture_show_the_layers_that_are_checked():
