@@ -45,7 +45,7 @@ def write_parquet(file: BinaryIO, table: pa.Table, notes: Mapping[str, str]) -> 
     # without Arrow's own schema: other readers shall see texts, not dictionaries
     with pq.ParquetWriter(file, table.schema, compression="none", store_schema=False) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata({**notes, **pandas_types(table.schema)})
+        writer.add_key_value_metadata(notes)
     footer = _footer(file, file.seek(0, io.SEEK_END))
     file.seek(footer)
     rest = file.read()

@@ -23,7 +23,7 @@ from ..errors import EvaluationWarning, warn
 from .checksums import IntegrityError, check_file, read_file
 from .files import SharedFolder
 from .index import MOST_RESULTS, ResultsFile, StoredTask, images_of, to_index
-from .parquet import VerifiedParquet, encoded, to_parquet, write_parquet
+from .parquet import VerifiedParquet, encoded, pandas_types, to_parquet, write_parquet
 from .schema import SCHEMA, check_rows
 
 ROWS = 2**17
@@ -262,6 +262,7 @@ class RowStore:
             "carescale.run": self.run,
             "carescale.version": __version__,
             "carescale.tasks": to_index(ordered),
+            **pandas_types(SCHEMA),
         }
         self._folder.write_file(
             f"results/{path.name}", lambda file: write_parquet(file, rows, notes)
