@@ -9,7 +9,7 @@ from typing import Any
 import eagerpy as ep
 import numpy as np
 
-from ..core import backends
+from ..core import backends, checks
 from ..core.problem import Problem, flat, reject_bad_eps, values_of
 
 # x may leave the bounds by this many units in the last place of the largest bound: what
@@ -95,8 +95,7 @@ def prepare(
         delta_ = delta_.astype(x_.dtype)
 
     n = math.prod(shape[1:])
-    lower, upper = _checked_bounds(bounds, x_, n)
-    most = _largest_bound(lower, upper)
+    lower, upper, most = _checked_bounds(bounds, x_, n)
     if most > backends.largest_of(dtype_name):
         raise ValueError(f"bounds: {most:g} is more than the largest {dtype_name}")
     eps_ = checked_eps(eps, x_, with_x=True)
@@ -206,7 +205,8 @@ def _like(value: Any, x: ep.Tensor, name: str) -> ep.Tensor:
 
 def _checked_bounds(
     bounds: Any, x: ep.Tensor, n: int
-) -> tuple[float | ep.Tensor, float | ep.Tensor]:
+) -> tuple[float | ep.Tensor, float | ep.Tensor, float]:
+    """Return both bounds, and the largest magnitude in them (1 where it cannot be read)."""
     try:
         lower, upper = bounds
     except (TypeError, ValueError):
@@ -215,18 +215,34 @@ def _checked_bounds(
         lower, upper = _number(lower), _number(upper)
         if not -math.inf < lower < upper < math.inf:
             raise ValueError(f"bounds: expected finite lower < upper, got ({lower!r}, {upper!r})")
-        return lower, upper
+        return lower, upper, max(abs(lower), abs(upper))
     lower_, upper_ = _bound(lower, x, n, "lower"), _bound(upper, x, n, "upper")
-    if _readable(lower_) and _readable(upper_):
-        low, high = (np.asarray(values_of(b)) for b in (lower_, upper_))
-        ordered = np.isfinite(low) & np.isfinite(high) & (low < high)
-        if not ordered.all():
-            low, high = np.broadcast_arrays(low, high)
-            at = np.unravel_index(int(np.argmin(ordered)), ordered.shape)
-            raise ValueError(
-                f"bounds: expected finite lower < upper everywhere, got ({low[at]!r}, {high[at]!r})"
-            )
-    return lower_, upper_
+    tensors = [b for b in (lower_, upper_) if isinstance(b, ep.Tensor)]
+    if backends.is_traced(*tensors) or (checks.are_skipped() and not backends.on_cpu(tensors[0])):
+        return lower_, upper_, 1.0  # only values that are checked are compared with the tolerance
+    if not backends.on_cpu(tensors[0]) and all(0 not in b.shape for b in tensors):
+        most = _largest_if_ordered(lower_, upper_, tensors[0])
+        if most < math.inf:
+            return lower_, upper_, most
+    low, high = (np.asarray(values_of(b)) for b in (lower_, upper_))
+    ordered = np.isfinite(low) & np.isfinite(high) & (low < high)
+    if not ordered.all():
+        low, high = np.broadcast_arrays(low, high)
+        at = np.unravel_index(int(np.argmin(ordered)), ordered.shape)
+        raise ValueError(
+            f"bounds: expected finite lower < upper everywhere, got ({low[at]!r}, {high[at]!r})"
+        )
+    return lower_, upper_, max(float(np.abs(b).max(initial=0.0)) for b in (low, high))
+
+
+def _largest_if_ordered(
+    lower: float | ep.Tensor, upper: float | ep.Tensor, like: ep.Tensor
+) -> float:
+    """Return the largest magnitude, in one read; infinity where not lower < upper everywhere."""
+    low, high = (b + ep.zeros_like(like) for b in (lower, upper))
+    most = ep.maximum(low.abs(), high.abs())
+    largest: float = ep.where(low < high, most, most + math.inf).max().item()
+    return largest
 
 
 def _bound(bound: Any, x: ep.Tensor, n: int, which: str) -> float | ep.Tensor:
@@ -246,15 +262,3 @@ def _bound(bound: Any, x: ep.Tensor, n: int, which: str) -> float | ep.Tensor:
             f"bounds: the {which} bound of shape {tuple(tensor.shape)} does not broadcast to x "
             f"of shape {tuple(x.shape)}; per channel of images it is (1, C, 1, 1)"
         ) from error
-
-
-def _readable(bound: float | ep.Tensor) -> bool:
-    return isinstance(bound, float) or not backends.is_traced(bound)
-
-
-def _largest_bound(lower: float | ep.Tensor, upper: float | ep.Tensor) -> float:
-    if isinstance(lower, float) and isinstance(upper, float):
-        return max(abs(lower), abs(upper))
-    if not (_readable(lower) and _readable(upper)):
-        return 1.0  # only concrete values are ever compared with the tolerance
-    return max(float(np.abs(values_of(b)).max(initial=0.0)) for b in (lower, upper))

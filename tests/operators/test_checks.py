@@ -84,3 +84,17 @@ def test_no_flag_is_read_while_a_cuda_graph_is_captured(x, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     call(x + 2)
     assert not checks.flagged(torch.ones(1))
+
+
+def test_bounds_that_are_tensors_are_read_once_or_within_never_not_at_all(x, monkeypatch):
+    reads = []
+    item = torch.Tensor.item
+    monkeypatch.setattr(torch.Tensor, "item", lambda t: (reads.append(1), item(t))[1])
+    bounds = torch.zeros(1, 3), torch.ones(1, 3)
+    fc.perturb(x, torch.ones_like(x), 0.1, bounds=bounds)
+    assert len(reads) == 2  # one for the bounds, one for all other values
+    with fc.value_checks("never"):
+        fc.perturb(x, torch.ones_like(x), 0.1, bounds=bounds)
+    assert len(reads) == 2
+    with pytest.raises(ValueError, match="bounds: expected finite lower < upper everywhere"):
+        fc.perturb(x, torch.ones_like(x), 0.1, bounds=(bounds[0], 0 * bounds[1]))
