@@ -25,8 +25,8 @@ from .dispatch import INTERPRETED, bits_of, start
 Tensor = torch.Tensor
 Bound = float | Tensor
 
-# Elements that a program treats at once; also the lanes of its sums.
-BLOCK = 4096
+# Elements that a program treats at once, by 16 warps: two such programs fit a multiprocessor.
+BLOCK, ELEMENTS_PER_WARP, MOST_WARPS = 2048, 64, 16
 
 
 def project(
@@ -245,7 +245,7 @@ def _options(like: Tensor, p: float, bounds: list[Any], tolerance: float) -> dic
         "LARGEST": 0.5 * torch.finfo(like.dtype).max,
         "TYPE": getattr(tl, name),
         "BLOCK": block,
-        "warps": max(1, min(16, block // 128)),
+        "warps": max(1, min(MOST_WARPS, block // ELEMENTS_PER_WARP)),
     }
     for side, bound in zip(("LOWER", "UPPER"), bounds, strict=False):
         options[side] = bound if isinstance(bound, float) else None
@@ -270,7 +270,7 @@ def _length(eps: float | Tensor) -> tuple[Any, int, bool]:
     """Return an argument for eps, how far apart rows have it, and whether it is a number's bits."""
     if isinstance(eps, torch.Tensor):
         return eps.detach(), eps.stride(0) if eps.shape[0] > 1 else 0, False
-    return bits_of(eps), 0, True
+    return bits_of(eps + 0.0), 0, True  # of -0 those of 0
 
 
 def _pointers(x: Tensor, bounds: list[Any]) -> list[Tensor]:
