@@ -139,10 +139,6 @@ def enforce_constraint(
     problem = prepare(x0, z, eps, p, bounds, names=("x0", "x"))
     if problem.empty:
         return z
-    if momentum is not None:
-        m, now, before = momentum
-        now, before = (backends.at_least_float32(t) for t in (now, before))
-        momentum = (m, now, before)
     completes = sphere and p == 1
     found = engines.project(
         problem,
@@ -158,6 +154,8 @@ def enforce_constraint(
             return _completed(points, x0, eps, direction, bounds)
         return points
     if momentum is not None:
+        m, now, before = momentum
+        now, before = (backends.at_least_float32(t) for t in (now, before))
         z = now + (1 - m) * (z - now) + m * (now - before)
     if sphere and p == 2:
         return perturb(x0, z - x0, eps, p=2, bounds=bounds)  # shrinks and grows

@@ -24,8 +24,8 @@ class Problem:
     ``delta`` is whatever second tensor the operator takes: directions, gradients, points.
     """
 
-    shaped_x: ep.Tensor  # (N, ...), not yet clipped to the bounds
-    shaped_delta: ep.Tensor  # (N, ...)
+    given_x: ep.Tensor  # (N, ...), not yet clipped to the bounds; on an accelerator also half
+    given_delta: ep.Tensor  # (N, ...)
     eps: float | ep.Tensor  # a number, or (N, 1)
     p: float
     lower: float | ep.Tensor  # a number, or (1, n) or (N, n)
@@ -38,7 +38,18 @@ class Problem:
     unwrap: Callable[[ep.Tensor], Any]
     names: tuple[str, str]  # what the operator calls x and delta
 
-    # Only once it is asked for: the compiled engines flatten in NumPy, where it costs less.
+    # Only once it is asked for: the compiled engines flatten in NumPy, where it costs less, and
+    # kernels on a GPU read half precision themselves.
+
+    @functools.cached_property
+    def shaped_x(self) -> ep.Tensor:
+        """Return the points, shape (N, ...), in the dtype that computes."""
+        return backends.at_least_float32(self.given_x)
+
+    @functools.cached_property
+    def shaped_delta(self) -> ep.Tensor:
+        """Return the second tensor, shape (N, ...), in the dtype that computes."""
+        return backends.at_least_float32(self.given_delta)
 
     @functools.cached_property
     def x(self) -> ep.Tensor:
@@ -110,7 +121,7 @@ class Problem:
         """Return the problem in float64 where there is that; results keep the caller's dtype."""
         wide: dict[str, Any] = {
             name: backends.widen(value)
-            for name in ("shaped_x", "shaped_delta", "eps", "lower", "upper")
+            for name in ("given_x", "given_delta", "eps", "lower", "upper")
             if isinstance(value := getattr(self, name), ep.Tensor)
         }
         return dataclasses.replace(self, **wide)
@@ -119,7 +130,7 @@ class Problem:
         """Raise the ValueError that says which value is wrong; nothing where values are traced."""
         if not self.concrete or self.empty:
             return
-        if not backends.on_cpu(self.shaped_x):
+        if not backends.on_cpu(self.given_x):
             self._reject_on_accelerator()
             return
         x, delta = backends.detach(self.x), backends.detach(self.delta)
@@ -162,7 +173,7 @@ class Problem:
         """Reject bad values of delta alone, before it becomes something that hides them."""
         if not self.concrete or self.empty:
             return
-        if not backends.on_cpu(self.shaped_x):
+        if not backends.on_cpu(self.given_x):
             self._reject_on_accelerator()  # it costs as much
             return
         delta = backends.detach(self.delta)

@@ -49,7 +49,7 @@ def solve(problem: Problem) -> ep.Tensor:
     Raises:
         ValueError: Bad values, where they can be read.
     """
-    for engine in _serving(problem.shaped_x, traced=not problem.concrete):
+    for engine in _serving(problem.given_x, traced=not problem.concrete):
         if (eta := engine.solve(problem)) is not None:
             return eta
         problem.reject_bad_values()
@@ -62,7 +62,7 @@ def perturb(problem: Problem, *, in_place: bool = False) -> tuple[ep.Tensor, ep.
     With ``in_place`` the compiled engines write them over ``problem.x``; the others return a
     new tensor. Rows with bad values are not written to.
     """
-    for engine in _serving(problem.shaped_x, traced=not problem.concrete):
+    for engine in _serving(problem.given_x, traced=not problem.concrete):
         if (found := engine.perturb(problem, in_place=in_place)) is not None:
             return found
         break
@@ -156,12 +156,12 @@ def vjp(
         The products for x and delta, shape (N, n), and for eps, shape (N, 1).
     """
     traced = not problem.concrete or backends.is_traced(cotangent)
-    engine = next(_serving(problem.shaped_x, traced=traced))
+    engine = next(_serving(problem.given_x, traced=traced))
     return engine.vjp(problem, eta, cotangent, of_points=of_points)
 
 
 def _first(problem: Problem) -> Engine:
-    return next(_serving(problem.shaped_x, traced=not problem.concrete))
+    return next(_serving(problem.given_x, traced=not problem.concrete))
 
 
 def _serving(tensor: ep.Tensor, *, traced: bool) -> Iterator[Engine]:

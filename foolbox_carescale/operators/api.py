@@ -322,7 +322,7 @@ def _eta(problem: Problem) -> ep.Tensor:
 
 
 def _along(problem: Problem, direction: ep.Tensor) -> Problem:
-    return dataclasses.replace(problem, shaped_delta=direction)
+    return dataclasses.replace(problem, given_delta=direction)
 
 
 def _project_l1(problem: Problem, target: ep.Tensor) -> ep.Tensor:

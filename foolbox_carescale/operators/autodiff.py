@@ -23,7 +23,9 @@ from ..core.problem import Problem
 
 def needed(problem: Problem) -> bool:
     """Return False only where it is certain that no gradient of this problem is required."""
-    return backends.may_need_gradient(*_variables(problem), concrete=problem.concrete)
+    eps = () if isinstance(problem.eps, float) else (problem.eps,)
+    given = problem.given_x, problem.given_delta, *eps
+    return backends.may_need_gradient(*given, concrete=problem.concrete)
 
 
 def solve(problem: Problem) -> ep.Tensor:
@@ -76,8 +78,13 @@ def _points(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
     return clipped_step(problem, implicit_eta(problem, eta))
 
 
+def _points_and_eta(problem: Problem) -> tuple[ep.Tensor, ep.Tensor]:
+    points, eta = engines.perturb(problem)
+    return backends.at_least_float32(points), eta
+
+
 _ETA = _Operator(_eta_twice, implicit_eta, of_points=False)
-_POINTS = _Operator(engines.perturb, _points, of_points=True)
+_POINTS = _Operator(_points_and_eta, _points, of_points=True)
 
 
 def _differentiable(problem: Problem, operator: _Operator) -> ep.Tensor:
@@ -106,8 +113,8 @@ def _replaced(problem: Problem, x: Any, delta: Any, eps: Any = None) -> Problem:
     tensors = [ep.astensor(t) for t in (x, delta) + (() if eps is None else (eps,))]
     return dataclasses.replace(
         problem,
-        shaped_x=tensors[0],
-        shaped_delta=tensors[1],
+        given_x=tensors[0],
+        given_delta=tensors[1],
         eps=problem.eps if eps is None else tensors[2],
         concrete=not backends.is_traced(*tensors, *_bound_tensors(problem)),
     )

@@ -63,8 +63,8 @@ def _solve(
 ) -> torch.Tensor:
     points = ep.astensor(x)
     problem = Problem(
-        shaped_x=points,
-        shaped_delta=ep.astensor(delta),
+        given_x=points,
+        given_delta=ep.astensor(delta),
         eps=ep.astensor(eps),
         p=p,
         lower=low if lower is None else ep.astensor(lower),

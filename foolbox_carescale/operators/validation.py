@@ -85,14 +85,17 @@ def prepare(
         raise ValueError(
             f"{x_name}: expected a floating dtype, got {dtype_name}; scale images to floats"
         )
-    if dtype_name in _HALF:
+    reads_half = backends.on_accelerator(x_)
+    if dtype_name in _HALF and not reads_half:
         x_ = x_.float32()
     if order >= INFINITE_FROM["float64" if dtype_name == "float64" else "float32"]:
         order = math.inf
     if delta_.dtype != x_.dtype:
-        if "complex" in backends.dtype_name(delta_):
-            raise ValueError(f"{name}: expected real numbers, got {backends.dtype_name(delta_)}")
-        delta_ = delta_.astype(x_.dtype)
+        other = backends.dtype_name(delta_)
+        if "complex" in other:
+            raise ValueError(f"{name}: expected real numbers, got {other}")
+        if not (reads_half and other in _HALF and dtype_name != "float64"):
+            delta_ = _computed_like(delta_, x_)
 
     n = math.prod(shape[1:])
     lower, upper, most = _checked_bounds(bounds, x_, n)
@@ -102,8 +105,8 @@ def prepare(
     parts = [x_, delta_, *(t for t in (eps_, lower, upper) if isinstance(t, ep.Tensor))]
     concrete = not backends.is_traced(*parts)
     return Problem(
-        shaped_x=x_,
-        shaped_delta=delta_,
+        given_x=x_,
+        given_delta=delta_,
         eps=eps_,
         p=order,
         lower=lower,
@@ -190,9 +193,10 @@ def _same_shape(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
 
 
 def _like(value: Any, x: ep.Tensor, name: str) -> ep.Tensor:
-    """Return a tensor of the framework, device and dtype of x."""
+    """Return a tensor of the framework and device of x, in the dtype that computes."""
     if isinstance(value, np.ndarray) and backends.framework(x) != "numpy":
-        value = ep.from_numpy(x, value.astype(backends.dtype_name(x)))
+        dtype = backends.dtype_name(x)
+        value = ep.from_numpy(x, value.astype("float32" if dtype in _HALF else dtype))
     tensor = backends.as_eagerpy(value, name)
     backends.reject_valueless(tensor, name)
     if backends.framework(tensor) != backends.framework(x):
@@ -200,7 +204,14 @@ def _like(value: Any, x: ep.Tensor, name: str) -> ep.Tensor:
             f"{name}: expected a {backends.framework(x)} or NumPy tensor, got "
             f"{backends.framework(tensor)}"
         )
-    return tensor if tensor.dtype == x.dtype else tensor.astype(x.dtype)
+    return _computed_like(tensor, x)
+
+
+def _computed_like(t: ep.Tensor, x: ep.Tensor) -> ep.Tensor:
+    """Return t in the dtype of x, or in float32 where that is half precision."""
+    if backends.dtype_name(x) in _HALF:
+        return t.float32()
+    return t if t.dtype == x.dtype else t.astype(x.dtype)
 
 
 def _checked_bounds(

@@ -81,8 +81,9 @@ class NumbaCPU(Engine):
             x = x.copy()
         mix = None
         if momentum is not None:
-            weight, now, before = momentum
-            mix = weight, problem.rows(now), problem.rows(before)
+            weight, *points = momentum
+            now, before = (problem.rows(backends.at_least_float32(t)) for t in points)
+            mix = weight, now, before
         points, threshold, missing, flags = self._arrays.project(
             x0, x, eps, p, lower, upper, tolerance=problem.tolerance, sphere=sphere, momentum=mix
         )

@@ -41,7 +41,7 @@ class TritonCUDA(Engine):
             eta, flags = self._launch.solve(*_arguments(problem), report=not checks.are_skipped())
             # the only time that the host waits
             if flags is None or not checks.flagged(flags, problem.names):
-                return _column(eta, problem)
+                return _column(eta)
         return None
 
     def perturb(self, problem: Problem, *, in_place: bool) -> tuple[ep.Tensor, ep.Tensor] | None:
@@ -54,7 +54,7 @@ class TritonCUDA(Engine):
             )
             if flags is None or not checks.flagged(flags, problem.names):
                 found = problem.x if in_place else ep.astensor(points)
-                return found, _column(eta, problem)
+                return found, _column(eta)
         return None
 
     def steepest_step(
@@ -63,7 +63,7 @@ class TritonCUDA(Engine):
         """Return the point; None where a row has bad values."""
         with self._starting.guard():
             points, bad = self._moves.steepest_step(
-                *_numbers(problem), counts=counts, lenient=nonfinite_as_zero
+                *_arguments(problem), counts=counts, lenient=nonfinite_as_zero
             )
             if not checks.flagged(bad, problem.names):
                 return ep.astensor(points)  # type: ignore[no-any-return]
@@ -86,7 +86,7 @@ class TritonCUDA(Engine):
         along = None if direction is None else _rows(direction)
         with self._starting.guard():
             points, threshold, missing, bad = self._moves.project(
-                *_numbers(problem), sphere=sphere, momentum=mix, direction=along
+                *_arguments(problem), sphere=sphere, momentum=mix, direction=along
             )
             if not checks.flagged(bad, problem.names):
                 return ep.astensor(points), threshold, missing if direction is None else None
@@ -98,9 +98,9 @@ class TritonCUDA(Engine):
         """Return the products in closed form."""
         with self._starting.guard():
             to_x, to_delta, to_eps = self._moves.products(
-                *_numbers(problem)[:-1], eta.raw[:, 0], _rows(cotangent), of_points=of_points
+                *_arguments(problem)[:-1], eta.raw[:, 0], _rows(cotangent), of_points=of_points
             )
-            return ep.astensor(to_x), ep.astensor(to_delta), ep.astensor(to_eps[:, None])
+            return ep.astensor(to_x), ep.astensor(to_delta), _column(to_eps)
         return None
 
     def accumulate(
@@ -118,10 +118,10 @@ class TritonCUDA(Engine):
     def reachable_norm(self, problem: Problem) -> ep.Tensor | None:
         """Return the norm; None where a row has bad values."""
         with self._starting.guard():
-            x, delta, _, *rest = _numbers(problem)
+            x, delta, _, *rest = _arguments(problem)
             reach, bad = self._moves.reachable_norm(x, delta, *rest)
             if not checks.flagged(bad, problem.names):
-                return ep.astensor(reach[:, None])  # type: ignore[no-any-return]
+                return _column(reach)
         return None
 
     @property
@@ -136,17 +136,6 @@ class TritonCUDA(Engine):
 def _rows(t: ep.Tensor) -> Any:
     raw = backends.detach(t).raw
     return raw if raw.ndim == 2 else raw.reshape(raw.shape[0], -1)
-
-
-def _numbers(problem: Problem) -> tuple[Any, ...]:
-    """Return what the moves take: eps and bounds as numbers where they are."""
-    eps, lower, upper = (
-        a if isinstance(a, float) else backends.detach(a).raw
-        for a in (problem.eps, problem.lower, problem.upper)
-    )
-    eps = eps if isinstance(eps, float) else eps[:, 0]
-    x, delta = _rows(problem.x), _rows(problem.delta)
-    return x, delta, eps, problem.p, lower, upper, problem.tolerance
 
 
 @functools.cache
@@ -169,12 +158,16 @@ def _unfit(device: Any) -> str | None:
 
 
 def _arguments(problem: Problem) -> tuple[Any, ...]:
-    lower, upper, eps = (
-        t if isinstance(t, float) else t.raw for t in (problem.lower, problem.upper, problem.eps)
+    """Return what kernels take: half precision as it is, numbers as numbers."""
+    eps, lower, upper = (
+        a if isinstance(a, float) else backends.detach(a).raw
+        for a in (problem.eps, problem.lower, problem.upper)
     )
-    return problem.x.raw, problem.delta.raw, eps, problem.p, lower, upper, problem.tolerance
+    eps = eps if isinstance(eps, float) else eps[:, 0]
+    x, delta = _rows(problem.given_x), _rows(problem.given_delta)
+    return x, delta, eps, problem.p, lower, upper, problem.tolerance
 
 
-def _column(eta: Any, problem: Problem) -> ep.Tensor:
-    column: ep.Tensor = ep.astensor(eta[:, None].to(problem.x.raw.dtype))
+def _column(a: Any) -> ep.Tensor:
+    column: ep.Tensor = ep.astensor(a[:, None])
     return column

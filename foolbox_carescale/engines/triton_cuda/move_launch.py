@@ -162,10 +162,11 @@ def products(
         of_points: Of which of the two.
 
     Returns:
-        The products for x and delta, shape (N, n), and for eps, shape (N,), in the dtype of x.
+        The products for x and delta, shape (N, n), and for eps, shape (N,); of half precision
+        in float32.
     """
-    to_x, to_delta = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(2))
-    to_eps = _empty(x, x.dtype)
+    to_x, to_delta = _points_like(x), _points_like(x)
+    to_eps = _empty(x, to_x.dtype)
     x, delta, cotangent, *bounds = map(_flat, (x, delta, cotangent, lower, upper))
     eps, eps_step, by_bits = _length(eps)
     options = _options(x, p, bounds, 0.0)
@@ -202,7 +203,7 @@ def accumulate(total: Tensor | None, decay: float, gradient: Tensor, least: floa
 def reachable_norm(
     x: Tensor, delta: Tensor, p: float, lower: Bound, upper: Bound, tolerance: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the p-norm of the room along delta, shape (N,), in the dtype of x, and flags.
+    """Return the p-norm of the room along delta, shape (N,), in the dtype that computes; flags.
 
     Args:
         x: Points.
@@ -212,7 +213,7 @@ def reachable_norm(
         upper: Upper bounds.
         tolerance: x may lie this far outside of the bounds.
     """
-    reach, flags = _empty(x, x.dtype), _empty(x, torch.int32)
+    reach, flags = _empty(x, getattr(torch, _name(x))), _empty(x, torch.int32)
     x, delta, *bounds = map(_flat, (x, delta, lower, upper))
     options = _options(x, p, bounds, tolerance) | {"INFINITE": p == math.inf}
     arguments = (x, delta, *_pointers(x, bounds), reach, flags)
