@@ -214,6 +214,21 @@ def test_sum_of_gradients_is_that_of_the_cpu_engine(moves):
 
 
 @needs_kernels
+def test_half_precision_is_read_as_it_is(moves):
+    x, v, _ = (on_device(a)[0].half() for a in problem(np.float32))
+    for p in (1, 2, math.inf):
+        z = x + 0.01 * v
+        rest = 0.5, p, 0.0, 1.0, 0.0
+        half = moves.project(x, z, *rest, sphere=True, momentum=(0.25, x, z))[0]
+        single = moves.project(
+            x.float(), z.float(), *rest, sphere=True, momentum=(0.25, x.float(), z.float())
+        )[0]
+        torch.testing.assert_close(half, single, rtol=0, atol=0)
+        half, _ = moves.steepest_step(x, v, *rest)
+        torch.testing.assert_close(half, moves.steepest_step(x.float(), v.float(), *rest)[0])
+
+
+@needs_kernels
 @pytest.mark.parametrize("p", SIZES)
 def test_rows_with_bad_values_are_flagged_and_stay(moves, p):
     x, g, _ = (on_device(a)[0] for a in problem(np.float32))

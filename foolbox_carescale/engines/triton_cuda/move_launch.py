@@ -67,7 +67,7 @@ def project(
     weight, now, before = (0.0, x, x) if momentum is None else momentum
     x0, x, now, before, *bounds = map(_flat, (x0, x, now, before, lower, upper))
     eps, eps_step, by_bits = _length(eps)
-    options = _options(x0, p, bounds, tolerance)
+    options = _options(out, p, bounds, tolerance)
     options |= {"BITS": by_bits, "MIX": momentum is not None, "SPHERE": sphere}
     data = (x0, x, now, before, bits_of(weight), *_pointers(x0, bounds), eps)
     steps = (*map(_step, (x0, x, now, before, *bounds)), eps_step)
@@ -233,7 +233,7 @@ def _run(kernel: Any, rows: int, arguments: tuple[Any, ...], options: dict[str, 
 
 
 def _options(like: Tensor, p: float, bounds: list[Any], tolerance: float) -> dict[str, Any]:
-    """Return what is compiled in: computed in the dtype of `like`, half precision in float32."""
+    """Return what is compiled in to compute in the dtype of `like`, half precision in float32."""
     name, n = _name(like), like.shape[1]
     # half of it, where registers are needed twice
     block = min(BLOCK if name == "float32" else BLOCK // 2, triton.next_power_of_2(n))
