@@ -205,7 +205,8 @@ class Sparsity:
         Returns:
             A NumPy array, or on an accelerator a native tensor.
         """
-        moved = as_numbers(flatten((best != self.x0).astype(self.x0.dtype)).sum(axis=-1))
+        differs = backends.at_least_float32((best != self.x0).astype(self.x0.dtype))
+        moved = as_numbers(flatten(differs).sum(axis=-1))
         if self.share != "adaptive":
             counts = ep.ones_like(backends.widen(moved)) * (float(self.share) * self.size)
         else:

@@ -37,3 +37,10 @@ def test_a_given_share_stays():
     sparsity = Sparsity(0.03, ep.astensor(X0), (0, 2))
     assert sparsity.counts(moved(90, 300), 4.0).tolist() == [30, 30]
     assert Sparsity(1e-9, ep.astensor(X0), (0, 2)).counts(moved(90, 300), 4.0).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_coordinates_are_counted_beyond_what_half_precision_holds(dtype):
+    x0 = ep.astensor(torch.zeros(1, 70_001, dtype=dtype))
+    sparsity = Sparsity("adaptive", x0, (0, 1))
+    assert sparsity.counts(x0 + 0.5, 4.0).tolist() == [round(70_001 / 1.5)]
