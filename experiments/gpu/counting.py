@@ -15,6 +15,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -64,21 +65,31 @@ class Count:
 
 
 @contextlib.contextmanager
-def on_gpu_road() -> Iterator[None]:
-    """Treat PyTorch's CPU tensors as those of a GPU, as far as Python can tell."""
+def on_gpu_road(*, compiled: bool = True) -> Iterator[None]:
+    """Treat PyTorch's CPU tensors as those of a GPU, as far as Python can tell.
+
+    Args:
+        compiled: Whether there is Triton, whose interpreter then has to be on; else the eager
+            engine does all.
+    """
     triton, eager = engines.TritonCUDA(), engines.ENGINES[-1]
     with contextlib.ExitStack() as stack:
         patch = functools.partial(_patched, stack)
         patch(triton, "supports", lambda t, traced: "traced" if traced else None)
-        patch(engines, "ENGINES", (triton, eager))
+        patch(engines, "ENGINES", (triton, eager) if compiled else (eager,))
         patch(backends, "on_accelerator", lambda t: backends.framework(t) == "torch")
         patch(backends, "on_cpu", lambda t: backends.framework(t) != "torch")
         yield
 
 
 @contextlib.contextmanager
-def counted() -> Iterator[Count]:
-    """Count in a block."""
+def counted(*, computed: bool = True) -> Iterator[Count]:
+    """Count in a block.
+
+    Args:
+        computed: Whether Triton's interpreter computes, or leaves the memory of results as it is,
+            which takes a hundredth of the time.
+    """
     count = Count()
     with contextlib.ExitStack() as stack:
         patch = functools.partial(_patched, stack)
@@ -91,7 +102,7 @@ def counted() -> Iterator[Count]:
         with contextlib.suppress(ImportError):
             from triton.runtime import interpreter
 
-            call = interpreter.GridExecutor.__call__
+            call = interpreter.GridExecutor.__call__ if computed else lambda *_, **__: None
             patch(interpreter.GridExecutor, "__call__", _counting_kernel(count, call))
         stack.enter_context(_Mode(count))
         yield count
@@ -178,10 +189,10 @@ def _patched(stack: contextlib.ExitStack, owner: Any, name: str, value: Any) -> 
 def example(samples: int = 3) -> tuple[Any, Any, Any]:
     """Return a linear network as a Foolbox model, inputs, and the labels that it gives them."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand((samples, 3, 6, 6), generator=generator)
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(108, 10)).eval()
+    x = torch.rand((samples, 3, 5, 5), generator=generator)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(75, 10)).eval()
     with torch.no_grad():
-        network[1].weight.copy_(torch.randn((10, 108), generator=generator) / 4)
+        network[1].weight.copy_(torch.randn((10, 75), generator=generator) / 4)
         labels = network(x).argmax(1)
     return fb.PyTorchModel(network, bounds=(0, 1), device="cpu"), x, labels
 
@@ -198,19 +209,21 @@ def of_a_gradient(model: Any, x: Any, labels: Any) -> Count:
 
 
 def per_step(
-    run: Callable[[int], Any], first: int = 21, more: int = 5
+    run: Callable[[int], Any], first: int = 4, more: int = 5, *, computed: bool = True
 ) -> tuple[dict[str, float], dict[str, float], list[int]]:
     """Return launches and waits per step by name, and the sizes of what was copied.
 
     Args:
         run: Runs an attack of as many steps as it is given.
         first: Steps of the shorter run.
-        more: How many more the longer run has.
+        more: How many more steps the longer run has.
+        computed: As for ``counted``; else values are not checked either.
     """
     counts = []
     for steps in (first, first + more):
         torch.manual_seed(0)
-        with counted() as count:
+        when: Any = "each_call" if computed else "never"
+        with counted(computed=computed) as count, fc.value_checks(when):
             run(steps)
         counts.append(count)
     extra = counts[1].minus(counts[0])
@@ -245,26 +258,25 @@ def of_operators() -> Iterator[tuple[str, float, Count, Count]]:
                 yield f"{name}{'' if isinstance(eps, float) else ', eps a tensor'}", p, *counts
 
 
-def of_attacks() -> Iterator[tuple[str, float, dict[str, float], dict[str, float], list[int]]]:
-    """Yield each attack's name, p, and launches, waits and copies per step."""
+ATTACKS: dict[str, Callable[..., Any]] = {
+    "PGD": lambda p, n: attacks.ClipAwarePGD(p=p, steps=n),
+    "APGD": lambda p, n: attacks.ClipAwareAPGD(p=p, steps=n),
+    "minimum norm": lambda p, n: attacks.ClipAwareMinimumNorm(p=p, steps=n, restarts=1),
+    "Square": lambda p, n: attacks.ClipAwareSquare(p=p, queries=n, seed=0),
+}
+
+
+def of_attack(
+    name: str, p: float, *, computed: bool = True
+) -> tuple[dict[str, float], dict[str, float], list[int]]:
+    """Return launches and waits per step of an attack by name, and the sizes of copies."""
     model, x, labels = example()
-    kinds: dict[str, Callable[..., Any]] = {
-        "PGD": lambda p, n: attacks.ClipAwarePGD(p=p, steps=n),
-        "APGD": lambda p, n: attacks.ClipAwareAPGD(p=p, steps=n),
-        "minimum norm": lambda p, n: attacks.ClipAwareMinimumNorm(p=p, steps=n, restarts=1),
-        "Square": lambda p, n: attacks.ClipAwareSquare(p=p, queries=n, seed=0),
-    }
-    for name, make in kinds.items():
-        for p, epsilon in EPSILONS.items():
-            # Square is to find nothing, so that all queries are made
-            scale = 1e-3 if name == "Square" else 1.0
-            epsilons = None if name == "minimum norm" else epsilon * scale
-            found = per_step(
-                lambda n, make=make, p=p, epsilons=epsilons: make(p, n)(
-                    model, x, labels, epsilons=epsilons
-                )
-            )
-            yield name, p, *found
+    # Square is to find nothing, so that all queries are made
+    epsilons = {"minimum norm": None, "Square": 1e-3 * EPSILONS[p]}.get(name, EPSILONS[p])
+    make = ATTACKS[name]
+    return per_step(
+        lambda steps: make(p, steps)(model, x, labels, epsilons=epsilons), computed=computed
+    )
 
 
 def main() -> None:
@@ -278,7 +290,8 @@ def main() -> None:
                 f" {checked.copied}"
             )
         print(f"a gradient alone: {plain} launches")
-        for name, p, launches, waits, copied in of_attacks():
+        for name, p in itertools.product(ATTACKS, EPSILONS):
+            launches, waits, copied = of_attack(name, p, computed=name == "Square")
             print(
                 f"{name} p={p:g}: per step {sum(launches.values()):g} launches, of which"
                 f" {plain} for a gradient; waits {sum(waits.values()):g} {waits}, copies {copied}"

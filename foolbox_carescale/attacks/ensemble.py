@@ -14,7 +14,7 @@ from foolbox.criteria import Misclassification
 from foolbox.devutils import atleast_kd, flatten
 from foolbox.models import Model
 
-from ..core import backends
+from ..core import backends, checks
 from ..core.norms import sample
 from ..operators.api import perturb
 from . import losses
@@ -162,6 +162,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
         self.verbose = verbose
         self.seed = seed
 
+    @checks.deferred()
     def run(
         self,
         model: Model,

@@ -31,6 +31,15 @@ def as_numbers(values: ep.Tensor) -> ep.Tensor:
     return values if backends.on_accelerator(values) else ep.astensor(backends.to_numpy(values))
 
 
+def numbers_from(like: ep.Tensor, array: np.ndarray[Any, Any]) -> ep.Tensor:
+    """Return an array where ``as_numbers`` would: on the accelerator of ``like``, else as NumPy's.
+
+    What a few numbers per sample stand for is then made there, and not copied to it.
+    """
+    on_device = backends.on_accelerator(like)
+    return backends.from_numpy(like, array) if on_device else ep.astensor(array)
+
+
 def from_numbers(like: ep.Tensor, numbers: ep.Tensor) -> ep.Tensor:
     """Return what ``as_numbers`` leads to as a tensor of the framework and device of ``like``."""
     if backends.framework(numbers) == backends.framework(like):

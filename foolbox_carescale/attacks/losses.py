@@ -107,7 +107,6 @@ def make_loss(criterion: Any, loss: str | Loss | LossFn) -> LossFn:
             "criterion: expected labels, Misclassification or TargetedMisclassification, got "
             f"{criterion!r}; gradient attacks need a class to move away from or towards"
         )
-    sign = -1.0 if targeted else 1.0
     if isinstance(loss, LossFn):
         return loss
     if callable(loss):
@@ -115,7 +114,12 @@ def make_loss(criterion: Any, loss: str | Loss | LossFn) -> LossFn:
     else:
         kinds = {"ce": ep.crossentropy, "margin": _margin, "soft_margin": _soft_margin}
         function = kinds.get(loss) or functools.partial(_dlr, few=loss == "dlr_or_margin")
-    return LossFn(lambda logits, own: sign * ep.astensor(function(logits, own)), classes)
+
+    def ascended(logits: ep.Tensor, own: ep.Tensor) -> ep.Tensor:
+        value: ep.Tensor = ep.astensor(function(logits, own))
+        return -1.0 * value if targeted else value
+
+    return LossFn(ascended, classes)
 
 
 def _dlr(logits: ep.Tensor, classes: ep.Tensor, *, few: bool) -> ep.Tensor:

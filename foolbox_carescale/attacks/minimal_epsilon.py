@@ -11,7 +11,7 @@ from foolbox.attacks.base import MinimizationAttack, get_is_adversarial, raise_i
 from foolbox.devutils import atleast_kd
 from foolbox.models import Model
 
-from ..core import backends
+from ..core import backends, checks
 from ..operators.api import perturb
 from .base import CheckedCall, ClipAwareAttack, ClipAwareDistance, checked_arguments
 from .parameters import Parameter, integer, interval, positive
@@ -84,6 +84,7 @@ class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # 
         """Return the wrapped attack's distance."""
         return self.attack.distance
 
+    @checks.deferred()
     def run(
         self,
         model: Model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import eagerpy as ep
@@ -11,7 +12,7 @@ from foolbox.attacks.base import get_is_adversarial, raise_if_kwargs
 from foolbox.devutils import atleast_kd, flatten
 from foolbox.models import Model
 
-from ..core import backends
+from ..core import backends, checks
 from ..core.norms import sample
 from ..operators.api import perturb
 from .base import ClipAwareAttack, checked_arguments, variant
@@ -65,6 +66,7 @@ class ClipAwareNoise(ClipAwareAttack):
         self.distribution = distribution
         self.inside = inside
 
+    @checks.deferred()
     def run(
         self, model: Model, inputs: Any, criterion: Any = None, *, epsilon: Any, **kwargs: Any
     ) -> Any:
@@ -114,6 +116,10 @@ class ClipAwareNoise(ClipAwareAttack):
             return signs
         lower, upper = model.bounds
         room = flatten(ep.where(signs > 0, upper - x0, x0 - lower))
+        if backends.on_accelerator(x0):
+            filling = ep.astensor(_first_that_fill(room.raw, epsilon, self.p))
+            moved: ep.Tensor = ep.where(filling.reshape(x0.shape), signs, ep.zeros_like(signs))
+            return moved
         rooms = backends.to_numpy(backends.at_least_float32(room)).astype(float)
         wanted: Any = epsilon
         if not isinstance(epsilon, float):
@@ -136,8 +142,28 @@ def _signs(like: ep.Tensor) -> ep.Tensor:
     return ep.where(sample(like, "uniform") < 0, -ep.ones_like(like), ep.ones_like(like))
 
 
+def _first_that_fill(room: Any, epsilon: Any, p: float) -> Any:
+    """Return as many random elements as have room for epsilon, bool, all on PyTorch's device."""
+    torch = sys.modules["torch"]
+    wide = backends.widen(ep.astensor(room)).raw
+    wanted = epsilon if isinstance(epsilon, float) else epsilon.raw.to(wide.dtype)[:, None]
+    shares = (wide / wanted).nan_to_num(nan=0.0).clamp(max=1e10) ** p
+    order = torch.rand(room.shape, device=room.device).argsort(dim=1)
+    shares = shares.gather(1, order)
+    needed = shares.cumsum(dim=1) - shares < 1
+    return torch.empty_like(needed).scatter_(1, order, needed)
+
+
 def _generalized(like: ep.Tensor, p: float) -> ep.Tensor:
     """Sample elements of density proportional to ``exp(-|t|^p)``: |t|^p is Gamma(1/p)."""
+    if backends.on_accelerator(like):
+        torch = sys.modules["torch"]
+        uniform = torch.rand(like.shape, device=like.raw.device)
+        shape = torch.full_like(uniform, 1 + 1 / p)
+        gamma = torch.distributions.Gamma(shape, 1.0, validate_args=False).sample()
+        powers = gamma.log() / p + torch.log1p(-uniform)
+        there: ep.Tensor = ep.astensor((powers - powers.max()).exp()).astype(like.dtype)
+        return there * _signs(like)
     rng = np.random.default_rng(fresh_seed(like))
     # the logarithm of a Gamma(a) of small a underflows less: Gamma(a) = Gamma(a + 1) U^(1/a)
     logs = np.log(rng.standard_gamma(1 + 1 / p, like.shape)) / p + np.log1p(-rng.random(like.shape))

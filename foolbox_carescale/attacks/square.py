@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +14,17 @@ from foolbox.attacks.base import raise_if_kwargs
 from foolbox.devutils import atleast_kd
 from foolbox.models import Model
 
-from ..core import backends
+from ..core import backends, checks
 from ..core.norms import lp_norm
 from ..operators.api import perturb
 from .base import ClipAwareAttack, checked_arguments
-from .indexing import put_samples, take_criterion, take_samples
+from .indexing import (
+    from_numbers,
+    numbers_from,
+    put_samples,
+    take_criterion,
+    take_samples,
+)
 from .losses import make_loss
 from .parameters import integer, interval, seed_or_none
 from .seeding import fresh_seed
@@ -65,6 +72,7 @@ class ClipAwareSquare(ClipAwareAttack):
         self.part = part
         self.seed = seed
 
+    @checks.deferred()
     def run(
         self,
         model: Model,
@@ -120,29 +128,39 @@ class ClipAwareSquare(ClipAwareAttack):
         return self.part * 0.5 ** sum(progress > limit for limit in HALVED_AT)
 
     def _start(self, live: _Live, grid: _Grid, rng: np.random.Generator) -> ep.Tensor:
-        signs = grid.tiles(len(live.x0), columns=self.p == math.inf, rng=rng)
-        return grid.restored(backends.from_numpy(live.x0, signs), live.x0)
+        signs = grid.tiles(live.x0, columns=self.p == math.inf, rng=rng)
+        return grid.restored(from_numbers(live.x0, signs), live.x0)
 
     def _proposal(
         self, live: _Live, grid: _Grid, part: float, rng: np.random.Generator
     ) -> ep.Tensor:
         n = len(live.x0)
         delta = grid.channels_first(live.x - live.x0)
-        window, distance = grid.window(part, n, rng)
-        bump = window * (1 + distance) ** (-2 / self.p)
-        content = _signs(rng, (n, grid.channels, 1)) * bump
+        # all random numbers first, so that one copy takes them to the device
+        drawn = [grid.centres(part, n, rng), _signs(rng, (n, grid.channels))]
+        if self.p != math.inf:
+            drawn.append(grid.centres(part, n, rng))
+        packed = np.concatenate([numbers.astype(np.int64) for numbers in drawn], axis=1)
+        numbers = numbers_from(live.x0, packed)
+        dims = len(grid.sides)
+        window = grid.window(part, numbers[:, :dims])
+        falling = (1 + grid.distance(numbers[:, :dims])) ** (-2 / self.p)
+        bump = window.astype(falling.dtype) * falling
+        signs = numbers[:, dims : dims + grid.channels].astype(falling.dtype)
+        content = signs.reshape((n, grid.channels, 1)) * bump
         if self.p == math.inf:
             size = live.epsilon
             size = size if isinstance(size, float) else atleast_kd(size.astype(delta.dtype), 3)
         else:
-            other, _ = grid.window(part, n, rng)
-            window |= other
-            held = ep.where(backends.from_numpy(delta, window), delta, ep.zeros_like(delta))
+            emptied = grid.window(part, numbers[:, dims + grid.channels :])
+            window = ep.logical_or(window, emptied)
+            held = ep.where(from_numbers(delta, window), delta, ep.zeros_like(delta))
             size = _norms(held, self.p)
-            unit = np.maximum(bump.max(axis=-1, keepdims=True), 1e-30)
-            content /= unit * ((bump / unit) ** self.p).sum(axis=-1, keepdims=True) ** (1 / self.p)
-        new = backends.from_numpy(delta, content.astype(np.float32)).astype(delta.dtype) * size
-        return grid.restored(ep.where(backends.from_numpy(delta, window), new, delta), live.x0)
+            unit = ep.maximum(bump.max(axis=-1, keepdims=True), 1e-30)
+            powers = ((bump / unit) ** self.p).sum(axis=-1, keepdims=True)
+            content = content / (unit * powers ** (1 / self.p))
+        new = from_numbers(delta, content.float32()).astype(delta.dtype) * size
+        return grid.restored(ep.where(from_numbers(delta, window), new, delta), live.x0)
 
 
 @dataclass
@@ -168,8 +186,9 @@ class _Live:
             self.margin = ep.where(better, margin, self.margin)
         return np.asarray(found.numpy())
 
-    def only(self, index: Array) -> _Live:
+    def only(self, positions: Array) -> _Live:
         """Return the state of these samples."""
+        index = backends.from_numpy(self.x0, positions)
         epsilon = (
             self.epsilon if isinstance(self.epsilon, float) else take_samples(self.epsilon, index)
         )
@@ -206,29 +225,55 @@ class _Grid:
         back = tuple(int(axis) for axis in np.argsort(self.axes))
         return t.reshape(tuple(shape)).transpose(back).astype(like.dtype)
 
-    def window(self, part: float, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
-        """Return a random window per sample, and the distance to its centre, (n, 1, S)."""
-        inside = np.ones((n, *(1,) * len(self.sides)), bool)
-        distance = np.zeros(inside.shape, np.float32)
-        for axis, length in enumerate(self.sides):
-            side = min(max(round(length * part ** (1 / len(self.sides))), 1), length)
-            start = rng.integers(0, length - side + 1, size=(n, 1))
-            place = np.arange(length)[None] - start
-            shape = [n, *(1,) * len(self.sides)]
-            shape[axis + 1] = length
-            inside = inside & ((place >= 0) & (place < side)).reshape(shape)
-            off = np.floor(np.abs(place - (side - 1) / 2)).reshape(shape)
-            distance = np.maximum(distance, off)
-        return inside.reshape((n, 1, -1)), distance.reshape((n, 1, -1))
+    def centres(self, part: float, n: int, rng: np.random.Generator) -> Array:
+        """Draw each sample's window; return twice its centre, which is whole, (n, dimensions)."""
+        drawn = []
+        for length, side in zip(self.sides, self._window(part), strict=True):
+            drawn.append(2 * rng.integers(0, length - side + 1, size=(n, 1)) + side - 1)
+        return np.concatenate(drawn, axis=1)
 
-    def tiles(self, n: int, *, columns: bool, rng: np.random.Generator) -> Array:
+    def window(self, part: float, centres: ep.Tensor) -> ep.Tensor:
+        """Return which pixels lie in the windows of these centres, bool, (n, 1, S)."""
+        sides = self._window(part)
+        covered = [off < side for off, side in zip(self._twice_off(centres), sides, strict=True)]
+        inside = functools.reduce(ep.logical_and, covered)
+        return inside.reshape((len(centres), 1, -1))
+
+    def distance(self, centres: ep.Tensor) -> ep.Tensor:
+        """Return each pixel's distance to the centre, rounded down, (n, 1, S).
+
+        In float64, but float32 on an accelerator, where an array of that size takes time.
+        """
+        whole = functools.reduce(ep.maximum, self._twice_off(centres)) // 2
+        distance = whole.float32() if backends.on_accelerator(whole) else whole.float64()
+        return distance.reshape((len(centres), 1, -1))
+
+    def _twice_off(self, centres: ep.Tensor) -> list[ep.Tensor]:
+        """Return twice the distance to the centre along each axis."""
+        off = []
+        for axis, length in enumerate(self.sides):
+            line = ep.arange(centres, 0, 2 * length, 2)[None]
+            shape = [len(centres), *(1,) * len(self.sides)]
+            shape[axis + 1] = length
+            off.append((line - centres[:, axis : axis + 1]).abs().reshape(tuple(shape)))
+        return off
+
+    def _window(self, part: float) -> list[int]:
+        """Return the sides of a window."""
+        share = part ** (1 / len(self.sides))
+        return [min(max(round(length * share), 1), length) for length in self.sides]
+
+    def tiles(self, x0: ep.Tensor, *, columns: bool, rng: np.random.Generator) -> ep.Tensor:
         """Return random signs, the same in a tile or a column, (n, channels, S), float32."""
+        n = len(x0)
         counts = [min(TILES, side) for side in self.sides]
         if columns:
             counts = [1] * (len(self.sides) - 1) + [self.sides[-1]]
-        signs = _signs(rng, (n, self.channels, *counts))
+        signs = numbers_from(x0, _signs(rng, (n, self.channels, *counts)))
         for axis, (side, count) in enumerate(zip(self.sides, counts, strict=True)):
-            signs = signs.take(np.arange(side) * count // side, axis=axis + 2)
+            tile = ep.arange(signs, 0, side, 1) * count // side
+            tiles = (*[slice(None)] * (axis + 2), tile)
+            signs = signs[tiles]
         return signs.reshape((n, self.channels, -1))
 
 

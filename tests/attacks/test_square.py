@@ -84,7 +84,9 @@ def test_a_stripe_has_one_sign_per_column_and_channel(data_format):
 def test_windows_cover_the_part_that_is_asked_for_and_lie_anywhere():
     x = ep.astensor(np.zeros((200, 3, 10, 20), np.float32))
     model = fb.NumPyModel(lambda x: x, bounds=(0, 1))
-    window, distance = _Grid(x, model).window(0.25, 200, np.random.default_rng(0))
+    grid = _Grid(x, model)
+    centres = ep.astensor(grid.centres(0.25, 200, np.random.default_rng(0)))
+    window, distance = grid.window(0.25, centres).raw, grid.distance(centres).raw
     assert np.all(window.sum(axis=-1) == 50)
     assert window.any(axis=0).all()
     assert np.all(distance[window] <= 4)
