@@ -1,10 +1,6 @@
 """The Triton engine: on a GPU where there is one, else under Triton's interpreter."""
 
 import math
-import os
-import pathlib
-import subprocess
-import sys
 import types
 
 import numpy as np
@@ -13,11 +9,12 @@ import torch
 
 from tests import reference
 from tests.engines import hard
+from tests.engines.triton_interpreter import INTERPRETED, run_tests_of, speed_up
 
 pytest.importorskip("triton", reason="Triton is not installed")
-INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 HAS_GPU = torch.cuda.is_available()
 if INTERPRETED:
+    speed_up()
     # NumPy, by which it computes, warns of numbers that a mask discards
     pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
@@ -235,6 +232,16 @@ def test_flags_say_what_is_wrong_and_such_rows_stay(cuda, device, request, in_pa
     assert not eta[1:5].any()
 
 
+def test_flags_of_short_rows_are_told_together_and_such_rows_stay(cuda, device):
+    x, delta = (torch.tensor(a).float() for a in reference.case("uniform", shape=(4, 10)))
+    x[1, 2], delta[2, 3] = 1.5, math.nan
+    x, delta = x.to(device), delta.to(device)
+    moved, eta, flags = cuda.perturb(x, delta, 0.5, 2.0, 0.0, 1.0, 0.001)
+    assert flags.item() == 3
+    assert (eta == 0).tolist() == [False, True, True, False]
+    torch.testing.assert_close(moved[1:3], x[1:3], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("p", [0.5, 10.0])
 def test_extreme_eps_gives_a_finite_eta(cuda, device, p):
     x, delta = (torch.tensor(a).float() for a in reference.case("cauchy", shape=(4, 50)))
@@ -321,16 +328,7 @@ def test_the_host_never_waits_for_the_device(cuda, gpu, shape):
 def test_the_interpreter_agrees(cases):
     if INTERPRETED or HAS_GPU:
         pytest.skip("this is the interpreter" if INTERPRETED else "the GPU itself was tested")
-    root = pathlib.Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", cases, __file__],
-        cwd=root,
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    run_tests_of(__file__, cases)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +352,7 @@ def test_kernels_compile_for_a_gpu_where_none_is(cuda, monkeypatch, tmp_path, na
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     constants = {
         "PASSED": 0, "WRITE": True, "REPORT": True, "SAMPLED": False, "LOWER": False,
-        "UPPER": False, "EPS": False, "P": 1.3, "HIGH": 1.25, "RTOL": 2e-7, "WIDTH": 1e-7,
+        "UPPER": False, "EPS": False, "P": 1.3, "HIGH": 1.25, "RTOL": 2e-7,
         "LARGEST": 1e38, "TYPE": tl.float32, "ROWS": 1, "BLOCK": 1024, "PARTS": 4, **choices,
     }  # fmt: skip
     kernel = getattr(cuda.kernels, name)

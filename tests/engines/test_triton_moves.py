@@ -113,7 +113,8 @@ def test_constraint_is_that_of_the_cpu_engine(moves, p, dtype, sphere):
 
 @needs_kernels
 @pytest.mark.parametrize(("p", "dtype"), [case[:2] for case in CASES if case[0] > 2 or case[2]])
-def test_steepest_step_is_that_of_the_cpu_engine(moves, p, dtype):
+def test_steepest_step_is_that_of_the_cpu_engine(moves, monkeypatch, p, dtype):
+    monkeypatch.setattr(moves, "SHORTEST_SAMPLED", LENGTH)
     x, g, eps = problem(dtype)
     g[:, :50] = np.round(g[:, :50])  # ties
     expected, _ = cpu.steepest(x, g, SIZES[p] * eps, p, *numbers(dtype), tolerance=0.0)

@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 
 from .elements import constant, inverse_of, largest_number, load_block, number_of, power, sizes_of
-from .rows import RUN, any_fault, faults_in, length_of, room_along, sums
+from .rows import any_fault, faults_in, length_of, room_along, sums
+from .sweeps import RUN
 
 # Relative distance from eps that no rounding of eta explains: eps is out of reach.
 UNREACHABLE = tl.constexpr(1e-5)

@@ -36,7 +36,7 @@ def row_kernel(
     eps_bits: tl.int64, tolerance_bits: tl.int64, PASSED: tl.constexpr, WRITE: tl.constexpr,
     REPORT: tl.constexpr, SAMPLED: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr,
     EPS: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr,
-    WIDTH: tl.constexpr, LARGEST: tl.constexpr, TYPE: tl.constexpr, ROWS: tl.constexpr,
+    LARGEST: tl.constexpr, TYPE: tl.constexpr, ROWS: tl.constexpr,
     BLOCK: tl.constexpr, PARTS: tl.constexpr
 ):  # fmt: skip
     """Store eta and, if asked for, the points of a row or of ROWS; make the passes that it takes.
@@ -60,7 +60,7 @@ def row_kernel(
     if PASSED > 0:
         low, low_gap, low_moving, high, high_gap, high_moving, a, b, share, fault = _resume(
             space + row * (2 * STATE + parts * (FOUND + 2 * SUMS)), parts, wanted, n, PASSED, P,
-            RTOL, WIDTH, TYPE, PARTS,
+            RTOL, TYPE, PARTS,
         )  # fmt: skip
         mine = (share >= 0) | (part == 0)
         first = tl.where(share >= 0, part * size, 0)
@@ -68,14 +68,14 @@ def row_kernel(
     else:
         low, low_gap, low_moving, high, high_gap, high_moving, a, b, share, fault = first_pass(
             x, v, lower, upper, wanted, number_of(tolerance_bits), n, valid, SAMPLED, P, HIGH,
-            RTOL, WIDTH, TYPE, ROWS, BLOCK,
+            RTOL, TYPE, ROWS, BLOCK,
         )  # fmt: skip
         mine, first, last = valid, 0, n
         if REPORT:
             tl.atomic_or(word + row * 0, fault, mask=valid & (fault != 0), sem="relaxed")
     share = further_passes(
         x, v, lower, upper, wanted, low, low_gap, low_moving, high, high_gap, high_moving, a, b,
-        share, n, mine, P, HIGH, RTOL, WIDTH, TYPE, ROWS, BLOCK,
+        share, n, mine, P, HIGH, RTOL, TYPE, ROWS, BLOCK,
     )  # fmt: skip
     found = tl.minimum(share * wanted, constant(LARGEST, tl.float64)).to(TYPE)
     tl.store(eta + row, found, mask=valid & (part == 0))
@@ -89,7 +89,7 @@ def row_kernel(
 @triton.jit
 def first_pass(
     x, v, lower, upper, wanted, tolerance, n, valid, SAMPLED: tl.constexpr, P: tl.constexpr,
-    HIGH: tl.constexpr, RTOL: tl.constexpr, WIDTH: tl.constexpr, TYPE: tl.constexpr,
+    HIGH: tl.constexpr, RTOL: tl.constexpr, TYPE: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Return the state after the pass that also surveys whole rows, and their flags."""
@@ -109,7 +109,7 @@ def first_pass(
         low, low_gap, low_moving, high, high_gap, high_moving, a, b, share = narrow(
             low, low_gap, low_moving, high, high_gap, high_moving, a, b, share,
             (1.0 - total_a).to(TYPE), moving_a.to(TYPE), (1.0 - total_b).to(TYPE),
-            moving_b.to(TYPE), P, RTOL, WIDTH, TYPE,
+            moving_b.to(TYPE), P, RTOL, TYPE,
         )  # fmt: skip
     else:
         a, b = low, tl.sqrt(low) * tl.sqrt(high)
@@ -119,7 +119,7 @@ def first_pass(
 @triton.jit
 def further_passes(
     x, v, lower, upper, wanted, low, low_gap, low_moving, high, high_gap, high_moving, a, b, share,
-    n, mine, P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr, WIDTH: tl.constexpr,
+    n, mine, P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr,
     TYPE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Return eta / eps of whole rows from the state of their search."""
@@ -134,7 +134,7 @@ def further_passes(
             low, low_gap, low_moving, high, high_gap, high_moving, a, b, share = narrow(
                 low, low_gap, low_moving, high, high_gap, high_moving, a, b, share,
                 (1.0 - total_a).to(TYPE), moving_a.to(TYPE), (1.0 - total_b).to(TYPE),
-                moving_b.to(TYPE), P, RTOL, WIDTH, TYPE,
+                moving_b.to(TYPE), P, RTOL, TYPE,
             )  # fmt: skip
             count += 1
         # never in practice: the bracket is halved again and again
@@ -156,7 +156,7 @@ def pass_kernel(
     size, parts, low_bits: tl.int64, high_bits: tl.int64, eps_bits: tl.int64,
     tolerance_bits: tl.int64, COUNT: tl.constexpr, REPORT: tl.constexpr, LOWER: tl.constexpr,
     UPPER: tl.constexpr, EPS: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr,
-    RTOL: tl.constexpr, WIDTH: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr,
+    RTOL: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr,
     PARTS: tl.constexpr
 ):  # fmt: skip
     """Make pass COUNT over a part of a row, from what the launch before left."""
@@ -178,7 +178,7 @@ def pass_kernel(
             tl.store(space + 7, b.to(tl.float64))
     else:
         low, low_gap, low_moving, high, high_gap, high_moving, a, b, share, fault = _resume(
-            space, parts, wanted, n, COUNT, P, RTOL, WIDTH, TYPE, PARTS
+            space, parts, wanted, n, COUNT, P, RTOL, TYPE, PARTS
         )
         if part == 0:
             _store_state(
@@ -212,7 +212,7 @@ def pass_kernel(
 @triton.jit
 def _resume(
     space, parts, wanted, n, COUNT: tl.constexpr, P: tl.constexpr, RTOL: tl.constexpr,
-    WIDTH: tl.constexpr, TYPE: tl.constexpr, PARTS: tl.constexpr
+    TYPE: tl.constexpr, PARTS: tl.constexpr
 ):  # fmt: skip
     """Return the state after pass COUNT - 1, and the row's flags."""
     part = tl.arange(0, PARTS)
@@ -241,7 +241,7 @@ def _resume(
         moving_b = tl.sum(tl.load(sums + 3, mask=there, other=0.0), 0).to(TYPE)
         low, low_gap, low_moving, high, high_gap, high_moving, a, b, share = narrow(
             low, low_gap, low_moving, high, high_gap, high_moving, a, b, share,
-            gap_a, moving_a, gap_b, moving_b, P, RTOL, WIDTH, TYPE,
+            gap_a, moving_a, gap_b, moving_b, P, RTOL, TYPE,
         )  # fmt: skip
     return low, low_gap, low_moving, high, high_gap, high_moving, a, b, share, fault
 

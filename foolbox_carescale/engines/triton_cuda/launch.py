@@ -43,8 +43,6 @@ SHORTEST_SAMPLED = 8192
 # Passes over split rows that are launched without knowing whether they are needed; the last launch
 # makes the passes that further rows need.
 LAUNCHED_PASSES = 3
-# Relative width of a bracket of h at which its middle is the root.
-WIDTH = {"float32": 2.0**-23, "float64": 1e-14}
 
 
 def solve(
@@ -191,7 +189,6 @@ def _constants(dtype: str, p: float) -> dict[str, Any]:
         "P": p,
         "HIGH": pow.split_order(p)[0] if p < math.inf else 0.0,
         "RTOL": sum_rtol(dtype, p),
-        "WIDTH": WIDTH[dtype],
         "TYPE": getattr(tl, dtype),
     }
 

@@ -21,12 +21,14 @@ from .. import pow
 from ..newton import sum_rtol
 from . import gradients, projection, steepest
 from .dispatch import INTERPRETED, bits_of, start
+from .launch import SHORTEST_SAMPLED
 
 Tensor = torch.Tensor
 Bound = float | Tensor
 
-# Elements that a program treats at once, by 16 warps: two such programs fit a multiprocessor.
-BLOCK, ELEMENTS_PER_WARP, MOST_WARPS = 2048, 64, 16
+# Elements that a program treats at once, by 16 warps: two such programs fit a multiprocessor. Those
+# that search a root would take a few registers more.
+BLOCK, ELEMENTS_PER_WARP, MOST_WARPS, REGISTERS = 2048, 64, 16, 64
 
 
 def project(
@@ -228,8 +230,10 @@ def _run(kernel: Any, rows: int, arguments: tuple[Any, ...], options: dict[str, 
         return
     constants = {name: options[name] for name in kernel.arg_names if name in options}
     numbers = *arguments, constants.pop("n")
+    searches = "SAMPLED" in constants and options["TYPE"] == tl.float32
+    registers = REGISTERS if searches else None
     with contextlib.nullcontext() if INTERPRETED else torch.cuda.device(arguments[0].device):
-        start(kernel, (rows, 1, 1), options["warps"], numbers, (), constants)
+        start(kernel, (rows, 1, 1), options["warps"], numbers, (), constants, registers)
 
 
 def _options(like: Tensor, p: float, bounds: list[Any], tolerance: float) -> dict[str, Any]:
@@ -242,6 +246,7 @@ def _options(like: Tensor, p: float, bounds: list[Any], tolerance: float) -> dic
         "P": p,
         "HIGH": pow.split_order(p)[0] if p < math.inf else 0.0,
         "RTOL": sum_rtol(name, p) if p < math.inf else 0.0,
+        "SAMPLED": n >= SHORTEST_SAMPLED,
         "TOLERANCE": tolerance,
         "LARGEST": 0.5 * torch.finfo(like.dtype).max,
         "TYPE": getattr(tl, name),

@@ -15,7 +15,6 @@ import triton.language as tl
 from .elements import constant, fault_of, largest_number, last_digit, load_block, number_of
 from .rows import (
     MOST_PASSES,
-    RUN,
     any_fault,
     faults_in,
     length_of,
@@ -24,6 +23,7 @@ from .rows import (
     root_of,
 )
 from .steepest import fill_row
+from .sweeps import RUN
 
 # A factor this close to 1 is the rounding of x0 + eps.
 RTOL_INF = tl.constexpr(1e-6)
@@ -145,9 +145,9 @@ def project_kernel(
     x, z, now, before, m, lower, upper, eps, direction, out, threshold, missing, flags, x_step,
     z_step, now_step, before_step, lower_step, upper_step, eps_step, direction_step, out_step, n,
     BITS: tl.constexpr, MIX: tl.constexpr, SPHERE: tl.constexpr, FILL: tl.constexpr,
-    P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr, TOLERANCE: tl.constexpr,
-    LARGEST: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr,
-    BLOCK: tl.constexpr
+    P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr, SAMPLED: tl.constexpr,
+    TOLERANCE: tl.constexpr, LARGEST: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr,
+    TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Write the projection of a row, p < inf: on to eps if SPHERE, along `direction` if FILL."""
     row = tl.program_id(0).to(tl.int64)
@@ -179,8 +179,9 @@ def project_kernel(
     if SPHERE or P != 1.0:
         if searches:
             root = root_of(
-                x, out, lower, upper, wanted, n, P, HIGH, RTOL, LARGEST, LOWER, UPPER, TYPE, BLOCK
-            )
+                x, out, lower, upper, wanted, n, P, HIGH, RTOL, SAMPLED, LARGEST, LOWER, UPPER,
+                TYPE, BLOCK,
+            )  # fmt: skip
         stays = root >= 1.0
     if SPHERE:
         stays = faults < 0

@@ -65,7 +65,7 @@ def unknown(low):
 @triton.jit
 def narrow(
     low, low_gap, low_moving, high, high_gap, high_moving, a, b, share, gap_a, moving_a, gap_b,
-    moving_b, P: tl.constexpr, RTOL: tl.constexpr, WIDTH: tl.constexpr, TYPE: tl.constexpr
+    moving_b, P: tl.constexpr, RTOL: tl.constexpr, TYPE: tl.constexpr
 ):  # fmt: skip
     """Return the state after a pass that found 1 - sum and the moving part at a and b."""
     low, low_gap, low_moving = _end(
@@ -87,7 +87,8 @@ def narrow(
 
     rtol = constant(RTOL, TYPE)
     hit_a, hit_b = tl.abs(gap_a) <= rtol, tl.abs(gap_b) <= rtol
-    settled = most <= least * constant(1.0 + WIDTH, TYPE)
+    # what the norm may miss is RTOL / P, h is the root of eta
+    settled = most <= least * constant(1.0 + 0.5 * RTOL / P, TYPE)
     # nothing between the ends of the bracket
     settled = settled | (high <= low * (1.0 + 2.0 * last_digit(TYPE)).to(TYPE))
     h = tl.where(hit_a, a, b).to(tl.float64)

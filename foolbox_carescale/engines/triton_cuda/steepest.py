@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 
 from .elements import constant, fault_of, largest_number, load_block, power, smallest_normal
-from .rows import RUN, any_fault, faults_in, length_of, moved_by, room_along, root_of
+from .rows import any_fault, faults_in, length_of, moved_by, room_along, root_of
+from .sweeps import RUN
 
 
 @triton.jit
@@ -79,8 +80,8 @@ def dual_kernel(
     x, g, lower, upper, eps, out, flags, x_step, g_step, lower_step, upper_step, eps_step,
     out_step, n, BITS: tl.constexpr, LENIENT: tl.constexpr, DUAL: tl.constexpr,
     DUAL_HIGH: tl.constexpr, SMALLEST: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr,
-    RTOL: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr, LOWER: tl.constexpr,
-    UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
+    RTOL: tl.constexpr, SAMPLED: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr,
+    LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Write x + s for 1 < p < inf: the rescaling of sign(g) |g|^DUAL, DUAL = 1 / (p - 1)."""
     row = tl.program_id(0).to(tl.int64)
@@ -99,16 +100,17 @@ def dual_kernel(
         tl.store(out + at, tl.where(v > 0, dual, -dual), mask=at < n)
     tl.debug_barrier()
     _write_rescaled(
-        x, out, lower, upper, eps, flags, row, eps_step, n, faults, BITS, P, HIGH, RTOL, LARGEST,
-        LOWER, UPPER, TYPE, BLOCK,
+        x, out, lower, upper, eps, flags, row, eps_step, n, faults, BITS, P, HIGH, RTOL, SAMPLED,
+        LARGEST, LOWER, UPPER, TYPE, BLOCK,
     )  # fmt: skip
 
 
 @triton.jit
 def _write_rescaled(
     x, out, lower, upper, eps, flags, row, eps_step, n, faults, BITS: tl.constexpr,
-    P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr, LARGEST: tl.constexpr,
-    LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
+    P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr, SAMPLED: tl.constexpr,
+    LARGEST: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr,
+    BLOCK: tl.constexpr
 ):  # fmt: skip
     """Write clip(x + eta v) over v, which is in `out`; and the flags."""
     wanted = length_of(eps, row, eps_step, BITS)
@@ -116,8 +118,9 @@ def _write_rescaled(
     root = tl.zeros((), tl.float64)
     if faults == 0:
         root = root_of(
-            x, out, lower, upper, wanted, n, P, HIGH, RTOL, LARGEST, LOWER, UPPER, TYPE, BLOCK
-        )
+            x, out, lower, upper, wanted, n, P, HIGH, RTOL, SAMPLED, LARGEST, LOWER, UPPER, TYPE,
+            BLOCK,
+        )  # fmt: skip
     tl.debug_barrier()
     for begin in range(0, n, BLOCK):
         at = begin + tl.arange(0, BLOCK)
@@ -272,8 +275,8 @@ def fill_kernel(
 def sparse_kernel(
     x, g, lower, upper, eps, counts, out, flags, x_step, g_step, lower_step, upper_step, eps_step,
     out_step, n, BITS: tl.constexpr, LENIENT: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr,
-    RTOL: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr, LOWER: tl.constexpr,
-    UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
+    RTOL: tl.constexpr, SAMPLED: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr,
+    LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Write x moved by eps, evenly along the signs of the counts[i] largest gains; p = 1."""
     row = tl.program_id(0).to(tl.int64)
@@ -291,6 +294,6 @@ def sparse_kernel(
         tl.store(out + at, tl.where(bits >= least, sign, 0.0), mask=at < n)
     tl.debug_barrier()
     _write_rescaled(
-        x, out, lower, upper, eps, flags, row, eps_step, n, faults, BITS, P, HIGH, RTOL, LARGEST,
-        LOWER, UPPER, TYPE, BLOCK,
+        x, out, lower, upper, eps, flags, row, eps_step, n, faults, BITS, P, HIGH, RTOL, SAMPLED,
+        LARGEST, LOWER, UPPER, TYPE, BLOCK,
     )  # fmt: skip

@@ -168,7 +168,7 @@ def guess(
         moving_b = (tl.sum(free, 0).to(tl.float64) * scale).to(TYPE)
         low, low_gap, low_moving, high, high_gap, high_moving, a, b, share = narrow(
             low, low_gap, low_moving, high, high_gap, high_moving, a, b, share,
-            gap_a, moving_a, gap_b, moving_b, P, ROUGH, ROUGH, TYPE,
+            gap_a, moving_a, gap_b, moving_b, P, ROUGH, TYPE,
         )  # fmt: skip
         count += 1
     h = tl.where(share < 0, a, tl.sqrt(tl.maximum(share, 0.0)).to(TYPE))
