@@ -125,6 +125,21 @@ def test_steepest_step_is_that_of_the_cpu_engine(moves, monkeypatch, p, dtype):
 
 
 @needs_kernels
+def test_long_rows_that_begin_with_a_sample_end_at_eps(moves):
+    rng = np.random.default_rng(0)
+    x, v = (f((2, 9000)).astype(np.float32) for f in (rng.random, rng.standard_normal))
+    x_, v_ = on_device(x, v)
+    for p, eps in ((1, 20.0), (2, 3.0)):
+        both = (
+            moves.steepest_step(x_, v_, eps, p, 0.0, 1.0, 0.0)[0],
+            moves.project(x_, x_ + 1e-3 * v_, eps, p, 0.0, 1.0, 0.0, sphere=True)[0],
+        )
+        for found in both:
+            size = reference.norm(found.cpu().numpy().astype(float) - x, p)
+            np.testing.assert_allclose(size, eps, rtol=2e-6)
+
+
+@needs_kernels
 @pytest.mark.parametrize("dtype", CLOSE)
 def test_sparse_step_moves_the_largest_gradients_that_can_move(moves, dtype):
     x, g, _ = problem(dtype)
