@@ -379,6 +379,8 @@ def test_kernels_compile_for_a_gpu_where_none_is(cuda, monkeypatch, tmp_path, na
 class Kernel:
     """Stands for what ``triton.jit`` returns, and for what that compiles."""
 
+    arg_names = ("x", "n", "number", "P")
+
     def __init__(self):
         self.calls = []
         self.broken = False

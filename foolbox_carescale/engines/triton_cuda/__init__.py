@@ -134,8 +134,13 @@ class TritonCUDA(Engine):
 
 
 def _rows(t: ep.Tensor) -> Any:
-    raw = backends.detach(t).raw
+    raw = _raw(t)
     return raw if raw.ndim == 2 else raw.reshape(raw.shape[0], -1)
+
+
+def _raw(t: ep.Tensor) -> Any:
+    # only then: a call that detaches five tensors spends a launch's time on it
+    return t.raw.detach() if t.raw.requires_grad else t.raw
 
 
 @functools.cache
@@ -160,8 +165,7 @@ def _unfit(device: Any) -> str | None:
 def _arguments(problem: Problem) -> tuple[Any, ...]:
     """Return what kernels take: half precision as it is, numbers as numbers."""
     eps, lower, upper = (
-        a if isinstance(a, float) else backends.detach(a).raw
-        for a in (problem.eps, problem.lower, problem.upper)
+        a if isinstance(a, float) else _raw(a) for a in (problem.eps, problem.lower, problem.upper)
     )
     eps = eps if isinstance(eps, float) else eps[:, 0]
     x, delta = _rows(problem.given_x), _rows(problem.given_delta)

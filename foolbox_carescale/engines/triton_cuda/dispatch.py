@@ -65,6 +65,7 @@ def start(
             return
         except Exception:  # a Triton that wants other arguments here; else it is raised below
             _COMPILED[key] = None
+    assert tuple(kernel.arg_names[-len(constants) :]) == tuple(constants)  # which go by position
     # Triton 3.9 wants fusion said
     options = {"num_warps": warps, "maxnreg": registers, "enable_fp_fusion": True}
     compiled = kernel[grid](*args, *numbers, **constants, **options)

@@ -34,10 +34,10 @@ def row_kernel(
     x, v, lower, upper, eps, space, eta, word, out, x_step, v_step, lower_step, upper_step,
     eps_step, out_step, n, size, parts, rows, low_bits: tl.int64, high_bits: tl.int64,
     eps_bits: tl.int64, tolerance_bits: tl.int64, PASSED: tl.constexpr, WRITE: tl.constexpr,
-    REPORT: tl.constexpr, SAMPLED: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr,
+    SAMPLED: tl.constexpr, REPORT: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr,
     EPS: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr,
-    LARGEST: tl.constexpr, TYPE: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK: tl.constexpr, PARTS: tl.constexpr
+    TYPE: tl.constexpr, LARGEST: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    PARTS: tl.constexpr
 ):  # fmt: skip
     """Store eta and, if asked for, the points of a row or of ROWS; make the passes that it takes.
 

@@ -138,11 +138,10 @@ def _launch(
     data = (x, delta, lower, upper, length)
     steps = (x.stride(0), delta.stride(0), low_step, high_step, length_step)
     numbers = (low, high, length_bits, bits_of(tolerance))
-    constants = _constants("float64" if wide else "float32", float(p))
-    constants = {
-        "REPORT": report, "LOWER": lower is not x, "UPPER": upper is not x, "EPS": length is not x,
-        **constants,
-    }  # fmt: skip
+    constants = _constants(
+        "float64" if wide else "float32", float(p), report, lower is not x, upper is not x,
+        length is not x,
+    )  # fmt: skip
     flags = x if word is None else word
     target = x if out is None else out
     registers = None if wide else REGISTERS
@@ -183,9 +182,15 @@ def _launch(
 
 
 @functools.cache
-def _constants(dtype: str, p: float) -> dict[str, Any]:
-    """Return what is compiled in for the dtype that computes and the order of the norm."""
+def _constants(
+    dtype: str, p: float, report: bool, lower: bool, upper: bool, eps: bool
+) -> dict[str, Any]:
+    """Return what is compiled in: of the dtype that computes, the norm, and what is a tensor."""
     return {
+        "REPORT": report,
+        "LOWER": lower,
+        "UPPER": upper,
+        "EPS": eps,
         "P": p,
         "HIGH": pow.split_order(p)[0] if p < math.inf else 0.0,
         "RTOL": sum_rtol(dtype, p),
