@@ -66,15 +66,13 @@ def report(arguments: argparse.Namespace) -> int:
     from ..evaluate.report.console import print_epsilons
     from ..evaluate.report.curve import parse_epsilons
 
-    if arguments.output == "":
-        raise UserError("--output: is empty; give a path, or leave it out")
+    epsilons = parse_epsilons(arguments.epsilons, "--epsilons") if arguments.epsilons else None
+    headline = parse_epsilons(arguments.headline, "--headline") if arguments.headline else {}
+    if not isinstance(headline, Mapping):
+        raise UserError(f"--headline: {arguments.headline[0]} names no norm; write Linf=8/255")
     runs = _load_runs(arguments.runs)
     output = arguments.output or (None if len(runs) == 1 else "report")
     console = make_console()
-    epsilons = parse_epsilons(arguments.epsilons) if arguments.epsilons else None
-    headline = parse_epsilons(arguments.headline) if arguments.headline else {}
-    if not isinstance(headline, Mapping):
-        raise UserError(f"--headline: {arguments.headline[0]} names no norm; write Linf=8/255")
     if arguments.format is not None:
         if headline:
             raise UserError("--headline: is for the page; with --format, give --epsilons")
@@ -152,6 +150,8 @@ def _verify_run(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) is not None
     ]
     if given:
+        if "=" in arguments.run:
+            raise UserError(f"{arguments.run}: is an override; write --model NAME {arguments.run}")
         option = given[0].replace("_", "-")
         raise UserError(f"--{option}: a run says itself; leave it out, or the run folder")
     settings = verify_run(arguments.run, allow_code=arguments.allow_code)
@@ -185,8 +185,6 @@ def _load_model(arguments: argparse.Namespace) -> Any:
 def _load_runs(folders: Sequence[str]) -> list[Results]:
     from ..evaluate import Results
 
-    if "" in folders:  # a path that is empty is the working directory
-        raise UserError("RUN: is empty; give a run folder")
     return [Results.load(folder) for folder in folders]
 
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from ..evaluate.errors import UserError, nearest, printable
-from .console import require_extra
+from .console import require_extra, split_config
 
 NORMS = ("L1", "L2", "Linf")
 """Norms for which the file has attacks."""
@@ -54,6 +54,11 @@ def init(arguments: argparse.Namespace) -> int:
     path = Path(arguments.file)
     if os.path.lexists(path):
         raise UserError(f"init: {path} exists; give another name: carescale init FILE.yaml")
+    if split_config([arguments.file])[0] is None:
+        raise UserError(
+            f"init: {path} would be read as an override; give a name without = that does not begin"
+            " with ~"
+        )
     answers = {name: _answer(name, getattr(arguments, name)) for name in _QUESTIONS}
     text = _content(path, **answers)
     try:

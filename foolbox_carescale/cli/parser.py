@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import foolbox_carescale
 
-from ..evaluate.errors import printable
+from ..evaluate.errors import UserError, printable
 from . import commands, evaluation
 from .console import WRONG_INPUT, require_extra
 from .init import init as initialise
@@ -78,6 +78,14 @@ examples:
 files: .npy, .npz, .pt (plain tensors), .safetensors, or a folder of pictures
 exit code: 0 where all claims hold, 1 where one does not, 2 after wrong input
 """
+
+
+_PATHS = {
+    **dict.fromkeys(("base", "runs", "run"), "RUN"),
+    **dict.fromkeys(("config", "file"), "FILE.yaml"),
+    **{name: f"--{name}" for name in ("clean", "adversarial", "labels", "output")},
+}
+"""Arguments that hold paths, of which an empty one would be the working directory."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -264,6 +272,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     for name in listed:
         getattr(parsed, name).extend(rest)
+    for name, shown in _PATHS.items():
+        value = getattr(parsed, name, None)
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise UserError(f"{shown}: is empty; give a path, or leave it out")
     return parsed
 
 

@@ -180,6 +180,13 @@ class AutoAttack:
         self._log(f"clean accuracy: {accuracy:.2%}")
         return accuracy
 
+    def __getattr__(self, name: str) -> Any:
+        """Say where the settings are that AutoAttack keeps in attributes such as ``apgd``."""
+        remedy = ""
+        if name in ("apgd", "apgd_targeted", "fab", "square"):
+            remedy = "; ClipAwareAutoAttack takes steps, restarts and queries as arguments"
+        raise AttributeError(f"AutoAttack has no attribute {name!r}{remedy}", name=name, obj=self)
+
     def _attack(self, name: str) -> ClipAwareAutoAttack:
         stage = ALIASES.get(name, name)
         if stage not in STAGES:

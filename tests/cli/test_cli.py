@@ -243,10 +243,12 @@ def test_wrong_input_is_one_line_and_exit_code_2(config, capsys):
         (["evaluate", "run.yaml", "--shard", "0/2"], "output: is missing"),
         (["evaluate", "run.yaml", "device=gpu"], "device: 'gpu' cannot be used"),
         (["report", "nowhere"], "holds no results of a run"),
-        (["report", ""], "RUN: is empty; give a run folder"),
+        (["report", ""], "RUN: is empty; give a path"),
         (["report", "nowhere", "--output", ""], "--output: is empty; give a path, or leave it out"),
-        (["compare", "", "nowhere"], "RUN: is empty; give a run folder"),
-        (["compare", "nowhere", ""], "RUN: is empty; give a run folder"),
+        (["evaluate", ""], "FILE.yaml: is empty; give a path"),
+        (["report", "nowhere", "--headline", "L2=-1"], "--headline: '-1' is no positive number"),
+        (["compare", "", "nowhere"], "RUN: is empty; give a path"),
+        (["compare", "nowhere", ""], "RUN: is empty; give a path"),
     ]:
         assert main(arguments) == 2
         captured = capsys.readouterr()

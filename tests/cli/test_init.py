@@ -71,6 +71,7 @@ def test_data_are_told_by_what_was_answered(data, expected, tmp_path):
         (["--model", "x"], "--data: is missing; give --model and --data, or answer on a terminal"),
         ([], "--model: is missing"),
         (["there.yaml"], "there.yaml exists; give another name"),
+        (["a=b.yaml"], "a=b.yaml would be read as an override"),
         (["no/a.yaml", "--model", "x", "--data", "digits"], "a.yaml cannot be written"),
         (["--model", "x", "--data", "digit"], "no folder 'digit', nor data of this name; did you"),
         (["--model", "x", "--data", "digits", "--epsilons", "L3=1"], "--epsilons: 'L3' is not a"),

@@ -105,6 +105,8 @@ def test_an_unknown_attack_is_named_before_anything_runs(network, samples, capsy
         adversary.run_standard_evaluation(*samples)
     with pytest.raises(ValueError, match="state_path: expected None"):
         AutoAttack(network).run_standard_evaluation(*samples, state_path="state.pt")
+    with pytest.raises(AttributeError, match=r"'square'; ClipAwareAutoAttack takes .* queries"):
+        adversary.square.n_queries = 20
     assert capsys.readouterr().out == ""
 
 

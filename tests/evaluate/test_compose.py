@@ -215,7 +215,7 @@ def test_lists_of_a_sweep_are_zipped_and_combined_with_other_values(tmp_path):
     ("text", "overrides", "line"),
     [
         ("sweep: {seed: [0, 1], samples: [3]}", [], "seed has 2, samples has 1; give each as many"),
-        ("sweep: {seed: 0}", [], "sweep.seed: 0 is not a list; write one value for each run"),
+        ("sweep: {seed: 0}", [], "sweep.seed: 0 is no list of values; write one for each"),
         ("sweep: [seed]", [], "sweep: .'seed'. is not a mapping; write keys with lists"),
         ("sweep: {sede: [0, 1]}", [], "sede: there is no such key; did you mean 'seed'"),
         ("sweep: {output: [a, b]}", [], "sweep.output: give one folder"),
@@ -225,7 +225,8 @@ def test_lists_of_a_sweep_are_zipped_and_combined_with_other_values(tmp_path):
             [],
             "sweep.model: {'name': 'a'} is no number, text or list",
         ),
-        ("seed: 0", ["sweep.seed=1"], "sweep.seed: 1 is not a list"),
+        ("seed: 0", ["sweep.seed=1"], "sweep.seed: 1 is no list"),
+        ("seed: 0", ["sweep=[0,1]"], "sweep: holds lists by key; .* sweep.seed="),
     ],
 )
 def test_lists_of_a_sweep_that_cannot_be_zipped_are_one_line(tmp_path, text, overrides, line):

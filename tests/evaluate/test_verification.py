@@ -202,9 +202,12 @@ def test_a_run_is_checked_against_what_it_stored(tmp_path, capsys):
 def test_a_run_without_adversarial_examples_says_how_to_keep_them(tmp_path, capsys):
     attacks = {"noise": AttackConfig("L2ClipAwareGaussianNoise", [0.3])}
     evaluate(Evaluation(attacks=attacks, samples=3, output=str(tmp_path / "run")))
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "config.yaml").write_text("seed: 0")
     for folder, message in (
         (tmp_path / "run", "run it with save=adversarial_examples"),
         (tmp_path, "holds no run"),
+        (tmp_path / "trained", "holds no run"),
     ):
         assert main(["verify", str(folder)]) == 2
         assert message in capsys.readouterr().err
@@ -215,7 +218,7 @@ def test_a_run_without_adversarial_examples_says_how_to_keep_them(tmp_path, caps
     [
         ({"epsilon": "8/0"}, "eps: '8/0' is no number"),
         ({"epsilon": -1}, "eps: -1 is no number >= 0"),
-        ({"norm": "l2"}, "'l2' is not a norm; did you mean 'L2'"),
+        ({"norm": "l2"}, "norm: 'l2' is not a norm; did you mean 'L2'"),
         ({"adversarial": np.zeros((2, 3, 8, 8), np.float32)}, "adversarial: has the shape"),
         (
             {"clean": np.full((N, 3, 8, 8), 1.5, np.float32)},
@@ -262,6 +265,17 @@ def test_wrong_files_are_one_line(tmp_path, images, capsys):
     }.items():
         arguments = ["--clean", str(good), "--adversarial", str(tmp_path / name), "--eps", "0.1"]
         assert main(["verify", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert message in error
+    files = ["--clean", str(good), "--adversarial", str(good), "--eps", "0.1"]
+    for arguments, code, message in (
+        ([*files, "--output", str(good)], 3, "good.npy cannot be written (File exists)"),
+        ([*files, "--output", ""], 2, "--output: is empty"),
+        ([*files, "model.weights=a.pt"], 2, "is an override; write --model NAME model.weights"),
+        (["--clean", ""], 2, "--clean: is empty"),
+    ):
+        assert main(["verify", *arguments]) == code
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert message in error

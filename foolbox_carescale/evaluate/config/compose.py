@@ -228,6 +228,8 @@ def parse_override(override: str, spec: ConfigSpec = EVALUATION) -> Override:
         raise UserError(f"the override {override[:60]!r}... is too long or too deep") from None
     first = parsed.key_or_group.partition(".")[0]
     known = {*field_names(spec.config), *spec.groups}
+    if parsed.key_or_group == SWEEP:
+        raise UserError("sweep: holds lists by key; write one for each key, as in sweep.seed=[0,1]")
     if first not in known:
         raise UserError(f"{first}: there is no such key; {nearest(first, known)}")
     if re.match(r"(report\.)?epsilons\..*\.", parsed.key_or_group):

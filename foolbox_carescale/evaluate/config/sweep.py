@@ -91,7 +91,9 @@ def _zipped(
     lists = {**of_file, **asked}
     for key, values in lists.items():
         if not isinstance(values, list) or not values:
-            raise UserError(f"sweep.{key}: {values!r} is not a list; write one value for each run")
+            raise UserError(
+                f"sweep.{key}: {values!r} is no list of values; write one for each run, as in [0,1]"
+            )
         if key == "output":
             raise UserError("sweep.output: give one folder as output, below which the runs go")
         if any(one.partition("=")[0] == key for one in given):

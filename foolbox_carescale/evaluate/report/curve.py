@@ -88,22 +88,25 @@ def check_epsilons(epsilons: Epsilons) -> None:
             raise UserError(f"epsilons: {value!r} is not positive and finite")
 
 
-def parse_epsilons(words: Sequence[str]) -> Epsilons:
+def parse_epsilons(words: Sequence[str], name: str = "epsilons") -> Epsilons:
     """Return what ``accuracy_at`` takes, from words such as 0.1, 8/255 or L2=0.1,0.2.
 
     Raises:
         UserError: A word is none of these, or only some name a norm.
     """
     named = {
-        name: values for name, is_named, values in (w.partition("=") for w in words) if is_named
+        norm: values for norm, is_named, values in (w.partition("=") for w in words) if is_named
     }
     if not named:
-        return [parse_epsilon(text) for word in words for text in word.split(",")]
-    if len(named) < len(words):
+        return [parse_epsilon(text, name) for word in words for text in word.split(",")]
+    if len(named) < len(words) or "" in named:
         raise UserError(
-            "epsilons: name the norm once for each, as in L2=0.1,0.2 Linf=8/255, or never"
+            f"{name}: name the norm once for each, as in L2=0.1,0.2 Linf=8/255, or never"
         )
-    return {name: [*map(parse_epsilon, values.split(","))] for name, values in named.items()}
+    return {
+        norm: [parse_epsilon(text, name) for text in values.split(",")]
+        for norm, values in named.items()
+    }
 
 
 def parse_epsilon(text: str, name: str = "epsilons") -> float:

@@ -161,7 +161,10 @@ def verify(
     if not 0 <= limit < math.inf:
         raise UserError(f"eps: {epsilon!r} is no number >= 0; give one such as 0.5 or 8/255")
     name = norm if isinstance(norm, str) else _name(float(norm))
-    p = 0.0 if name == "L0" else norm_order(name)
+    try:
+        p = 0.0 if name == "L0" else norm_order(name)
+    except UserError as error:
+        raise UserError(f"norm: {error}") from error
     try:
         batch_size = operator.index(batch_size)
     except TypeError:

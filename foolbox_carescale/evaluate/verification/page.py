@@ -18,6 +18,7 @@ from rich.table import Table
 
 from ...core.fractions import format_epsilon
 from ..config.types import norm_name
+from ..errors import StorageError
 from ..report.pictures import halve, to_png
 from .measure import Verification, as_images
 from .runs import VerifiedSetting
@@ -100,7 +101,19 @@ def write_verification(
         clean: for these images,
         adversarial: and these.
         folder: Where to; made where it is missing.
+
+    Raises:
+        StorageError: It cannot be written.
     """
+    try:
+        return _write(found, clean, adversarial, folder)
+    except OSError as error:
+        raise StorageError(
+            f"output: {folder} cannot be written ({error.strerror or error}); choose another folder"
+        ) from error
+
+
+def _write(found: Verification, clean: Any, adversarial: Any, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"verification.{kind}" for kind in ("json", "csv", "html")]
     paths[0].write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")

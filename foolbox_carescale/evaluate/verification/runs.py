@@ -51,7 +51,7 @@ def verify_run(path: str | Path, *, allow_code: bool = False) -> list[VerifiedSe
             ones.
     """
     folder = RunFolder(Path(path))
-    if folder.record() is None:
+    if not (folder.path / "run.json").is_file() or folder.record() is None:
         raise UserError(f"RUN: {folder.path} holds no run (run.json); give a run folder")
     evaluation = load_evaluation(folder.path / "config.yaml", allow_code=allow_code)
     data = open_data(evaluation.data, evaluation.samples)
@@ -78,10 +78,9 @@ def verify_run(path: str | Path, *, allow_code: bool = False) -> list[VerifiedSe
     except IntegrityError as error:
         raise UserError(f"RUN: is damaged ({error}); compute it again") from error
     if not parts:
-        raise UserError(
-            f"RUN: {folder.path} holds no adversarial examples; run it with"
-            " save=adversarial_examples"
-        )
+        kept = evaluation.save == "adversarial_examples"
+        reason = "no sample was attacked" if kept else "run it with save=adversarial_examples"
+        raise UserError(f"RUN: {folder.path} holds no adversarial examples; {reason}")
     settings = []
     for number in sorted(parts):
         found = merge(parts[number])
