@@ -1,4 +1,4 @@
-"""One run that says whether the GPU path is right and how fast it is, in under four minutes.
+"""One run that says whether the GPU path is right and how fast it is, made for four minutes.
 
     python -m experiments.gpu                                # on a GPU: writes results/gpu.md
     python -m experiments.gpu --device cpu --tiny            # a trial, in Triton's interpreter
