@@ -88,7 +88,8 @@ def measure_run(count: int, shards: int) -> dict[str, float]:
             probed: list[int] = []
 
             def follow(progress: Progress, probed: list[int] = probed) -> None:
-                probed.append(decoded.total())  # at first when the model was probed
+                if progress.setting is None:  # last when the model was probed
+                    probed[:] = [decoded.total()]
                 if progress.done == 1 and shards == 1:
                     first.append(decoded.total())
 

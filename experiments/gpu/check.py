@@ -81,5 +81,6 @@ def _run(chosen: Any, sections: list[str]) -> int:
     for line in report.missed:
         print(line, flush=True)
     if setting.cuda:
+        chosen.output.mkdir(parents=True, exist_ok=True)
         (chosen.output / "gpu.md").write_text(report.markdown("The GPU path"), encoding="utf-8")
     return 1 if report.missed else 0

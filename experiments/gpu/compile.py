@@ -89,6 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = render(kernels, failures)
     print(text)
     if chosen.output is not None:
+        chosen.output.mkdir(parents=True, exist_ok=True)
         (chosen.output / "gpu_compile.md").write_text(text, encoding="utf-8")
         write(chosen.output / "gpu_compile.csv", kernels, [])
 

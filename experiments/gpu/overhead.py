@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = render(measure(chosen.rounds))
     print(text)
     if chosen.output is not None:
+        chosen.output.mkdir(parents=True, exist_ok=True)
         (chosen.output / "gpu_overhead.md").write_text(text, encoding="utf-8")
 
 
