@@ -366,6 +366,7 @@ def test_an_entry_of_a_defaults_list_that_means_nothing_is_one_line(tmp_path, lo
         ("data.classes=[{a:1}]", "data.classes.0: {'a': 1} is not a valid integer"),
         ("seed=true", "seed: True is not a number"),
         ("model=resnet81", "model: there is no 'resnet81'; did you mean 'resnet18'"),
+        ("data=/", "data: '/' is a folder; write data=folder data.root=/"),
         ("model=null", "model: None is not the name of a config; valid: 'convnext_tiny'"),
         ("data=foldr", "data: there is no 'foldr'; did you mean 'folder'"),
         ("tracking=mlflwo", "tracking: there is no 'mlflwo'; did you mean 'mlflow'"),

@@ -313,6 +313,8 @@ def _check_option(group: str, option: Any, beside: Path | None, spec: ConfigSpec
     valid = options(group, beside, spec)
     if option in valid:
         return
+    if group == "data" and isinstance(option, str) and Path(option).is_dir():
+        raise UserError(f"data: {option!r} is a folder; write data=folder data.root={option}")
     if isinstance(option, str) and "/" not in option:
         own = {"model": "model.name", "data": "data.name"}.get(group)
         more = f" (anything else by name: {own}={option})" if own else ""
