@@ -23,6 +23,7 @@ def run(
     warnings=(),
     nearest=(),
     clean=0.9,
+    class_names=(),
 ):
     """A complete run; robust accuracy falls with epsilon, and with the number of the attack.
 
@@ -31,7 +32,8 @@ def run(
     """
     generator = np.random.default_rng(0)
     folder = RunFolder(path)
-    folder.start({"fingerprint": "invented", "tasks": attacks * len(epsilons)})
+    tasks = attacks * len(epsilons)
+    folder.start({"fingerprint": "invented", "tasks": tasks, "class_names": list(class_names)})
     folder.open()
     folder.write_config(config)
     folder.write_warnings(list(warnings))

@@ -246,6 +246,7 @@ def test_twenty_attacks_a_thousand_classes_and_many_rows_make_a_page_that_opens(
         classes=1000,
         side=224,
         p=float("inf"),
+        class_names=[f"an animal, number {i}" for i in range(1000)],
     )
     path = tmp_path / "report.html"
     path.write_text(html(aggregate([results])), encoding="utf-8")
@@ -254,8 +255,26 @@ def test_twenty_attacks_a_thousand_classes_and_many_rows_make_a_page_that_opens(
     chart = page.get_by_role("img", name="robust accuracy by epsilon, Linf")
     assert chart.locator("path.curve").count() == 21
     assert "least robust classes" in page.locator("main").inner_text()
+    assert " an animal (0/2)" in page.locator("main").inner_text()
     assert page.locator(".gallery figure").count() == 20
     assert page.evaluate("[...document.images].every((i) => i.naturalWidth > 20)")
+
+
+def test_classes_have_their_names_where_all_runs_share_them(visit, tmp_path):
+    names = [["cat, Felis", "<b>dog</b>"], ["cat, Felis", "wolf"]]
+    results = [
+        synthetic.run(tmp_path / run, attacks=1, epsilons=(0.5,), classes=2, class_names=own)
+        for run, own in zip("ab", names, strict=True)
+    ]
+
+    def heads(runs):
+        path = tmp_path / "report.html"
+        path.write_text(html(aggregate(runs)), encoding="utf-8")
+        section = visit(path).locator("section", has_text="Robust accuracy by class")
+        return section.locator("th").all_inner_texts()[-2:]
+
+    assert heads(results[:1]) == ["0 cat", "1 <b>dog</b>"]
+    assert heads(results) == ["0 cat", "1"]
 
 
 def test_one_attack_at_one_epsilon_without_images_is_a_page_too(visit, tmp_path):

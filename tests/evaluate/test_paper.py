@@ -90,6 +90,17 @@ def test_markdown_shows_the_same_numbers(runs):
         assert f"{100 * value:.1f}" in text
 
 
+def test_a_model_of_several_runs_is_shown_with_the_name_of_the_run(tmp_path):
+    made = [
+        synthetic.run(tmp_path / name, attacks=1, epsilons=(0.5,), model=model)
+        for name, model in (("a_1", "net"), ("b", "net"), ("c", "other"))
+    ]
+    runs = aggregate(made)
+    rows = [line.split(" | ")[0] for line in paper_table(runs, "markdown").splitlines()]
+    assert rows[2:] == ["| net (a\\_1)", "| net (b)", "| other"]
+    assert r"net (a\_1) & " in paper_table(runs, "latex")
+
+
 def test_attacks_and_epsilons_are_chosen_and_a_minimum_norm_attack_is_known_at_each(results, runs):
     found = json.loads(paper_table(runs, "json", ["attack_1", "attack_0"], [0.123, 0.5]))
     shown = [(one["run"], one["attack"], one["epsilon"]) for one in found]

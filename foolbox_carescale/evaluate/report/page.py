@@ -77,6 +77,8 @@ def _content(runs: Sequence[Run]) -> dict[str, Any]:
 def _about(run: Run) -> dict[str, Any]:
     correct, total = run.clean
     low, high = wilson(correct, total)
+    points = [point for series in run.series for point in series.points if point.classes.size]
+    listed = {row[0] for point in points for row in _classes(point.classes)["rows"]}
     return {
         "name": run.name,
         "model": run.model,
@@ -85,6 +87,7 @@ def _about(run: Run) -> dict[str, Any]:
         "config": run.config,
         "versions": run.versions,
         "made": run.made,
+        "classes": {label: run.class_text(label) for label in sorted(listed)},
         "diagnostics": [
             {"code": diagnostic.code, "message": diagnostic.message, "remedy": diagnostic.remedy}
             for diagnostic in run.diagnostics

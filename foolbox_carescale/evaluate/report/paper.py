@@ -30,6 +30,10 @@ _LATEX = {
 }
 
 
+# a model with its clean accuracy in percent, an attack, and what stands in the columns
+_Row = tuple[tuple[str, str], str, list[str | None]]
+
+
 @dataclass(frozen=True)
 class Entry:
     """Robust accuracy of a run under one attack at one epsilon, with its 95% interval."""
@@ -109,7 +113,8 @@ def paper_table(
     """Return a table of robust accuracies.
 
     LaTeX (for the package booktabs) and Markdown have a row per run and attack and a column per
-    norm and epsilon, in percent, with the lowest of each run and column in bold. CSV and JSON
+    norm and epsilon, in percent, with the lowest of each run and column in bold. A model that
+    several runs evaluate is shown with the name of the run. CSV and JSON
     have a row per run, attack, norm and epsilon, with the 95% interval, as shares.
 
     Args:
@@ -126,9 +131,12 @@ def paper_table(
     columns = sorted(
         {(one.norm, one.epsilon) for one in found}, key=lambda c: (norm_order(c[0]), c[1])
     )
-    rows: list[tuple[Run, str, list[str | None]]] = []
+    rows: list[_Row] = []
+    models = [run.model for run in runs]
     bold = r"\textbf{{{}}}" if form == "latex" else "**{}**"
     for run in runs:
+        name = run.model if models.count(run.model) == 1 else f"{run.model} ({run.name})"
+        model = name, f"{100 * run.clean_accuracy:.1f}"
         own = {(one.attack, one.norm, one.epsilon): one for one in found if one.run == run.name}
         single = {series.attack for series in run.series}
         best = {
@@ -146,23 +154,20 @@ def paper_table(
                 elif one is not None and attack in single and one.robust_accuracy == best[column]:
                     text = bold.format(text)
                 shown.append(text)
-            rows.append((run, attack, shown))
+            rows.append((model, attack, shown))
     return _latex(rows, columns) if form == "latex" else _markdown(rows, columns)
 
 
-def _markdown(
-    rows: list[tuple[Run, str, list[str | None]]], columns: list[tuple[str, float]]
-) -> str:
+def _markdown(rows: list[_Row], columns: list[tuple[str, float]]) -> str:
     head = ["model", "clean", "attack", *(f"{norm} {format_epsilon(e)}" for norm, e in columns)]
     body = [
-        [escape(run.model), f"{100 * run.clean_accuracy:.1f}", escape(attack),
-         *("" if text is None else text for text in shown)]
-        for run, attack, shown in rows
+        [escape(model), clean, escape(attack), *("" if text is None else text for text in shown)]
+        for (model, clean), attack, shown in rows
     ]  # fmt: skip
     return markdown_table(head, body) + "\n"
 
 
-def _latex(rows: list[tuple[Run, str, list[str | None]]], columns: list[tuple[str, float]]) -> str:
+def _latex(rows: list[_Row], columns: list[tuple[str, float]]) -> str:
     norms = list(dict.fromkeys(norm for norm, _ in columns))
     wide = [sum(norm == name for norm, _ in columns) for name in norms]
     ends = [3 + sum(wide[: i + 1]) for i in range(len(wide))]
@@ -181,15 +186,14 @@ def _latex(rows: list[tuple[Run, str, list[str | None]]], columns: list[tuple[st
         f"Model & Clean & Attack & {' & '.join(format_epsilon(e) for _, e in columns)} \\\\",
         "\\midrule",
     ]
-    before: Run | None = None
-    for run, attack, shown in rows:
-        if before is not None and run is not before:
+    before: tuple[str, str] | None = None
+    for model, attack, shown in rows:
+        if before is not None and model != before:
             lines.append("\\midrule")
-        first = run is not before
-        about = [_in_latex(run.model), f"{100 * run.clean_accuracy:.1f}"] if first else ["", ""]
+        about = ["", ""] if model == before else [_in_latex(model[0]), model[1]]
         texts = ("--" if text is None else text for text in shown)
         lines.append(f"{' & '.join([*about, _in_latex(attack), *texts])} \\\\")
-        before = run
+        before = model
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 

@@ -50,13 +50,19 @@ const histograms = (norm, quantity, epsilon) => {
   );
 };
 const classes = (norm, epsilon) => {
+  const text = (run, label) => data.runs[run].classes[label];
+  // a column holds a class of all runs; where they name it differently, its number is what they share
+  const shared = (label) => {
+    const texts = new Set(data.runs.map((_, run) => text(run, label)).filter(Boolean));
+    return texts.size === 1 ? [...texts][0] : String(label);
+  };
   const rows = norm.series.flatMap((one) =>
     one.points.filter((p) => p.e === epsilon && p.classes).map((p) => [one, p.classes]),
   );
   const numbers = [...new Set(rows.flatMap(([, c]) => c.rows.map((row) => row[0])))].sort((a, b) => a - b);
   if (rows.every(([, c]) => !c.profile.length))
     return table(
-      ["attack \\ class", ...numbers.map(String)],
+      ["attack \\ class", ...numbers.map(shared)],
       rows.map(([one, c]) => {
         const at = new Map(c.rows.map((row) => [row[0], row]));
         return [
@@ -84,7 +90,8 @@ const classes = (norm, epsilon) => {
       return svg("path", { ...stroke(one), d });
     }),
   );
-  const listed = (those) => those.map((row) => `${row[0]} (${row[2]}/${row[1]})`).join(", ");
+  const listed = (one, those) =>
+    those.map(([label, total, robust]) => `${text(one.run, label)} (${robust}/${total})`).join(", ");
   return html(
     "div",
     {},
@@ -93,8 +100,8 @@ const classes = (norm, epsilon) => {
       ["attack", "least robust classes (robust / samples)", "most robust classes"],
       rows.map(([one, c]) => [
         nameCell(one),
-        { node: listed(c.rows.slice(0, 6)), value: c.rows[0][2] / c.rows[0][1], class: "left" },
-        { node: listed(c.rows.slice(-6).reverse()), value: c.rows.at(-1)[2] / c.rows.at(-1)[1], class: "left" },
+        { node: listed(one, c.rows.slice(0, 6)), value: c.rows[0][2] / c.rows[0][1], class: "left" },
+        { node: listed(one, c.rows.slice(-6).reverse()), value: c.rows.at(-1)[2] / c.rows.at(-1)[1], class: "left" },
       ]),
     ),
   );
