@@ -68,6 +68,17 @@ def flagged(bad: Any, report: Report = ("x", "delta")) -> bool:
     return False
 
 
+def describe(names: Names, flags: int) -> str:
+    """Return what flags say, without where."""
+    x_name, name = names
+    found = {
+        OUT_OF_BOUNDS: f"{x_name}: values lie outside the bounds",
+        NOT_FINITE: f"{x_name} or {name}: values are NaN or infinite",
+        BAD_EPS: "eps: values are negative, NaN or infinite",
+    }
+    return "; ".join(text for bit, text in found.items() if flags & bit)
+
+
 def are_skipped() -> bool:
     """Return whether flags are not even collected, so that none need be computed.
 
@@ -159,11 +170,5 @@ def _say(report: Report, flags: int) -> None:
     if not isinstance(report, tuple):
         report(flags)
         return
-    x_name, name = report
-    found = {
-        OUT_OF_BOUNDS: f"{x_name}: values lie outside the bounds",
-        NOT_FINITE: f"{x_name} or {name}: values are NaN or infinite",
-        BAD_EPS: "eps: values are negative, NaN or infinite",
-    }
-    faults = "; ".join(text for bit, text in found.items() if flags & bit)
+    faults = describe(report, flags)
     raise ValueError(f"{faults}; value_checks('each_call') tells in which call and sample")

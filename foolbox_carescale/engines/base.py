@@ -52,7 +52,8 @@ class Engine(ABC):
         """Return ``clip(x + eta delta)``, shape (N, n), and eta.
 
         With ``in_place`` the points may be written over ``problem.x``, which is returned then;
-        not over rows with bad values, so that the error can say what they are.
+        not over rows with bad values, so that the error can say what they are. An engine that finds
+        those after it has written raises: None says that nothing has been written.
         """
         return None
 
@@ -71,7 +72,10 @@ class Engine(ABC):
         overwrite: bool,
         direction: ep.Tensor | None,
     ) -> tuple[ep.Tensor, Any, Any] | None:
-        """Return the projected points and two numbers per sample; see ``engines.project``."""
+        """Return the projected points and two numbers per sample; see ``engines.project``.
+
+        None says that nothing has been written, also with ``overwrite``.
+        """
         return None
 
     def vjp(

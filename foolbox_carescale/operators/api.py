@@ -126,8 +126,9 @@ def perturb(
         p: Order of the norm, in (0, inf].
         bounds: Lower and upper bound, numbers or tensors that broadcast to x.
         in_place: Write the result over x and return x. For NumPy arrays and PyTorch tensors
-            that are contiguous, in float32 or float64, and not differentiated. On the CPU nothing
-            is written where a value is bad; on a GPU the samples without bad values are.
+            that are contiguous, in float32 or float64, and not differentiated. Where a value is
+            bad nothing is written on the CPU. On a GPU all samples without bad values have been
+            moved, once, by the time the error is raised; those with bad values are as they were.
 
     Returns:
         The perturbed points, type of x: inside the bounds, exactly eps from x in the p-norm

@@ -8,7 +8,7 @@ from typing import Any
 import eagerpy as ep
 import numpy as np
 
-from ...core import backends
+from ...core import backends, checks
 from ...core.norms import WIDE_BELOW
 from ...core.problem import Problem
 from ..base import LARGEST, Engine, as_tensor, load
@@ -51,6 +51,8 @@ class NumbaCPU(Engine):
         out = arrays[0] if in_place else None
         points, roots, flags = self._arrays.perturb(*arrays, tolerance=problem.tolerance, out=out)
         if np.count_nonzero(flags):
+            if in_place:
+                problem.reject_flagged(_word(flags))
             return None
         written = problem.x if in_place else as_tensor(problem, points)
         return written, as_tensor(problem, roots[:, None])
@@ -77,7 +79,8 @@ class NumbaCPU(Engine):
     ) -> tuple[ep.Tensor, Any, Any] | None:
         """Return the points, thresholds and what is missing to eps."""
         x0, x, eps, p, lower, upper = problem.arrays
-        if not (overwrite and backends.framework(problem.shaped_x) in _WRITABLE):
+        overwrite = overwrite and backends.framework(problem.shaped_x) in _WRITABLE
+        if not overwrite:
             x = x.copy()
         mix = None
         if momentum is not None:
@@ -88,6 +91,8 @@ class NumbaCPU(Engine):
             x0, x, eps, p, lower, upper, tolerance=problem.tolerance, sphere=sphere, momentum=mix
         )
         if np.count_nonzero(flags):
+            if overwrite:
+                problem.reject_flagged(_word(flags))
             return None
         return as_tensor(problem, points), threshold, missing
 
@@ -130,3 +135,11 @@ class NumbaCPU(Engine):
     @property
     def _arrays(self) -> Any:
         return load(".arrays", __name__)[0]
+
+
+def _word(flags: Any) -> int:
+    """Return the flags of all rows as those of ``checks``."""
+    found = int(np.bitwise_or.reduce(flags))
+    outside = found & load(".arrays", __name__)[0].Flags.OUT_OF_BOUNDS
+    bits = checks.OUT_OF_BOUNDS if outside else 0
+    return bits | (checks.NOT_FINITE if found != outside else 0)

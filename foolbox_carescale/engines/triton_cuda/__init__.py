@@ -46,16 +46,19 @@ class TritonCUDA(Engine):
 
     def perturb(self, problem: Problem, *, in_place: bool) -> tuple[ep.Tensor, ep.Tensor] | None:
         """Return the points and eta; rows with bad values stay as they are."""
+        found: Any = None
         with self._starting.guard():
             arguments = _arguments(problem)
             out = arguments[0] if in_place else None
-            points, eta, flags = self._launch.perturb(
-                *arguments, out=out, report=not checks.are_skipped()
-            )
-            if flags is None or not checks.flagged(flags, problem.names):
-                found = problem.x if in_place else ep.astensor(points)
-                return found, _column(eta)
-        return None
+            found = self._launch.perturb(*arguments, out=out, report=not checks.are_skipped())
+        if found is None:
+            return None
+        points, eta, flags = found
+        if flags is not None and checks.flagged(flags, problem.names):
+            if in_place:  # the other rows have been written
+                problem.reject_flagged(int(flags))
+            return None
+        return problem.x if in_place else ep.astensor(points), _column(eta)
 
     def steepest_step(
         self, problem: Problem, counts: Any, *, nonfinite_as_zero: bool

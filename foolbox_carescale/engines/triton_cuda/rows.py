@@ -43,7 +43,7 @@ def faults_in(point, size, low, high, TOLERANCE: tl.constexpr, TYPE: tl.constexp
     tolerance = constant(TOLERANCE, TYPE)
     # written so that NaN is not fine
     fine = (point == point) & (size <= largest_number(TYPE).to(TYPE))
-    outside = (point < low - tolerance) | (point > high + tolerance)
+    outside = (point - low < -tolerance) | (high - point < -tolerance)
     return tl.where(fine, 0, NOT_FINITE) | tl.where(outside, OUT_OF_BOUNDS, 0)
 
 

@@ -93,7 +93,7 @@ def sweep(
             if SURVEY:
                 # written so that NaN is not fine
                 fine = (point == point) & (size <= most)
-                outside = (point < low - tolerance) | (point > high + tolerance)
+                outside = (point - low < -tolerance) | (high - point < -tolerance)
                 faults |= tl.where(fine, 0, NOT_FINITE) | tl.where(outside, OUT_OF_BOUNDS, 0)
                 movable = room > 0
                 contact = room / tl.where(movable, size, 1.0)
