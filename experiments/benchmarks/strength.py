@@ -22,6 +22,7 @@ Each line of ``strength.csv`` is one attack on one model at one epsilon under on
 line is not computed again, so a run can be stopped, resumed and split by the options.
 Regularly, and at the end, ``strength.md`` (tables, and
 which goals hold) and ``strength.png`` (security curves) are written from the whole CSV.
+``experiments.benchmarks.strength_recheck`` tells misses from noise, with more samples.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
         if cell.model not in targets:
             samples = SAMPLES[cell.model]
             targets[cell.model] = load_target(cell.model, samples, options.weights)
-        row = measure(targets[cell.model], cell)
+        row, _ = measure(targets[cell.model], cell)
         strength_report.append(path, row)
         print(f"{number}/{len(wanted)} {cell.model} {norm_name(cell.p)} {cell.epsilon:.4g} "
               f"{cell.attack} {cell.steps} {cell.seed}: {row.robust_accuracy:.3f} / "
@@ -170,8 +171,8 @@ def fixed(model: str, p: float, seed: int, attacks: dict[str, tuple[int, ...]]) 
                 yield Cell("fixed", model, p, epsilon, attack, steps, seed)
 
 
-def measure(target: Target, cell: Cell) -> Row:
-    """One row; judged on what the attack returns, clipped to the box."""
+def measure(target: Target, cell: Cell) -> tuple[Row, torch.Tensor]:
+    """One row, and which samples are misclassified; what the attack returns is clipped first."""
     torch.manual_seed(cell.seed)
     target.model.forwards = target.model.backwards = 0
     started = time.perf_counter()
@@ -186,9 +187,9 @@ def measure(target: Target, cell: Cell) -> Row:
     norms = torch.linalg.vector_norm(moved, ord=cell.p, dim=1) / cell.epsilon
     # a sample that is not adversarial has no minimal norm
     found_norms = torch.where(found, norms, math.inf)
-    return Row(
+    row = Row(
         **vars(cell),
-        samples=SAMPLES[cell.model],
+        samples=len(points),
         robust_accuracy=1 - found.float().mean().item(),
         loss=torch.nn.functional.cross_entropy(logits, target.labels).item(),
         least_norm=norms.min().item(),
@@ -198,6 +199,7 @@ def measure(target: Target, cell: Cell) -> Row:
         backwards=backwards / len(points),
         seconds=seconds,
     )
+    return row, found
 
 
 def _ours(name: str, **parameters: Any) -> Run:
