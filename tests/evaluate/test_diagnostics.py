@@ -271,6 +271,7 @@ def run(tmp_path, model, attacks, data="grey"):
         model=ModelConfig(_target_=f"{__name__}.{model}"),
         data=DataConfig(_target_=f"{__name__}.{data}"),
         attacks=attacks,
+        samples=None,
         output=str(tmp_path / "run"),
     )
     results = evaluate(evaluation)
@@ -366,12 +367,36 @@ def test_overflow_that_an_attack_would_warn_of_is_said_by_the_run_alone(tmp_path
         attacks={"pgd": AttackConfig("L2ClipAwarePGD", [0.1], params={"steps": 1})},
         output=str(tmp_path / "run"),
     )
-    with pytest.warns(EvaluationWarning, match="the logits of 40 of 40 images are") as said:
+    with pytest.warns(
+        EvaluationWarning, match=r"the logits of 40 (of 40|clean) images are"
+    ) as said:
         evaluate(evaluation)
     assert [str(one.message) for one in said if "finite" in str(one.message)] == [
         "the logits of 40 of 40 images are not finite (they are float32); compute in float32, scale"
-        " the logits down, or look for 0/0 and log(0)"
+        " the logits down, or look for 0/0 and log(0)",
+        "the logits of 40 clean images are not finite (sample 0; 1; 2 and 37 more), so their"
+        " predictions mean nothing; look at these images; compute in float32, or look for 0/0 and"
+        " log(0)",
     ]
+
+
+def many():
+    made, labels = images(1000)
+    made = made.copy()
+    made[700] = 0.9
+    return made, labels
+
+
+def bright_overflows():
+    return Wrapped(lambda logits: torch.where(logits.abs() > 1, np.inf, logits)).eval()
+
+
+def test_overflow_of_a_clean_image_that_was_not_tried_first_is_found(tmp_path):
+    attacks = {"fgsm": AttackConfig("LinfFastGradientAttack", [0.001, 0.002])}
+    with pytest.warns(EvaluationWarning, match="look at these images"):
+        (found,) = run(tmp_path, "bright_overflows", attacks, data="many")
+    assert found.code == "overflow"
+    assert found.message.startswith("the logits of 1 clean images are not finite (sample 700)")
 
 
 class Overshoot(foolbox.attacks.LinfFastGradientAttack):

@@ -51,6 +51,7 @@ def of_results(results: Results) -> list[Diagnostic]:
         *_skipped(results, settings),
         *_few_samples(settings),
         *_mixed_models(columns),
+        *_clean_not_finite(columns),
         *_not_finite(settings),
         *_outside(settings),
         *_beyond_epsilon(settings),
@@ -199,8 +200,21 @@ def _mixed_models(columns: Columns) -> Iterator[Diagnostic]:
         )
 
 
+def _clean_not_finite(columns: Columns) -> Iterator[Diagnostic]:
+    """Find overflow of clean images, all of them: a few were tried before the first attack."""
+    bad = ~np.isfinite(columns.column("clean_loss"))
+    if bad.any():
+        names = np.unique(np.concatenate([one.samples[bad[one.rows]] for one in columns.settings]))
+        yield Diagnostic(
+            "overflow",
+            f"the logits of {len(names)} clean images are not finite (sample"
+            f" {_listed(map(str, names))}), so their predictions mean nothing",
+            "look at these images; compute in float32, or look for 0/0 and log(0)",
+        )
+
+
 def _not_finite(settings: list[_Setting]) -> Iterator[Diagnostic]:
-    """Find overflow under attack; that of clean images is found before the first attack."""
+    """Find overflow under attack."""
     found, overflowed, total = [], 0, 0
     for setting in settings:
         if setting.overflowed:
