@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from foolbox_carescale.cli import main
@@ -184,3 +185,22 @@ def test_each_image_is_decoded_once_for_all_shards_and_the_first_task_needs_two_
     alone, shards = loading.measure_run(120, 1), loading.measure_run(120, 3)
     assert alone["first"] <= 2 * loading.BATCH + IDENTIFIED
     assert alone["decodes"] == shards["decodes"] == 1.0
+
+
+def test_strength_is_compared_sample_by_sample():
+    pytest.importorskip("pyautoattack")
+    from experiments.benchmarks.strength_recheck import Pair, table
+
+    pair = Pair(("fixed", "digits", 2.0, 0.3), "pgd", "autoattack_apgd", 40)
+    outcomes = np.zeros((2, 20), bool)
+
+    def verdict(found):
+        rows = {(cell, 20): found[int(cell.attack != pair.ours)] for cell in pair.cells()}
+        return table([pair], rows, 20)[-1].split(" | ")[3:]
+
+    assert verdict(outcomes) == ["1.0000", "autoattack_apgd", "1.0000", "1.000", "level |"]
+    outcomes[0, :4] = True  # a coin gives these with chance 1/8, either way
+    assert verdict(outcomes) == ["0.8000", "autoattack_apgd", "1.0000", "0.125", "level |"]
+    outcomes[0, :8] = True  # 2/256
+    assert verdict(outcomes)[-2:] == ["0.008", "better |"]
+    assert verdict(outcomes[::-1])[-2:] == ["0.008", "worse |"]

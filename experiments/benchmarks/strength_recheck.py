@@ -5,8 +5,8 @@
 ``strength.csv`` in the folder ``--output`` says where the robust accuracy of one of our attacks, on
 average over the seeds, is above that of Foolbox's attack of the same kind, of either mode of
 AutoAttack's APGD, or of APGD on the probability margin. Both attacks run there again, under each
-seed. A sample's outcome is the share of the seeds under which it stayed correctly classified; the
-test is Wilcoxon's signed-rank test of the differences of outcomes, sample by sample.
+seed. A sample's outcome is the share of the seeds under which it stayed correctly classified. The
+exact sign test is over the samples with different outcomes.
 
 A line of ``strength_recheck.csv`` is one attack at one epsilon under one seed, with a digit for
 each sample (1: misclassified); one that is there is not computed again. ``strength_recheck.md`` has
@@ -26,7 +26,7 @@ from statistics import mean
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import wilcoxon
+from scipy.stats import binomtest
 
 from experiments.benchmarks import strength, strength_report
 from experiments.benchmarks.environment import describe
@@ -145,8 +145,9 @@ def table(pairs: list[Pair], known: Known, samples: int) -> list[str]:
         ours, peer = (_outcomes(pair, attack, known, samples) for attack in (pair.ours, pair.peer))
         if ours is None or peer is None:
             continue
-        chance = float(wilcoxon(ours - peer).pvalue) if (ours != peer).any() else 1.0
-        verdict = "level" if chance > CHANCE else "better" if ours.mean() < peer.mean() else "worse"
+        fewer, different = int((ours < peer).sum()), int((ours != peer).sum())
+        chance = float(binomtest(fewer, different).pvalue) if different else 1.0
+        verdict = "level" if chance > CHANCE else "better" if 2 * fewer > different else "worse"
         _, model, p, epsilon = pair.setting
         rows.append(
             f"| {model} {norm_name(p)} {epsilon:.4g} | {pair.steps} | {pair.ours}"
