@@ -154,7 +154,7 @@ def gradients(
     """
     rows, n = x.shape
     grad_x, grad_delta = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
-    grad_eps, grad_eta = np.zeros(rows), np.empty(rows)
+    grad_eps = np.zeros(rows)
     order, wide, _ = _orders(p, x.dtype)
     x, x_step = _flat(x)
     delta, delta_step = _flat(delta)
@@ -162,12 +162,12 @@ def gradients(
     eps, eta = (_one_type(np.ascontiguousarray(a, np.float64)) for a in (eps, eta))
     of_points = cotangent.ndim == 2
     vector = _one_type(np.ascontiguousarray(cotangent, x.dtype if of_points else np.float64))
-    between = (vector, grad_eta) if of_points else (vector,)
-    kernel = kernels.point_gradient_rows if of_points else kernels.gradient_rows
+    # of one type for both, so that the kernel is compiled once; for eta the first is not read
+    both = (vector, np.empty(rows)) if of_points else (grad_x, vector)
 
     def run(first: int, last: int) -> None:
-        kernel(
-            x, x_step, delta, delta_step, n, lower, upper, eps, eta, order, wide, *between,
+        kernels.gradient_rows(
+            x, x_step, delta, delta_step, n, lower, upper, eps, eta, order, wide, of_points, *both,
             grad_x, grad_delta, grad_eps, first, last,
         )  # fmt: skip
 
@@ -259,14 +259,15 @@ def project(
     order, wide, rtol = _orders(p, x0.dtype)
     lower, upper = _bounds(lower, upper, n)
     x0, x, eps = (_one_type(np.ascontiguousarray(a)) for a in (x0, x, eps))
-    weight, now, before = (None, x, x) if momentum is None else momentum
+    # of one type with and without momentum, so that the kernel is compiled once
+    weight, now, before = (0.0, x, x) if momentum is None else momentum
     now, before = (_one_type(np.ascontiguousarray(a)) for a in (now, before))
-    m = None if weight is None else x0.dtype.type(weight)
+    mixed, weight = momentum is not None, x0.dtype.type(weight)
 
     def run(first: int, last: int) -> None:
         kernels.project_rows(
-            x0, x, now, before, m, lower, upper, eps, order, wide, x0.dtype.type(tolerance),
-            rtol, sphere, threshold, missing, flags, first, last,
+            x0, x, now, before, mixed, weight, lower, upper, eps, order, wide,
+            x0.dtype.type(tolerance), rtol, sphere, threshold, missing, flags, first, last,
         )  # fmt: skip
 
     _spread(run, rows, n)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .gradients import gradient_rows, point_gradient_rows
+from .gradients import gradient_rows
 from .momentum import accumulate_rows
 from .passes import NAN_DELTA, NAN_X, OUT_OF_BOUNDS
 from .powers import GENERAL, KINDS, general_order
@@ -22,7 +22,6 @@ __all__ = [
     "accumulate_rows",
     "general_order",
     "gradient_rows",
-    "point_gradient_rows",
     "project_rows",
     "solve_rows",
     "steepest_rows",

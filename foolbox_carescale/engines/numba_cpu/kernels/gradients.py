@@ -78,45 +78,6 @@ def _gradient_row_inf(x, v, lower, upper, eps, grad, grad_x, grad_v):
     return max(min(grad / largest, ceiling), -ceiling)
 
 
-@compiled()
-def _gradient_rows(
-    x, x_step, v, v_step, n, lower, upper, eps, eta, order, wide, grad, grad_x, grad_v, grad_eps,
-    first, last,
-):  # fmt: skip
-    for i in range(first, last):
-        xi, vi = x[i * x_step : i * x_step + n], v[i * v_step : i * v_step + n]
-        low, high = row_of(lower, i), row_of(upper, i)
-        if len(order) == INFINITE:
-            grad_eps[i] = _gradient_row_inf(
-                xi, vi, low, high, eps[i], grad[i], grad_x[i], grad_v[i]
-            )
-            continue
-        grad_eps[i], done = _gradient_row(
-            xi, vi, low, high, eps[i], eta[i], wide[-1], x.dtype.type(1), order, grad[i],
-            grad_x[i], grad_v[i],
-        )  # fmt: skip
-        if not done:
-            grad_eps[i], done = _gradient_row(
-                xi, vi, low, high, eps[i], eta[i], wide[-1], np.float64(1), wide, grad[i],
-                grad_x[i], grad_v[i],
-            )  # fmt: skip
-        if not done:
-            grad_x[i] = 0
-            grad_v[i] = 0
-
-
-@compiled(**CALLED_FROM_PYTHON)
-def gradient_rows(
-    x, x_step, v, v_step, n, lower, upper, eps, eta, order, wide, grad, grad_x, grad_v, grad_eps,
-    first, last,
-):  # fmt: skip
-    """Write the vector-Jacobian products for rows first..last; grad_x and grad_v are (N, n)."""
-    _gradient_rows(
-        x, x_step, v, v_step, n, lower, upper, eps, eta, order, wide, grad, grad_x, grad_v,
-        grad_eps, first, last,
-    )  # fmt: skip
-
-
 # Of the perturbed point z = x + eta v where not saturated, the bound where it is: cotangent g goes
 # straight to x, and eta times to v, where z moves; and to eta with the weight v.
 
@@ -142,22 +103,38 @@ def _add_direct(x, v, lower, upper, eta, g, grad_x, grad_v):
 
 
 @compiled(**CALLED_FROM_PYTHON)
-def point_gradient_rows(
-    x, x_step, v, v_step, n, lower, upper, eps, eta, order, wide, g, grad, grad_x, grad_v, grad_eps,
-    first, last,
+def gradient_rows(
+    x, x_step, v, v_step, n, lower, upper, eps, eta, order, wide, of_points, g, grad, grad_x,
+    grad_v, grad_eps, first, last,
 ):  # fmt: skip
-    """Write the products of the perturbed point with g, shape (N, n); grad is scratch."""
+    """Write the vector-Jacobian products for rows first..last; grad_x and grad_v are (N, n).
+
+    Those of eta with grad, shape (N,); if `of_points`, those of the perturbed points with g, shape
+    (N, n), and grad is scratch.
+    """
+    ceiling = float(np.finfo(x.dtype).max)
     for i in range(first, last):
         xi, vi = x[i * x_step : i * x_step + n], v[i * v_step : i * v_step + n]
         low, high = row_of(lower, i), row_of(upper, i)
-        ceiling = float(np.finfo(x.dtype).max)
-        dot = _moving_dot(xi, vi, low, high, x.dtype.type(eta[i]), g[i])
-        grad[i] = min(max(dot, -ceiling), ceiling)
-    _gradient_rows(
-        x, x_step, v, v_step, n, lower, upper, eps, eta, order, wide, grad, grad_x, grad_v,
-        grad_eps, first, last,
-    )  # fmt: skip
-    for i in range(first, last):
-        xi, vi = x[i * x_step : i * x_step + n], v[i * v_step : i * v_step + n]
-        low, high = row_of(lower, i), row_of(upper, i)
-        _add_direct(xi, vi, low, high, x.dtype.type(eta[i]), g[i], grad_x[i], grad_v[i])
+        if of_points:
+            dot = _moving_dot(xi, vi, low, high, x.dtype.type(eta[i]), g[i])
+            grad[i] = min(max(dot, -ceiling), ceiling)
+        if len(order) == INFINITE:
+            grad_eps[i] = _gradient_row_inf(
+                xi, vi, low, high, eps[i], grad[i], grad_x[i], grad_v[i]
+            )
+        else:
+            grad_eps[i], done = _gradient_row(
+                xi, vi, low, high, eps[i], eta[i], wide[-1], x.dtype.type(1), order, grad[i],
+                grad_x[i], grad_v[i],
+            )  # fmt: skip
+            if not done:
+                grad_eps[i], done = _gradient_row(
+                    xi, vi, low, high, eps[i], eta[i], wide[-1], np.float64(1), wide, grad[i],
+                    grad_x[i], grad_v[i],
+                )  # fmt: skip
+            if not done:
+                grad_x[i] = 0
+                grad_v[i] = 0
+        if of_points:
+            _add_direct(xi, vi, low, high, x.dtype.type(eta[i]), g[i], grad_x[i], grad_v[i])

@@ -164,14 +164,14 @@ def _project_l1(x, v, lower, upper, eps, rtol, room, direction, out):
 
 @compiled(**CALLED_FROM_PYTHON)
 def project_rows(
-    x0, a, b, c, momentum, lower, upper, eps, order, wide, tolerance, rtol, sphere, threshold,
-    missing, flags, first, last,
+    x0, a, b, c, mixed, momentum, lower, upper, eps, order, wide, tolerance, rtol, sphere,
+    threshold, missing, flags, first, last,
 ):  # fmt: skip
     """Rows first..last: a becomes the nearest point to a in ball and box; at eps if `sphere`.
 
-    For other p than 1, 2 and inf the radial point instead. Where momentum is not None a is first
-    mixed with b and c: `mix`. For p = 1 threshold[i] is what the projection takes off |a - x0|,
-    0 where a is in the ball, and missing[i] what a perturbation that ran out of room lacks to eps.
+    For other p than 1, 2 and inf the radial point instead. If `mixed`, a is first mixed with b and
+    c: `mix`. For p = 1 threshold[i] is what the projection takes off |a - x0|, 0 where a is in the
+    ball, and missing[i] what a perturbation that ran out of room lacks to eps.
     """
     n = x0.shape[1]
     m = sample_size(n)
@@ -180,7 +180,7 @@ def project_rows(
     for i in range(first, last):
         center, low, high = x0[i], row_of(lower, i), row_of(upper, i)
         point = a[i]
-        if momentum is not None:
+        if mixed:
             mix(point, b[i], c[i], momentum)
         if len(order) == INFINITE:
             size, fine = _limit(center, point, low, high, x0.dtype.type(eps[i]), tolerance)

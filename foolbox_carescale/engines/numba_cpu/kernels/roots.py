@@ -41,13 +41,13 @@ SOLVE_ONLY, WRITE, WRITE_IN_PLACE = 0, 1, 2
 
 # How far the sample's own root is found: sampling errs by more than that.
 SAMPLE_RTOL = 1e-2
-SAMPLE_PASSES = 12
+SAMPLE_PASSES = np.int64(12)  # a plain integer is a type of its own to numba, compiled for itself
 # Start so many standard errors of the sample's sum beyond its root; twice as many after the
 # longest sample, where they are short and a start beyond the root saves a pass.
 SAMPLE_ERRORS = 1
-PASSES = 40
+PASSES = np.int64(40)
 # Halving the 2100 binades of float64 down to its last bit takes 64 steps; Newton takes the others.
-BRACKETED_PASSES = 200
+BRACKETED_PASSES = np.int64(200)
 # A relative step in u from which on Newton runs in log u, and its longest step in log eta.
 LARGE_STEP = 0.5
 LONGEST_STEP = 20.0
@@ -118,22 +118,17 @@ def _newton(
 @compiled()
 def _bracketed(x, v, lower, upper, eps, order, rtol):
     """Return eta for any row, at several times the cost: in float64, between known bounds."""
-    reach, furthest, largest = far_corner(x, v, lower, upper, 1 / eps, order)
+    p, inverse, lengthened = order[-1], 1 / eps, 1.0
+    reach, furthest, largest = far_corner(x, v, lower, upper, inverse, order)
     if largest < SMALLEST_EPS:  # 1 / largest overflows
-        longer = np.empty(v.size, np.float64)
+        # In the dtype of v, for which all is compiled anyway: of float32 only 0 is so small.
+        longer = np.empty_like(v)
         for j in range(v.size):
             longer[j] = v[j] * LENGTHENED
-        reach, furthest, largest = far_corner(x, longer, lower, upper, 1 / eps, order)
-        eta = _between(x, longer, lower, upper, eps, order, rtol, reach, furthest, largest)
-        return eta * LENGTHENED
-    return _between(x, v, lower, upper, eps, order, rtol, reach, furthest, largest)
-
-
-@compiled()
-def _between(x, v, lower, upper, eps, order, rtol, reach, furthest, largest):
-    p, inverse = order[-1], 1 / eps
+        v, lengthened = longer, LENGTHENED
+        reach, furthest, largest = far_corner(x, v, lower, upper, inverse, order)
     if reach <= 1 + rtol:
-        return furthest * beyond(x)
+        return furthest * beyond(x) * lengthened
     high = min(furthest * inverse, float(np.finfo(np.float64).max))
     low = max(1 / (largest * x.size ** (1 / p)), SMALLEST_EPS)
     total, moving, _ = sum_row(x, v, lower, upper, low, inverse, order, None)
@@ -141,7 +136,7 @@ def _between(x, v, lower, upper, eps, order, rtol, reach, furthest, largest):
         x, v, lower, upper, 1.0, p, inverse, order, low, total, moving, 0.0, high,
         rtol, BRACKETED_PASSES,
     )  # fmt: skip
-    return scale / inverse if scale > 0 else furthest
+    return (scale / inverse if scale > 0 else furthest) * lengthened
 
 
 @compiled()
