@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 
 
 @functools.cache
@@ -15,6 +14,8 @@ def wilson(count: int, total: int) -> tuple[float, float]:
     """Return Wilson's 95% interval of a share, count of total; (0, 1) where total is 0."""
     if total == 0:
         return 0.0, 1.0
+    from scipy.stats import binomtest  # long to import, and no worker needs it
+
     interval = binomtest(count, total).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -59,6 +60,8 @@ def chance_of_more(more: int, fewer: int) -> float:
     """
     if more == 0:
         return 1.0
+    from scipy.stats import binomtest
+
     return float(binomtest(more, more + fewer, alternative="greater").pvalue)
 
 

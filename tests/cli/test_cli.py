@@ -421,14 +421,6 @@ def test_missing_extras_are_named_with_the_command_that_brings_them(monkeypatch,
     assert "pip install 'foolbox-carescale[evaluate]'" in error
 
 
-def test_the_package_imports_neither_torch_nor_hydra():
-    code = "import sys, foolbox_carescale, foolbox_carescale.cli; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert not {"torch", "hydra", "jax", "tensorflow", "matplotlib"} & set(loaded)
-
-
 def test_ctrl_c_before_the_first_task_has_nothing_to_resume(config, monkeypatch, capsys):
     def interrupted(self, **_):
         raise KeyboardInterrupt

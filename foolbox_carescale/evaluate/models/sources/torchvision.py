@@ -1,4 +1,7 @@
-"""torchvision's classifiers by name, and the bundled one."""
+"""torchvision's classifiers by name, and the bundled one.
+
+torchvision is imported where it is used: it takes as long as all else that a worker imports.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
 from ...config.types import ModelConfig
 from ...errors import UserError, nearest
@@ -20,7 +22,9 @@ IMAGENET_CLASSES = 1000
 
 def default_weights(config: ModelConfig, data: str, num_classes: int) -> str | None:
     """Return the bundled weights for digits, and torchvision's for ImageNet's classes."""
-    names = torchvision.models.list_models(module=torchvision.models)
+    from torchvision import models
+
+    names = models.list_models(module=models)
     if _name(config) not in names:
         raise UserError(
             f"model.name: torchvision has no classifier {_name(config)!r};"
@@ -87,7 +91,9 @@ def _name(config: ModelConfig) -> str:
 
 def _weights(config: ModelConfig) -> Any:
     """Return the member of torchvision's enum that the weights name."""
-    enum = torchvision.models.get_model_weights(_name(config))
+    from torchvision.models import get_model_weights
+
+    enum = get_model_weights(_name(config))
     text = str(config.weights)
     name = text.rpartition(".")[2]
     looks_like_file = "/" in text or text.endswith((".safetensors", ".pt", ".pth", ".bin"))
@@ -123,10 +129,10 @@ def _check_download(config: ModelConfig, weights: Any) -> None:
 
 
 def _build(config: ModelConfig, **arguments: Any) -> torch.nn.Module:
+    from torchvision.models import get_model
+
     try:
-        network: torch.nn.Module = torchvision.models.get_model(
-            _name(config), **arguments, **config.params
-        )
+        network: torch.nn.Module = get_model(_name(config), **arguments, **config.params)
     except (TypeError, ValueError, RuntimeError) as error:  # of the user's params or num_classes
         raise UserError(f"model: torchvision cannot build {_name(config)}: {error}") from error
     return network
