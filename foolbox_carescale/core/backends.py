@@ -71,9 +71,10 @@ def reject_valueless(t: ep.Tensor, name: str) -> None:
     """Raise a ValueError where PyTorch has no numbers for a tensor; the message names it."""
     if framework(t) != "torch":
         return
-    if t.raw.is_meta:
+    raw = t.raw
+    if raw.is_meta:
         raise ValueError(f"{name}: is on the device meta, which holds no values")
-    if t.raw.is_quantized:
+    if raw.is_quantized:
         raise ValueError(f"{name}: is quantized; give {name}.dequantize()")
 
 
@@ -100,8 +101,11 @@ def is_traced(*tensors: ep.Tensor) -> bool:
 
     Of one framework; of the tensors any one suffices.
     """
-    kind = framework(tensors[0])
-    raws = [t.raw for t in tensors]
+    return are_traced(framework(tensors[0]), [t.raw for t in tensors])
+
+
+def are_traced(kind: str, raws: list[Any]) -> bool:
+    """Return the same for native tensors of a framework."""
     if kind == "torch":
         torch = sys.modules["torch"]
         functorch = torch._C._functorch
@@ -141,14 +145,15 @@ def is_compiling(t: ep.Tensor) -> bool:
 
 def on_cpu(t: ep.Tensor) -> bool:
     """Return whether a concrete tensor lies in the memory of the host."""
-    kind, raw = framework(t), t.raw
+    kind = framework(t)
+    if kind == "numpy":
+        return True
+    raw = t.raw
     if kind == "torch":
         return bool(raw.device.type == "cpu")
     if kind == "jax":
         return all(d.platform == "cpu" for d in raw.devices())
-    if kind == "tensorflow":
-        return "GPU" not in raw.device and "TPU" not in raw.device
-    return True
+    return "GPU" not in raw.device and "TPU" not in raw.device
 
 
 def on_accelerator(t: ep.Tensor) -> bool:
@@ -330,11 +335,12 @@ def one_hot(like: ep.Tensor, classes: ep.Tensor) -> ep.Tensor:
 
 def dtype_name(t: ep.Tensor) -> str:
     """Return ``"float32"`` and so on, spelt alike for every framework."""
-    return _name(t.dtype)
+    return name_of(t.dtype)
 
 
 @functools.cache
-def _name(dtype: Any) -> str:
+def name_of(dtype: Any) -> str:
+    """Return the same of a dtype."""
     return str(getattr(dtype, "name", dtype)).removeprefix("torch.")
 
 

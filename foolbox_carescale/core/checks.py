@@ -55,12 +55,13 @@ def flagged(bad: Any, report: Report = ("x", "delta")) -> bool:
     """Return whether any flag is set, which the host waits for; False in a block that defers.
 
     Args:
-        bad: Flags, a PyTorch tensor of any shape, bool or integers, not written to afterwards.
+        bad: Flags, a PyTorch tensor of any shape, bool or integers, not written to afterwards; or
+            None, where `are_skipped`.
         report: For a block that defers: what to say at its end if a flag is set.
     """
-    if are_skipped():
-        return False
     mode = _MODE.get()
+    if bad is None or mode == "never":
+        return False
     if not isinstance(mode, _Collected):
         return bool((bad if bad.numel() == 1 else bad.any()).item())
     if bad.numel():
@@ -87,12 +88,11 @@ def are_skipped() -> bool:
     if _MODE.get() == "never":
         return True
     torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    cuda = torch.cuda
     # without a driver the second question is an error
-    return (
-        torch is not None
-        and torch.cuda.is_initialized()
-        and torch.cuda.is_current_stream_capturing()
-    )
+    return bool(cuda.is_initialized() and cuda.is_current_stream_capturing())
 
 
 @contextmanager

@@ -17,11 +17,12 @@ from . import backends, checks
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # nor frozen: that takes as long as a launch on a GPU
 class Problem:
     """One call's arguments in the dtype that computes, flat where asked for: rows are samples.
 
-    ``delta`` is whatever second tensor the operator takes: directions, gradients, points.
+    Nobody writes to it. ``delta`` is whatever second tensor the operator takes: directions,
+    gradients, points.
     """
 
     given_x: ep.Tensor  # (N, ...), not yet clipped to the bounds; on an accelerator also half
@@ -108,7 +109,12 @@ class Problem:
 
     def _restore(self, t: ep.Tensor, sample_shape: tuple[int, ...]) -> Any:
         rows = self.shape[0] if self.empty else -1
-        t = backends.reshape(t, (rows, *sample_shape))
+        shape = rows, *sample_shape
+        if backends.framework(t) == "torch":  # the same, of which EagerPy makes seven calls
+            raw = t.raw.reshape(shape)
+            raw = raw if raw.dtype == self.dtype else raw.to(self.dtype)
+            return raw if self.unwrap is native else self.unwrap(type(t)(raw))
+        t = backends.reshape(t, shape)
         return self.unwrap(t if t.dtype == self.dtype else t.astype(self.dtype))
 
     def eps_tensor(self, like: ep.Tensor) -> ep.Tensor:
@@ -195,6 +201,11 @@ class Problem:
         delta = backends.detach(self.delta)
         if not all_finite(delta) and not (delta.abs() < math.inf).all().item():
             raise ValueError(_describe(self, backends.detach(self.x), delta))
+
+
+def native(t: ep.Tensor) -> Any:
+    """Return the tensor itself: what a caller gets who gave such."""
+    return t.raw
 
 
 def all_finite(t: ep.Tensor) -> bool:

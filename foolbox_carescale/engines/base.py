@@ -15,8 +15,6 @@ import functools
 import importlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import eagerpy as ep
@@ -118,26 +116,30 @@ def report_unfit(name: str, reason: str) -> None:
 class Starting:
     """Whether an engine's first call went through; what it raises then is a reason not to ask it.
 
-    A compiler, a driver or headers that are missing show only when something is launched.
+    A compiler, a driver or headers that are missing show only when something is launched. As a
+    context it turns an exception of the first call into a warning and a ``failure``.
     """
 
     def __init__(self, name: str) -> None:
         self._name, self._started = name, False
         self.failure: str | None = None
 
-    @contextmanager
-    def guard(self) -> Iterator[None]:
-        """Turn an exception of the first call into a warning and a ``failure``."""
-        try:
-            yield
-        except Exception as error:
-            # what a call that worked before raises, and memory that runs out, is the caller's
-            if self._started or type(error).__name__ == "OutOfMemoryError":
-                raise
-            self.failure = f"it did not start ({type(error).__name__}: {error})"
-            report_unfit(self._name, self.failure)
-        else:
+    # a generator would take as long as a launch does
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> bool:
+        if kind is None:
             self._started = True
+            return False
+        # what a call that worked before raises, and memory that runs out, is the caller's
+        known = self._started or kind.__name__ == "OutOfMemoryError"
+        if known or not issubclass(kind, Exception):
+            return False
+        self.failure = f"it did not start ({kind.__name__}: {error})"
+        report_unfit(self._name, self.failure)
+        return True
 
 
 def as_tensor(problem: Problem, array: np.ndarray[Any, Any]) -> ep.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 from typing import Any
@@ -10,7 +11,7 @@ import eagerpy as ep
 import numpy as np
 
 from ..core import backends, checks
-from ..core.problem import Problem, flat, reject_bad_eps, values_of
+from ..core.problem import Problem, flat, native, reject_bad_eps, values_of
 
 # x may leave the bounds by this many units in the last place of the largest bound: what
 # decoding, resizing and undoing a normalisation leave behind. Such x counts as on the bound.
@@ -52,58 +53,37 @@ def prepare(
         ValueError: it names the argument, the value and the remedy.
     """
     order = checked_order(p, least_p)
-    unwrap = _wrapped if isinstance(x, ep.Tensor) else _raw
     x_name, name = names
     x_, delta_ = backends.as_eagerpy(x, x_name), backends.as_eagerpy(delta, name)
-    kind = backends.framework(x_)
+    kind, raw, other = backends.framework(x_), x_.raw, delta_.raw
     if backends.framework(delta_) != kind:
         raise ValueError(
             f"{name}: expected a {kind} tensor like {x_name}, got {backends.framework(delta_)}; "
             "convert one of them"
         )
-    shape = tuple(x_.shape)
-    if len(shape) == 0:
-        raise ValueError(f"{x_name}: expected a batch of shape (N, ...), got a scalar")
-    if kind == "tensorflow" and None in shape[1:]:
-        raise ValueError(
-            f"{x_name}: only the batch size may be unknown in a graph, got the shape {shape}; "
-            "fix the others with tf.ensure_shape"
-        )
-    if not _same_shape(shape, tuple(delta_.shape)):
-        raise ValueError(
-            f"{name}: expected the shape of {x_name}, {shape}, got {tuple(delta_.shape)}; "
-            "broadcast it yourself, so that every sample has its own"
-        )
-    if kind == "torch" and delta_.raw.device != x_.raw.device:
-        raise ValueError(
-            f"{name}: expected a tensor on the device of {x_name}, {x_.raw.device}, got one on "
-            f"{delta_.raw.device}; move it with {name}.to({x_name}.device)"
-        )
-    backends.reject_valueless(x_, x_name)
-    dtype, dtype_name = x_.dtype, backends.dtype_name(x_)
+    devices = (raw.device, other.device) if kind == "torch" else None
+    given = kind, x_.shape, delta_.shape, raw.dtype, devices, names
+    try:
+        shape, n, dtype_name = _checked_kinds(*given)
+    except TypeError:  # while PyTorch traces, lengths may have no hash
+        shape, n, dtype_name = _checked_kinds.__wrapped__(*given)
+    if kind == "torch" and (raw.is_meta or raw.is_quantized):
+        backends.reject_valueless(x_, x_name)
     if dtype_name not in _EPS:
         raise ValueError(
             f"{x_name}: expected a floating dtype, got {dtype_name}; scale images to floats"
         )
-    reads_half = backends.on_accelerator(x_)
-    if dtype_name in _HALF and not reads_half:
-        x_ = x_.float32()
+    dtype = raw.dtype
+    if dtype_name in _HALF or other.dtype != dtype:
+        x_, delta_ = _in_one_dtype(x_, delta_, name)
     if order >= INFINITE_FROM["float64" if dtype_name == "float64" else "float32"]:
         order = math.inf
-    if delta_.dtype != x_.dtype:
-        other = backends.dtype_name(delta_)
-        if "complex" in other:
-            raise ValueError(f"{name}: expected real numbers, got {other}")
-        if not (reads_half and other in _HALF and dtype_name != "float64"):
-            delta_ = _computed_like(delta_, x_)
-
-    n = math.prod(shape[1:])
     lower, upper, most = _checked_bounds(bounds, x_, n)
     if most > backends.largest_of(dtype_name):
         raise ValueError(f"bounds: {most:g} is more than the largest {dtype_name}")
     eps_ = checked_eps(eps, x_, with_x=True)
-    parts = [x_, delta_, *(t for t in (eps_, lower, upper) if isinstance(t, ep.Tensor))]
-    concrete = not backends.is_traced(*parts)
+    parts = [raw, other, *(t.raw for t in (eps_, lower, upper) if not isinstance(t, float))]
+    wrapped = type(x) is not type(raw) and isinstance(x, ep.Tensor)
     return Problem(
         given_x=x_,
         given_delta=delta_,
@@ -112,13 +92,60 @@ def prepare(
         lower=lower,
         upper=upper,
         tolerance=ROUNDING_ULPS * _EPS[dtype_name] * most,
-        concrete=concrete,
+        concrete=not backends.are_traced(kind, parts),
         shape=shape,
         dtype=dtype,
         dtype_name=dtype_name,
-        unwrap=unwrap,
+        unwrap=_wrapped if wrapped else native,
         names=names,
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _checked_kinds(
+    kind: str,
+    shape: Any,
+    other_shape: Any,
+    dtype: Any,
+    devices: tuple[Any, Any] | None,
+    names: tuple[str, str],
+) -> tuple[tuple[Any, ...], int, str]:
+    """Return shape, elements of a sample and dtype of x; for each kind of call checked once."""
+    x_name, name = names
+    shape, other_shape = tuple(shape), tuple(other_shape)
+    if len(shape) == 0:
+        raise ValueError(f"{x_name}: expected a batch of shape (N, ...), got a scalar")
+    if kind == "tensorflow" and None in shape[1:]:
+        raise ValueError(
+            f"{x_name}: only the batch size may be unknown in a graph, got the shape {shape}; "
+            "fix the others with tf.ensure_shape"
+        )
+    if not _same_shape(shape, other_shape):
+        raise ValueError(
+            f"{name}: expected the shape of {x_name}, {shape}, got {other_shape}; "
+            "broadcast it yourself, so that every sample has its own"
+        )
+    if devices is not None and devices[0] != devices[1]:
+        raise ValueError(
+            f"{name}: expected a tensor on the device of {x_name}, {devices[0]}, got one on "
+            f"{devices[1]}; move it with {name}.to({x_name}.device)"
+        )
+    return shape, math.prod(shape[1:]), backends.name_of(dtype)
+
+
+def _in_one_dtype(x: ep.Tensor, other: ep.Tensor, name: str) -> tuple[ep.Tensor, ep.Tensor]:
+    """Return both in the dtype that computes; half precision as it is where kernels read it."""
+    reads_half, half = backends.on_accelerator(x), backends.dtype_name(x) in _HALF
+    wide = backends.dtype_name(x) == "float64"
+    if half and not reads_half:
+        x = x.float32()
+    if other.dtype != x.dtype:
+        kind = backends.dtype_name(other)
+        if "complex" in kind:
+            raise ValueError(f"{name}: expected real numbers, got {kind}")
+        if not (reads_half and kind in _HALF and not wide):
+            other = _computed_like(other, x)
+    return x, other
 
 
 def checked_order(p: Any, least: float = 0.0) -> float:
@@ -144,7 +171,8 @@ def checked_eps(
 
     ``with_x``: on an accelerator its values are left to the one check that reads those of x.
     """
-    if isinstance(eps, numbers.Real) and not isinstance(eps, bool):
+    # a float first: it is the usual case, and the cheapest to tell
+    if isinstance(eps, float) or (isinstance(eps, numbers.Real) and not isinstance(eps, bool)):
         value = _number(eps)
         if not 0 <= value < math.inf:
             raise ValueError(f"{name}: expected a finite number >= 0, got {eps!r}")
@@ -177,10 +205,6 @@ def _number(value: Any) -> float:
 
 def _wrapped(t: ep.Tensor) -> Any:
     return t
-
-
-def _raw(t: ep.Tensor) -> Any:
-    return t.raw
 
 
 def _same_shape(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
@@ -222,7 +246,8 @@ def _checked_bounds(
         lower, upper = bounds
     except (TypeError, ValueError):
         raise ValueError(f"bounds: expected a pair (lower, upper), got {bounds!r}") from None
-    if isinstance(lower, numbers.Real) and isinstance(upper, numbers.Real):
+    plain = isinstance(lower, float) and isinstance(upper, float)
+    if plain or (isinstance(lower, numbers.Real) and isinstance(upper, numbers.Real)):
         lower, upper = _number(lower), _number(upper)
         if not -math.inf < lower < upper < math.inf:
             raise ValueError(f"bounds: expected finite lower < upper, got ({lower!r}, {upper!r})")

@@ -76,13 +76,13 @@ def check(cuda, problem, device):
 def launches(cuda, monkeypatch):
     """The names of the kernels that were started."""
     names = []
-    start = cuda.start
+    launch = cuda.Launch.__call__
 
-    def counted(kernel, *args, **kwargs):
-        names.append(kernel.__name__)
-        start(kernel, *args, **kwargs)
+    def counted(self, *args):
+        names.append(self.kernel.__name__)
+        launch(self, *args)
 
-    monkeypatch.setattr(cuda, "start", counted)
+    monkeypatch.setattr(cuda.Launch, "__call__", counted)
     return names
 
 
@@ -395,28 +395,46 @@ class Kernel:
         return launch
 
 
-def test_a_kernel_is_looked_up_by_triton_once_for_each_kind_of_call(monkeypatch):
+def test_a_kernel_is_looked_up_by_triton_once_for_each_launch(monkeypatch):
     from foolbox_carescale.engines.triton_cuda import dispatch
 
     monkeypatch.setattr(dispatch, "INTERPRETED", False)
-    monkeypatch.setattr(dispatch, "_COMPILED", {})
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     kernel, grid, x = Kernel(), (1, 1, 1), torch.zeros(64)
+    launch = dispatch.Launch(kernel, grid, 4, {"P": 2.0})
 
-    def start(x, n, number):
-        dispatch.start(kernel, grid, 4, (x, n), (number,), {"P": 2.0})
-        return bool(kernel.calls[-1][2])  # by way of Triton
+    def by_triton(*args):
+        launch(*args)
+        return bool(kernel.calls[-1][2])
 
-    assert [start(x, 32, 5), start(x, 32, 6)] == [True, False]
+    assert [by_triton(x, 32, 5), by_triton(x, 32, 6)] == [True, False]
     assert kernel.calls[-1] == (grid, (x, 32, 6, 2.0), {})
-    # what Triton compiles differently
-    assert all(start(*args) for args in ((x, 1, 5), (x, 33, 5), (x.half(), 32, 5), (x[1:], 32, 5)))
-    bits = [dispatch.bits_of(number) for number in (0.1, 0.2, 0.5)]
-    assert [start(x, n, 5) for n in bits] == [True, False, True]
     # a Triton whose kernels want to be launched in another way
     kernel.broken = True
-    assert start(x, 32, 5)
-    assert start(x, 32, 5)
+    assert by_triton(x, 32, 5)
+    assert by_triton(x, 32, 5)
+
+
+def test_launches_are_made_anew_for_what_triton_compiles_differently(monkeypatch):
+    from foolbox_carescale.engines.triton_cuda import dispatch, launch
+
+    monkeypatch.setattr(dispatch, "INTERPRETED", False)
+    launches = dispatch.remembered(launch._launches)
+    x = torch.zeros(2, 64)
+
+    def made(*data, n=32, steps=(64, 64, 0, 0, 0)):
+        kinds = dispatch.alignments(data)
+        return launches(2, n, x.device, 2.0, kinds, steps, None, True, False, False, False)
+
+    usual = made(x, x)
+    assert made(x.clone(), x) is usual
+    others = [
+        made(x, x, n=33), made(x, x, steps=(65, 64, 0, 0, 0)), made(x.half(), x),
+        made(x[:, 1:], x), made(x, x[:, 1:]),
+    ]  # fmt: skip
+    assert len({id(launch) for launch in (usual, *others)}) == 1 + len(others)
+    small, large = (dispatch.alignments((dispatch.bits_of(a),)) for a in (0.0, 0.5))
+    assert small != large
+    assert large == dispatch.alignments((dispatch.bits_of(0.7),))
 
 
 def test_every_call_has_a_word_of_flags_of_its_own():

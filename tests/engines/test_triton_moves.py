@@ -104,7 +104,9 @@ def test_constraint_is_that_of_the_cpu_engine(moves, p, dtype, sphere):
         found, *others, flags = moves.project(x0_, z_, eps_, p, 0.0, 1.0, **options)
         close(found, points, dtype)
         assert not flags.any()
-        if p == 1:
+        if p != 1:
+            assert others == [None, None]
+        else:
             for number, expected in zip(others, (threshold, missing), strict=True):
                 np.testing.assert_allclose(
                     number.cpu(), expected, rtol=10 * CLOSE[dtype], atol=100 * CLOSE[dtype]
@@ -251,15 +253,24 @@ def test_rows_with_bad_values_are_flagged_and_stay(moves, p):
     x, g, eps = x[[0, 1, 2, 3, 3]], g[[0, 1, 2, 3, 3]], torch.full((5,), 0.1, device=DEVICE)
     g[0, 3], g[1, 140], x[2, 0], eps[3] = math.nan, math.inf, 1.5, -1
     expected = [checks.NOT_FINITE] * 2 + [checks.OUT_OF_BOUNDS, checks.BAD_EPS, 0]
-    *_, flags = moves.project(x, x + g, eps, p, 0.0, 1.0, 0.0, sphere=True)
-    assert flags.tolist() == expected
-    points, flags = moves.steepest_step(x, g, eps, p, 0.0, 1.0, 0.0)
-    assert flags.tolist() == expected
+    rest = p, 0.0, 1.0, 0.0
+
+    def flags_of(call, *tensors, **options):
+        """Of each row alone, and or-ed."""
+        for rows in [*(slice(i, i + 1) for i in range(len(x))), slice(None)]:
+            *_, flags = call(*(t[rows] for t in tensors), *rest, **options)
+            yield int(flags)
+
+    assert list(flags_of(moves.project, x, x + g, eps, sphere=True)) == [*expected, 7]
+    assert list(flags_of(moves.steepest_step, x, g, eps)) == [*expected, 7]
+    points, _ = moves.steepest_step(x, g, eps, *rest)
     torch.testing.assert_close(points[3], x[3], rtol=0, atol=0)
     cleaned = torch.where(g.abs() < math.inf, g, 0.0)
-    lenient, flags = moves.steepest_step(x, g, eps, p, 0.0, 1.0, 0.0, lenient=True)
-    assert flags.tolist() == [0, 0, *expected[2:]]
-    points, _ = moves.steepest_step(x, cleaned, eps, p, 0.0, 1.0, 0.0)
+    found = list(flags_of(moves.steepest_step, x, g, eps, lenient=True))
+    assert found == [0, 0, *expected[2:], 6]
+    lenient, flags = moves.steepest_step(x, g, eps, *rest, lenient=True, report=False)
+    assert flags is None
+    points, _ = moves.steepest_step(x, cleaned, eps, *rest)
     torch.testing.assert_close(lenient, points, rtol=0, atol=0)
 
 

@@ -28,49 +28,55 @@ class TritonCUDA(Engine):
 
     def supports(self, tensor: ep.Tensor, *, traced: bool) -> str | None:
         """Return None for PyTorch tensors on a GPU whose values can be read."""
-        if backends.framework(tensor) != "torch" or tensor.raw.device.type == "cpu":
+        device = tensor.raw.device if backends.framework(tensor) == "torch" else None
+        if device is None or device.type == "cpu":
             return "it is not a torch tensor on a GPU"
         if traced:
             return "the values are traced"
-        device = tensor.raw.device
         return self._starting.failure or _unfit(device) or load(".launch", __name__)[1]
+
+    # Flags are asked for, and the host waits for them, only where they are looked at.
 
     def solve(self, problem: Problem) -> ep.Tensor | None:
         """Return eta; None where a row has bad values."""
-        with self._starting.guard():
-            eta, flags = self._launch.solve(*_arguments(problem), report=not checks.are_skipped())
-            # the only time that the host waits
-            if flags is None or not checks.flagged(flags, problem.names):
-                return _column(eta)
-        return None
+        found: Any = None
+        with self._starting:
+            found = self._launch.solve(*_arguments(problem), report=not checks.are_skipped())
+        if found is None or checks.flagged(found[1], problem.names):
+            return None
+        return _column(found[0])
 
     def perturb(self, problem: Problem, *, in_place: bool) -> tuple[ep.Tensor, ep.Tensor] | None:
         """Return the points and eta; rows with bad values stay as they are."""
         found: Any = None
-        with self._starting.guard():
+        with self._starting:
             arguments = _arguments(problem)
             out = arguments[0] if in_place else None
             found = self._launch.perturb(*arguments, out=out, report=not checks.are_skipped())
         if found is None:
             return None
         points, eta, flags = found
-        if flags is not None and checks.flagged(flags, problem.names):
+        if checks.flagged(flags, problem.names):
             if in_place:  # the other rows have been written
                 problem.reject_flagged(int(flags))
             return None
-        return problem.x if in_place else ep.astensor(points), _column(eta)
+        return problem.x if in_place else ep.PyTorchTensor(points), _column(eta)
 
     def steepest_step(
         self, problem: Problem, counts: Any, *, nonfinite_as_zero: bool
     ) -> ep.Tensor | None:
         """Return the point; None where a row has bad values."""
-        with self._starting.guard():
-            points, bad = self._moves.steepest_step(
-                *_arguments(problem), counts=counts, lenient=nonfinite_as_zero
+        found: Any = None
+        with self._starting:
+            found = self._moves.steepest_step(
+                *_arguments(problem),
+                counts=counts,
+                lenient=nonfinite_as_zero,
+                report=not checks.are_skipped(),
             )
-            if not checks.flagged(bad, problem.names):
-                return ep.astensor(points)  # type: ignore[no-any-return]
-        return None
+        if found is None or checks.flagged(found[1], problem.names):
+            return None
+        return ep.PyTorchTensor(found[0])
 
     def project(
         self,
@@ -86,20 +92,25 @@ class TritonCUDA(Engine):
         if momentum is not None:
             weight, now, before = momentum
             mix = weight, _rows(now), _rows(before)
-        along = None if direction is None else _rows(direction)
-        with self._starting.guard():
-            points, threshold, missing, bad = self._moves.project(
-                *_arguments(problem), sphere=sphere, momentum=mix, direction=along
+        found: Any = None
+        with self._starting:
+            found = self._moves.project(
+                *_arguments(problem),
+                sphere=sphere,
+                momentum=mix,
+                direction=None if direction is None else _rows(direction),
+                report=not checks.are_skipped(),
             )
-            if not checks.flagged(bad, problem.names):
-                return ep.astensor(points), threshold, missing if direction is None else None
-        return None
+        if found is None or checks.flagged(found[3], problem.names):
+            return None
+        points, threshold, missing, _ = found
+        return ep.PyTorchTensor(points), threshold, missing if direction is None else None
 
     def vjp(
         self, problem: Problem, eta: ep.Tensor, cotangent: ep.Tensor, *, of_points: bool
     ) -> tuple[ep.Tensor, ep.Tensor, ep.Tensor] | None:
         """Return the products in closed form."""
-        with self._starting.guard():
+        with self._starting:
             to_x, to_delta, to_eps = self._moves.products(
                 *_arguments(problem)[:-1], eta.raw[:, 0], _rows(cotangent), of_points=of_points
             )
@@ -112,7 +123,7 @@ class TritonCUDA(Engine):
         """Return the sum, in memory of the total where that is contiguous."""
         if 0 in gradient.shape:
             return None
-        with self._starting.guard():
+        with self._starting:
             before = None if total is None else _rows(total)
             found = self._moves.accumulate(before, decay, _rows(gradient), least)
             return ep.astensor(found.reshape(gradient.shape))  # type: ignore[no-any-return]
@@ -120,12 +131,13 @@ class TritonCUDA(Engine):
 
     def reachable_norm(self, problem: Problem) -> ep.Tensor | None:
         """Return the norm; None where a row has bad values."""
-        with self._starting.guard():
+        found: Any = None
+        with self._starting:
             x, delta, _, *rest = _arguments(problem)
-            reach, bad = self._moves.reachable_norm(x, delta, *rest)
-            if not checks.flagged(bad, problem.names):
-                return _column(reach)
-        return None
+            found = self._moves.reachable_norm(x, delta, *rest, report=not checks.are_skipped())
+        if found is None or checks.flagged(found[1], problem.names):
+            return None
+        return _column(found[0])
 
     @property
     def _launch(self) -> Any:
@@ -143,7 +155,8 @@ def _rows(t: ep.Tensor) -> Any:
 
 def _raw(t: ep.Tensor) -> Any:
     # only then: a call that detaches five tensors spends a launch's time on it
-    return t.raw.detach() if t.raw.requires_grad else t.raw
+    raw = t.raw
+    return raw.detach() if raw.requires_grad else raw
 
 
 @functools.cache
@@ -167,14 +180,17 @@ def _unfit(device: Any) -> str | None:
 
 def _arguments(problem: Problem) -> tuple[Any, ...]:
     """Return what kernels take: half precision as it is, numbers as numbers."""
-    eps, lower, upper = (
-        a if isinstance(a, float) else _raw(a) for a in (problem.eps, problem.lower, problem.upper)
+    eps, lower, upper = problem.eps, problem.lower, problem.upper
+    return (
+        _rows(problem.given_x),
+        _rows(problem.given_delta),
+        eps if isinstance(eps, float) else _raw(eps)[:, 0],
+        problem.p,
+        lower if isinstance(lower, float) else _raw(lower),
+        upper if isinstance(upper, float) else _raw(upper),
+        problem.tolerance,
     )
-    eps = eps if isinstance(eps, float) else eps[:, 0]
-    x, delta = _rows(problem.given_x), _rows(problem.given_delta)
-    return x, delta, eps, problem.p, lower, upper, problem.tolerance
 
 
 def _column(a: Any) -> ep.Tensor:
-    column: ep.Tensor = ep.astensor(a[:, None])
-    return column
+    return ep.PyTorchTensor(a.unsqueeze(1))

@@ -7,84 +7,120 @@ call, and the kernel that it returns is kept.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from triton.runtime import driver
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 # Words of flags are made so many at a time, each at an address that Triton calls aligned.
 WORDS, WORD_STEP = 256, 4
+# Kinds of calls that are remembered: a batch that gets smaller with every step has many.
+MOST_KINDS = 4096
 # Triton takes larger integers for others; here they are the bits of numbers, of which there may be
 # many.
 LARGEST_INT32 = 2**31 - 1
 
-_COMPILED: dict[tuple[Any, ...], Any] = {}
 _WORDS: dict[tuple[Any, ...], Iterator[torch.Tensor]] = {}
+_TO_BYTES, _FROM_BYTES = struct.Struct("d").pack, struct.Struct("q").unpack
+_HERE = contextlib.nullcontext()
 
 
-def start(
-    kernel: Any,
-    grid: tuple[int, int, int],
-    warps: int,
-    args: tuple[torch.Tensor | int, ...],
-    numbers: tuple[int, ...],
-    constants: dict[str, Any],
-    registers: int | None = None,
-) -> None:
-    """Launch a kernel on the current device.
+class Launch:
+    """A kernel with its grid and what is compiled in, for arguments of one kind.
+
+    Integers that Triton compiles for, tensors' dtypes and `alignments` are the same in every call.
 
     Args:
         kernel: What ``triton.jit`` returned.
         grid: How many programs.
         warps: Warps of a program.
-        args: The kernel's first arguments.
-        numbers: Those after them, `bits_of` numbers, for which nothing is compiled again.
-        constants: What is compiled in, by name; all that is left, in the kernel's order.
+        constants: What is compiled in, by name; the kernel's last arguments, in its order.
         registers: The most that a thread may have, so that more programs run at once.
     """
-    if INTERPRETED:
-        kernel[grid](*args, *numbers, **constants)
-        return
-    # all that Triton compiles an argument's own code for, and more: shapes are few
-    kinds = [
-        (a if 0 <= a <= LARGEST_INT32 else -1 - (a % 16 == 0))
-        if type(a) is int
-        else (a.dtype, a.data_ptr() % 16)  # type: ignore[union-attr]
-        for a in args
-    ]
-    key = (id(kernel), warps, torch.cuda.current_device(), *constants.values(), *kinds)
-    compiled = _COMPILED.get(key)
-    if compiled is not None:
-        try:
-            compiled[grid](*args, *numbers, *constants.values())
-            return
-        except Exception:  # a Triton that wants other arguments here; else it is raised below
-            _COMPILED[key] = None
-    assert tuple(kernel.arg_names[-len(constants) :]) == tuple(constants)  # which go by position
-    # Triton 3.9 wants fusion said
-    options = {"num_warps": warps, "maxnreg": registers, "enable_fp_fusion": True}
-    compiled = kernel[grid](*args, *numbers, **constants, **options)
-    _COMPILED.setdefault(key, compiled)
+
+    def __init__(
+        self,
+        kernel: Any,
+        grid: tuple[int, int, int],
+        warps: int,
+        constants: dict[str, Any],
+        registers: int | None = None,
+    ) -> None:
+        assert tuple(kernel.arg_names[-len(constants) :]) == tuple(constants)  # they go by position
+        self.kernel = kernel
+        self._grid, self._constants, self._values = grid, constants, tuple(constants.values())
+        # Triton 3.9 wants fusion said
+        self._options = {"num_warps": warps, "maxnreg": registers, "enable_fp_fusion": True}
+        self._run: Callable[..., None] | None = None
+        self._runs_alone = not INTERPRETED
+
+    def __call__(self, *arguments: Any) -> None:
+        """Launch the kernel on the current device."""
+        if self._run is not None:
+            try:
+                self._run(*arguments, *self._values)
+                return
+            except Exception:  # a Triton that wants other arguments here; else it is raised below
+                self._run, self._runs_alone = None, False
+        options = {} if INTERPRETED else self._options
+        compiled = self.kernel[self._grid](*arguments, **self._constants, **options)
+        if self._runs_alone:
+            self._run = compiled[self._grid]
+
+
+def remembered(prepare: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that makes launches, for each kind of call once.
+
+    The interpreter has nothing to keep, and its tests change what launches are made from.
+    """
+    return prepare if INTERPRETED else functools.lru_cache(MOST_KINDS)(prepare)
+
+
+def alignments(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return dtypes and alignments, for which Triton compiles; of bits only whether they are large.
+
+    Memory that has just been allocated is aligned.
+    """
+    return tuple(
+        [
+            (a.dtype, a.data_ptr() % 16 == 0)
+            if type(a) is not int
+            else -LARGEST_INT32 <= a <= LARGEST_INT32
+            for a in tensors
+        ]
+    )
+
+
+def on(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a block in which launches go to a device."""
+    if INTERPRETED or torch.cuda.current_device() == device.index:
+        return _HERE
+    return torch.cuda.device(device)
 
 
 def bits_of(value: float) -> int:
     """Return the bits of a float64, see `elements.number_of`."""
-    bits: int = struct.unpack("q", struct.pack("d", value))[0]
+    bits: int = _FROM_BYTES(_TO_BYTES(value))[0]
     return bits
 
 
 def flag_word(device: torch.device) -> torch.Tensor:
     """Return an int32 of shape (1,) that is 0 and nobody else's, in most calls without a launch."""
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    stream = driver.active.get_current_stream(device.index) if device.type == "cuda" else 0
     key = device, stream, threading.get_ident()
-    if key not in _WORDS:
-        _WORDS[key] = _words(device)
-    return next(_WORDS[key])
+    words = _WORDS.get(key)
+    if words is None:
+        words = _WORDS[key] = _words(device)
+    return next(words)
 
 
 def _words(device: torch.device) -> Iterator[torch.Tensor]:

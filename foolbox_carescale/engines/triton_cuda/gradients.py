@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from .elements import constant, inverse_of, largest_number, load_block, number_of, power, sizes_of
-from .rows import any_fault, faults_in, length_of, room_along, sums
+from .rows import any_fault, faults_in, length_of, report, room_along, sums
 from .sweeps import RUN
 
 # Relative distance from eps that no rounding of eta explains: eps is out of reach.
@@ -234,8 +234,9 @@ def accumulate_kernel(
 @triton.jit
 def reach_kernel(
     x, v, lower, upper, reach, flags, x_step, v_step, lower_step, upper_step, n,
-    P: tl.constexpr, HIGH: tl.constexpr, INFINITE: tl.constexpr, TOLERANCE: tl.constexpr,
-    LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
+    REPORT: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr, INFINITE: tl.constexpr,
+    TOLERANCE: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr,
+    BLOCK: tl.constexpr
 ):  # fmt: skip
     """Write the p-norm of the room of a row."""
     row = tl.program_id(0).to(tl.int64)
@@ -264,4 +265,4 @@ def reach_kernel(
         root = tl.exp2(tl.log2(tl.maximum(total, 1.0)) * constant(1.0 / P, tl.float64))
         norm = norm * root
     tl.store(reach + row, norm.to(TYPE))
-    tl.store(flags + row, any_fault(faults))
+    report(flags, any_fault(faults), REPORT)

@@ -12,8 +12,6 @@ tensors in main memory, slowly.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
 from typing import Any
 
@@ -24,7 +22,7 @@ from .. import pow
 from ..base import LARGEST
 from ..newton import sum_rtol
 from . import kernels
-from .dispatch import INTERPRETED, bits_of, flag_word, start
+from .dispatch import Launch, alignments, bits_of, flag_word, on, remembered
 
 Tensor = torch.Tensor
 
@@ -109,7 +107,7 @@ def perturb(
     Returns:
         The perturbed points, dtype of x, x itself in rows with flags; eta and flags of `solve`.
     """
-    target = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+    target = x.new_empty(x.shape) if out is None else out
     eta, flags = _launch(x, delta, eps, p, lower, upper, tolerance, target, report)
     return target, eta, flags
 
@@ -126,9 +124,10 @@ def _launch(
     report: bool,
 ) -> tuple[Tensor, Tensor | None]:
     rows, n = x.shape
-    wide = x.dtype == torch.float64
-    eta = torch.empty(rows, dtype=torch.float64 if wide else torch.float32, device=x.device)
-    word = flag_word(x.device) if report else None
+    device = x.device
+    half = x.dtype != torch.float32 and x.dtype != torch.float64
+    eta = x.new_empty(rows, dtype=torch.float32) if half else x.new_empty(rows)
+    word = flag_word(device) if report else None
     if rows == 0 or n == 0:
         return eta.zero_(), word
     x, delta = _flat(x), _flat(delta)
@@ -138,64 +137,79 @@ def _launch(
     data = (x, delta, lower, upper, length)
     steps = (x.stride(0), delta.stride(0), low_step, high_step, length_step)
     numbers = (low, high, length_bits, bits_of(tolerance))
-    constants = _constants(
-        "float64" if wide else "float32", float(p), report, lower is not x, upper is not x,
+    flags = x if word is None else word
+    passes, last, space_size = _launches(
+        rows, n, device, p, alignments(data if out is None else (*data, out)), steps,
+        None if out is None else out.stride(0), report, lower is not x, upper is not x,
         length is not x,
     )  # fmt: skip
-    flags = x if word is None else word
-    target = x if out is None else out
-    registers = None if wide else REGISTERS
-    # multiples of a block, so that no program's loads straddle a cache line
-    size = _ceil(_ceil(n, _parts(rows, n, x.device)), BLOCK) * BLOCK
-    parts = _ceil(n, size)
-    passes, space = 0, eta
-    with contextlib.nullcontext() if INTERPRETED else torch.cuda.device(x.device):
-        if parts > 1:
-            space = torch.empty(
-                rows * kernels.space_of(parts), dtype=torch.float64, device=x.device
-            )
-            passes = 1 if p == math.inf else LAUNCHED_PASSES
-        for count in range(passes):
-            start(
-                kernels.pass_kernel, (rows, parts, 1), WARPS,
-                (*data, space, flags, *steps, n, size, parts), numbers,
-                {
-                    "COUNT": count, **constants,
-                    "BLOCK": BLOCK, "PARTS": _power_of_2(parts),
-                },
-                registers,
-            )  # fmt: skip
-        lanes, block, warps = _shape(n)
-        start(
-            kernels.row_kernel, (_ceil(rows, lanes), 1 if out is None else parts, 1), warps,
-            (*data, space, eta, flags, target, *steps, target.stride(0), n, size, parts, rows),
-            numbers,
-            {
-                "PASSED": passes, "WRITE": out is not None,
-                "SAMPLED": passes == 0 and n >= SHORTEST_SAMPLED, **constants,
-                "LARGEST": _largest(x.dtype), "ROWS": lanes,
-                "BLOCK": block, "PARTS": _power_of_2(parts),
-            },
-            registers,
-        )  # fmt: skip
+    with on(device):
+        space = eta
+        if passes:
+            space = x.new_empty(space_size, dtype=torch.float64)
+        for launch, sizes in passes:
+            launch(*data, space, flags, *steps, *sizes, *numbers)
+        launch, sizes = last
+        target = x if out is None else out
+        launch(*data, space, eta, flags, target, *steps, *sizes, *numbers)
     return eta, word
 
 
-@functools.cache
-def _constants(
-    dtype: str, p: float, report: bool, lower: bool, upper: bool, eps: bool
-) -> dict[str, Any]:
-    """Return what is compiled in: of the dtype that computes, the norm, and what is a tensor."""
-    return {
+@remembered
+def _launches(
+    rows: int,
+    n: int,
+    device: torch.device,
+    p: float,
+    kinds: tuple[Any, ...],
+    steps: tuple[int, ...],
+    out_step: int | None,
+    report: bool,
+    lower: bool,
+    upper: bool,
+    eps: bool,
+) -> tuple[list[Any], Any, int]:
+    """Return the launches of passes and the last one, with their sizes, and their float64 space."""
+    dtype = kinds[0][0]
+    wide = dtype == torch.float64
+    # multiples of a block, so that no program's loads straddle a cache line
+    size = _ceil(_ceil(n, _parts(rows, n, device)), BLOCK) * BLOCK
+    parts = _ceil(n, size)
+    count = 0 if parts == 1 else 1 if p == math.inf else LAUNCHED_PASSES
+    registers = None if wide else REGISTERS
+    constants = {
         "REPORT": report,
         "LOWER": lower,
         "UPPER": upper,
         "EPS": eps,
-        "P": p,
+        "P": float(p),
         "HIGH": pow.split_order(p)[0] if p < math.inf else 0.0,
-        "RTOL": sum_rtol(dtype, p),
-        "TYPE": getattr(tl, dtype),
+        "RTOL": sum_rtol("float64" if wide else "float32", float(p)),
+        "TYPE": tl.float64 if wide else tl.float32,
     }
+    together = {"PARTS": _power_of_2(parts)}
+    passes = [
+        Launch(
+            kernels.pass_kernel, (rows, parts, 1), WARPS,
+            {"COUNT": i, **constants, "BLOCK": BLOCK, **together}, registers,
+        )
+        for i in range(count)
+    ]  # fmt: skip
+    lanes, block, warps = _shape(n)
+    grid = (_ceil(rows, lanes), 1 if out_step is None else parts, 1)
+    last = Launch(
+        kernels.row_kernel, grid, warps,
+        {
+            "PASSED": count, "WRITE": out_step is not None,
+            "SAMPLED": count == 0 and n >= SHORTEST_SAMPLED, **constants,
+            "LARGEST": _largest(dtype), "ROWS": lanes, "BLOCK": block, **together,
+        },
+        registers,
+    )  # fmt: skip
+    step = steps[0] if out_step is None else out_step
+    space = rows * kernels.space_of(parts) if count else 0
+    sizes = n, size, parts
+    return [(launch, sizes) for launch in passes], (last, (step, *sizes, rows)), space
 
 
 def _shape(n: int) -> tuple[int, int, int]:

@@ -3,12 +3,12 @@
 Tensors have the shape (N, n) and one device, unless said otherwise. eps is a number, which costs
 no tensor, or a tensor of shape (N,) or (1,); bounds are numbers, which are compiled in, or tensors
 of shape (1, n) or (N, n). p is compiled in. Results that are one number per row are tensors of
-shape (N,). Flags are those of ``core.checks``; rows with flags stay where they are.
+shape (N,). Flags are those of ``core.checks``, of all rows or-ed to one int32, or None unless asked
+for by ``report``; rows with flags stay where they are.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 from typing import Any
 
@@ -20,7 +20,7 @@ from ...core.norms import SMALLEST, WIDE_BELOW
 from .. import pow
 from ..newton import sum_rtol
 from . import gradients, projection, steepest
-from .dispatch import INTERPRETED, bits_of, start
+from .dispatch import Launch, alignments, bits_of, flag_word, on, remembered
 from .launch import SHORTEST_SAMPLED
 
 Tensor = torch.Tensor
@@ -43,7 +43,8 @@ def project(
     sphere: bool = False,
     momentum: tuple[float, Tensor, Tensor] | None = None,
     direction: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    report: bool = True,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Project x onto ball and box; see ``engines.project``.
 
     Args:
@@ -58,30 +59,34 @@ def project(
         momentum: As there.
         direction: For p = 1 on the sphere: what is still missing to eps is spent on coordinates
             that have not moved, along the largest of this.
+        report: Whether to say what is wrong.
 
     Returns:
         The points, half precision as float32; for p = 1 the thresholds, and what was missing to
         eps before ``direction``, in float64; flags.
     """
-    out = _points_like(x0)
-    rows = x0.shape[0]
-    flags = _empty(x0, torch.int32)
+    out, flags = _points_like(x0), flag_word(x0.device) if report else None
     weight, now, before = (0.0, x, x) if momentum is None else momentum
-    x0, x, now, before, *bounds = map(_flat, (x0, x, now, before, lower, upper))
+    x0, x, now, before, low, high = map(_flat, (x0, x, now, before, lower, upper))
     eps, eps_step, by_bits = _length(eps)
-    options = _options(out, p, bounds, tolerance)
-    options |= {"BITS": by_bits, "MIX": momentum is not None, "SPHERE": sphere}
-    data = (x0, x, now, before, bits_of(weight), *_pointers(x0, bounds), eps)
-    steps = (*map(_step, (x0, x, now, before, *bounds)), eps_step)
+    options: dict[str, Any] = {
+        "BITS": by_bits, "MIX": momentum is not None, "SPHERE": sphere, "REPORT": report,
+    }  # fmt: skip
+    data = (x0, x, now, before, bits_of(weight), *_pointers(x0, low, high), eps)
+    steps = *map(_step, (x0, x, now, before, low, high)), eps_step
+    word = out if flags is None else flags
+    threshold = missing = None
     if p == math.inf:
-        threshold = missing = _empty(x0, torch.float64)
-        _run(projection.limit_kernel, rows, (*data, out, flags, *steps, out.stride(0)), options)
-        return out, threshold, missing, flags
-    threshold, missing = _empty(x0, torch.float64), _empty(x0, torch.float64)
-    along = x0 if direction is None else _flat(direction)
-    options["FILL"] = direction is not None
-    arguments = (*data, along, out, threshold, missing, flags, *steps, _step(along), out.stride(0))
-    _run(projection.project_kernel, rows, arguments, options)
+        kernel, data = projection.limit_kernel, (*data, out, word)
+    else:
+        along = x0 if direction is None else _flat(direction)
+        options["FILL"] = direction is not None
+        numbers = (out, out)
+        if p == 1:
+            numbers = threshold, missing = _empty(x0, torch.float64), _empty(x0, torch.float64)
+        kernel, data = projection.project_kernel, (*data, along, out, *numbers, word)
+        steps = *steps, _step(along)
+    _run(kernel, x0, data, (*steps, out.stride(0)), p, low, high, tolerance, options)
     return out, threshold, missing, flags
 
 
@@ -96,7 +101,8 @@ def steepest_step(
     *,
     counts: Any = None,
     lenient: bool = False,
-) -> tuple[Tensor, Tensor]:
+    report: bool = True,
+) -> tuple[Tensor, Tensor | None]:
     """Return x + s with s = argmax <gradient, s>, ||s||_p <= eps, x + s inside the bounds.
 
     Args:
@@ -110,18 +116,19 @@ def steepest_step(
         counts: For p = 1 the numbers of coordinates to move, an integer tensor or array of shape
             (N,): a step evenly along the signs of the largest gradients, instead.
         lenient: Whether gradients that are not finite get no flag.
+        report: Whether to say what is wrong.
 
     Returns:
         The points, half precision as float32, and flags.
     """
     wide = 1 < p < WIDE_BELOW  # powers of what float32 resolves are no numbers of it
-    out, flags = _points_like(x, wide=wide), _empty(x, torch.int32)
-    x, gradient, *bounds = map(_flat, (x, gradient, lower, upper))
+    out = _points_like(x, wide=wide)
+    flags = flag_word(x.device) if report else None
+    x, gradient, low, high = map(_flat, (x, gradient, lower, upper))
     eps, eps_step, by_bits = _length(eps)
-    options = _options(out, p, bounds, tolerance)
-    options |= {"BITS": by_bits, "LENIENT": lenient}
-    data = (x, gradient, *_pointers(x, bounds), eps)
-    steps = (*map(_step, (x, gradient, *bounds)), eps_step, out.stride(0))
+    options: dict[str, Any] = {"BITS": by_bits, "LENIENT": lenient, "REPORT": report, "WIDE": wide}
+    data = (x, gradient, *_pointers(x, low, high), eps)
+    steps = (*map(_step, (x, gradient, low, high)), eps_step, out.stride(0))
     kernel = steepest.dual_kernel
     if p == math.inf:
         kernel = steepest.signs_kernel
@@ -130,11 +137,8 @@ def steepest_step(
         data = (*data, torch.as_tensor(counts).to(x.device, non_blocking=True))
     elif p == 1:
         kernel = steepest.fill_kernel
-    else:
-        dual = 1 / (p - 1)
-        options |= {"DUAL": dual, "DUAL_HIGH": pow.split_order(dual)[0]}
-        options["SMALLEST"] = SMALLEST[_name(out)]
-    _run(kernel, x.shape[0], (*data, out, flags, *steps), options)
+    data = (*data, out, out if flags is None else flags)
+    _run(kernel, x, data, steps, p, low, high, tolerance, options)
     return out.float() if wide and x.dtype != torch.float64 else out, flags
 
 
@@ -169,18 +173,15 @@ def products(
     """
     to_x, to_delta = _points_like(x), _points_like(x)
     to_eps = _empty(x, to_x.dtype)
-    x, delta, cotangent, *bounds = map(_flat, (x, delta, cotangent, lower, upper))
+    x, delta, cotangent, low, high = map(_flat, (x, delta, cotangent, lower, upper))
     eps, eps_step, by_bits = _length(eps)
-    options = _options(x, p, bounds, 0.0)
-    finite = p < math.inf
-    options |= {"BITS": by_bits, "POINTS": of_points, "INFINITE": not finite}
-    options["LOWERED"] = pow.split_order(p - 1)[0] if finite else 0.0
-    arguments = (
-        x, delta, *_pointers(x, bounds), eps, eta, cotangent, to_x, to_delta, to_eps,
-        *map(_step, (x, delta, *bounds)), eps_step, eta.stride(0), _step(cotangent),
+    data = (x, delta, *_pointers(x, low, high), eps, eta, cotangent, to_x, to_delta, to_eps)
+    steps = (
+        *map(_step, (x, delta, low, high)), eps_step, eta.stride(0), _step(cotangent),
         to_x.stride(0),
     )  # fmt: skip
-    _run(gradients.product_kernel, x.shape[0], arguments, options)
+    options = {"BITS": by_bits, "POINTS": of_points}
+    _run(gradients.product_kernel, x, data, steps, p, low, high, 0.0, options)
     return to_x, to_delta, to_eps
 
 
@@ -194,17 +195,23 @@ def accumulate(total: Tensor | None, decay: float, gradient: Tensor, least: floa
         least: The norm below which gradients are not scaled to 1.
     """
     g = _flat(gradient)
-    out = torch.empty(g.shape, dtype=g.dtype, device=g.device) if total is None else total
-    options = _options(g, 1.0, [], 0.0) | {"FIRST": total is None, "LEAST": least}
-    steps = (out.stride(0), g.stride(0), out.stride(0))
-    arguments = (out, g, out, bits_of(decay), *steps)
-    _run(gradients.accumulate_kernel, g.shape[0], arguments, options)
+    out = g.new_empty(g.shape) if total is None else total
+    options = {"FIRST": total is None, "LEAST": least}
+    data, steps = (out, g, out, bits_of(decay)), (out.stride(0), g.stride(0), out.stride(0))
+    _run(gradients.accumulate_kernel, g, data, steps, 1.0, 0.0, 1.0, 0.0, options)
     return out
 
 
 def reachable_norm(
-    x: Tensor, delta: Tensor, p: float, lower: Bound, upper: Bound, tolerance: float
-) -> tuple[Tensor, Tensor]:
+    x: Tensor,
+    delta: Tensor,
+    p: float,
+    lower: Bound,
+    upper: Bound,
+    tolerance: float,
+    *,
+    report: bool = True,
+) -> tuple[Tensor, Tensor | None]:
     """Return the p-norm of the room along delta, shape (N,), in the dtype that computes; flags.
 
     Args:
@@ -214,48 +221,101 @@ def reachable_norm(
         lower: Lower bounds.
         upper: Upper bounds.
         tolerance: x may lie this far outside of the bounds.
+        report: Whether to say what is wrong.
     """
-    reach, flags = _empty(x, getattr(torch, _name(x))), _empty(x, torch.int32)
-    x, delta, *bounds = map(_flat, (x, delta, lower, upper))
-    options = _options(x, p, bounds, tolerance) | {"INFINITE": p == math.inf}
-    arguments = (x, delta, *_pointers(x, bounds), reach, flags)
-    steps = map(_step, (x, delta, *bounds))
-    _run(gradients.reach_kernel, x.shape[0], (*arguments, *steps), options)
+    reach = _empty(x, torch.float64 if x.dtype == torch.float64 else torch.float32)
+    flags = flag_word(x.device) if report else None
+    x, delta, low, high = map(_flat, (x, delta, lower, upper))
+    data = (x, delta, *_pointers(x, low, high), reach, reach if flags is None else flags)
+    steps = (*map(_step, (x, delta, low, high)),)
+    _run(gradients.reach_kernel, x, data, steps, p, low, high, tolerance, {"REPORT": report})
     return reach, flags
 
 
-def _run(kernel: Any, rows: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-    """Launch one program for each row; of the options those that the kernel has."""
-    if rows == 0 or options["n"] == 0:
+def _run(
+    kernel: Any,
+    x: Tensor,
+    data: tuple[Any, ...],
+    steps: tuple[int, ...],
+    p: float,
+    lower: Any,
+    upper: Any,
+    tolerance: float,
+    options: dict[str, Any],
+) -> None:
+    """Launch one program for each row of x; data are tensors and bits of numbers."""
+    rows, n = x.shape
+    if rows == 0 or n == 0:
         return
-    constants = {name: options[name] for name in kernel.arg_names if name in options}
-    numbers = *arguments, constants.pop("n")
-    searches = "SAMPLED" in constants and options["TYPE"] == tl.float32
-    registers = REGISTERS if searches else None
-    with contextlib.nullcontext() if INTERPRETED else torch.cuda.device(arguments[0].device):
-        start(kernel, (rows, 1, 1), options["warps"], numbers, (), constants, registers)
+    device = x.device
+    # where a bound that is a tensor has its place there is no number
+    low, high = (b if isinstance(b, float) else None for b in (lower, upper))
+    launch = _launch(
+        kernel.__name__, rows, n, device, alignments(data), steps, p, low, high, tolerance,
+        tuple(options.items()),
+    )  # fmt: skip
+    with on(device):
+        launch(*data, *steps, n)
 
 
-def _options(like: Tensor, p: float, bounds: list[Any], tolerance: float) -> dict[str, Any]:
-    """Return what is compiled in to compute in the dtype of `like`, half precision in float32."""
-    name, n = _name(like), like.shape[1]
+@remembered
+def _launch(
+    name: str,
+    rows: int,
+    n: int,
+    device: torch.device,
+    kinds: tuple[Any, ...],
+    steps: tuple[int, ...],
+    p: float,
+    lower: float | None,
+    upper: float | None,
+    tolerance: float,
+    options: tuple[tuple[str, Any], ...],
+) -> Launch:
+    """Return a launch to compute in the dtype of x, half precision in float32."""
+    kernel, chosen = KERNELS[name], dict(options)
+    wide = kinds[0][0] == torch.float64 or chosen.pop("WIDE", False)
+    dtype = "float64" if wide else "float32"
+    finite = p < math.inf
     # half of it, where registers are needed twice
-    block = min(BLOCK if name == "float32" else BLOCK // 2, triton.next_power_of_2(n))
-    options: dict[str, Any] = {
-        "n": n,
+    block = min(BLOCK // 2 if wide else BLOCK, triton.next_power_of_2(n))
+    chosen |= {
+        "INFINITE": not finite,
         "P": p,
-        "HIGH": pow.split_order(p)[0] if p < math.inf else 0.0,
-        "RTOL": sum_rtol(name, p) if p < math.inf else 0.0,
+        "HIGH": pow.split_order(p)[0] if finite else 0.0,
+        "LOWERED": pow.split_order(p - 1)[0] if finite else 0.0,
+        "RTOL": sum_rtol(dtype, p) if finite else 0.0,
         "SAMPLED": n >= SHORTEST_SAMPLED,
         "TOLERANCE": tolerance,
-        "LARGEST": 0.5 * torch.finfo(like.dtype).max,
-        "TYPE": getattr(tl, name),
+        "LARGEST": 0.5 * torch.finfo(getattr(torch, dtype)).max,
+        "LOWER": lower,
+        "UPPER": upper,
+        "TYPE": getattr(tl, dtype),
         "BLOCK": block,
-        "warps": max(1, min(MOST_WARPS, block // ELEMENTS_PER_WARP)),
     }
-    for side, bound in zip(("LOWER", "UPPER"), bounds, strict=False):
-        options[side] = bound if isinstance(bound, float) else None
-    return options
+    if name == "dual_kernel":
+        dual = 1 / (p - 1)
+        chosen |= {"DUAL": dual, "DUAL_HIGH": pow.split_order(dual)[0], "SMALLEST": SMALLEST[dtype]}
+    constants = {name: chosen[name] for name in kernel.arg_names if name in chosen}
+    searches = "SAMPLED" in constants and not wide
+    warps = max(1, min(MOST_WARPS, block // ELEMENTS_PER_WARP))
+    return Launch(kernel, (rows, 1, 1), warps, constants, REGISTERS if searches else None)
+
+
+KERNELS = {
+    kernel.__name__: kernel
+    for kernel in (
+        projection.limit_kernel,
+        projection.project_kernel,
+        steepest.signs_kernel,
+        steepest.dual_kernel,
+        steepest.fill_kernel,
+        steepest.sparse_kernel,
+        gradients.product_kernel,
+        gradients.accumulate_kernel,
+        gradients.reach_kernel,
+    )
+}
 
 
 def _name(a: Tensor) -> str:
@@ -264,12 +324,13 @@ def _name(a: Tensor) -> str:
 
 def _points_like(x: Tensor, *, wide: bool = False) -> Tensor:
     """Return memory for points, in the dtype that computes: they stand in for directions first."""
-    dtype = torch.float64 if wide else getattr(torch, _name(x))
-    return torch.empty(x.shape, dtype=dtype, device=x.device)
+    if x.dtype == torch.float64 or (x.dtype == torch.float32 and not wide):
+        return x.new_empty(x.shape)
+    return x.new_empty(x.shape, dtype=torch.float64 if wide else torch.float32)
 
 
 def _empty(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.empty(x.shape[0], dtype=dtype, device=x.device)
+    return x.new_empty(x.shape[0], dtype=dtype)
 
 
 def _length(eps: float | Tensor) -> tuple[Any, int, bool]:
@@ -279,7 +340,7 @@ def _length(eps: float | Tensor) -> tuple[Any, int, bool]:
     return bits_of(eps + 0.0), 0, True  # of -0 those of 0
 
 
-def _pointers(x: Tensor, bounds: list[Any]) -> list[Tensor]:
+def _pointers(x: Tensor, *bounds: Any) -> list[Tensor]:
     return [x if isinstance(bound, float) else bound for bound in bounds]
 
 

@@ -54,6 +54,13 @@ def any_fault(faults):
 
 
 @triton.jit
+def report(word, faults, REPORT: tl.constexpr):
+    """Add the flags of a row to those of all."""
+    if REPORT:
+        tl.atomic_or(word, faults, mask=faults != 0, sem="relaxed")
+
+
+@triton.jit
 def room_along(point, v, low, high):
     """Return the distance to the bound that v points at, 0 where v is 0; never negative."""
     room = tl.where(v > 0, high - point, point - low)

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from .elements import constant, fault_of, largest_number, load_block, power, smallest_normal
-from .rows import any_fault, faults_in, length_of, moved_by, room_along, root_of
+from .rows import any_fault, faults_in, length_of, moved_by, report, room_along, root_of
 from .sweeps import RUN
 
 
@@ -33,7 +33,8 @@ def _faults(
 @triton.jit(do_not_specialize=["eps"])
 def signs_kernel(
     x, g, lower, upper, eps, out, flags, x_step, g_step, lower_step, upper_step, eps_step,
-    out_step, n, BITS: tl.constexpr, LENIENT: tl.constexpr, TOLERANCE: tl.constexpr,
+    out_step, n, BITS: tl.constexpr, LENIENT: tl.constexpr, REPORT: tl.constexpr,
+    TOLERANCE: tl.constexpr,
     LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Write clip(x + eps sign(g)): for p = inf no root is needed."""
@@ -50,7 +51,7 @@ def signs_kernel(
         v = _finite(v, TYPE)
         moved = point + tl.where(v > 0, step, tl.where(v < 0, -step, 0.0))
         tl.store(out + at, tl.minimum(tl.maximum(moved, low), high), mask=at < n)
-    tl.store(flags + row, any_fault(faults) | fault_of(wanted))
+    report(flags, any_fault(faults) | fault_of(wanted), REPORT)
 
 
 @triton.jit
@@ -78,7 +79,8 @@ def _gain(point, g, low, high, TYPE: tl.constexpr):
 @triton.jit(do_not_specialize=["eps"])
 def dual_kernel(
     x, g, lower, upper, eps, out, flags, x_step, g_step, lower_step, upper_step, eps_step,
-    out_step, n, BITS: tl.constexpr, LENIENT: tl.constexpr, DUAL: tl.constexpr,
+    out_step, n, BITS: tl.constexpr, LENIENT: tl.constexpr, REPORT: tl.constexpr,
+    DUAL: tl.constexpr,
     DUAL_HIGH: tl.constexpr, SMALLEST: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr,
     RTOL: tl.constexpr, SAMPLED: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr,
     LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
@@ -100,17 +102,17 @@ def dual_kernel(
         tl.store(out + at, tl.where(v > 0, dual, -dual), mask=at < n)
     tl.debug_barrier()
     _write_rescaled(
-        x, out, lower, upper, eps, flags, row, eps_step, n, faults, BITS, P, HIGH, RTOL, SAMPLED,
-        LARGEST, LOWER, UPPER, TYPE, BLOCK,
+        x, out, lower, upper, eps, flags, row, eps_step, n, faults, BITS, REPORT, P, HIGH, RTOL,
+        SAMPLED, LARGEST, LOWER, UPPER, TYPE, BLOCK,
     )  # fmt: skip
 
 
 @triton.jit
 def _write_rescaled(
     x, out, lower, upper, eps, flags, row, eps_step, n, faults, BITS: tl.constexpr,
-    P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr, SAMPLED: tl.constexpr,
-    LARGEST: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr,
-    BLOCK: tl.constexpr
+    REPORT: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr,
+    SAMPLED: tl.constexpr, LARGEST: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr,
+    TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Write clip(x + eta v) over v, which is in `out`; and the flags."""
     wanted = length_of(eps, row, eps_step, BITS)
@@ -126,7 +128,7 @@ def _write_rescaled(
         at = begin + tl.arange(0, BLOCK)
         point, v, low, high = load_block(x, out, lower, upper, begin, n, LOWER, UPPER, TYPE, BLOCK)
         tl.store(out + at, moved_by(point, v, root, low, high, TYPE), mask=at < n)
-    tl.store(flags + row, faults)
+    report(flags, faults, REPORT)
 
 
 # p = 1: gains are |g| where they can move; a threshold on them decides what moves.
@@ -254,7 +256,8 @@ def fill_row(
 @triton.jit(do_not_specialize=["eps"])
 def fill_kernel(
     x, g, lower, upper, eps, out, flags, x_step, g_step, lower_step, upper_step, eps_step,
-    out_step, n, BITS: tl.constexpr, LENIENT: tl.constexpr, TOLERANCE: tl.constexpr,
+    out_step, n, BITS: tl.constexpr, LENIENT: tl.constexpr, REPORT: tl.constexpr,
+    TOLERANCE: tl.constexpr,
     LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Write x + s for p = 1; see `fill_row`."""
@@ -266,7 +269,7 @@ def fill_kernel(
     )  # fmt: skip
     wanted = length_of(eps, row, eps_step, BITS)
     faults |= fault_of(wanted)
-    tl.store(flags + row, faults)
+    report(flags, faults, REPORT)
     budget = tl.where(faults == 0, wanted, 0.0)
     fill_row(x, g, lower, upper, budget, x, out, n, False, LOWER, UPPER, TYPE, BLOCK)
 
@@ -274,7 +277,8 @@ def fill_kernel(
 @triton.jit(do_not_specialize=["eps"])
 def sparse_kernel(
     x, g, lower, upper, eps, counts, out, flags, x_step, g_step, lower_step, upper_step, eps_step,
-    out_step, n, BITS: tl.constexpr, LENIENT: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr,
+    out_step, n, BITS: tl.constexpr, LENIENT: tl.constexpr, REPORT: tl.constexpr, P: tl.constexpr,
+    HIGH: tl.constexpr,
     RTOL: tl.constexpr, SAMPLED: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr,
     LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -294,6 +298,6 @@ def sparse_kernel(
         tl.store(out + at, tl.where(bits >= least, sign, 0.0), mask=at < n)
     tl.debug_barrier()
     _write_rescaled(
-        x, out, lower, upper, eps, flags, row, eps_step, n, faults, BITS, P, HIGH, RTOL, SAMPLED,
-        LARGEST, LOWER, UPPER, TYPE, BLOCK,
+        x, out, lower, upper, eps, flags, row, eps_step, n, faults, BITS, REPORT, P, HIGH, RTOL,
+        SAMPLED, LARGEST, LOWER, UPPER, TYPE, BLOCK,
     )  # fmt: skip
