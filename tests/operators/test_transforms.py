@@ -21,9 +21,8 @@ OPERATORS = {
 TABLE = [(n, p) for n in OPERATORS for p in ORDERS if n != "steepest_step" or p >= 1]
 each_operator = pytest.mark.parametrize(("name", "p"), TABLE)
 # where every order is one more program to compile: the closed forms and one general order
-each_convex = pytest.mark.parametrize(
-    ("name", "p"), [(n, p) for n, p in TABLE if p >= 1 and (p != 1.5 or n in ("eta", "perturb"))]
-)
+CONVEX = [(n, p) for n, p in TABLE if p >= 1 and (p != 1.5 or n in ("eta", "perturb"))]
+each_convex = pytest.mark.parametrize(("name", "p"), CONVEX)
 # where a program takes seconds to compile: each operator with one order or more, each order; by
 # day each operator with one
 FEW = [
@@ -40,7 +39,14 @@ ONCE = [
     ("steepest_step", 1.0),
     ("reachable_norm", 2.0),
 ]
-each_few = pytest.mark.parametrize(("name", "p"), backends.by_day(FEW, TABLE))
+# each operator once more, with other orders
+OTHERS = [
+    ("eta", 1.0),
+    ("perturb", math.inf),
+    ("project", 1.0),
+    ("steepest_step", 2.0),
+    ("reachable_norm", 2.0),
+]
 each_once = pytest.mark.parametrize(("name", "p"), backends.by_day(ONCE, FEW))
 SHAPE = (4, 3, 5)
 
@@ -80,7 +86,7 @@ def double():
         yield backend
 
 
-@each_few
+@pytest.mark.parametrize(("name", "p"), backends.by_day(OTHERS, TABLE))
 def test_jax_jit_gives_the_same(double, name, p):
     import jax
 
@@ -92,7 +98,7 @@ def test_jax_jit_gives_the_same(double, name, p):
     close(jitted(*other), outside(name, p, *inputs(seed=8)))
 
 
-@each_few
+@pytest.mark.parametrize(("name", "p"), backends.by_day(ONCE, TABLE))
 def test_jax_vmap_is_a_loop(double, name, p):
     import jax
 
@@ -312,7 +318,7 @@ def test_torch_func_hessian_agrees_with_autograd(p):
     ("name", "p", "batch"),
     # the size of the batch is unknown, and once per operator it is known
     backends.by_day(
-        [*((n, p, None) for n, p in FEW), ("perturb", 2.0, 4)],
+        [*((n, p, None) for n, p in OTHERS), ("perturb", 2.0, 4)],
         [*((n, p, None) for n, p in TABLE), *((n, 2.0, 4) for n in OPERATORS)],
     ),
 )
@@ -331,7 +337,7 @@ def test_tf_function_gives_the_same(name, p, batch):
         close(graph(*more), outside(name, p, *more))
 
 
-@each_convex
+@pytest.mark.parametrize(("name", "p"), backends.by_day(FEW, CONVEX))
 def test_tape_inside_of_a_graph(name, p):
     import tensorflow as tf
 

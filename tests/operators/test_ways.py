@@ -202,7 +202,8 @@ def test_autograph_rewrites_no_operator(monkeypatch):
     tf = pytest.importorskip("tensorflow")
     asked = []
     module = sys.modules[fc.perturb.__module__]
-    monkeypatch.setattr(module, "_unconverted", lambda f: asked.append(f.__name__) or f)
+    original = module._unconverted
+    monkeypatch.setattr(module, "_unconverted", lambda f: original(asked.append(f.__name__) or f))
     x, v = (tf.constant(a, tf.float32) for a in np.random.default_rng(0).random((2, 3, 4)))
     alone = fc.perturb(x, v, 0.1)
     assert asked == []
