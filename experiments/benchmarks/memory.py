@@ -71,6 +71,14 @@ def report(*, quick: bool) -> str:
         for name, attack in runs(p).items():
             peaks = [batches(attack, p, shape, wavering=wavering) for wavering in (False, True)]
             lines.append(f"| {p:g} | {name} | {peaks[0]:.1f} | {peaks[1]:.1f} |")
+    lines += [
+        "", "At the peak an attack holds its iterate and the gradient. Beside these, as far as it"
+        " has them: the best iterate, where that is no longer the last one; the iterate before"
+        " (momentum: all but p = 1); accumulated gradients (p = 1 and inf); the gradient of the"
+        " best iterate (APGD, which goes back to it); and the moments of Adam, two, or one for"
+        " p = inf, where only signs count. In a step of p = 2 the new iterate comes before the"
+        " gradient goes.",
+    ]  # fmt: skip
     return "\n".join(lines)
 
 

@@ -9,7 +9,13 @@ from typing import Any
 import eagerpy as ep
 from foolbox.devutils import atleast_kd, flatten
 
+from ..core import backends
+from .indexing import clear_samples
 from .steps import accumulate, finite
+
+# Elements that Adam computes with at a time: its temporaries stay in a processor's cache, and on a
+# device below a batch of large images.
+PART, PART_ON_DEVICE = 2**17, 2**24
 
 
 class Direction(ABC):
@@ -19,18 +25,23 @@ class Direction(ABC):
     others: what accumulates gradients takes 0 for those.
     """
 
+    keeps_gradients = False  # whether the last one is still needed when the next one comes
+
     @abstractmethod
-    def __call__(self, gradient: ep.Tensor) -> ep.Tensor:
-        """Return the direction for this gradient, same shape."""
+    def __call__(self, gradient: ep.Tensor, *, overwrite: bool = False) -> ep.Tensor:
+        """Return the direction for this gradient, same shape.
+
+        With ``overwrite`` it may be written over the gradient.
+        """
 
     def reset(self, where: ep.Tensor) -> None:  # noqa: B027  # most have nothing to reset
-        """Drop what was accumulated for some samples: they were moved elsewhere."""
+        """Drop what was accumulated for some samples, shape (N,): they were moved elsewhere."""
 
 
 class Gradient(Direction):
     """The gradient itself."""
 
-    def __call__(self, gradient: ep.Tensor) -> ep.Tensor:
+    def __call__(self, gradient: ep.Tensor, *, overwrite: bool = False) -> ep.Tensor:
         """Return the gradient."""
         return gradient
 
@@ -46,7 +57,7 @@ class Momentum(Direction):
         self.decay = decay
         self.sum: Any = None
 
-    def __call__(self, gradient: ep.Tensor) -> ep.Tensor:
+    def __call__(self, gradient: ep.Tensor, *, overwrite: bool = False) -> ep.Tensor:
         """Return ``decay * sum + g / ||g||_1``."""
         self.sum = accumulate(self.sum, self.decay, gradient)
         total: ep.Tensor = self.sum
@@ -54,7 +65,7 @@ class Momentum(Direction):
 
     def reset(self, where: ep.Tensor) -> None:
         """Reset the momentum."""
-        self.sum = ep.where(where, 0.0, self.sum)
+        self.sum = clear_samples(self.sum, where)
 
 
 class Adam(Direction):
@@ -66,36 +77,77 @@ class Adam(Direction):
     only signs count, and the power makes no difference.
     """
 
-    def __init__(self, beta1: float = 0.9, beta2: float = 0.999, partial: float = 0.125) -> None:
-        self.beta1, self.beta2, self.partial = beta1, beta2, partial
+    def __init__(
+        self,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        partial: float = 0.125,
+        *,
+        signs: bool = False,
+    ) -> None:
+        """Take the weights; with ``signs`` only the signs count, and nothing is divided by."""
+        self.beta1, self.beta2, self.partial, self.signs = beta1, beta2, partial, signs
         self.t = 0
-        self.first: Any = 0.0
-        self.second: Any = 0.0
+        self.first: Any = None
+        self.second: Any = None  # none where only signs count: those of the first moment
 
-    def __call__(self, gradient: ep.Tensor) -> ep.Tensor:
-        """Return ``m / (v^partial + 1e-8)`` of gradients whose largest value per sample is 1."""
+    def __call__(self, gradient: ep.Tensor, *, overwrite: bool = False) -> ep.Tensor:
+        """Return ``m / (v^partial + 1e-8)`` of gradients whose largest value per sample is 1.
+
+        Where only signs count it is ``m``, the memory of which is written to later.
+        """
+        self.t += 1
+        if self.first is None:
+            self.first = ep.zeros_like(gradient)
+            self.second = None if self.signs else ep.zeros_like(gradient)
+        raw = gradient.raw
+        direction: ep.Tensor
+        if backends.framework(gradient) != "torch" or not len(raw):
+            self.first, self.second, direction = self._next(gradient, self.first, self.second)
+            return direction
+        if self.signs:
+            direction = self.first
+        elif overwrite and raw.is_contiguous():
+            direction = gradient
+        else:
+            direction = ep.astensor(raw.new_empty(raw.shape))
+        at_once = PART_ON_DEVICE if backends.on_accelerator(gradient) else PART
+        rows = max(1, at_once // max(1, raw[0].numel()))
+        for start in range(0, len(raw), rows):
+            part = slice(start, start + rows)
+            before = self.first[part], None if self.signs else self.second[part]
+            first, second, along = self._next(gradient[part], *before)
+            self.first.raw[part] = first.raw
+            if not self.signs:
+                self.second.raw[part], direction.raw[part] = second.raw, along.raw
+        return direction
+
+    def _next(self, gradient: ep.Tensor, first: ep.Tensor, second: Any) -> tuple[Any, Any, Any]:
+        """Return both moments and the direction after a gradient."""
         gradient = finite(gradient)
         # without the scale, gradients of confident samples drown in the 1e-8
         top = flatten(gradient).abs().max(axis=-1)
         gradient = gradient / atleast_kd(ep.maximum(top, 1e-30), gradient.ndim)
-        self.t += 1
-        self.first = self.beta1 * self.first + (1 - self.beta1) * gradient
-        self.second = self.beta2 * self.second + (1 - self.beta2) * gradient.square()
+        first = self.beta1 * first + (1 - self.beta1) * gradient
+        if self.signs:
+            return first, None, first
+        second = self.beta2 * second + (1 - self.beta2) * gradient.square()
         del gradient
-        scale = (self.second / (1 - self.beta2**self.t)) ** self.partial
+        scale = (second / (1 - self.beta2**self.t)) ** self.partial
         scale = scale + 1e-8
-        direction: ep.Tensor = self.first / (1 - self.beta1**self.t) / scale
-        return direction
+        return first, second, first / (1 - self.beta1**self.t) / scale
 
 
 class Conjugate(Direction):
     """Conjugate gradients, Hestenes-Stiefel: Yamamura et al. 2022, arXiv 2206.09628."""
 
+    keeps_gradients = True
+
     def __init__(self) -> None:
         self.gradient: Any = None
         self.direction: Any = None
 
-    def __call__(self, gradient: ep.Tensor) -> ep.Tensor:
+    def __call__(self, gradient: ep.Tensor, *, overwrite: bool = False) -> ep.Tensor:
         """Return ``g + beta d``, d the last direction.
 
         ``beta = -<g, y> / <d, y>``, ``y = g_old - g``.
@@ -115,7 +167,7 @@ class Conjugate(Direction):
 
     def reset(self, where: ep.Tensor) -> None:
         """Restart from the gradient alone."""
-        self.direction = ep.where(where, 0.0, self.direction)
+        self.direction = ep.where(atleast_kd(where, self.direction.ndim), 0.0, self.direction)
 
 
 KINDS: dict[str, type[Direction]] = {
@@ -128,4 +180,6 @@ KINDS: dict[str, type[Direction]] = {
 
 def make_direction(kind: str | None, p: float) -> Direction:
     """Return a direction; by default momentum where steps keep only signs, for p = 1 and inf."""
+    if kind == "adam":
+        return Adam(signs=p == math.inf)
     return KINDS[kind or ("gradient" if 1 < p < math.inf else "momentum")]()

@@ -67,12 +67,26 @@ def replace_samples(
     With ``in_place`` they are written over the tensor's own, in PyTorch.
     """
     where = atleast_kd(where, tensor.ndim)
-    if in_place and backends.framework(tensor) == "torch":
+    # a gradient may be one number that stands for all
+    if in_place and backends.framework(tensor) == "torch" and tensor.raw.is_contiguous():
         raw = tensor.raw
         sys.modules["torch"].where(where.raw, values.raw, raw, out=raw)
         return tensor
     merged: ep.Tensor = ep.where(where, values, tensor)
     return merged
+
+
+def clear_samples(tensor: ep.Tensor, where: ep.Tensor) -> ep.Tensor:
+    """Return the tensor with 0 in the samples that ``where``, shape (N,), names.
+
+    In PyTorch it is written over.
+    """
+    where = atleast_kd(where, tensor.ndim)
+    if backends.framework(tensor) == "torch":
+        tensor.raw.masked_fill_(where.raw, 0.0)
+        return tensor
+    cleared: ep.Tensor = ep.where(where, 0.0, tensor)
+    return cleared
 
 
 def keep_samples(holder: object, index: Index, size: int) -> None:

@@ -8,13 +8,13 @@ are settings of ``ClipAwareGradientAttack``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
 import eagerpy as ep
 import numpy as np
 from foolbox.attacks.base import raise_if_kwargs
-from foolbox.devutils import atleast_kd
 from foolbox.models import Model
 
 from ..core import backends, checks
@@ -204,7 +204,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             x = perturb(x0, sample(x0, "gaussian"), start, p=self.p, bounds=model.bounds)
         previous = x
         momentum = momentum_weight(self.momentum, self.p)
-        highest = HighestLoss()
+        highest = HighestLoss(state.best, lent=to_direction.keeps_gradients)
         for t in range(self.steps + 1):
             final = t == self.steps
             if final and self.keep == "last" and on_step is None:
@@ -212,10 +212,16 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             point = state.evaluate(x, loss_fn, gradient=not final)
             loss, is_adversarial, gradient = point.loss, point.is_adversarial, point.gradient
             del point
-            if t >= fall and (t > 0 or self.random_start):
-                if self.keep == "best":
-                    reuse = on_step is None and not schedule.observes
-                    state.best.update(x, loss, is_adversarial, reuse=reuse)
+            counts = t >= fall and (t > 0 or self.random_start)
+            kept = counts and self.keep == "best"
+            if schedule.observes and t >= fall and not final:  # others never go back
+                asks = kept and not backends.on_accelerator(x)  # where the host would wait
+                better = state.best.better(loss, is_adversarial) if asks else None
+                highest.update(x, loss, gradient, better)
+            if kept:
+                after = (2 if momentum else 1) if on_step is None and highest.is_best else math.inf
+                state.best.update(x, loss, is_adversarial, free_after=after)
+            if counts:
                 if on_step is not None:
                     norm = lp_distance(x0, x, self.p).raw
                     found, spent = is_adversarial.raw, state.gradients
@@ -235,26 +241,32 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             if final:
                 break
 
-            if schedule.observes and t >= fall:  # others never go back
-                highest.update(x, loss, gradient)
+            if schedule.observes and t >= fall:
                 back = schedule.observe(t, as_numbers(loss))
                 if back is not None and (backends.on_accelerator(back) or back.any()):
                     samples = from_numbers(x0, back)
-                    where = atleast_kd(samples, x0.ndim)
-                    gradient = replace_samples(
-                        gradient, samples, highest.gradient, in_place=highest.owned
-                    )
-                    x = ep.where(where, highest.x, x)
-                    previous = ep.where(where, x, previous) if momentum else x
-                    to_direction.reset(where)
+                    held = (x0, state.best.x, highest.x)  # else memory of an iterate is ours
+                    if highest.gradient is not gradient:
+                        gradient = replace_samples(
+                            gradient, samples, highest.gradient, in_place=True
+                        )
+                    if highest.x is not x:
+                        ours = on_step is None and all(x is not of for of in held)
+                        x = replace_samples(x, samples, highest.x, in_place=ours)
+                    if momentum:
+                        ours = on_step is None and all(previous is not of for of in held)
+                        previous = replace_samples(previous, samples, x, in_place=ours)
+                    else:
+                        previous = x
+                    to_direction.reset(samples)
 
             radius = epsilon * factors[t + 1]
             size = _times(schedule.size(t), radius if self.abs_stepsize is None else 1.0, x0)
-            direction = to_direction(gradient)
+            direction = to_direction(gradient, overwrite=gradient is not highest.gradient)
             del gradient  # here and below: nothing is held that the next gradient does not need
             if self._is_sparse:
-                counts = sparsity.counts(x if state.best.x is None else state.best.x, radius)
-                new = sparse_step(x, direction, size, counts, bounds=model.bounds)
+                moved = sparsity.counts(x if state.best.x is None else state.best.x, radius)
+                new = sparse_step(x, direction, size, moved, bounds=model.bounds)
             else:
                 new = self._step(x, direction, size, state)
             new = next_iterate(

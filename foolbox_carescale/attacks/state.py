@@ -8,7 +8,7 @@ from typing import Any
 
 import eagerpy as ep
 import numpy as np
-from foolbox.devutils import flatten
+from foolbox.devutils import atleast_kd, flatten
 from foolbox.models import Model
 
 from ..core import backends
@@ -132,24 +132,38 @@ class BestIterate:
         self.x: Any = None
         self._updates: float = 0  # since x is an iterate itself; infinite where it is a copy
 
+    def better(self, loss: ep.Tensor, is_adversarial: ep.Tensor) -> ep.Tensor:
+        """Return which samples ``update`` would take, shape (N,)."""
+        loss = backends.without_nan(loss, -math.inf)
+        if self.x is None:
+            every: ep.Tensor = loss == loss
+            return every
+        return ep.where(is_adversarial == self.found, loss > self.loss, is_adversarial)
+
     def update(
-        self, x: ep.Tensor, loss: ep.Tensor, is_adversarial: ep.Tensor, *, reuse: bool = False
+        self,
+        x: ep.Tensor,
+        loss: ep.Tensor,
+        is_adversarial: ep.Tensor,
+        *,
+        free_after: float = math.inf,
     ) -> None:
         """Take the samples of x that are better.
 
-        With ``reuse`` nobody holds an iterate after the next two: its memory may be written to.
+        ``free_after`` so many further ones nobody else holds an iterate: its memory may be
+        written to.
         """
         loss = backends.without_nan(loss, -math.inf)
         if self.x is None:
             self.x, self.loss, self.found = x, loss, is_adversarial
             return
         self._updates += 1
-        better = ep.where(is_adversarial == self.found, loss > self.loss, is_adversarial)
+        better = self.better(loss, is_adversarial)
         waits = backends.on_accelerator(x)
         if not waits and better.all():  # the usual case, and no copy
             self.x, self._updates = x, 0
         elif waits or better.any():
-            ours = self._updates == math.inf or (reuse and self._updates >= 2)
+            ours = self._updates >= free_after
             self.x = replace_samples(self.x, better, x, in_place=ours)
             self._updates = math.inf
         self.loss = ep.where(better, loss, self.loss)
@@ -157,29 +171,62 @@ class BestIterate:
 
 
 class HighestLoss:
-    """Per input the iterate of one restart with the highest loss, and its gradient."""
+    """Per input the iterate of one restart with the highest loss, and its gradient.
 
-    def __init__(self) -> None:
-        self.x: Any = None
-        self.owned = False  # else x and gradient are those of an iterate, not to be written to
+    While these are the best iterates of all, as they mostly are, they are not held twice. On an
+    accelerator they are, as the host would have to wait to know.
+    """
 
-    def update(self, x: ep.Tensor, loss: ep.Tensor, gradient: ep.Tensor) -> None:
-        """Take the samples of x with a higher loss."""
+    def __init__(self, best: BestIterate, *, lent: bool = False) -> None:
+        """Take the best iterates, and whether others hold the gradients that come, too."""
+        self._best, self._lent = best, lent
+        self._x: Any = None  # None: those of ``best``
+        self._owned = False  # whether x may be written to, else it is an iterate
+        self.loss: Any = None
+        self.gradient: Any = None
+        self._gradient_owned = False
+
+    @property
+    def x(self) -> ep.Tensor:
+        """Return the iterates, not to be written to."""
+        iterates: ep.Tensor = self._best.x if self._x is None else self._x
+        return iterates
+
+    @property
+    def is_best(self) -> bool:
+        """Return whether it holds no iterates of its own."""
+        return self._x is None
+
+    def update(
+        self, x: ep.Tensor, loss: ep.Tensor, gradient: ep.Tensor, better: ep.Tensor | None = None
+    ) -> None:
+        """Take the samples of x with a higher loss.
+
+        Args:
+            x: The iterate.
+            loss: Its loss.
+            gradient: Its gradient.
+            better: Which samples of x ``best`` is about to take; None where it takes none.
+        """
         loss = backends.without_nan(loss, -math.inf)
-        if self.x is None:
-            self.x, self.loss, self.gradient = x, loss, gradient
-            return
-        higher = loss > self.loss
+        higher = loss == loss if self.loss is None else loss > self.loss
         waits = backends.on_accelerator(x)
-        if not waits and higher.all():
-            self.x, self.gradient, self.owned = x, gradient, False
+        if self.loss is None or (not waits and higher.all()):
+            alike = better is not None and bool(better.all())
+            self._x, self._owned = None if alike else x, False
+            self.gradient, self._gradient_owned = gradient, not self._lent
         elif waits or higher.any():
-            self.x, self.gradient = (
-                replace_samples(old, higher, new, in_place=self.owned)
-                for old, new in ((self.x, x), (self.gradient, gradient))
+            self.gradient = replace_samples(
+                self.gradient, higher, gradient, in_place=self._gradient_owned
             )
-            self.owned = True
-        self.loss = ep.where(higher, loss, self.loss)
+            self._gradient_owned = True
+        if self._x is None:
+            if better is None or (higher != better).any():  # from here on they differ
+                self._x, self._owned = ep.where(atleast_kd(higher, x.ndim), x, self._best.x), True
+        elif self._x is not x and (waits or higher.any()):
+            self._x = replace_samples(self._x, higher, x, in_place=self._owned)
+            self._owned = True
+        self.loss = loss if self.loss is None else ep.where(higher, loss, self.loss)
 
 
 class Sparsity:
@@ -205,8 +252,14 @@ class Sparsity:
         Returns:
             A NumPy array, or on an accelerator a native tensor.
         """
-        differs = backends.at_least_float32((best != self.x0).astype(self.x0.dtype))
-        moved = as_numbers(flatten(differs).sum(axis=-1))
+        differs = best != self.x0
+        if backends.on_cpu(differs):  # without a number for each truth value
+            dtype = np.float64 if backends.dtype_name(self.x0) == "float64" else np.float32
+            rows = backends.to_numpy(differs)
+            moved = ep.astensor(np.array([np.count_nonzero(row) for row in rows], dtype))
+        else:
+            differs = backends.at_least_float32(differs.astype(self.x0.dtype))
+            moved = as_numbers(flatten(differs).sum(axis=-1))
         if self.share != "adaptive":
             counts = ep.ones_like(backends.widen(moved)) * (float(self.share) * self.size)
         else:

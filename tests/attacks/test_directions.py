@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from foolbox_carescale.attacks import directions, schedules
-from foolbox_carescale.attacks.state import HighestLoss
+from foolbox_carescale.attacks.state import BestIterate, HighestLoss
 
 
 def tensor(*rows):
@@ -80,12 +80,29 @@ def test_a_loss_that_is_nan_is_worse_than_every_other():
 
 
 def test_what_is_gone_back_to_has_the_highest_loss_and_its_own_gradient():
-    highest = HighestLoss()
+    highest = HighestLoss(BestIterate())
     for number, losses in enumerate([[np.nan, -5.0], [-1.0, -5.0], [np.nan, -4.0]], 1):
         x, gradient = tensor([number], [number]), tensor([10 * number], [10 * number])
         highest.update(x, tensor(*losses), gradient)
     assert highest.x.numpy().tolist() == [[2], [3]]
     assert highest.gradient.numpy().tolist() == [[20], [30]]
+
+
+def test_what_is_gone_back_to_is_held_once_while_it_is_the_best_of_all():
+    best = BestIterate()
+    highest = HighestLoss(best)
+    found = [[False, False], [False, True], [True, False], [True, True]]
+    losses = [[1.0, 1.0], [2.0, 0.5], [0.5, 3.0], [9.0, 9.0]]
+    told = []
+    for number, (loss, wrong) in enumerate(zip(losses, found, strict=True), 1):
+        loss, wrong = tensor(*loss), ep.astensor(torch.tensor(wrong))
+        x = tensor([number], [number])
+        highest.update(x, loss, x, best.better(loss, wrong))
+        best.update(x, loss, wrong, free_after=0)
+        told.append((highest.is_best, highest.x.raw.flatten().tolist()))
+    # the second iterate is adversarial at a lower loss; the last is better in all respects
+    assert told == [(True, [1, 1]), (False, [2, 1]), (False, [2, 3]), (True, [4, 4])]
+    assert best.x.raw.flatten().tolist() == [4, 4]
 
 
 def test_momentum_sums_gradients_of_unit_l1_norm():
@@ -120,6 +137,27 @@ def test_adam_follows_the_formula_over_several_gradients(adam, a, b, power):
         second = b * second + (1 - b) * scaled**2
         expected = first / (1 - a**t) / (second / (1 - b**t)) ** power
         np.testing.assert_allclose(direction, expected, rtol=1e-6)
+
+
+def test_adam_has_the_same_signs_where_only_those_count():
+    whole, signs = directions.Adam(), directions.Adam(signs=True)
+    rng = np.random.default_rng(0)
+    for scale in (1.0, 1e-30, 1e-38, 1e20, 1.0):
+        gradient = rng.normal(size=(3, 50)) * rng.choice([0, 1e-6, 1], size=(3, 50)) * scale
+        given = ep.astensor(torch.tensor(gradient, dtype=torch.float32))
+        np.testing.assert_array_equal(signs(given).sign().numpy(), whole(given).sign().numpy())
+
+
+def test_adam_computes_by_parts_what_it_does_at_once(monkeypatch):
+    gradients = torch.randn(4, 5, 7, generator=torch.Generator().manual_seed(0))
+    adam = directions.Adam()
+    at_once = [adam(ep.astensor(gradient)).numpy() for gradient in gradients]
+    monkeypatch.setattr(directions, "PART", 14)
+    adam = directions.Adam()
+    for gradient, expected in zip(gradients, at_once, strict=True):
+        direction = adam(ep.astensor(gradient), overwrite=True)
+        assert direction.raw.data_ptr() == gradient.data_ptr()
+        np.testing.assert_array_equal(direction.numpy(), expected)
 
 
 def test_adam_goes_nowhere_without_a_gradient():

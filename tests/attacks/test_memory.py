@@ -13,11 +13,19 @@ from foolbox_carescale import attacks
 
 ROOT = Path(__file__).parents[2]
 MOST = 5  # batches beside the inputs
+# These hold more by what they are: gradients of the best iterates, a second moment.
+MORE = {"ClipAwareAPGD2.0": 6, "ClipAwareAPGDinf": 6, "ClipAwareAdamPGD1.0": 6}
 SCRATCH = 0.7  # batches: rows that the threads of the engine work on, and rounding to pages
 SHAPE = (32, 3, 160, 160)
 
 
-ATTACKS = ("ClipAwareFGM", "ClipAwarePGD", "ClipAwareFrankWolfe")
+ATTACKS = (
+    "ClipAwareFGM",
+    "ClipAwarePGD",
+    "ClipAwareFrankWolfe",
+    "ClipAwareAPGD",
+    "ClipAwareAdamPGD",
+)
 
 # A process of its own: what other tests have started there grows and shrinks meanwhile.
 MEASURE = f"""
@@ -25,7 +33,7 @@ import json
 from experiments.benchmarks import memory
 print(json.dumps({{
     name + repr(p): memory.batches(memory.runs(p)[name], p, {SHAPE}, wavering=True)
-    for p in memory.ORDERS for name in {ATTACKS}
+    for p in memory.ORDERS for name in {ATTACKS} if (name, p) != ("ClipAwareAdamPGD", 2)
 }}))
 """
 
@@ -34,13 +42,14 @@ print(json.dumps({{
     sys.platform != "linux" or not Path("/proc/self/clear_refs").exists(),
     reason="only Linux tells the peak of a process",
 )
-def test_attacks_hold_five_batches_where_the_best_iterate_is_an_old_one():
+def test_attacks_hold_few_batches_where_the_best_iterate_is_an_old_one():
     printed = subprocess.run(
         [sys.executable, "-c", MEASURE], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     peaks = json.loads(printed)
-    assert len(peaks) == 9
-    assert max(peaks.values()) <= MOST + SCRATCH, peaks
+    assert len(peaks) == 14
+    too_many = {name: peak for name, peak in peaks.items() if peak > MORE.get(name, MOST) + SCRATCH}
+    assert not too_many
 
 
 @pytest.mark.parametrize("p", memory.ORDERS)
