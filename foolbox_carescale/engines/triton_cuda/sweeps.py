@@ -154,7 +154,8 @@ def guess(
     scale = (tl.full((), 0, tl.int64) + n).to(tl.float64) * constant(1.0 / SAMPLE, tl.float64)
     reach = tl.sum(power(room, P, HIGH, TYPE), 0).to(tl.float64) * scale
     one = constant(1.0, tl.float64)
-    low, high, share = begin(top, corner, reach, 0, one, n, P, ROUGH, TYPE)
+    fine = tl.zeros((), tl.int32)
+    low, high, share = begin(top, corner, reach, fine, one, n, P, ROUGH, TYPE)
     low_gap, low_moving, high_moving = unknown(low)
     high_gap = (1.0 - reach).to(TYPE)
     a, b = low, tl.sqrt(low) * tl.sqrt(high)
