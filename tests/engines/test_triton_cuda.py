@@ -52,7 +52,7 @@ def gpu():
 def split(cuda, monkeypatch):
     """Three programs for each row, blocks of 128."""
     monkeypatch.setattr(cuda, "BLOCK", 128)
-    monkeypatch.setattr(cuda, "_parts", lambda *_: 3)
+    monkeypatch.setattr(cuda, "parts_of", lambda *_: 3)
 
 
 def arguments(problem, device):
@@ -292,8 +292,8 @@ def test_where_there_is_nothing_eta_is_none_or_zero(cuda, device, shape):
 def test_rows_are_split_where_they_are_few_and_long(cuda, monkeypatch, rows, n, parts):
     gpu = types.SimpleNamespace(multi_processor_count=100)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
-    assert cuda._parts(rows, n, torch.device("cuda")) == parts
-    assert cuda._parts(rows, n, torch.device("cpu")) == 1
+    assert cuda.parts_of(rows, n, torch.device("cuda")) == parts
+    assert cuda.parts_of(rows, n, torch.device("cpu")) == 1
 
 
 @pytest.mark.parametrize("shape", [(1, 12_000_000), (32, 150_528), (512, 3072), (100_000, 10)])

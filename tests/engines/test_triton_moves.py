@@ -127,6 +127,18 @@ def test_steepest_step_is_that_of_the_cpu_engine(moves, monkeypatch, p, dtype):
 
 
 @needs_kernels
+def test_several_programs_for_a_row_take_the_same_steepest_step(moves, monkeypatch):
+    x, g, eps = on_device(*problem(np.float32))
+    x[1, 3], g[2, LENGTH - 1] = 1.5, math.nan
+    expected, whole = moves.steepest_step(x, g, 0.1 * eps, math.inf, 0.0, 1.0, 0.0)
+    monkeypatch.setattr(moves, "BLOCK", 16)
+    monkeypatch.setattr(moves, "parts_of", lambda *_: 3)
+    found, flags = moves.steepest_step(x, g, 0.1 * eps, math.inf, 0.0, 1.0, 0.0)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert flags == whole == checks.NOT_FINITE | checks.OUT_OF_BOUNDS
+
+
+@needs_kernels
 def test_long_rows_that_begin_with_a_sample_end_at_eps(moves):
     rng = np.random.default_rng(0)
     x, v = (f((2, 9000)).astype(np.float32) for f in (rng.random, rng.standard_normal))

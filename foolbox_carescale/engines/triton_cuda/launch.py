@@ -27,7 +27,7 @@ from .dispatch import Launch, alignments, bits_of, flag_word, on, remembered
 Tensor = torch.Tensor
 
 # Elements that a program treats at once. Its sums take a register each for every eight of them and
-# thread: with more, a multiprocessor holds fewer programs.
+# thread: with more, a multiprocessor holds fewer programs. In float64 a half of them.
 BLOCK = 1024
 WARPS = 8
 # Rows of at most so many elements are added up by a lane each, in the order of their elements.
@@ -172,8 +172,9 @@ def _launches(
     """Return the launches of passes and the last one, with their sizes, and their float64 space."""
     dtype = kinds[0][0]
     wide = dtype == torch.float64
+    block = BLOCK // 2 if wide else BLOCK
     # multiples of a block, so that no program's loads straddle a cache line
-    size = _ceil(_ceil(n, _parts(rows, n, device)), BLOCK) * BLOCK
+    size = _ceil(_ceil(n, parts_of(rows, n, device)), BLOCK) * BLOCK
     parts = _ceil(n, size)
     count = 0 if parts == 1 else 1 if p == math.inf else LAUNCHED_PASSES
     registers = None if wide else REGISTERS
@@ -191,18 +192,18 @@ def _launches(
     passes = [
         Launch(
             kernels.pass_kernel, (rows, parts, 1), WARPS,
-            {"COUNT": i, **constants, "BLOCK": BLOCK, **together}, registers,
+            {"COUNT": i, **constants, "BLOCK": block, **together}, registers,
         )
         for i in range(count)
     ]  # fmt: skip
-    lanes, block, warps = _shape(n)
+    lanes, width, warps = _shape(n, block)
     grid = (_ceil(rows, lanes), 1 if out_step is None else parts, 1)
     last = Launch(
         kernels.row_kernel, grid, warps,
         {
             "PASSED": count, "WRITE": out_step is not None,
             "SAMPLED": count == 0 and n >= SHORTEST_SAMPLED, **constants,
-            "LARGEST": _largest(dtype), "ROWS": lanes, "BLOCK": block, **together,
+            "LARGEST": _largest(dtype), "ROWS": lanes, "BLOCK": width, **together,
         },
         registers,
     )  # fmt: skip
@@ -212,12 +213,12 @@ def _launches(
     return [(launch, sizes) for launch in passes], (last, (step, *sizes, rows)), space
 
 
-def _shape(n: int) -> tuple[int, int, int]:
+def _shape(n: int, block: int) -> tuple[int, int, int]:
     """Return a program's rows, elements of a row and warps, where rows are not split."""
     if n <= SHORTEST_BLOCK:
         return LANES, 1, LANES // 32
-    block = min(BLOCK, _power_of_2(n))
-    return 1, block, max(1, WARPS * block // BLOCK)
+    width = min(block, _power_of_2(n))
+    return 1, width, max(1, WARPS * width // block)
 
 
 # Triton has both, for kernels; from Python each takes as long as a launch.
@@ -231,7 +232,7 @@ def _power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def _parts(rows: int, n: int, device: torch.device) -> int:
+def parts_of(rows: int, n: int, device: torch.device) -> int:
     """Programs for each row."""
     if device.type != "cuda":
         return 1

@@ -21,13 +21,13 @@ from .. import pow
 from ..newton import sum_rtol
 from . import gradients, projection, steepest
 from .dispatch import Launch, alignments, bits_of, flag_word, on, remembered
-from .launch import SHORTEST_SAMPLED
+from .launch import SHORTEST_SAMPLED, parts_of
 
 Tensor = torch.Tensor
 Bound = float | Tensor
 
 # Elements that a program treats at once, by 16 warps: two such programs fit a multiprocessor. Those
-# that search a root would take a few registers more.
+# that search a root would take a few registers more, and with half of the elements need none.
 BLOCK, ELEMENTS_PER_WARP, MOST_WARPS, REGISTERS = 2048, 64, 16, 64
 
 
@@ -243,7 +243,7 @@ def _run(
     tolerance: float,
     options: dict[str, Any],
 ) -> None:
-    """Launch one program for each row of x; data are tensors and bits of numbers."""
+    """Launch the programs for rows of x; data are tensors and bits of numbers."""
     rows, n = x.shape
     if rows == 0 or n == 0:
         return
@@ -277,8 +277,9 @@ def _launch(
     wide = kinds[0][0] == torch.float64 or chosen.pop("WIDE", False)
     dtype = "float64" if wide else "float32"
     finite = p < math.inf
-    # half of it, where registers are needed twice
-    block = min(BLOCK // 2 if wide else BLOCK, triton.next_power_of_2(n))
+    searches = "SAMPLED" in kernel.arg_names
+    # half of it, where registers are needed twice, or would be spilled
+    block = min(BLOCK // 2 if wide or searches else BLOCK, triton.next_power_of_2(n))
     chosen |= {
         "INFINITE": not finite,
         "P": p,
@@ -297,9 +298,11 @@ def _launch(
         dual = 1 / (p - 1)
         chosen |= {"DUAL": dual, "DUAL_HIGH": pow.split_order(dual)[0], "SMALLEST": SMALLEST[dtype]}
     constants = {name: chosen[name] for name in kernel.arg_names if name in chosen}
-    searches = "SAMPLED" in constants and not wide
     warps = max(1, min(MOST_WARPS, block // ELEMENTS_PER_WARP))
-    return Launch(kernel, (rows, 1, 1), warps, constants, REGISTERS if searches else None)
+    registers = REGISTERS if searches and not wide else None
+    # where nothing of a row is added up there is nothing to wait for
+    parts = parts_of(rows, n, device) if name == "signs_kernel" else 1
+    return Launch(kernel, (rows, parts, 1), warps, constants, registers)
 
 
 KERNELS = {

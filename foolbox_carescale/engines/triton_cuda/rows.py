@@ -1,6 +1,7 @@
 """What the kernels of the moves share: a row's numbers and faults, its root, where that leads.
 
-A move is one launch, with one program for each row. Few very long rows leave most of the GPU idle.
+A move is one launch, and a row is one program where something is added up over it. Few very long
+rows leave most of the GPU idle.
 """
 
 # Triton infers the types of what it compiles.

@@ -1,4 +1,4 @@
-"""The exact steepest step, one program for each row."""
+"""The exact steepest step, one program for each row; for p = inf several for a long one."""
 
 # Triton infers the types of what it compiles.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
@@ -37,14 +37,15 @@ def signs_kernel(
     TOLERANCE: tl.constexpr,
     LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Write clip(x + eps sign(g)): for p = inf no root is needed."""
+    """Write clip(x + eps sign(g)): no root is needed, and a program does a part of a row."""
     row = tl.program_id(0).to(tl.int64)
     x, g, out = x + row * x_step, g + row * g_step, out + row * out_step
     lower, upper = lower + row * lower_step, upper + row * upper_step
     wanted = length_of(eps, row, eps_step, BITS)
     step = tl.where(fault_of(wanted) == 0, wanted, 0.0).to(TYPE)
     faults = tl.zeros((BLOCK,), tl.int32)
-    for begin in range(0, n, BLOCK):
+    # every so many blocks: whose turn it is does not matter
+    for begin in range(tl.program_id(1) * BLOCK, n, tl.num_programs(1) * BLOCK):
         at = begin + tl.arange(0, BLOCK)
         point, v, low, high = load_block(x, g, lower, upper, begin, n, LOWER, UPPER, TYPE, BLOCK)
         faults |= _faults(point, v, low, high, LENIENT, TOLERANCE, TYPE)
