@@ -161,10 +161,11 @@ def table(pairs: list[Pair], known: Known, samples: int) -> list[str]:
         "`python -m experiments.benchmarks.strength_recheck` made this page; its docstring says "
         f"how. Measured {describe(('torch', 'foolbox', 'pyautoattack', 'foolbox-carescale'))}.",
         "",
-        f"Robust accuracy of {samples} samples under {SEEDS} seeds, at equal gradients, in all "
-        f"{len(pairs)} pairs in which ours was higher with 50 samples, whatever the difference: "
-        f"ours is {counts}. Chance: of a difference this large between attacks of equal strength, "
-        f"by a paired test; below {CHANCE:.0%} ours is called better or worse.",
+        f"Robust accuracy of {samples} samples under {SEEDS} seeds, at equal gradients. Of the "
+        f"{len(pairs)} pairs in which ours was higher with 50 samples, whatever the difference, "
+        f"{len(rows)} were measured: ours is {counts}. Chance: of a difference this large between "
+        f"attacks of equal strength, by a paired test; below {CHANCE:.0%} ours is called better or "
+        "worse.",
         "",
         "| setting | iterations | ours | accuracy | peer | accuracy | chance | ours is |",
         "|---|---|---|---|---|---|---|---|",
