@@ -172,7 +172,7 @@ def _measure(case: str, tasks: int) -> dict[str, float]:
     timed(runner_module, "_resolve", "setup")
     timed(LocalExecutor, "start", "setup")
     timed(Worker, "_attack", "attack")
-    timed(Worker, "_logits", "model")
+    timed(Worker, "_answers", "model")
     done = 0
 
     def count(progress: runner_module.Progress) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -760,6 +761,9 @@ def test_memory_does_not_grow_with_the_number_of_tasks(tmp_path):
 
     def measure(progress):
         if progress.done in (first, last):
+            while len(os.listdir(tmp_path / "run" / "tasks")) < progress.done:
+                time.sleep(0.01)  # the last ones are being stored
+            time.sleep(0.2)
             gc.collect()
             used[progress.done] = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes()
 

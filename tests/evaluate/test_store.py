@@ -32,6 +32,7 @@ from foolbox_carescale.evaluate.errors import StorageError
 from foolbox_carescale.evaluate.report.aggregate import aggregate
 from foolbox_carescale.evaluate.report.page import page
 from foolbox_carescale.evaluate.report.tables import summary_csv, summary_markdown
+from foolbox_carescale.evaluate.runner.writer import AHEAD
 from foolbox_carescale.evaluate.store.checksums import (
     IntegrityError,
     create_atomically,
@@ -177,9 +178,12 @@ def test_a_quota_is_one_error_and_what_was_done_is_intact(tmp_path):
             evaluate(tiny(tmp_path / "run"), on_progress=limit)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert len(list((tmp_path / "run" / "tasks").iterdir())) == 3
+    stored = list((tmp_path / "run" / "tasks").iterdir())
+    assert 3 - AHEAD <= len(stored) <= 3  # some waited to be stored when there was the quota
     assert not list((tmp_path / "run" / ".unfinished").iterdir())
-    assert len(Results.load(tmp_path / "run").summary()) == 4
+    evaluate(tiny(tmp_path / "run"))
+    evaluate(tiny(tmp_path / "reference"))
+    assert rows(tmp_path / "run") == rows(tmp_path / "reference")
 
 
 def test_a_read_only_disk_is_one_error_and_what_was_done_can_be_read(small_disk):

@@ -26,7 +26,8 @@ class Progress:
     Attributes:
         setting: The setting that the last task belongs to; None before the first. Of a task with
             several epsilons it is that of the largest.
-        done, total: Tasks, those of an earlier start included; of this shard, if it is one.
+        done, total: Tasks, those of an earlier start included; of this shard, if it is one. The
+            last two that are done may still be on their way to the folder.
         setting_done, setting_total: Samples of the setting.
         robust_accuracy: Of the setting so far.
         resumed: Tasks that were there before.

@@ -24,6 +24,7 @@ from .environment import describe
 from .executors import Executor, make_executor
 from .resolve import resolve
 from .tasks import AttackSetting, Task, Tasks, make_settings
+from .writer import Writer
 
 SMALL = 64
 """Pixels per side up to which a single thread of PyTorch is used."""
@@ -104,7 +105,8 @@ def _evaluate(evaluation: Evaluation, on_progress: Callable[[Progress], None] | 
         if folder.diagnosed:  # what is computed again is diagnosed again
             folder.write_warnings([])
         _add_warnings(folder, captured)
-        _compute(executor, log, on_progress or _ignore)
+        with Writer(folder) as writer:
+            _compute(executor, log, writer, on_progress or _ignore)
         return _finish(folder, captured)
     finally:
         executor.stop()
@@ -142,7 +144,9 @@ def _open(folder: RunFolder, evaluation: Evaluation, samples: int) -> Completion
     return CompletionLog(folder, tasks, evaluation.shard)
 
 
-def _compute(executor: Executor, log: CompletionLog, report: Callable[[Progress], None]) -> None:
+def _compute(
+    executor: Executor, log: CompletionLog, writer: Writer, report: Callable[[Progress], None]
+) -> None:
     """Compute what is missing; what other processes have claimed is left to them."""
     folder = log.folder
     started, running = set[int](), set[int]()
@@ -185,8 +189,7 @@ def _compute(executor: Executor, log: CompletionLog, report: Callable[[Progress]
                     f"data: the images of batch {task.batch} are not those that earlier tasks of"
                     f" the run in {folder.path} have seen; choose another folder with output=..."
                 )
-            folder.write(part)
-            folder.release(task.number)
+            writer.write(task.number, part)
             running.remove(task.number)
             log.add(task, stored)
             state = log.progress(task)
@@ -194,6 +197,7 @@ def _compute(executor: Executor, log: CompletionLog, report: Callable[[Progress]
                 robust = state.robust_accuracy
                 LOGGER.info("%s, epsilon %g: robust accuracy %.3f", *_named(task.setting), robust)
             report(state)
+        writer.flush()
         left = next(log.missing(), None)
         if left is not None:  # another process computes it, or dies and leaves it
             if not folder.claim(left):

@@ -195,7 +195,7 @@ class Worker:
             seed_everything(self._tasks.batch_seed(number))  # for a model that draws numbers
             samples = self._data.batch(self._tasks.positions(number))
             inputs, targets = self._inputs(samples), self._native(samples.labels)
-            logits = _float64(self._model(inputs))
+            logits = self._answers(inputs)
             highest = int(samples.labels.max())
             check_classes(logits.shape, highest, model=self._name, data=self._data.name)
             predictions = logits.argmax(1)
@@ -303,7 +303,10 @@ class Worker:
     def _logits(self, images: Array) -> Array:
         if len(images) == 0:
             return np.zeros((0, 1))
-        return _float64(self._model(self._native(images)))
+        return self._answers(self._native(images))
+
+    def _answers(self, inputs: Any) -> Array:
+        return _float64(self._model(inputs))
 
     def _inputs(self, samples: Batch) -> Any:
         """Return the images as a tensor of the model's framework, on its device."""

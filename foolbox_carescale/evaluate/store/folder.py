@@ -185,11 +185,22 @@ class RunFolder(SharedFolder):
         return self._text("warnings.json", MOST_JSON, parse) or nothing
 
     def write(self, part: TaskResult) -> None:
-        """Store a part.
+        """Store a part, and compact where there are many.
 
         Raises:
             StorageError: It cannot be written. Nothing of it is there then.
         """
+        self.store(part)
+        if self.due:
+            self.compact()
+
+    @property
+    def due(self) -> bool:
+        """Return whether this process has stored so many parts that it should compact them."""
+        return self._rows.due
+
+    def store(self, part: TaskResult) -> None:
+        """Store a part, as ``write`` does, in any one thread."""
         files = {
             name: save(dict(arrays))
             for name, arrays in zip(
@@ -205,8 +216,6 @@ class RunFolder(SharedFolder):
             self.write_file(name, content)
         digests = {name: digest(content) for name, content in files.items()}
         self._rows.write(part.task, part.rows, digests)
-        if self._rows.due:
-            self.compact()
 
     def skipped(self, batch: int | None = None) -> dict[int, str]:
         """Return why samples could not be read and have no rows, by their places.
