@@ -12,15 +12,16 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from ... import __version__
-from ..errors import EvaluationWarning, warn
+from ..errors import EvaluationWarning, UserError, warn
 from .checksums import IntegrityError, check_file, read_file
+from .duplicates import Found, check_same, split, without_known
 from .files import SharedFolder
 from .index import MOST_RESULTS, ResultsFile, StoredTask, images_of, to_index
 from .parquet import VerifiedParquet, encoded, pandas_types, to_parquet, write_parquet
@@ -46,6 +47,7 @@ class RowStore:
         self._checked: set[_State] = set()  # those whose rows were checked
         self._reported: dict[Path, _State] = {}
         self._cleared: dict[Path, _State] = {}
+        self._inside: dict[Path, set[str]] = {}  # tasks of the files that ``compact`` has seen
         self._files = self._rows = 0  # waiting, and written, since the last compaction
 
     @property
@@ -115,21 +117,35 @@ class RowStore:
         return names
 
     def parts(self) -> tuple[list[ResultsFile | pa.Table], list[str], int]:
-        """Return all rows at one moment, each task once.
+        """Return all rows at one moment, each task once: the first file with it counts.
 
         Returns:
             Files to read columns of, and a table of what has no place in one yet; what is wrong
             with damaged files; and how many files there are.
+
+        Raises:
+            UserError: A task is stored twice, with different rows.
         """
         waiting = set(self.waiting())
         parts: list[ResultsFile | pa.Table] = []
         damaged = []
-        paths = self._paths()
+        paths, seen = self._paths(), dict[str, Path]()
         for path in paths:
             try:
-                parts.append(file := self._check(path))
-                if waiting:
-                    waiting -= {one.task for one in file.tasks()}
+                file = self._check(path)
+                tasks = file.tasks()
+                names = {one.task for one in tasks}
+                if len(names) == len(tasks) and seen.keys().isdisjoint(names):
+                    parts.append(file)
+                else:
+                    known: dict[str, Found] = {}
+                    for there in sorted({seen[name] for name in names & seen.keys()}):
+                        known = self._rows_of(there, names) | known
+                    parts.append(without_known(path, tasks, file.read(), known))
+                for name in names - seen.keys():
+                    seen[name] = path
+                self._compare(path, waiting & names)
+                waiting -= names
             except FileNotFoundError:
                 return self.parts()  # it is in damaged/ now
             except IntegrityError as error:
@@ -164,7 +180,7 @@ class RowStore:
                 found[task] = rows.select(columns), stored.files
             except (FileNotFoundError, IntegrityError) as error:
                 found[task] = error
-        for path in self._paths():
+        for path in reversed(self._paths()):  # the first counts
             with contextlib.suppress(FileNotFoundError, IntegrityError):
                 inside, start = self._open(path).tasks(), 0
                 if not any(one.task in found for one in inside):
@@ -179,13 +195,15 @@ class RowStore:
     def compact(self) -> None:
         """Move rows from files of tasks to results files; only one process at a time may."""
         waiting = set(self.waiting())
-        for path in self._changed(self._cleared):  # a process may have been killed in between
-            for one in self._index(path, locked=True):
-                if one.task in waiting:
-                    waiting.remove(one.task)
-                    with self._folder.writing(self._place(one.task)):
-                        self._place(one.task).unlink(missing_ok=True)
+        for path in self._changed(self._cleared):
+            self._inside[path] = {one.task for one in self._index(path, locked=True)}
         paths = self._paths()
+        for path in paths:  # a process may have been killed in between, or have had no lock
+            again = waiting & self._inside.get(path, set())
+            waiting -= again
+            for task in again - self._compare(path, again, strict=False):
+                with self._folder.writing(self._place(task)):
+                    self._place(task).unlink(missing_ok=True)
         place = paths[-1] if paths else self._numbered(0)
         old = self._index(place, locked=True) if paths else []
         rows = sum(one.rows for one in old)
@@ -230,11 +248,35 @@ class RowStore:
                     stacklevel=2,
                 )
 
+    def _rows_of(self, path: Path, names: Set[str]) -> dict[str, Found]:
+        """Return the rows of some tasks of a results file, by name."""
+        return {name: (path, own) for name, own in split(*self._contents(path)) if name in names}
+
+    def _compare(self, path: Path, names: Set[str], *, strict: bool = True) -> set[str]:
+        """Return which tasks of a results file have another file of their own with other rows.
+
+        With ``strict`` it is a UserError.
+        """
+        others = set()
+        for name, found in (self._rows_of(path, names) if names else {}).items():
+            with contextlib.suppress(FileNotFoundError, IntegrityError):  # removed meanwhile
+                try:
+                    check_same(name, found, (self._place(name), self.read(name)[0]))
+                except UserError:
+                    if strict:
+                        raise
+                    others.add(name)
+        return others
+
     def _append(self, path: Path, tasks: list[tuple[StoredTask, pa.Table]]) -> None:
         """Make a results file hold these tasks too, and remove their own files."""
         if not tasks:
             return
         old, rows = self._contents(path)
+        known = {one.task for one in old}  # without locks: another process was faster
+        tasks = [(one, table) for one, table in tasks if one.task not in known]
+        if not tasks:
+            return
         new, tables = zip(*tasks, strict=True)
         if self._replace(path, [*old, *new], [rows, *tables]):
             # only now: whoever reads tasks/ before results/ finds each in one of them
