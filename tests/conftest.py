@@ -37,15 +37,33 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("default")
 
 
+# whose files need the same of numba's kernels, many of which take seconds to compile
+OF_KERNELS = ("tests/engines/", "tests/operators/")
+# which need some of these, too, and find them compiled if they come last
+LAST = ("tests/attacks/",)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Return the order in which processes of pytest-xdist take the tests: file by file.
 
-    What a file makes once, or compiles, is not made or compiled in every process.
+    What a file makes once, or compiles, is not made or compiled in every process. All files that
+    compile kernels are one unit of work, somewhat less than half of all: one process begins with
+    it, and another with the files that compile next to nothing.
     """
     from xdist.scheduler import LoadFileScheduling
 
-    return LoadFileScheduling(config, log)
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "kernels" if nodeid.startswith(OF_KERNELS) else super()._split_scope(nodeid)
+
+    config.option.loadscopereorder = False  # by the number of tests; as they are collected instead
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that compile kernels first, and those that need some of these last."""
+    items.sort(key=lambda i: i.nodeid.startswith(LAST) - i.nodeid.startswith(OF_KERNELS))
 
 
 def pytest_configure(config: pytest.Config) -> None:

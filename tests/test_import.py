@@ -16,7 +16,8 @@ between = time.perf_counter()
 import foolbox_carescale as fc
 end = time.perf_counter()
 print(f"foolbox {between - start:.2f} s, foolbox_carescale {end - between:.2f} s more")
-import foolbox_carescale.cli, numpy as np
+assert foolbox.attacks.L2ClipAwarePGD
+import foolbox_carescale.cli, foolbox_carescale.training.functional, numpy as np
 rng = np.random.default_rng(0)
 x, delta = rng.uniform(size=(2, 8)), rng.normal(size=(2, 8))
 for operator in (fc.clipping_aware_rescaling, fc.perturb, fc.project, fc.steepest_step):

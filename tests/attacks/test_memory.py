@@ -16,7 +16,7 @@ MOST = 5  # batches beside the inputs
 # These hold more by what they are: gradients of the best iterates, a second moment.
 MORE = {"ClipAwareAPGD2.0": 6, "ClipAwareAPGDinf": 6, "ClipAwareAdamPGD1.0": 6}
 SCRATCH = 0.7  # batches: rows that the threads of the engine work on, and rounding to pages
-SHAPE = (32, 3, 160, 160)
+SHAPE = (32, 3, 96, 96)
 
 
 ATTACKS = (

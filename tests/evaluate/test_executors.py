@@ -62,7 +62,7 @@ def test_an_executor_that_cannot_be_had_is_one_line(tmp_path, name, line):
         evaluate(tiny(tmp_path / "run", executor=ExecutorConfig(name)))
 
 
-TWO = ExecutorConfig(devices=["cpu", "cpu"])
+ONE, TWO = (ExecutorConfig(devices=["cpu"] * number) for number in (1, 2))
 
 
 def test_a_worker_takes_all_tasks_of_a_batch_and_helps_others_at_the_end():
@@ -100,7 +100,7 @@ def test_a_process_that_dies_is_one_line_and_its_finished_tasks_are_stored(tmp_p
     params = {"mark": str(tmp_path / "mark"), "after": 90}
     model = ModelConfig(_target_=f"{HERE}.dying", params=params)
     with pytest.raises(UserError, match=r"the process of cpu ended in task \S+ \(exit code -9\)"):
-        evaluate(tiny(tmp_path / "run", model=model, executor=TWO))
+        evaluate(tiny(tmp_path / "run", model=model, executor=ONE))
     assert multiprocessing.active_children() == []
     stored = len(RunFolder(tmp_path / "run").stored())
     assert stored > 0
@@ -152,7 +152,7 @@ def test_devices_of_another_executor_and_none_at_all_are_one_line(executor, line
 def test_an_error_in_a_process_of_a_device_is_that_of_this_one(tmp_path):
     data = DataConfig(_target_=f"{__name__}.refused", params={"process": os.getpid()})
     with pytest.raises(UserError, match=r"^data\._target_: .* no images here \(test_exec"):
-        evaluate(tiny(tmp_path / "run", data=data, executor=ExecutorConfig(devices=["cpu"])))
+        evaluate(tiny(tmp_path / "run", data=data, executor=ONE))
     assert multiprocessing.active_children() == []
 
 

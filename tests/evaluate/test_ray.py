@@ -136,7 +136,7 @@ def test_batches_are_sent_to_workers_that_cannot_open_the_data(cluster, tmp_path
     monkeypatch.syspath_prepend(tmp_path)
     data, sent, send = DataConfig(_target_="data_alone.data"), set(), RayExecutor._send
     monkeypatch.setattr(RayExecutor, "_send", lambda self, n: sent.add(n) or send(self, n))
-    evaluate(tiny(tmp_path / "run", data=data, batch_size=5, executor=on(cluster)))
+    evaluate(tiny(tmp_path / "run", data=data, batch_size=5, executor=on(cluster, workers=1)))
     evaluate(tiny(tmp_path / "local", batch_size=5))
     assert sent == {0, 1, 2}
     named = ("seconds", "data")
