@@ -10,6 +10,7 @@ from foolbox_carescale import attacks
 from foolbox_carescale.attacks.counting import CountingModel
 from foolbox_carescale.attacks.ensemble import VERSIONS, targets_of
 from foolbox_carescale.attacks.seeding import seeded
+from tests import backends
 from tests.attacks import model_cases
 
 every_backend = pytest.mark.parametrize("case", model_cases.WITH_GRADIENT, indirect=True)
@@ -29,7 +30,12 @@ def attacked(case, criterion=None, *, part=0.06, model=None, **arguments):
     return raw, np.asarray(success), seen
 
 
-@every_backend
+# JAX compiles for every number of samples that is left: by day in the tests of seeds and sizes
+@pytest.mark.parametrize(
+    "case",
+    backends.by_day(model_cases.WITH_GRADIENT[:-1], model_cases.WITH_GRADIENT),
+    indirect=True,
+)
 def test_each_stage_attacks_only_what_is_unbroken_and_says_what_it_spent(case):
     model = CountingModel(case.model)
     _, success, seen = attacked(case, model=model, version="plus")

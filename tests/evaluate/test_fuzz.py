@@ -109,6 +109,7 @@ def test_any_mutation_of_a_training_is_used_or_refused_in_one_line(tmp_path_fact
     assert_used_or_refused(load_training, tmp_path_factory.getbasetemp() / "fuzz.yaml", text)
 
 
+@few
 @given(st.one_of(st.text(max_size=60), st.binary(max_size=60).map(lambda b: b.decode("latin-1"))))
 def test_any_text_is_used_or_refused_in_one_line(tmp_path_factory, text):
     assert_used_or_refused(load_evaluation, tmp_path_factory.getbasetemp() / "fuzz.yaml", text)
