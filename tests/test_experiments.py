@@ -80,6 +80,18 @@ def test_a_run_of_many_tasks_survives_kills(tmp_path):
     assert "Of 1600 rows 0 differ from what was stored." in text
 
 
+@pytest.mark.nightly
+def test_memory_is_measured_of_every_process(tmp_path):
+    pytest.importorskip("ray")
+    from experiments import scale_memory
+
+    few = ["--few", "10", "--many", "20", "--batch", "5"]
+    scale_memory.main([*few, "--output", str(tmp_path)])
+    text = (tmp_path / "scale_memory.md").read_text(encoding="utf-8")
+    assert text.count("| worker |") == 2
+    assert text.count("| driver |") == 4
+
+
 def test_ray(tmp_path):
     pytest.importorskip("ray")
     # a process of its own: Ray forks, which JAX, if a test has imported it, warns about
