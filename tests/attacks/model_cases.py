@@ -155,8 +155,10 @@ def _build(framework: str, kind: str) -> ModelCase:
 def _perceptron(framework: str, first: np.ndarray, second: np.ndarray) -> Any:
     """tanh(x @ first) @ second, the same numbers in each framework's own idiom."""
     if framework == "torch":
-        a, b = torch.tensor(first), torch.tensor(second)
-        return lambda x: torch.tanh(x.reshape(len(x), -1) @ a) @ b
+        # in float64: on some processors sums depend on how many samples are in the batch, and a
+        # dozen steps of an attack make a thousand times as much of the last digit
+        a, b = torch.tensor(first).double(), torch.tensor(second).double()
+        return lambda x: (torch.tanh(x.reshape(len(x), -1).double() @ a) @ b).to(x.dtype)
     if framework == "jax":
         import jax.numpy as jnp
 
