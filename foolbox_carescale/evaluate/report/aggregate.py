@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from ..serialization import flatten_keys, from_yaml
 from ..statistics import difference
 from ..store.folder import RunFolder
 from ..store.results import Results
-from .series import Point, Series, read_series
+from .series import Point, Series, read_inputs, read_series
 
 BINS = 40
 
@@ -50,7 +51,6 @@ class Run:
         versions: Of the packages that made it, as one line.
         made: When, on what and from which commit, as one line.
         diagnostics: Reasons not to trust its numbers.
-        inputs: By sample, what identifies its image and label.
         class_names: By label; empty where neither the data nor the weights name them.
     """
 
@@ -66,13 +66,17 @@ class Run:
     versions: str
     made: str
     diagnostics: list[diagnostics.Diagnostic]
-    inputs: dict[int, tuple[str, int]]
     class_names: list[str]
 
     @property
     def clean_accuracy(self) -> float:
         """Return the share of correctly classified samples."""
         return self.clean[0] / self.clean[1]
+
+    @functools.cached_property
+    def inputs(self) -> dict[int, tuple[str, int]]:
+        """Return by sample what identifies its image and label: 250 MiB of a million samples."""
+        return read_inputs(self.results)
 
     def class_text(self, label: int, longest: int = 30) -> str:
         """Return a class's number, with the first of its names behind it where it has any."""
@@ -191,7 +195,7 @@ def _attacks(content: Any) -> dict[str, Any]:
 
 
 def _run(name: str, results: Results) -> Run:
-    series, inputs, clean, about = read_series(results)
+    series, clean, about = read_series(results)
     folder = RunFolder(results.folder)
     config = _config(folder)
     # as the runner writes them, in comments
@@ -210,7 +214,6 @@ def _run(name: str, results: Results) -> Run:
         versions=versions,
         made=made,
         diagnostics=_diagnostics(folder),
-        inputs=inputs,
         class_names=results.class_names,
     )
 

@@ -108,8 +108,8 @@ class Series:
 
 def read_series(
     results: Results,
-) -> tuple[list[Series], dict[int, tuple[str, int]], tuple[int, int], dict[str, str]]:
-    """Return series, inputs, correctly classified and all samples, and names of model and data.
+) -> tuple[list[Series], tuple[int, int], dict[str, str]]:
+    """Return series, correctly classified and all samples, and names of model and data.
 
     Reads one column after the other; all at once would be most of the run.
     """
@@ -132,7 +132,7 @@ def read_series(
     for series in made.values():
         series.points.sort(key=lambda point: point.epsilon)
     ordered = sorted(made.values(), key=lambda one: one.p)
-    return ordered, _inputs(columns), clean_counts(columns), settings[-1].about
+    return ordered, clean_counts(columns), settings[-1].about
 
 
 def _points(columns: Columns) -> list[Point]:
@@ -185,8 +185,9 @@ def _share(flags: Array) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def _inputs(columns: Columns) -> dict[int, tuple[str, int]]:
+def read_inputs(results: Results) -> dict[int, tuple[str, int]]:
     """Return what identifies the image of each sample, and its label."""
+    columns = results.columns(*SETTING_COLUMNS)
     labels, (codes, hashes) = columns.column("label"), columns.texts("input_hash")
     known: npt.NDArray[np.int64] = np.empty(0, np.int64)
     inputs: dict[int, tuple[str, int]] = {}
