@@ -1,7 +1,7 @@
 """Measure a run of very many tasks: killed again and again, resumed, reported, queried.
 
     python -m experiments.scale --output experiments/results
-    python -m experiments.scale --samples 1280000 --settings 2 --real --folder runs/scale
+    python -m experiments.scale --samples 1280000 --settings 2 --real --output results
 
 A linear model classifies generated images of 16 pixels, and each setting is one gradient step at
 another epsilon: next to nothing is computed, so that the runner and the run folder are what is
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--real", action="store_true", help="compute all tasks")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     parser.add_argument("--folder", type=Path, help="where the runs are kept; default: nowhere")
-    parser.add_argument("--output", type=Path, help="folder for scale.md")
+    parser.add_argument("--output", type=Path, help="folder for scale.md, or scale_real.md")
     parser.add_argument("--case", choices=CASES, help="in this process")
     options = parser.parse_args(arguments)
     if options.case:
@@ -76,7 +76,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(text)
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "scale.md").write_text(text, encoding="utf-8")
+        name = "scale_real.md" if options.real else "scale.md"
+        (options.output / name).write_text(text, encoding="utf-8")
 
 
 def model() -> torch.nn.Module:
@@ -118,6 +119,11 @@ def _measure(options: argparse.Namespace, folder: Path) -> list[str]:
     def judged(value: float, goal: str, unit: str) -> str:
         return f"<= {GOALS[goal]:g} {unit}, {'met' if value <= GOALS[goal] else 'missed'}"
 
+    kept = (
+        f"Each of {same['rows']} rows was there once"
+        if options.real
+        else f"Of {same['rows']} rows {same['different']} differ from what was stored"
+    )
     command = f"--samples {options.samples} --settings {options.settings} --kills {options.kills}"
     made = "computed" if options.real else "stored by `RunFolder.write`, but for 1%, computed"
     return [
@@ -133,8 +139,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> list[str]:
         f"The run was killed {killed['kills']} times at random moments, {killed['compacting']} of"
         f" them while tasks were compacted, and once more at {killed['done'] / tasks:.1%} of its"
         f" tasks, with {killed['waiting']} tasks not compacted. In the end there were {files[0]}"
-        f" files in `results/` and {files[1]} in `tasks/`, with every task once. Of"
-        f" {same['rows']} rows {same['different']} differ from what was stored.",
+        f" files in `results/` and {files[1]} in `tasks/`, with every task once. {kept}.",
         "",
         "| measurement | figure | goal |",
         "|---|---|---|",
