@@ -48,8 +48,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Return the order in which processes of pytest-xdist take the tests: file by file.
 
     What a file makes once, or compiles, is not made or compiled in every process. All files that
-    compile kernels are one unit of work, somewhat less than half of all: one process begins with
-    it, and another with the files that compile next to nothing.
+    compile kernels are one unit of work, about a third of all: one process begins with it, and
+    another with the files that compile next to nothing.
     """
     from xdist.scheduler import LoadFileScheduling
 

@@ -108,12 +108,12 @@ def read(path: Path) -> Known:
     """Return what the CSV holds; nothing where there is none."""
     if not path.exists():
         return {}
-    kinds = (str, str, float, float, str, int, int)
     with path.open(newline="", encoding="utf-8") as file:
         lines = list(csv.reader(file))[1:]
     found: Known = {}
-    for *key, digits in lines:
-        cell = strength.Cell(*(kind(value) for kind, value in zip(kinds, key, strict=True)))  # type: ignore[arg-type]
+    for suite, model, p, epsilon, attack, steps, seed, digits in lines:
+        numbers = float(p), float(epsilon), attack, int(steps), int(seed)
+        cell = strength.Cell(suite, model, *numbers)
         found[cell, len(digits)] = np.array([digit == "1" for digit in digits])
     return found
 

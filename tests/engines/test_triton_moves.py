@@ -268,7 +268,7 @@ def test_rows_with_bad_values_are_flagged_and_stay(moves, p):
     rest = p, 0.0, 1.0, 0.0
 
     def flags_of(call, *tensors, **options):
-        """Of each row alone, and or-ed."""
+        """Yield the flags of each row, then those of all rows in one word."""
         for rows in [*(slice(i, i + 1) for i in range(len(x))), slice(None)]:
             *_, flags = call(*(t[rows] for t in tensors), *rest, **options)
             yield int(flags)

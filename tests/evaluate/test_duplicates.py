@@ -83,7 +83,7 @@ def test_a_task_that_was_written_again_after_it_was_compacted_counts_once(run, n
     store.compact()
     assert not place.exists()
     assert rows(run) == before
-    # and where it differs it stays, and is told
+    # one that differs stays, and reading names it
     loss = own.schema.get_field_index("clean_loss")
     other = pc.add(own["clean_loss"], 1e-9)
     place.write_bytes(to_parquet(own.set_column(loss, own.schema.field(loss), other), notes))
