@@ -44,6 +44,13 @@ def test_readme_fits_two_screens_and_its_example_the_first():
     assert 0 < lines.index("```python") < 20
 
 
+def test_no_module_of_the_package_is_longer_than_400_lines():
+    paths = [p for kind in ("*.py", "*.js") for p in (ROOT / "foolbox_carescale").rglob(kind)]
+    lines = {path: path.read_text(encoding="utf-8").count("\n") for path in paths}
+    assert len(lines) > 150
+    assert not {path.name: count for path, count in lines.items() if count > 400}
+
+
 @pytest.mark.parametrize(
     "path",
     sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / ".github").rglob("*.yml")),

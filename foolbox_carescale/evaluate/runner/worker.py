@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -31,6 +29,7 @@ from ..serialization import to_json_text
 from ..store.schema import SCHEMA, TaskResult
 from . import measures
 from .identity import inputs_digest, logit_mixtures
+from .seeding import seed_everything
 from .tasks import AttackSetting, Task, Tasks
 
 EXAMPLES = 4
@@ -368,21 +367,6 @@ def _broken_by(stages: list[StageResult], samples: int) -> Array:
     for stage in stages:
         names[stage.samples[stage.broken]] = stage.name
     return names
-
-
-def seed_everything(seed: int) -> None:
-    """Seed every generator that an attack may draw from, of frameworks in use only."""
-    short = seed % 2**32  # all that NumPy's and TensorFlow's global generators take
-    random.seed(seed)
-    np.random.seed(short)  # noqa: NPY002 - Foolbox draws from the global generator
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.manual_seed(seed)
-    if (tensorflow := sys.modules.get("tensorflow")) is not None:
-        tensorflow.random.set_seed(short)
-    if (jax := sys.modules.get("jax")) is not None:
-        from eagerpy.tensor.jax import JAXTensor
-
-        JAXTensor.key = jax.random.PRNGKey(short)
 
 
 def _float64(tensor: Any) -> Array:

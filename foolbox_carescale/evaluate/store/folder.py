@@ -322,14 +322,8 @@ class RunFolder(SharedFolder):
             self.record()
         parts, damaged, files = self._rows.parts()
         if damaged:
-            warn(
-                EvaluationWarning(
-                    f"{len(damaged)} of {files} files with results in {self.path} are damaged and"
-                    f" left out ({damaged[0]})",
-                    f"carescale evaluate with output={self.path} computes them again",
-                ),
-                stacklevel=2,
-            )
+            of = f"{len(damaged)} of {files} files with results in {self.path}"
+            self._warn_of_damage(f"{of} are damaged and left out ({damaged[0]})")
         if not parts:
             reason = f": {damaged[0]}" if damaged else ""
             raise UserError(f"{self.path}: holds no results of a run (results/*.parquet){reason}")
@@ -361,14 +355,8 @@ class RunFolder(SharedFolder):
             except (FileNotFoundError, IntegrityError, SafetensorError) as error:
                 damaged.append(f"{path.name}: {error}")
         if damaged:
-            warn(
-                EvaluationWarning(
-                    f"{len(damaged)} files in {self.path / 'examples'} are damaged, and their"
-                    f" pictures left out ({damaged[0]})",
-                    f"carescale evaluate with output={self.path} computes them again",
-                ),
-                stacklevel=2,
-            )
+            of = f"{len(damaged)} files in {self.path / 'examples'}"
+            self._warn_of_damage(f"{of} are damaged, and their pictures left out ({damaged[0]})")
         return examples
 
     def adversarial_examples(
@@ -390,6 +378,10 @@ class RunFolder(SharedFolder):
             if digest(content) != files.get(f"adversarial_examples/{path.name}"):
                 raise IntegrityError(f"{path.name}: its checksum does not fit its bytes")
             yield rows, dict(load(content))
+
+    def _warn_of_damage(self, found: str) -> None:
+        remedy = f"carescale evaluate with output={self.path} computes them again"
+        warn(EvaluationWarning(found, remedy), stacklevel=3)
 
     def _text(self, name: str, most: int, parse: Callable[[bytes], _T]) -> _T | None:
         try:
