@@ -103,142 +103,178 @@ def make_parser() -> argparse.ArgumentParser:
         help="print a script that completes commands and options in this shell",
     )
     subparsers = parser.add_subparsers(required=True, metavar="command")
-    evaluate = subparsers.add_parser(
+    _add_evaluate(subparsers)
+    _add_init(subparsers)
+    _add_train(subparsers)
+    _add_report(subparsers)
+    _add_compare(subparsers)
+    _add_verify(subparsers)
+    _add_doctor(subparsers)
+    _add_schema(subparsers)
+    _add_attacks(subparsers)
+    return parser
+
+
+def _add_evaluate(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
         "evaluate",
         help="evaluate a model's robustness; store, print and draw the results",
         epilog=_EVALUATE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _take_config(evaluate)
-    evaluate.add_argument(
+    _take_config(parser)
+    parser.add_argument(
         "--multirun",
         action="store_true",
         help="run every combination of the values that overrides list, as in seed=0,1",
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "--shard", metavar="i/n", help="compute shard i of n only, counted from 0, for job arrays"
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "--quiet", action="store_true", help="print nothing but warnings and errors"
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "--json", action="store_true", help="print one JSON object per run instead of tables"
     )
-    evaluate.set_defaults(command=evaluation.evaluate)
-    init = subparsers.add_parser(
+    parser.set_defaults(command=evaluation.evaluate)
+
+
+def _add_init(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
         "init",
         help="write a commented config for your own model and data",
         epilog=_INIT_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    init.add_argument(
+    parser.add_argument(
         "file",
         nargs="?",
         default="evaluation.yaml",
         metavar="FILE.yaml",
         help="the file to write; default: evaluation.yaml",
     )
-    init.add_argument("--model", help="a name, or a function of yours as module.function")
-    init.add_argument("--data", help="a folder, a function of yours, or a name")
-    init.add_argument("--epsilons", help="by norm, such as 'Linf=4/255,8/255 L2=0.5'")
-    init.set_defaults(command=initialise)
-    train = subparsers.add_parser(
+    parser.add_argument("--model", help="a name, or a function of yours as module.function")
+    parser.add_argument("--data", help="a folder, a function of yours, or a name")
+    parser.add_argument("--epsilons", help="by norm, such as 'Linf=4/255,8/255 L2=0.5'")
+    parser.set_defaults(command=initialise)
+
+
+def _add_train(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
         "train",
         help="train a model on clean, noisy or attacked images",
         epilog=_TRAIN_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _take_config(train)
-    train.set_defaults(command=commands.train)
-    report = subparsers.add_parser(
+    _take_config(parser)
+    parser.set_defaults(command=commands.train)
+
+
+def _add_report(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
         "report", help="write the page, tables and figures of runs from their folders"
     )
-    report.add_argument("runs", nargs="+", metavar="RUN", help="a run folder; several are compared")
-    report.add_argument(
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder; several are compared")
+    parser.add_argument(
         "--output", help="the folder to write to; default: that of a single run, else report"
     )
-    report.add_argument(
+    parser.add_argument(
         "--epsilons",
         nargs="+",
         metavar="EPSILON",
         help="print only robust accuracy at these, such as 0.1 8/255 or L2=0.1,0.2, from the norms"
         " that minimum-norm attacks found",
     )
-    report.add_argument(
+    parser.add_argument(
         "--headline",
         nargs="+",
         metavar="NORM=EPSILON",
         help="the epsilons of the page's first screen, such as Linf=8/255 or L2=0.25,0.5, in the"
         " place of the runs' report.epsilons",
     )
-    report.add_argument(
+    parser.add_argument(
         "--format",
         choices=("latex", "markdown", "csv", "json"),
         help="print one table of robust accuracies in place of writing a report",
     )
-    report.add_argument(
+    parser.add_argument(
         "--attacks", nargs="+", metavar="NAME", help="with --format: show only these, in this order"
     )
-    report.set_defaults(command=commands.report)
-    compare = subparsers.add_parser("compare", help="print how runs differ")
-    compare.add_argument("base", metavar="RUN", help="the run folder to compare with")
-    compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    compare.set_defaults(command=commands.compare)
-    verify = subparsers.add_parser(
+    parser.set_defaults(command=commands.report)
+
+
+def _add_compare(subparsers: Any) -> None:
+    parser = subparsers.add_parser("compare", help="print how runs differ")
+    parser.add_argument("base", metavar="RUN", help="the run folder to compare with")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    parser.set_defaults(command=commands.compare)
+
+
+def _add_verify(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
         "verify",
         help="check adversarial examples: norms, box, predictions",
         epilog=_VERIFY_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verify.add_argument(
+    parser.add_argument(
         "run",
         nargs="?",
         metavar="RUN",
         help="a run folder that holds its adversarial examples, in the place of files",
     )
-    verify.add_argument("--clean", metavar="FILE", help="the clean images")
-    verify.add_argument("--adversarial", metavar="FILE", help="the same images, perturbed")
-    verify.add_argument("--labels", metavar="FILE", help="their classes")
-    verify.add_argument("--eps", help="the claim: no perturbation is longer, as in 0.5 or 8/255")
-    verify.add_argument("--norm", default="Linf", help="of the claim: L0, L1, L2 or Linf (default)")
-    verify.add_argument(
+    parser.add_argument("--clean", metavar="FILE", help="the clean images")
+    parser.add_argument("--adversarial", metavar="FILE", help="the same images, perturbed")
+    parser.add_argument("--labels", metavar="FILE", help="their classes")
+    parser.add_argument("--eps", help="the claim: no perturbation is longer, as in 0.5 or 8/255")
+    parser.add_argument("--norm", default="Linf", help="of the claim: L0, L1, L2 or Linf (default)")
+    parser.add_argument(
         "--model",
         nargs="+",
         metavar="NAME | FILE.yaml | key=value",
         help="what classifies them: a model's name or a config, then overrides, such as"
         " model.weights=w.pt",
     )
-    verify.add_argument(
+    parser.add_argument(
         "--robust-accuracy",
         type=float,
         metavar="SHARE",
         help="the claim: the share of images that the model classifies correctly, clean and"
         " perturbed",
     )
-    verify.add_argument("--output", metavar="FOLDER", help="write a page, a CSV and JSON there")
-    verify.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    verify.add_argument(
+    parser.add_argument("--output", metavar="FOLDER", help="write a page, a CSV and JSON there")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_argument(
         "--allow-code",
         action="store_true",
         help="accept a model that can run any program: see docs/security.md",
     )
-    verify.set_defaults(command=commands.verify)
-    doctor = subparsers.add_parser(
+    parser.set_defaults(command=commands.verify)
+
+
+def _add_doctor(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
         "doctor", help="print versions, devices, engines and missing packages"
     )
-    doctor.set_defaults(command=commands.doctor)
-    schema = subparsers.add_parser("schema", help="print the JSON schema of a config, for editors")
-    schema.add_argument(
+    parser.set_defaults(command=commands.doctor)
+
+
+def _add_schema(subparsers: Any) -> None:
+    parser = subparsers.add_parser("schema", help="print the JSON schema of a config, for editors")
+    parser.add_argument(
         "of",
         nargs="?",
         metavar="COMMAND | GROUP",
         help="evaluate (the default), train, or a config group for its files, such as model",
     )
-    schema.set_defaults(command=commands.schema)
-    attacks = subparsers.add_parser("attacks", help="list the attacks and their arguments")
-    attacks.add_argument("word", nargs="?", default="", help="list only names that contain this")
-    attacks.set_defaults(command=commands.attacks)
-    return parser
+    parser.set_defaults(command=commands.schema)
+
+
+def _add_attacks(subparsers: Any) -> None:
+    parser = subparsers.add_parser("attacks", help="list the attacks and their arguments")
+    parser.add_argument("word", nargs="?", default="", help="list only names that contain this")
+    parser.set_defaults(command=commands.attacks)
 
 
 def _take_config(parser: argparse.ArgumentParser) -> None:
