@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -33,6 +34,7 @@ def from_yaml(text: str) -> Any:
         raise ValueError(f"it is not valid YAML: {error}") from error
 
 
+@functools.lru_cache(16)  # the files of groups are read for every run of a sweep
 def check_yaml(text: str) -> None:
     """Raise a ValueError where reading YAML would take much more time or memory than its length.
 

@@ -140,6 +140,13 @@ def test_a_file_that_another_one_builds_on_keeps_its_attacks(tmp_path):
     assert evaluation.attacks == {"a": AttackConfig("L2PGD", params={"steps": 3})}
 
 
+def test_attacks_of_a_group_beside_the_file_replace_the_default_ones(tmp_path):
+    (tmp_path / "data").mkdir()
+    text = "# @package _global_\nattacks: {a: {name: L2PGD}}\n"
+    (tmp_path / "data" / "digits.yaml").write_text(text, encoding="utf-8")
+    assert list(load_evaluation(written(tmp_path, "seed: 5\n")).attacks) == ["a"]
+
+
 def test_a_tag_that_would_run_code_is_refused_in_files_and_groups(tmp_path):
     payload = f"name: !!python/object/apply:os.mkdir [{tmp_path / 'ran'}]\n"
     (tmp_path / "model").mkdir()

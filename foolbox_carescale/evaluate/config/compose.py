@@ -8,26 +8,32 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from hydra import compose, initialize
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, nearest
 from ..serialization import flatten_keys
-from .files import load_yaml, not_yaml, read_training, read_yaml
+from .files import BoundedFiles, check_defaults, load_yaml, read_training, read_yaml
 from .permissions import refuse_code, refuse_sending
 from .types import EVALUATION, Evaluation, default_epsilons
 from .validation import ConfigSpec, Tree, escape_interpolation, field_names, is_path, read
 
 _RUN = "carescale_run"
+
+_WITHOUT: list[Any] = [
+    {f"override hydra/{group}": None}
+    for group in (
+        *("env", "output", "launcher", "sweeper", "help", "hydra_help"),
+        *("hydra_logging", "job_logging"),
+    )
+]
+"""Configs of Hydra's own that only its applications use: a third of the time that it takes."""
 
 SWEEP = "sweep"
 """Key of a file whose lists are zipped into several runs."""
@@ -37,28 +43,6 @@ _REFERENCE = r"(?<!\\)(?:\\\\)*\$\{([^{}]*)"  # a backslash escapes one
 MOST_REFERENCES, MOST_CHAINED = 256, 16
 """References in a config, and those among them to values with references: n of the latter can
 repeat a text 3 ** (n / 3) times."""
-
-
-class BoundedFiles(FileConfigSource):
-    """Let Hydra read the files that ``check_yaml`` accepts."""
-
-    @staticmethod
-    def scheme() -> str:
-        """Return how its folders begin in a search path."""
-        return "bounded"
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        """Return the config in a file."""
-        path = Path(self.path) / self._normalize_file_name(config_path)
-        read_yaml(path)
-        try:
-            found = super().load_config(config_path)
-        except OmegaConfBaseException:
-            raise
-        except (yaml.YAMLError, ValueError, OSError) as error:
-            raise not_yaml(path, error) from error
-        _check_defaults(path, OmegaConf.to_container(found.config))
-        return found
 
 
 def load_evaluation(
@@ -132,6 +116,7 @@ def compose_tree(
     if content.pop(SWEEP, None) is not None and swept is None:
         raise UserError(f"{path}: has a sweep, which is several runs; take load_sweep for them")
     beside = None if path is None else _folder_of(Path(path))
+    own_files = content.get("defaults") or any((beside / g).is_dir() for g in spec.groups if beside)
     parsed = [parse_override(override, spec) for override in (*(swept or ()), *overrides)]
     for override in parsed:
         if override.is_sweep_override():
@@ -151,8 +136,8 @@ def compose_tree(
         with initialize(config_path=None, version_base="1.3"):
             chosen = [str(choice.input_line) for choice in choices]
             if "attack" in spec.groups:
-                # composing takes Hydra an eighth of a second
-                plain = path is None and not chosen
+                # composing takes Hydra a tenth of a second
+                plain = not own_files and not chosen
                 _fill_attacks(
                     defaults,
                     content,
@@ -276,29 +261,12 @@ def read_content(path: Path, spec: ConfigSpec = EVALUATION) -> Tree:
                 else nearest(str(key), known)
             )
             raise UserError(f"{path}: there is no key {key!r}; {group}")
-    _check_defaults(path, content)
+    check_defaults(path, content)
     said = {k: v for k, v in content.items() if v is not None or not _is_node(k, spec)}
     for key, value in said.items():
         if _is_node(key, spec) and not isinstance(value, dict):
             raise UserError(f"{key}: {value!r} is not a mapping; see carescale {spec.command} -h")
     return said
-
-
-def _check_defaults(path: Path, content: Any) -> None:
-    """Raise a UserError for a defaults list in a file that Hydra has no words for."""
-    defaults = content.get("defaults") if isinstance(content, dict) else None
-    if not isinstance(defaults or [], list):
-        raise UserError(f"{path}: defaults is not a list; write [{{data: folder}}, _self_]")
-    for entry in defaults or []:
-        pairs = list(entry.items()) if isinstance(entry, dict) else [(entry, "")]
-        group, option = pairs[0] if len(pairs) == 1 else (None, None)
-        texts = [group, *(option if isinstance(option, list) else [option or ""])]
-        plain = all(isinstance(text, str) and text == text.strip() for text in texts)
-        if not group or not plain or "_self_" in texts[1:]:
-            raise UserError(
-                f"{path}: defaults: {entry!r} is neither a file nor one group with its choice;"
-                " write [base, {data: folder}, _self_]"
-            )
 
 
 def _is_node(key: str, spec: ConfigSpec) -> bool:
@@ -330,7 +298,7 @@ def _force(override: Override) -> str:
 
 def _compose(defaults: list[Any], content: Tree, overrides: list[str]) -> DictConfig:
     """Return a config whose references can be resolved."""
-    ConfigStore.instance().store(_RUN, {"defaults": defaults, **content})
+    ConfigStore.instance().store(_RUN, {"defaults": [*defaults, *_WITHOUT], **content})
     composed = compose(_RUN, overrides=overrides)
     _check_interpolation(cast(Tree, OmegaConf.to_container(composed)))
     return composed

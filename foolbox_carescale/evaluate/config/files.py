@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -16,6 +19,35 @@ from .validation import Tree, escape_interpolation
 
 TRAINING, WEIGHTS = "train.json", "weights.safetensors"
 """Files of a training's folder: of every one, and of one that has ended."""
+
+
+class BoundedFiles(FileConfigSource):
+    """Let Hydra read the files that ``check_yaml`` accepts."""
+
+    # a run reads five of them, a sweep for each of its runs
+    _read: ClassVar[dict[Path, tuple[str, ConfigResult]]] = {}
+
+    @staticmethod
+    def scheme() -> str:
+        """Return how its folders begin in a search path."""
+        return "bounded"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Return the config in a file."""
+        path = Path(self.path) / self._normalize_file_name(config_path)
+        text = read_yaml(path)
+        known = self._read.get(path)
+        if known is not None and known[0] == text:
+            return copy.deepcopy(known[1])
+        try:
+            found = super().load_config(config_path)
+        except OmegaConfBaseException:
+            raise
+        except (yaml.YAMLError, ValueError, OSError) as error:
+            raise not_yaml(path, error) from error
+        check_defaults(path, OmegaConf.to_container(found.config))
+        self._read[path] = text, copy.deepcopy(found)
+        return found
 
 
 def read_training(folder: Path) -> Tree:
@@ -93,3 +125,20 @@ def not_yaml(path: object, error: Exception) -> UserError:
     mark = getattr(error, "problem_mark", None)
     at = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     return UserError(f"{path}: is not valid YAML{at}: {getattr(error, 'problem', None) or error}")
+
+
+def check_defaults(path: Path, content: Any) -> None:
+    """Raise a UserError for a defaults list in a file that Hydra has no words for."""
+    defaults = content.get("defaults") if isinstance(content, dict) else None
+    if not isinstance(defaults or [], list):
+        raise UserError(f"{path}: defaults is not a list; write [{{data: folder}}, _self_]")
+    for entry in defaults or []:
+        pairs = list(entry.items()) if isinstance(entry, dict) else [(entry, "")]
+        group, option = pairs[0] if len(pairs) == 1 else (None, None)
+        texts = [group, *(option if isinstance(option, list) else [option or ""])]
+        plain = all(isinstance(text, str) and text == text.strip() for text in texts)
+        if not group or not plain or "_self_" in texts[1:]:
+            raise UserError(
+                f"{path}: defaults: {entry!r} is neither a file nor one group with its choice;"
+                " write [base, {data: folder}, _self_]"
+            )
