@@ -17,8 +17,8 @@ NORMS = ("L1", "L2", "Linf")
 """Norms for which the file has attacks."""
 
 _QUESTIONS = {
-    "model": "Model, by name (resnet50, timm/..., hf/...) or a function of yours (module.function)",
-    "data": "Data, a folder with one folder of images per class, a function of yours, or a name"
+    "model": "Model, by name (resnet50, timm/..., hf/...) or your own function (module.function)",
+    "data": "Data, a folder with one folder of images per class, your own function, or a name"
     " (cifar10, digits)",
     "epsilons": "Epsilons by norm, for pixels in [0, 1]",
 }
@@ -38,7 +38,7 @@ model:
 epsilons: # by norm; pixels are in [0, 1]
 {epsilons}
 
-attacks: # by names of yours; carescale attacks lists the attacks and their arguments
+attacks: # by names of your choice; carescale attacks lists the attacks and their arguments
 {attacks}
 
 samples: 100 # at most, drawn at random; null takes all

@@ -24,13 +24,13 @@ examples:
   carescale evaluate '~attacks' attacks.mine.name=L2DeepFoolAttack 'epsilons.L2=[0.5,1]'
       an attack of your choice instead of the default ones
   carescale evaluate runs/train
-      what carescale train made in that folder: its model, data and weights
+      the model, data and weights that carescale train stored in that folder
   carescale evaluate model=resnet50 data=imagenet_samples attack=imagenet tracking=mlflow
       config groups: bundled files, or files in the folder of your config
   carescale evaluate --multirun attack=pgd,noise seed=0,1 output=runs/sweep
       every combination, each in its own folder, and one report of all
   carescale evaluate 'sweep.model=[resnet18,resnet50]' 'sweep.model.weights=[a.pt,b.pt]'
-      pairs: the first model with the first weights; a file says the same under its key sweep
+      pairs: the first model with the first weights; in a file, under the key sweep
   carescale evaluate my.yaml output=runs/mine --shard 0/8
       one of eight shards; all write to one folder, and the same command resumes a shard
   carescale evaluate my.yaml executor=ray executor.address=auto
@@ -70,11 +70,11 @@ _VERIFY_HELP = """\
 examples:
   carescale verify --clean x.npy --adversarial x_adv.npy --eps 8/255
       the norms of the perturbations, and whether one exceeds epsilon or leaves the box
-  carescale verify --clean r.npz --adversarial r.npz --labels r.npz --eps 0.5 --norm L2 \
+  carescale verify --clean r.npz --adversarial r.npz --labels r.npz --eps 0.5 --norm L2 \\
       --model resnet50 --robust-accuracy 0.42 --output check
-      arrays clean, adversarial and labels of one file (or r.npz:name), and a model's predictions
+      arrays of one file, named like the options (or r.npz:name), and a model's predictions
   carescale verify runs/mine
-      a run of carescale evaluate save=adversarial_examples, against what it stored
+      a run with save=adversarial_examples, checked against its stored results
 files: .npy, .npz, .pt (plain tensors), .safetensors, or a folder of pictures
 exit code: 0 where all claims hold, 1 where one does not, 2 after wrong input
 """
@@ -129,7 +129,7 @@ def _add_evaluate(subparsers: Any) -> None:
         help="run every combination of the values that overrides list, as in seed=0,1",
     )
     parser.add_argument(
-        "--shard", metavar="i/n", help="compute shard i of n only, counted from 0, for job arrays"
+        "--shard", metavar="i/n", help="compute only shard i of n, counted from 0, for job arrays"
     )
     parser.add_argument(
         "--quiet", action="store_true", help="print nothing but warnings and errors"
@@ -154,8 +154,8 @@ def _add_init(subparsers: Any) -> None:
         metavar="FILE.yaml",
         help="the file to write; default: evaluation.yaml",
     )
-    parser.add_argument("--model", help="a name, or a function of yours as module.function")
-    parser.add_argument("--data", help="a folder, a function of yours, or a name")
+    parser.add_argument("--model", help="a name, or your own function as module.function")
+    parser.add_argument("--data", help="a folder, your own function, or a name")
     parser.add_argument("--epsilons", help="by norm, such as 'Linf=4/255,8/255 L2=0.5'")
     parser.set_defaults(command=initialise)
 
@@ -177,7 +177,7 @@ def _add_report(subparsers: Any) -> None:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder; several are compared")
     parser.add_argument(
-        "--output", help="the folder to write to; default: that of a single run, else report"
+        "--output", help="the folder to write to; default: the run's own, or report for several"
     )
     parser.add_argument(
         "--epsilons",
@@ -190,13 +190,13 @@ def _add_report(subparsers: Any) -> None:
         "--headline",
         nargs="+",
         metavar="NORM=EPSILON",
-        help="the epsilons of the page's first screen, such as Linf=8/255 or L2=0.25,0.5, in the"
-        " place of the runs' report.epsilons",
+        help="the epsilons of the page's first screen, such as Linf=8/255 or L2=0.25,0.5, instead"
+        " of the runs' report.epsilons",
     )
     parser.add_argument(
         "--format",
         choices=("latex", "markdown", "csv", "json"),
-        help="print one table of robust accuracies in place of writing a report",
+        help="print one table of robust accuracies instead of writing a report",
     )
     parser.add_argument(
         "--attacks", nargs="+", metavar="NAME", help="with --format: show only these, in this order"
@@ -222,19 +222,20 @@ def _add_verify(subparsers: Any) -> None:
         "run",
         nargs="?",
         metavar="RUN",
-        help="a run folder that holds its adversarial examples, in the place of files",
+        help="a run folder with adversarial examples, instead of files",
     )
     parser.add_argument("--clean", metavar="FILE", help="the clean images")
     parser.add_argument("--adversarial", metavar="FILE", help="the same images, perturbed")
     parser.add_argument("--labels", metavar="FILE", help="their classes")
-    parser.add_argument("--eps", help="the claim: no perturbation is longer, as in 0.5 or 8/255")
-    parser.add_argument("--norm", default="Linf", help="of the claim: L0, L1, L2 or Linf (default)")
+    parser.add_argument("--eps", help="the claim: no norm is above this, such as 0.5 or 8/255")
+    parser.add_argument(
+        "--norm", default="Linf", help="norm of the claim: L0, L1, L2 or Linf (default)"
+    )
     parser.add_argument(
         "--model",
         nargs="+",
         metavar="NAME | FILE.yaml | key=value",
-        help="what classifies them: a model's name or a config, then overrides, such as"
-        " model.weights=w.pt",
+        help="the model to run: a name or a config, then overrides, such as model.weights=w.pt",
     )
     parser.add_argument(
         "--robust-accuracy",
@@ -244,7 +245,7 @@ def _add_verify(subparsers: Any) -> None:
         " perturbed",
     )
     parser.add_argument("--output", metavar="FOLDER", help="write a page, a CSV and JSON there")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument(
         "--allow-code",
         action="store_true",
@@ -290,7 +291,7 @@ def _take_config(parser: argparse.ArgumentParser) -> None:
         help="accept a config that can run any program: see docs/security.md",
     )
     parser.add_argument(
-        "--debug", action="store_true", help="show the traceback of an error of your own code too"
+        "--debug", action="store_true", help="also show the traceback of an error in your own code"
     )
 
 

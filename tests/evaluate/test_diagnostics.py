@@ -111,7 +111,7 @@ def test_labels_that_are_shifted_are_named():
     padded = Wrapped(lambda logits: torch.nn.functional.pad(logits, (1, 8), value=-9.0))
     (diagnostic,) = of(padded)
     assert "among its 11 classes" in diagnostic.message
-    assert "40 times it says the label +1" in diagnostic.message
+    assert "40 predictions are the label +1" in diagnostic.message
 
 
 @pytest.mark.parametrize(("count", "reported"), [(3, True), (11, True), (12, False)])

@@ -117,8 +117,8 @@ def _clean_accuracy(logits: Array, labels: Array) -> Iterator[Diagnostic]:
             "clean_accuracy",
             f"the model classifies {share(right)} clean images correctly, which is no more than"
             f" chance among its {classes} classes (labels: {labels.min()} to {labels.max()})"
-            + (f"; {often} times it says the label {shift:+d}" if told else ""),
-            "check the weights, that label k is the model's class k, and mean and std",
+            + (f"; {often} predictions are the label {shift:+d}" if told else ""),
+            "check the weights, mean and std, and that label k is the model's class k",
         )
 
 
@@ -135,7 +135,7 @@ def _two_answers(
     if again.any():
         yield Diagnostic(
             "nondeterministic",
-            f"a second call gives other logits for the same images: {share(again)} images",
+            f"a second call gives different logits for {share(again)} images",
             "switch its randomness off, or average over it inside the model",
         )
         return

@@ -196,7 +196,7 @@ def _mixed_models(columns: Columns) -> Iterator[Diagnostic]:
             f"{int(differ.sum())} of {len(names)} clean images have different losses in different"
             f" attacks, sample {names[first]} from {least[first]:.3g} to {most[first]:.3g}, so the"
             " rows come from different models",
-            "compute the run again in a new folder; make the model answer the same each time",
+            "compute the run again in a new folder, with a model that answers the same each time",
         )
 
 
@@ -282,7 +282,7 @@ def _robust_beyond_reach(settings: list[_Setting]) -> Iterator[Diagnostic]:
                 "reaches_everything",
                 f"{len(left)} of {len(same[0].samples)} samples are still robust at"
                 f" {norm_name(p)} {format_epsilon(epsilon)}, although epsilon covers the whole box,"
-                " with images of other classes",
+                " which contains images of other classes",
                 "do not trust the smaller epsilons either: look for masked gradients, and try"
                 " more steps, another loss or a gradient-free attack",
             )
