@@ -235,7 +235,7 @@ def test_an_image_that_cannot_be_read_ends_its_batch_and_not_the_others(tmp_path
     with pytest.raises(UserError) as caught:
         evaluate(tiny(folder, **changes))
     assert str(caught.value).startswith(f"data: {str(paths[7])!r} cannot be read as an image")
-    assert "all but 1 of 8 batches are computed, the first that is not is 2" in str(caught.value)
+    assert "of 8 batches 1 could not be computed, the first of them batch 2" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert {row["batch"] for row in rows(folder)} == {0, 1, 3, 4, 5, 6, 7}
     paths[7].write_bytes(content)

@@ -211,8 +211,8 @@ def _compute(
     if log.failed:
         number, line = next(iter(log.failed.items()))
         raise SampleError(
-            f"{line}; all but {len(log.failed)} of {len(log.batches)} batches are computed, the"
-            f" first that is not is {number}: run again, or with data.on_error=skip"
+            f"{line}; of {len(log.batches)} batches {len(log.failed)} could not be computed,"
+            f" the first of them batch {number}: run again, or with data.on_error=skip"
         )
 
 

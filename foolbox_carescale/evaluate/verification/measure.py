@@ -28,8 +28,8 @@ ORDERS = (0.0, 1.0, 2.0, math.inf)
 ROUNDING = 2.0**-24
 """The largest error of a coordinate in [0, 1] that is rounded to float32, with a factor of 2."""
 
-SLACK = 1e-6
-"""Part of epsilon by which a norm may exceed it: that of a sum in float32."""
+RTOL = 1e-6
+"""Share of epsilon by which a norm may exceed it: the rounding of a sum in float32."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def _measured(
     found = {_name(order): row for order, row in zip(orders, norms, strict=True)}
     size, moved = found[_name(p)], np.where(finite, found["L0"], 0)
     rounding = ROUNDING * (moved ** (1 / p) if 0 < p < math.inf else float(p > 0))
-    beyond = size > limit * (1 + SLACK) + rounding
+    beyond = size > limit * (1 + RTOL) + rounding
     flat = values.reshape(len(values), -1)
     outside = np.maximum(-flat.min(axis=1), flat.max(axis=1) - 1).clip(0)
     found |= {
