@@ -7,7 +7,7 @@ import importlib
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,16 @@ def attack() -> Callable[[], None]:
         step(fmodel, x, labels, epsilons=0.5)
 
     return call
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Of PyTorch, whose threads on tiny batches take much where other processes are busy."""
+    torch = importlib.import_module("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 CASES: dict[str, tuple[Callable[[], Any], int, int]] = {

@@ -1,5 +1,6 @@
 """An engine whose library is installed and broken is reported once, and the next one answers."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -96,43 +97,71 @@ def test_a_triton_that_cannot_launch_is_reported_once_and_the_eager_engine_answe
     assert "triton_cuda: it did not start (" in messages[0]
 
 
+# compiled as the kernels are, in a moment
+SOURCE = """
+from foolbox_carescale.engines.numba_cpu.kernels.compiling import CALLED_FROM_PYTHON, compiled
+@compiled(**CALLED_FROM_PYTHON)
+def twice(a):
+    return 2 * a
+"""
+
+
+def test_a_damaged_cache_or_a_full_disk_makes_numba_compile_again(tmp_path, monkeypatch):
+    source = tmp_path / "source.py"
+    source.write_text(SOURCE)
+
+    def hits(folder):
+        """Compile or load the function as a new process would; return how often it was loaded."""
+        monkeypatch.setattr("numba.core.config.CACHE_DIR", str(folder))
+        found = importlib.util.spec_from_file_location("source", source)
+        module = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+        assert module.twice(1.5) == 3
+        return sum(module.twice.stats.cache_hits.values())
+
+    whole = tmp_path / "whole"
+    assert [hits(whole), hits(whole)] == [0, 1]
+    for pattern in ("*.nbi", "*.nbc"):
+        damaged = tmp_path / pattern[2:]
+        shutil.copytree(whole, damaged)
+        (path,) = damaged.rglob(pattern)
+        os.truncate(path, path.stat().st_size // 2)
+        assert [hits(damaged), hits(damaged)] == [0, 1]  # saved in its place
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile._open_for_write", refuse)
+    assert [hits(tmp_path / "full"), hits(tmp_path / "full")] == [0, 0]
+
+
 # the kernel that compiles fastest
 ACCUMULATE = """
-import eagerpy, numpy as np, sys
+import eagerpy, numpy as np
 from foolbox_carescale import engines
 x = eagerpy.astensor(np.full((2, 4), 0.5))
-if sys.argv[1:] == ["full"]:
-    import numba.core.caching
-    def refuse(*_): raise OSError(28, "No space left on device")
-    numba.core.caching.IndexDataCacheFile._open_for_write = refuse
 assert (engines.accumulate(None, 1.0, x, 1e-12).raw == 0.25).all()
 print(engines.explain(x))
 """
 
 
-def test_a_damaged_cache_or_a_full_disk_makes_numba_compile_again(tmp_path):
-    def run(folder, *arguments):
+@pytest.mark.nightly
+@pytest.mark.parametrize("pattern", ["*.nbi", "*.nbc"])
+def test_processes_compile_kernels_again_where_their_cache_is_damaged(tmp_path, pattern):
+    def run():
         done = subprocess.run(
-            [sys.executable, "-c", ACCUMULATE, *arguments],
-            env={**os.environ, "NUMBA_CACHE_DIR": str(folder)},
+            [sys.executable, "-c", ACCUMULATE],
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.stdout.startswith("numba_cpu: "), done.stderr
 
-    whole = tmp_path / "whole"
-    run(whole)
-    assert list(whole.rglob("*.nbi"))
-    assert list(whole.rglob("*.nbc"))
-    for pattern in ("*.nbi", "*.nbc"):
-        damaged = tmp_path / pattern[2:]
-        shutil.copytree(whole, damaged)
-        half = {path: path.stat().st_size // 2 for path in damaged.rglob(pattern)}
-        for path, size in half.items():
-            os.truncate(path, size)
-        run(damaged)
-        # saved in its place
-        assert any(path.stat().st_size > size for path, size in half.items())
-    run(damaged)  # and can be loaded
-    run(tmp_path / "full", "full")
+    run()
+    half = {path: path.stat().st_size // 2 for path in tmp_path.rglob(pattern)}
+    for path, size in half.items():
+        os.truncate(path, size)
+    run()
+    assert any(path.stat().st_size > size for path, size in half.items())
+    run()

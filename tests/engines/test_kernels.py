@@ -31,33 +31,34 @@ def test_kernels_compute_what_their_source_says_in_python(tmp_path):
 
 IN_FLOAT32 = """
 import sys, numpy as np
-from foolbox_carescale.engines.numba_cpu import arrays as cpu
-rng = np.random.default_rng(0)
-x, v = rng.random((6, 2000), np.float32), rng.standard_normal((6, 2000), np.float32)
-bounds = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
-eps = np.geomspace(0.1, 20, 6)
-eta, _ = cpu.solve(x, v, eps, 2.0, *bounds, tolerance=0.0)
-points, _, _ = cpu.perturb(x, v, eps, 2.0, *bounds, tolerance=0.0)
-more = ()
-if "gradients" in sys.argv:
-    more = cpu.gradients(x, v, eps, eta, 2.0, *bounds, rng.random((6, 2000), np.float32))
-np.savez(sys.argv[1], eta, points, *more)
+from tests.engines import interpreted
+np.savez(sys.argv[1], *interpreted.in_float32())
 """
 
 
-@pytest.mark.parametrize("of", ["perturb", pytest.param("gradients", marks=pytest.mark.nightly)])
-def test_a_process_that_compiles_gets_the_same_digits_as_one_that_loads(tmp_path, of):
+def in_a_process(path, **environment):
     root = pathlib.Path(__file__).parents[2]
-    found = []
-    for name in ("compiled", "loaded"):
-        subprocess.run(
-            [sys.executable, "-c", IN_FLOAT32, str(tmp_path / f"{name}.npz"), of],
-            cwd=root,
-            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")},
-            check=True,
-        )
-        with np.load(tmp_path / f"{name}.npz") as arrays:
-            found.append([arrays[key] for key in arrays.files])
+    subprocess.run(
+        [sys.executable, "-c", IN_FLOAT32, str(path)],
+        cwd=root,
+        env={**os.environ, **environment},
+        check=True,
+    )
+    with np.load(path) as arrays:
+        return [arrays[key] for key in arrays.files]
+
+
+def test_a_process_that_loads_gets_the_same_digits_as_this_one(tmp_path):
+    """This one has compiled the kernels itself where no process has before."""
+    here = interpreted.in_float32()
+    for compiled, loaded in zip(here, in_a_process(tmp_path / "found.npz"), strict=True):
+        np.testing.assert_array_equal(compiled, loaded)
+
+
+@pytest.mark.nightly
+def test_a_process_that_compiles_gets_the_same_digits_as_one_that_loads(tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    found = [in_a_process(tmp_path / f"{name}.npz", **cache) for name in ("compiled", "loaded")]
     for compiled, loaded in zip(*found, strict=True):
         np.testing.assert_array_equal(compiled, loaded)
 

@@ -146,19 +146,15 @@ def test_bounds_may_differ_by_element_and_be_negative(p):
         (rng.uniform(-3, -1, (5, n)), rng.uniform(0, 1, (5, n))),
         (np.zeros((1, 1)), rng.uniform(0.5, 1, (1, n))),
     ):
-        low, high = low.astype(np.float32), high.astype(np.float32)
-        x = (low + (high - low) * rng.random((5, n))).astype(np.float32)
-        delta = rng.standard_normal((5, n)).astype(np.float32)
-        low64, high64 = low.astype(np.float64), high.astype(np.float64)
-        eps = np.array([0.01, 0.1, 0.5, 0.99, 2]) * reference.reachable_norm(
-            x, delta, p, low64, high64
-        )
+        x = low + (high - low) * rng.random((5, n))
+        delta = rng.standard_normal((5, n))
+        eps = np.array([0.01, 0.1, 0.5, 0.99, 2]) * reference.reachable_norm(x, delta, p, low, high)
         eta = solve(x, delta, eps, p, low, high)
-        assert_exact(eta, x, delta, eps, p, low64, high64)
+        assert_exact(eta, x, delta, eps, p, low, high)
         out, same, _ = cpu.perturb(x, delta, eps, p, low, high, tolerance=1e-6)
         np.testing.assert_array_equal(same, eta)
-        wanted = np.clip(x + eta.astype(np.float32)[:, None] * delta, low, high)
-        np.testing.assert_allclose(out, wanted, atol=1e-6)
+        wanted = np.clip(x + eta[:, None] * delta, low, high)
+        np.testing.assert_allclose(out, wanted, atol=1e-15)
 
 
 def test_norm_is_exact_in_a_row_of_twelve_million():
@@ -245,8 +241,8 @@ def test_any_strides_are_served():
 
 
 def test_read_only_arrays_are_served_without_compiling_again():
-    x, delta, eps = batch(14, rows=4)
-    bounds = np.zeros((1, 3072), np.float32), np.ones((1, 3072), np.float32)
+    x, delta, eps = (a.astype(np.float64) for a in batch(14, rows=4))
+    bounds = np.zeros((1, 3072)), np.ones((1, 3072))
     wanted = solve(x, delta, eps, 2.0), solve(x, delta, eps, 2.0, *bounds)
     compiled = len(cpu.kernels.solve_rows.signatures)
     for array in (x, delta, eps, *bounds):

@@ -9,7 +9,7 @@ import torch
 
 from tests import reference
 from tests.engines import hard
-from tests.engines.triton_interpreter import INTERPRETED, run_tests_of, speed_up
+from tests.engines.triton_interpreter import INTERPRETED, nightly, speed_up
 
 pytest.importorskip("triton", reason="Triton is not installed")
 HAS_GPU = torch.cuda.is_available()
@@ -17,11 +17,6 @@ if INTERPRETED:
     speed_up()
     # NumPy, by which it computes, warns of numbers that a mask discards
     pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
-
-
-def nightly(*values):
-    """Return a case that the interpreter, which takes seconds for it, leaves to the night."""
-    return pytest.param(*values, marks=[pytest.mark.nightly] if INTERPRETED else [])
 
 
 @pytest.fixture(scope="module")
@@ -320,15 +315,6 @@ def test_the_host_never_waits_for_the_device(cuda, gpu, shape):
         cuda.perturb(x, delta, eps, 2.0, 0.0, 1.0, 0.0)
     finally:
         torch.cuda.set_sync_debug_mode(before)
-
-
-@pytest.mark.parametrize(
-    "cases", ["not nightly", pytest.param("nightly", marks=pytest.mark.nightly)]
-)
-def test_the_interpreter_agrees(cases):
-    if INTERPRETED or HAS_GPU:
-        pytest.skip("this is the interpreter" if INTERPRETED else "the GPU itself was tested")
-    run_tests_of(__file__, cases)
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,20 @@
-"""The operators through the Triton engine, end to end, in Triton's interpreter."""
-
-import os
-import subprocess
-import sys
+"""The operators through the Triton engine, end to end: on a GPU, or in Triton's interpreter."""
 
 import pytest
 import torch
 
-SCRIPT = """
-import torch
 import foolbox_carescale as fc
 from foolbox_carescale import engines
+from tests.engines.triton_interpreter import INTERPRETED, speed_up
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+if INTERPRETED:
+    speed_up()
+
 
 def everything(x, delta):
-    bounds = torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)
-    eps = torch.tensor([0.5, 1.0, 2.0])
+    bounds = torch.zeros(1, 3, 1, 1).to(x), torch.ones(1, 3, 1, 1).to(x)
+    eps = torch.tensor([0.5, 1.0, 2.0]).to(x)
     direction = delta.clone().requires_grad_()
     fc.perturb(x, direction, eps).square().sum().backward()
     return [
@@ -26,33 +26,27 @@ def everything(x, delta):
         direction.grad,
     ]
 
-torch.manual_seed(0)
-x, delta = torch.rand(3, 3, 4, 4), torch.randn(3, 3, 4, 4)
-expected = everything(x, delta)
-numba, triton, *others = engines.ENGINES
-triton.supports = lambda t, traced: "the values are traced" if traced else None
-engines.ENGINES = (triton, *others)
-for ours, theirs in zip(everything(x, delta), expected, strict=True):
-    assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
-    rtol = 1e-3 if ours.dtype == torch.half else 1e-5
-    torch.testing.assert_close(ours, theirs, rtol=rtol, atol=1e-6)
-try:
-    fc.perturb(x + 2, delta, 1.0)
-except ValueError as error:
-    assert "x: 144 of 144 values lie outside the bounds" in str(error), error
-else:
-    raise AssertionError("bad values went unnoticed")
-print("passed")
-"""
 
-
-def test_the_operators_agree_with_the_cpu_engine_in_value_gradient_and_errors():
+@pytest.mark.skipif(
+    not (INTERPRETED or torch.cuda.is_available()), reason="the interpreter runs this elsewhere"
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numbers that a mask discards
+def test_the_operators_agree_with_the_cpu_engine_in_value_gradient_and_errors(monkeypatch):
     pytest.importorskip("triton", reason="Triton is not installed: it has no wheel here")
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.stdout.strip().endswith("passed"), done.stderr
+    torch.manual_seed(0)
+    x, delta = torch.rand(3, 3, 4, 4), torch.randn(3, 3, 4, 4)
+    expected = everything(x, delta)
+    _, triton, *others = engines.ENGINES
+    monkeypatch.setattr(triton, "supports", lambda t, traced: "traced" if traced else None)
+    monkeypatch.setattr(engines, "ENGINES", (triton, *others))
+    x, delta = x.to(DEVICE), delta.to(DEVICE)
+    for ours, theirs in zip(everything(x, delta), expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert ours.shape == theirs.shape
+        rtol = 1e-3 if ours.dtype == torch.half else 1e-5
+        torch.testing.assert_close(ours.cpu(), theirs, rtol=rtol, atol=1e-6)
+    with pytest.raises(ValueError, match="x: 144 of 144 values lie outside the bounds"):
+        fc.perturb(x + 2, delta, 1.0)
 
 
 @pytest.mark.skipif(

@@ -12,7 +12,7 @@ from foolbox_carescale.core import checks
 from foolbox_carescale.engines import numba_cpu
 from foolbox_carescale.engines.numba_cpu import arrays
 from foolbox_carescale.operators.validation import prepare
-from tests.engines.triton_interpreter import INTERPRETED, run_tests_of, speed_up
+from tests.engines.triton_interpreter import INTERPRETED, nightly, speed_up
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_GPU and not INTERPRETED else "cpu"
@@ -28,12 +28,6 @@ needs_kernels = pytest.mark.skipif(
 BOUNDS = (-0.2, 2.6)
 EDGE = 2.6000025
 WIDTH = 5
-
-
-@pytest.mark.skipif(INTERPRETED or HAS_GPU, reason="this is the interpreter, or a GPU")
-def test_the_interpreter_agrees():
-    pytest.importorskip("triton", reason="Triton is not installed")
-    run_tests_of(__file__)
 
 
 @pytest.fixture
@@ -79,11 +73,22 @@ def edge_cases():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("road", ["numba", pytest.param("triton", marks=needs_kernels)])
-def test_a_kernel_flags_what_the_checks_reject_and_nothing_else(request, road, dtype):
+@pytest.mark.parametrize(
+    ("road", "some"),
+    [
+        pytest.param(
+            "numba",
+            slice(None),
+            marks=pytest.mark.skipif(INTERPRETED, reason="nothing of Triton's"),
+        ),
+        pytest.param("triton", slice(3), marks=needs_kernels),
+        pytest.param("triton", slice(3, None), marks=[needs_kernels, *nightly().marks]),
+    ],
+)
+def test_a_kernel_flags_what_the_checks_reject_and_nothing_else(request, road, some, dtype):
     dtype = np.dtype(dtype)
     seen = set()
-    for bounds in edge_cases():
+    for bounds in list(edge_cases())[some]:
         x = points(bounds, dtype)
         delta, eps = np.ones_like(x), np.full(1, 0.01)
         if road == "numba":

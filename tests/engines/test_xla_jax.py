@@ -23,7 +23,7 @@ def solve(problem):
     return xla.solve(x, delta, eps, problem.p, *bounds)
 
 
-@pytest.mark.parametrize("p", backends.by_day([0.5, 1.3, 2.0, math.inf], hard.ORDERS))
+@pytest.mark.parametrize("p", backends.by_day([0.5, 1.3, math.inf], hard.ORDERS))
 def test_norm_is_exact_on_hard_rows(p):
     problem = hard.Problem(p, "float32")
     problem.check(solve(problem))
@@ -38,9 +38,7 @@ def test_norm_is_exact_on_hard_rows_in_double_precision(p):
 
 @pytest.mark.parametrize(
     ("length", "p"),
-    backends.by_day(
-        [(1, 2.0), (129, 1.3)], list(itertools.product([1, 129], [1.3, 2.0, math.inf]))
-    ),
+    backends.by_day([(1, 2.0)], list(itertools.product([1, 129], [1.3, 2.0, math.inf]))),
 )
 def test_norm_is_exact_on_short_rows(length, p):
     problem = hard.Problem(p, "float32", length)
@@ -63,7 +61,7 @@ def test_norm_is_exact_for_a_row_of_twelve_million():
 
 
 @pytest.mark.parametrize(
-    ("p", "rows"), backends.by_day([(2.0, 60), (math.inf, 1)], [(2.0, 1), (math.inf, 60)])
+    ("p", "rows"), backends.by_day([(2.0, 60)], [(2.0, 1), (math.inf, 1), (math.inf, 60)])
 )
 def test_bounds_may_differ_by_element(p, rows):
     rng = np.random.default_rng(1)
@@ -74,20 +72,21 @@ def test_bounds_may_differ_by_element(p, rows):
 
 
 def test_one_eps_serves_all_rows():
-    x, delta = (jnp.asarray(a, jnp.float32) for a in reference.case("uniform", shape=(4, 50)))
+    x, delta = (jnp.asarray(a, jnp.float32) for a in reference.case("uniform", shape=(2, 300)))
     together = xla.solve(x, delta, jnp.full((1, 1), 0.7), 2.0, 0.0, 1.0)
     np.testing.assert_array_equal(
-        together, xla.solve(x, delta, jnp.full((4, 1), 0.7), 2.0, 0.0, 1.0)
+        together, xla.solve(x, delta, jnp.full((2, 1), 0.7), 2.0, 0.0, 1.0)
     )
 
 
-@pytest.mark.parametrize("eps", [1e-42, 1e-30, 1e30, 3e38])
-@pytest.mark.parametrize("p", [0.5, 10.0, math.inf])
-def test_extreme_eps_gives_a_finite_eta(p, eps):
+@pytest.mark.parametrize("p", backends.by_day([0.5, 10.0], [math.inf]))
+def test_extreme_eps_gives_a_finite_eta(p):
     x, delta = (jnp.asarray(a, jnp.float32) for a in reference.case("cauchy", shape=(4, 50)))
-    eta = xla.solve(x, delta, jnp.full((1, 1), eps, jnp.float32), p, 0.0, 1.0)
+    eps = np.asarray([[1e-42], [1e-30], [1e30], [3e38]], np.float32)
+    eta = xla.solve(x, delta, jnp.asarray(eps), p, 0.0, 1.0)
     assert np.all(np.isfinite(eta))
-    wanted = np.minimum(0.0 if eps < 1e-38 else eps, reference.reachable_norm(x, delta, p))
+    wanted = np.where(eps[:, 0] < 1e-38, 0.0, eps[:, 0])
+    wanted = np.minimum(wanted, reference.reachable_norm(x, delta, p))
     np.testing.assert_allclose(reference.measured_norm(eta, x, delta, p), wanted, rtol=5e-6)
 
 
@@ -122,8 +121,9 @@ def test_eta_is_a_constant_for_every_kind_of_derivative():
     def eta(x):
         return xla.solve(x, delta, jnp.full((1, 1), 0.3), 2.0, 0.0, 1.0).sum()
 
-    for derivative in (jax.grad, jax.jacfwd, jax.hessian):
-        assert not np.any(derivative(eta)(x))
+    # of which each derivative is one of a derivative, in forward and in reverse mode
+    assert not np.any(jax.hessian(eta)(x))
+    assert not np.any(jax.jacfwd(eta)(x))
 
 
 def test_a_jitted_attack_loop_compiles_once():
@@ -163,7 +163,10 @@ def reads(monkeypatch):
 
 @pytest.mark.parametrize(
     ("operator", "most"),
-    [(fc.clipping_aware_rescaling, 1), (fc.perturb, 1), (fc.project, 1), (fc.steepest_step, 2)],
+    backends.by_day(
+        [(fc.perturb, 1), (fc.steepest_step, 2)],
+        [(fc.clipping_aware_rescaling, 1), (fc.project, 1)],
+    ),
 )
 def test_an_eager_call_reads_once_from_an_accelerator_and_a_traced_one_never(reads, operator, most):
     x, delta = (jnp.asarray(a, jnp.float32) for a in reference.case("uniform", shape=(2, 30)))
