@@ -317,6 +317,8 @@ def _overwrite(problem: Problem, x: Any) -> None:
         raise ValueError(f"in_place: x cannot be overwritten: {reason}; use the returned tensor")
     if problem.empty:
         return
+    if kind == "torch":  # kernels write unseen by autograd, which may have kept x for a gradient
+        sys.modules["torch"].autograd.graph.increment_version(raw)
     points, _ = engines.perturb(problem, in_place=True)
     if points is not problem.x:
         problem.x.raw[...] = points.raw

@@ -25,6 +25,17 @@ def test_numpy_and_torch_are_overwritten_with_the_same_points(arrays, p):
     np.testing.assert_array_equal(x, expected)
 
 
+def test_autograd_refuses_a_gradient_that_needs_the_points_before(arrays):
+    x, delta = (torch.tensor(a) for a in arrays)
+    weights = torch.ones_like(x, requires_grad=True)
+    direction = delta.clone().requires_grad_()
+    losses = (weights * x).sum(), fc.perturb(x, direction, 0.7).sum()
+    fc.perturb(x, delta, 0.7, in_place=True)
+    for loss in losses:
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
 def test_bad_values_leave_x_as_it_was(arrays):
     x, delta = arrays
     delta[3, 0, 0] = np.nan
