@@ -228,6 +228,13 @@ def _like(value: Any, x: ep.Tensor, name: str) -> ep.Tensor:
             f"{name}: expected a {backends.framework(x)} or NumPy tensor, got "
             f"{backends.framework(tensor)}"
         )
+    if backends.framework(x) == "torch" and tensor.raw.device != x.raw.device:
+        if tensor.ndim:  # a kernel would read the other device's address
+            raise ValueError(
+                f"{name}: expected a tensor on the device of x, {x.raw.device}, got one on "
+                f"{tensor.raw.device}; move it there with .to(x.device)"
+            )
+        tensor = type(tensor)(tensor.raw.to(x.raw.device))  # PyTorch, too, mixes single numbers
     return _computed_like(tensor, x)
 
 

@@ -230,6 +230,26 @@ def test_tensors_of_two_devices():
         fc.perturb(x, torch.empty_like(x, device="meta"), 0.5)
 
 
+def test_eps_and_bounds_of_another_device():
+    torch = pytest.importorskip("torch")
+    from torch._subclasses import FakeTensorMode
+
+    from foolbox_carescale.operators.validation import prepare
+
+    with FakeTensorMode():  # it needs no GPU
+        x = torch.empty((3, 4), device="cuda:1")
+        there = x.device
+        assert prepare(x, x, torch.tensor(0.5), 2.0, (0.0, 1.0)).eps.raw.device == there
+        assert prepare(x, x, torch.ones(3, device=there), 2.0, (0.0, 1.0)).eps.raw.device == there
+        for device in ("cpu", "cuda:0"):
+            eps = torch.ones(3, device=device)
+            with pytest.raises(ValueError, match=says("eps:", "cuda:1", device, ".to(x.device)")):
+                fc.perturb(x, x, eps)
+            lower = torch.zeros((1, 4), device=device)
+            with pytest.raises(ValueError, match=says("bounds (lower):", "cuda:1", device)):
+                fc.perturb(x, x, 0.5, bounds=(lower, 1.0))
+
+
 def test_eps_of_another_framework():
     torch = pytest.importorskip("torch")
     with pytest.raises(ValueError, match=says("eps: expected a numpy", "got torch")):
