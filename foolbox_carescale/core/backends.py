@@ -15,6 +15,7 @@ from typing import Any
 
 import eagerpy as ep
 import numpy as np
+from eagerpy.tensor.base import BaseTensor
 
 _FAKE = "torch._subclasses"  # the module of tensors without values
 _FRAMEWORKS = {
@@ -23,6 +24,10 @@ _FRAMEWORKS = {
     "TensorFlowTensor": "tensorflow",
     "JAXTensor": "jax",
 }
+
+
+# EagerPy's PyTorchTensor.raw is three calls
+raw_of: Callable[[ep.Tensor], Any] = vars(BaseTensor)["raw"].fget
 
 
 def as_eagerpy(value: Any, name: str) -> ep.Tensor:
@@ -148,7 +153,7 @@ def on_cpu(t: ep.Tensor) -> bool:
     kind = framework(t)
     if kind == "numpy":
         return True
-    raw = t.raw
+    raw = raw_of(t)
     if kind == "torch":
         return bool(raw.device.type == "cpu")
     if kind == "jax":
@@ -286,7 +291,7 @@ def may_need_gradient(*tensors: ep.Tensor, concrete: bool) -> bool:
         if sys.modules["torch"].is_grad_enabled():
             # a plain loop, as above
             for t in tensors:
-                if t.raw.requires_grad:
+                if raw_of(t).requires_grad:
                     return True
         return False
     if kind == "jax":

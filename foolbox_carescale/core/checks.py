@@ -124,24 +124,26 @@ def _now() -> Iterator[None]:
 
 
 class _Collected:
-    """Flags on their devices, by what is said about them."""
+    """Flags by what is said about them, device, and the stream that writes them."""
 
     def __init__(self) -> None:
-        self._flags: dict[tuple[Report, Any], list[Any]] = {}
+        self._flags: dict[tuple[Report, Any, int], list[Any]] = {}
 
     def add(self, bad: Any, report: Report) -> None:
-        flags = self._flags.setdefault((report, bad.device), [])
+        key = report, bad.device, _stream_of(bad.device)
+        flags = self._flags.setdefault(key, [])
         flags.append(bad)
         if len(flags) >= MOST_COLLECTED:
             flags[:] = [_or_ed(flags)]
 
     def read(self) -> None:
-        torch = sys.modules.get("torch")
-        words = {key: _or_ed(flags) for key, flags in self._flags.items()}
-        for device in {device for _, device in words}:
-            reports = [report for report, where in words if where == device]
-            both = torch.stack([words[report, device] for report in reports])  # type: ignore[union-attr]
-            for report, word in zip(reports, both.tolist(), strict=True):
+        torch: Any = sys.modules.get("torch")
+        for device in {device for _, device, _ in self._flags}:
+            keys = [key for key in self._flags if key[1] == device]
+            if {stream for *_, stream in keys} != {_stream_of(device)}:
+                torch.cuda.synchronize(device)  # this stream waits for no other
+            words = torch.stack([_or_ed(self._flags[key]) for key in keys])
+            for (report, *_), word in zip(keys, words.tolist(), strict=True):
                 if word:
                     _say(report, word)
 
@@ -156,6 +158,14 @@ def _as_mode(mode: Any) -> Iterator[None]:
         yield
     finally:
         _MODE.reset(token)
+
+
+def _stream_of(device: Any) -> int:
+    """Return the current stream of a device."""
+    if device.type != "cuda":
+        return 0
+    stream: int = sys.modules["torch"].cuda.current_stream(device).cuda_stream
+    return stream
 
 
 def _or_ed(flags: list[Any]) -> Any:

@@ -96,7 +96,7 @@ class Problem:
         return 0 in self.shape
 
     def restore(self, flat: ep.Tensor) -> Any:
-        """Shape, dtype and wrapping of the caller's x, for a tensor of shape (N, n)."""
+        """Shape, dtype and wrapping of the caller's x, for a tensor of shape (N, ...)."""
         return self._restore(flat, tuple(self.shape[1:]))
 
     def restore_eta(self, eta: ep.Tensor) -> Any:
@@ -108,12 +108,13 @@ class Problem:
         return self._restore(norm, ())
 
     def _restore(self, t: ep.Tensor, sample_shape: tuple[int, ...]) -> Any:
-        rows = self.shape[0] if self.empty else -1
-        shape = rows, *sample_shape
         if backends.framework(t) == "torch":  # the same, of which EagerPy makes seven calls
-            raw = t.raw.reshape(shape)
+            raw, shape = backends.raw_of(t), (self.shape[0], *sample_shape)
+            raw = raw if raw.shape == shape else raw.reshape(shape)
             raw = raw if raw.dtype == self.dtype else raw.to(self.dtype)
             return raw if self.unwrap is native else self.unwrap(type(t)(raw))
+        rows = self.shape[0] if self.empty else -1
+        shape = rows, *sample_shape
         t = backends.reshape(t, shape)
         return self.unwrap(t if t.dtype == self.dtype else t.astype(self.dtype))
 

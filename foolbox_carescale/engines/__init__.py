@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import eagerpy as ep
@@ -49,7 +48,9 @@ def solve(problem: Problem) -> ep.Tensor:
     Raises:
         ValueError: Bad values, where they can be read.
     """
-    for engine in _serving(problem.given_x, traced=not problem.concrete):
+    for engine in ENGINES:
+        if engine.supports(problem.given_x, traced=not problem.concrete) is not None:
+            continue
         if (eta := engine.solve(problem)) is not None:
             return eta
         problem.reject_bad_values()
@@ -57,15 +58,15 @@ def solve(problem: Problem) -> ep.Tensor:
 
 
 def perturb(problem: Problem, *, in_place: bool = False) -> tuple[ep.Tensor, ep.Tensor]:
-    """Return the points ``clip(x + eta delta)``, shape (N, n), dtype of ``problem.x``, and eta.
+    """Return the points ``clip(x + eta delta)``, dtype of ``problem.x``, and eta.
+
+    Points have the shape (N, n) or that of x, here and below.
 
     With ``in_place`` the compiled engines write them over ``problem.x``; the others return a
     new tensor. Rows with bad values are not written to.
     """
-    for engine in _serving(problem.given_x, traced=not problem.concrete):
-        if (found := engine.perturb(problem, in_place=in_place)) is not None:
-            return found
-        break
+    if (found := _first(problem).perturb(problem, in_place=in_place)) is not None:
+        return found
     eta = solve(problem)
     return clipped_step(problem, eta), eta
 
@@ -73,7 +74,7 @@ def perturb(problem: Problem, *, in_place: bool = False) -> tuple[ep.Tensor, ep.
 def steepest_step(
     problem: Problem, counts: Any = None, *, nonfinite_as_zero: bool = False
 ) -> ep.Tensor | None:
-    """Return the point of ``steepest_step``, shape (N, n), or None: no engine has it in one pass.
+    """Return the point of ``steepest_step``, or None: no engine has it in one pass.
 
     Args:
         problem: Its ``delta`` is the gradient.
@@ -106,8 +107,8 @@ def project(
             not finite.
 
     Returns:
-        The points, shape (N, n); for p = 1 the thresholds and what is missing to eps, shape (N,):
-        arrays or tensors on the device, the latter None where it has been spent.
+        The points; for p = 1 the thresholds and what is missing to eps, shape (N,): arrays or
+        tensors on the device, the latter None where it has been spent.
     """
     return _first(problem).project(
         problem, sphere=sphere, momentum=momentum, overwrite=overwrite, direction=direction
@@ -127,7 +128,7 @@ def accumulate(
         gradient: Shape (N, ...).
         least: The norm below which gradients are not scaled to 1.
     """
-    engine = next(_serving(gradient, traced=backends.is_traced(gradient)))
+    engine = _serving_first(gradient, traced=backends.is_traced(gradient))
     return engine.accumulate(total, decay, gradient, least)
 
 
@@ -153,18 +154,19 @@ def vjp(
         of_points: Of which of the two.
 
     Returns:
-        The products for x and delta, shape (N, n), and for eps, shape (N, 1).
+        The products for x and delta, and for eps, shape (N, 1).
     """
     traced = not problem.concrete or backends.is_traced(cotangent)
-    engine = next(_serving(problem.given_x, traced=traced))
+    engine = _serving_first(problem.given_x, traced=traced)
     return engine.vjp(problem, eta, cotangent, of_points=of_points)
 
 
 def _first(problem: Problem) -> Engine:
-    return next(_serving(problem.given_x, traced=not problem.concrete))
+    return _serving_first(problem.given_x, traced=not problem.concrete)
 
 
-def _serving(tensor: ep.Tensor, *, traced: bool) -> Iterator[Engine]:
+def _serving_first(tensor: ep.Tensor, *, traced: bool) -> Engine:
     for engine in ENGINES:
         if engine.supports(tensor, traced=traced) is None:
-            yield engine
+            return engine
+    raise AssertionError("the last engine serves every tensor")

@@ -47,7 +47,7 @@ class Engine(ABC):
         """Return eta, shape (N, 1), in the dtype of ``problem.x``; None where values are bad."""
 
     def perturb(self, problem: Problem, *, in_place: bool) -> tuple[ep.Tensor, ep.Tensor] | None:
-        """Return ``clip(x + eta delta)``, shape (N, n), and eta.
+        """Return ``clip(x + eta delta)``, shape (N, n) or that of x, and eta.
 
         With ``in_place`` the points may be written over ``problem.x``, which is returned then;
         not over rows with bad values, so that the error can say what they are. An engine that finds
@@ -58,7 +58,7 @@ class Engine(ABC):
     def steepest_step(
         self, problem: Problem, counts: Any, *, nonfinite_as_zero: bool
     ) -> ep.Tensor | None:
-        """Return the point of ``steepest_step``, shape (N, n); see ``engines.steepest_step``."""
+        """Return the point of ``steepest_step``; see ``engines.steepest_step``."""
         return None
 
     def project(
@@ -113,11 +113,16 @@ def report_unfit(name: str, reason: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
+class NotStartedError(Exception):
+    """A part of an engine could not be started when it was first needed; the cause says why."""
+
+
 class Starting:
     """Whether an engine's first call went through; what it raises then is a reason not to ask it.
 
     A compiler, a driver or headers that are missing show only when something is launched. As a
-    context it turns an exception of the first call into a warning and a ``failure``.
+    context it turns an exception of the first call, or `NotStartedError` of any, into a warning
+    and a ``failure``.
     """
 
     def __init__(self, name: str) -> None:
@@ -133,11 +138,14 @@ class Starting:
         if kind is None:
             self._started = True
             return False
+        if issubclass(kind, NotStartedError):
+            error = error.__cause__
         # what a call that worked before raises, and memory that runs out, is the caller's
-        known = self._started or kind.__name__ == "OutOfMemoryError"
-        if known or not issubclass(kind, Exception):
+        elif (
+            self._started or kind.__name__ == "OutOfMemoryError" or not issubclass(kind, Exception)
+        ):
             return False
-        self.failure = f"it did not start ({kind.__name__}: {error})"
+        self.failure = f"it did not start ({type(error).__name__}: {error})"
         report_unfit(self._name, self.failure)
         return True
 

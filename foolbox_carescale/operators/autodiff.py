@@ -18,7 +18,7 @@ import eagerpy as ep
 from .. import engines
 from ..core import backends
 from ..core.formulas import clipped_step, implicit_eta
-from ..core.problem import Problem
+from ..core.problem import Problem, flat
 
 
 def needed(problem: Problem) -> bool:
@@ -80,7 +80,7 @@ def _points(problem: Problem, eta: ep.Tensor) -> ep.Tensor:
 
 def _points_and_eta(problem: Problem) -> tuple[ep.Tensor, ep.Tensor]:
     points, eta = engines.perturb(problem)
-    return backends.at_least_float32(points), eta
+    return flat(backends.at_least_float32(points), problem.n), eta
 
 
 _ETA = _Operator(_eta_twice, implicit_eta, of_points=False)

@@ -55,14 +55,16 @@ def prepare(
     order = checked_order(p, least_p)
     x_name, name = names
     x_, delta_ = backends.as_eagerpy(x, x_name), backends.as_eagerpy(delta, name)
-    kind, raw, other = backends.framework(x_), x_.raw, delta_.raw
+    kind, raw, other = backends.framework(x_), backends.raw_of(x_), backends.raw_of(delta_)
     if backends.framework(delta_) != kind:
         raise ValueError(
             f"{name}: expected a {kind} tensor like {x_name}, got {backends.framework(delta_)}; "
             "convert one of them"
         )
-    devices = (raw.device, other.device) if kind == "torch" else None
-    given = kind, x_.shape, delta_.shape, raw.dtype, devices, names
+    shapes, devices = (x_, delta_), None
+    if kind == "torch":
+        shapes, devices = (raw, other), (raw.device, other.device)
+    given = kind, shapes[0].shape, shapes[1].shape, raw.dtype, devices, names
     try:
         shape, n, dtype_name = _checked_kinds(*given)
     except TypeError:  # while PyTorch traces, lengths may have no hash
@@ -82,7 +84,10 @@ def prepare(
     if most > backends.largest_of(dtype_name):
         raise ValueError(f"bounds: {most:g} is more than the largest {dtype_name}")
     eps_ = checked_eps(eps, x_, with_x=True)
-    parts = [raw, other, *(t.raw for t in (eps_, lower, upper) if not isinstance(t, float))]
+    parts = [raw, other]
+    for t in (eps_, lower, upper):
+        if not isinstance(t, float):
+            parts.append(t.raw)
     wrapped = type(x) is not type(raw) and isinstance(x, ep.Tensor)
     return Problem(
         given_x=x_,

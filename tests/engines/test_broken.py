@@ -8,9 +8,11 @@ import sys
 import types
 import warnings
 
+import eagerpy as ep
 import numpy as np
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 import foolbox_carescale as fc
 from foolbox_carescale import engines
@@ -48,13 +50,6 @@ def test_a_numba_that_does_not_import_is_reported_once_and_the_eager_engine_answ
     assert "not numba_cpu: it cannot be imported" in done.stdout
 
 
-class PyTorchTensor:
-    """Stands for EagerPy's tensor on a device that is not here."""
-
-    def __init__(self, device):
-        self.raw = types.SimpleNamespace(device=torch.device(device))
-
-
 @pytest.mark.parametrize(
     ("device", "faults", "reason"),
     [
@@ -73,7 +68,9 @@ def test_a_gpu_that_triton_does_not_serve_is_reported_once(monkeypatch, device, 
     monkeypatch.setattr(
         triton_cuda.importlib.util, "find_spec", lambda _: faults.get("triton", "installed")
     )
-    engine, tensor = triton_cuda.TritonCUDA(), PyTorchTensor(device)
+    engine = triton_cuda.TritonCUDA()
+    # on a device that is not here
+    tensor = ep.PyTorchTensor(types.SimpleNamespace(device=torch.device(device)))
     with pytest.warns(RuntimeWarning, match="engine triton_cuda: .*; another engine answers"):
         assert engine.supports(tensor, traced=False) == reason
     assert engine.supports(tensor, traced=False) == reason
@@ -95,6 +92,38 @@ def test_a_triton_that_cannot_launch_is_reported_once_and_the_eager_engine_answe
     messages = [str(w.message) for w in caught if w.category is RuntimeWarning]
     assert len(messages) == 1, messages
     assert "triton_cuda: it did not start (" in messages[0]
+
+
+def test_samples_of_more_elements_than_kernels_count_are_left_to_the_eager_engine(monkeypatch):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    monkeypatch.setattr(triton_cuda, "_unfit", lambda device: None)
+    engine = triton_cuda.TritonCUDA()
+    with FakeTensorMode():  # no memory
+        for shape, served in (((3, 2**30), True), ((1, 2**15, 2**15 + 1), False), ((0, 3), True)):
+            x = ep.astensor(torch.empty(shape, device="cuda:0"))
+            assert (engine.supports(x, traced=False) is None) == served, shape
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_kernel_that_does_not_load_after_others_did_is_left_to_the_eager_engine(monkeypatch):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from experiments.gpu import pretend
+
+    engine = triton_cuda.TritonCUDA()
+    monkeypatch.setattr(engines, "ENGINES", (engine, engines.Eager()))
+    x, v = torch.full((2, 3), 0.5), torch.ones(2, 3)
+    with pretend.gpu() as driver:
+        fc.reachable_norm(x, v)
+        assert driver.launched
+
+        def refuse(*_):
+            raise PermissionError(13, "Permission denied: '/root/.triton'")
+
+        driver.utils.load_binary = refuse
+        with pytest.warns(RuntimeWarning, match="did not start .*PermissionError.*Permission den"):
+            z = fc.perturb(x.clone(), v, 0.3, in_place=True)
+        assert "PermissionError" in engines.explain(x)
+    np.testing.assert_allclose((z - x).norm(dim=1), 0.3, rtol=1e-6)
 
 
 # compiled as the kernels are, in a moment

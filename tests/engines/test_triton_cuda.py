@@ -64,7 +64,7 @@ def arguments(problem, device):
 def check(cuda, problem, device):
     eta, flags = cuda.solve(*arguments(problem, device), tolerance=1e-6)
     assert flags.item() == 0
-    problem.check(eta.cpu().numpy()[:, None])
+    problem.check(eta.cpu().numpy())
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_perturb_moves_every_row_by_eps_in_few_launches(
     moved, eta, flags = cuda.perturb(x, delta, eps, p, 0.0, 1.0, 0.0)
     assert launches == started
     torch.testing.assert_close((moved - x).norm(p, dim=1), eps, rtol=2e-6, atol=0)
-    torch.testing.assert_close(moved, (x + eta[:, None] * delta).clamp(0, 1))
+    torch.testing.assert_close(moved, (x + eta * delta).clamp(0, 1))
     assert flags.item() == 0
     in_place, _, _ = cuda.perturb(x, delta, eps, p, 0.0, 1.0, 0.0, out=x)
     assert in_place is x
@@ -189,10 +189,10 @@ def test_half_precision_computes_in_single(cuda, device, dtype):
     )
     eta, _ = cuda.solve(x, delta, 0.7, 2.0, 0.0, 1.0, 0.0)
     assert eta.dtype == torch.float32
-    size = reference.measured_norm(eta.cpu(), x.double().cpu(), delta.double().cpu(), 2.0)
+    size = reference.measured_norm(eta[:, 0].cpu(), x.double().cpu(), delta.double().cpu(), 2.0)
     np.testing.assert_allclose(size, 0.7, rtol=1e-6)
     moved, _, _ = cuda.perturb(x, delta, 0.7, 2.0, 0.0, 1.0, 0.0)
-    expected = (x.float() + eta[:, None] * delta.float()).clamp(0, 1).to(dtype)
+    expected = (x.float() + eta * delta.float()).clamp(0, 1).to(dtype)
     # the interpreter cuts digits off where a GPU rounds
     rtol = 2**-7 if INTERPRETED and dtype == torch.bfloat16 else 0
     torch.testing.assert_close(moved, expected, rtol=rtol, atol=0)
@@ -217,7 +217,7 @@ def test_flags_say_what_is_wrong_and_such_rows_stay(cuda, device, request, in_pa
         _, eta, flags = cuda.perturb(found, delta[rows], 0.5, 2.0, 0.0, 1.0, 0.001, out=found)
         assert flags.tolist() == [expected]
         bad = torch.tensor([False, True, True, True, True, False], device=device)[rows]
-        assert torch.equal(eta == 0, bad)
+        assert torch.equal(eta[:, 0] == 0, bad)
         torch.testing.assert_close(found[bad], x[rows][bad], rtol=0, atol=0, equal_nan=True)
     bad_eps = torch.tensor([-1.0], device=device)
     eta, flags = cuda.solve(x[5:], delta[5:], bad_eps, 2.0, 0.0, 1.0, 0.001)
@@ -233,7 +233,7 @@ def test_flags_of_short_rows_are_told_together_and_such_rows_stay(cuda, device):
     x, delta = x.to(device), delta.to(device)
     moved, eta, flags = cuda.perturb(x, delta, 0.5, 2.0, 0.0, 1.0, 0.001)
     assert flags.item() == 3
-    assert (eta == 0).tolist() == [False, True, True, False]
+    assert (eta[:, 0] == 0).tolist() == [False, True, True, False]
     torch.testing.assert_close(moved[1:3], x[1:3], rtol=0, atol=0)
 
 
@@ -245,7 +245,7 @@ def test_extreme_eps_gives_a_finite_eta(cuda, device, p):
     assert torch.all(torch.isfinite(eta))
     wanted = np.where(eps < 1e-38, 0.0, eps.double())
     wanted = np.minimum(wanted, reference.reachable_norm(x, delta, p))
-    size = reference.measured_norm(eta.cpu(), x, delta, p)
+    size = reference.measured_norm(eta[:, 0].cpu(), x, delta, p)
     np.testing.assert_allclose(size, wanted, rtol=5e-6)
 
 
@@ -266,7 +266,7 @@ def test_rows_need_not_be_contiguous(cuda, device):
 def test_where_there_is_nothing_eta_is_none_or_zero(cuda, device, shape):
     empty = torch.zeros(shape, device=device)
     eta, flags = cuda.solve(empty, empty, torch.ones(1, device=device), 2.0, 0.0, 1.0, 0.0)
-    assert eta.shape == shape[:1]
+    assert eta.shape == (shape[0], 1)
     assert not eta.any()
     assert flags.item() == 0
 
@@ -299,7 +299,7 @@ def test_norm_is_exact_at_the_shapes_of_the_benchmark(cuda, gpu, shape):
     wanted = 0.05 * shape[1] ** 0.5
     eta, flags = cuda.solve(x, delta, torch.full((1,), wanted, device=gpu), 2.0, 0.0, 1.0, 0.0)
     room = torch.where(delta > 0, 1 - x.double(), x.double())
-    size = torch.minimum(eta.double()[:, None] * delta.abs(), room).norm(dim=1)
+    size = torch.minimum(eta.double() * delta.abs(), room).norm(dim=1)
     torch.testing.assert_close(size, torch.full_like(size, wanted), rtol=1e-6, atol=0)
     assert flags.item() == 0
 
@@ -337,7 +337,7 @@ def test_kernels_compile_for_a_gpu_where_none_is(cuda, monkeypatch, tmp_path, na
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     constants = {
-        "PASSED": 0, "WRITE": True, "REPORT": True, "SAMPLED": False, "LOWER": False,
+        "PASSED": 0, "WRITE": True, "SAMPLED": False, "LOWER": False,
         "UPPER": False, "EPS": False, "P": 1.3, "HIGH": 1.25, "RTOL": 2e-7,
         "LARGEST": 1e38, "TYPE": tl.float32, "ROWS": 1, "BLOCK": 1024, "PARTS": 4, **choices,
     }  # fmt: skip
@@ -405,22 +405,25 @@ def test_launches_are_made_anew_for_what_triton_compiles_differently(monkeypatch
 
     monkeypatch.setattr(dispatch, "INTERPRETED", False)
     launches = dispatch.remembered(launch._launches)
-    x = torch.zeros(2, 64)
+    x, v = torch.zeros(2, 64), torch.zeros(2, 64)
 
-    def made(*data, n=32, steps=(64, 64, 0, 0, 0)):
-        kinds = dispatch.alignments(data)
-        return launches(2, n, x.device, 2.0, kinds, steps, None, True, False, False, False)
+    def made(x, delta, n=32, steps=(64, 64, 0, 0, 0)):
+        kinds = dispatch.alignments((x, delta, x, x, x, x))
+        return launches(2, n, x.device, 2.0, kinds, steps, False)
 
-    usual = made(x, x)
-    assert made(x.clone(), x) is usual
+    usual = made(x, v)
+    assert made(x.clone(), v) is usual
     others = [
-        made(x, x, n=33), made(x, x, steps=(65, 64, 0, 0, 0)), made(x.half(), x),
-        made(x[:, 1:], x), made(x, x[:, 1:]),
+        made(x, v, n=33), made(x, v, steps=(65, 64, 0, 0, 0)), made(x.half(), v),
+        made(x[:, 1:], v), made(x, v[:, 1:]),
     ]  # fmt: skip
     assert len({id(launch) for launch in (usual, *others)}) == 1 + len(others)
-    small, large = (dispatch.alignments((dispatch.bits_of(a),)) for a in (0.0, 0.5))
+    small, large, other = (dispatch.alignments((x, *dispatch.bits_of(a))) for a in (0.0, 0.5, 0.7))
     assert small != large
-    assert large == dispatch.alignments((dispatch.bits_of(0.7),))
+    assert large == other
+    # what is written is at another place than the directions
+    apart = v[:, 1:]
+    assert dispatch.alignments((x, x, apart)) != dispatch.alignments((x, apart, x))
 
 
 def test_every_call_has_a_word_of_flags_of_its_own():

@@ -213,7 +213,8 @@ def test_products_are_those_of_the_cpu_engine(moves, p):
         )
         for ours, theirs in zip(found, expected, strict=True):
             scale = max(np.abs(theirs).max(), 1.0)
-            np.testing.assert_allclose(ours.cpu(), theirs, rtol=0, atol=20 * CLOSE[dtype] * scale)
+            ours = ours.cpu().reshape(theirs.shape)
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=20 * CLOSE[dtype] * scale)
 
 
 @needs_kernels
@@ -228,7 +229,7 @@ def test_products_are_there_where_sums_vanish_in_float32(moves):
         *on_device(x, v, eps), 10.0, 0.0, 1.0, *on_device(eta, one), of_points=False
     )
     for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours.cpu(), theirs, rtol=1e-4)
+        np.testing.assert_allclose(ours.cpu().reshape(theirs.shape), theirs, rtol=1e-4)
 
 
 @needs_kernels
@@ -405,4 +406,4 @@ def test_reach_is_that_of_the_reference_in_rows_of_a_larger_array(moves, p):
     expected = reference.reachable_norm(x[::2, 10:140], v[::2, 10:140], p)
     x_, v_ = on_device(x, v)
     found, _ = moves.reachable_norm(x_[::2, 10:140], v_[::2, 10:140], p, 0.0, 1.0, 0.0)
-    np.testing.assert_allclose(found.cpu(), expected, rtol=1e-12)
+    np.testing.assert_allclose(found[:, 0].cpu(), expected, rtol=1e-12)

@@ -103,7 +103,7 @@ def test_a_kernel_flags_what_the_checks_reject_and_nothing_else(request, road, s
             from foolbox_carescale.engines.triton_cuda import launch, move_launch
 
             eta, _ = launch.solve(x, delta, 0.01, 2.0, *bounds, problem.tolerance)
-            flagged = eta.cpu().numpy() == 0
+            flagged = eta[:, 0].cpu().numpy() == 0
             moved = [
                 move_launch.reachable_norm(row[None], delta[:1], 2.0, *bounds, problem.tolerance)
                 for row in x

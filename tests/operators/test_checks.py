@@ -75,6 +75,26 @@ def test_the_outermost_block_that_defers_reads(x):
     assert after
 
 
+def test_flags_that_another_stream_writes_are_waited_for(x, monkeypatch):
+    streams, waited = [0, 7, 0], []
+    monkeypatch.setattr(checks, "_stream_of", lambda device: streams.pop(0))
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+
+    def calls():
+        with fc.value_checks("end"):
+            call(x)
+            call(x + 2)
+            assert not waited
+
+    with pytest.raises(ValueError, match="outside the bounds"):
+        calls()
+    assert waited == [x.device]
+    streams[:] = [7, 7]
+    with fc.value_checks("end"):
+        call(x)
+    assert len(waited) == 1
+
+
 def test_an_unknown_time_is_refused():
     with pytest.raises(ValueError, match="when: expected 'each_call'"), fc.value_checks("later"):
         pass

@@ -29,7 +29,7 @@ class NumbaCPU(Engine):
         if traced:
             return "the values are traced"
         if not backends.on_cpu(tensor):
-            return f"the {backends.framework(tensor)} tensor is not in main memory"
+            return "it is not in main memory"
         if not _HAS_NUMBA:
             return "numba is not installed"
         return load(".arrays", __name__)[1]

@@ -15,6 +15,8 @@ from ..base import Engine, Starting, load, report_unfit
 
 # of a GPU: the oldest that Triton compiles for
 LEAST_CAPABILITY = (7, 0)
+# Kernels count the elements of a sample in 32 bits; a sum of two places has to fit.
+LONGEST = 2**30
 
 
 class TritonCUDA(Engine):
@@ -28,12 +30,15 @@ class TritonCUDA(Engine):
 
     def supports(self, tensor: ep.Tensor, *, traced: bool) -> str | None:
         """Return None for PyTorch tensors on a GPU whose values can be read."""
-        device = tensor.raw.device if backends.framework(tensor) == "torch" else None
-        if device is None or device.type == "cpu":
+        raw = backends.raw_of(tensor)
+        if backends.framework(tensor) != "torch" or raw.device.type == "cpu":
             return "it is not a torch tensor on a GPU"
         if traced:
             return "the values are traced"
-        return self._starting.failure or _unfit(device) or load(".launch", __name__)[1]
+        reason = self._starting.failure or _unfit(raw.device) or load(".launch", __name__)[1]
+        if reason is None and raw.numel() > LONGEST and raw[0].numel() > LONGEST:
+            return f"a sample has more than {LONGEST} elements"
+        return reason
 
     # Flags are asked for, and the host waits for them, only where they are looked at.
 
@@ -44,7 +49,7 @@ class TritonCUDA(Engine):
             found = self._launch.solve(*_arguments(problem), report=not checks.are_skipped())
         if found is None or checks.flagged(found[1], problem.names):
             return None
-        return _column(found[0])
+        return ep.PyTorchTensor(found[0])
 
     def perturb(self, problem: Problem, *, in_place: bool) -> tuple[ep.Tensor, ep.Tensor] | None:
         """Return the points and eta; rows with bad values stay as they are."""
@@ -60,7 +65,7 @@ class TritonCUDA(Engine):
             if in_place:  # the other rows have been written
                 problem.reject_flagged(int(flags))
             return None
-        return problem.x if in_place else ep.PyTorchTensor(points), _column(eta)
+        return problem.x if in_place else ep.PyTorchTensor(points), ep.PyTorchTensor(eta)
 
     def steepest_step(
         self, problem: Problem, counts: Any, *, nonfinite_as_zero: bool
@@ -91,14 +96,14 @@ class TritonCUDA(Engine):
         mix = None
         if momentum is not None:
             weight, now, before = momentum
-            mix = weight, _rows(now), _rows(before)
+            mix = weight, now.raw, before.raw
         found: Any = None
         with self._starting:
             found = self._moves.project(
                 *_arguments(problem),
                 sphere=sphere,
                 momentum=mix,
-                direction=None if direction is None else _rows(direction),
+                direction=None if direction is None else direction.raw,
                 report=not checks.are_skipped(),
             )
         if found is None or checks.flagged(found[3], problem.names):
@@ -111,10 +116,11 @@ class TritonCUDA(Engine):
     ) -> tuple[ep.Tensor, ep.Tensor, ep.Tensor] | None:
         """Return the products in closed form."""
         with self._starting:
-            to_x, to_delta, to_eps = self._moves.products(
-                *_arguments(problem)[:-1], eta.raw[:, 0], _rows(cotangent), of_points=of_points
+            found = self._moves.products(
+                *_arguments(problem)[:-1], eta.raw, cotangent.raw, of_points=of_points
             )
-            return ep.astensor(to_x), ep.astensor(to_delta), _column(to_eps)
+            to_x, to_delta, to_eps = map(ep.PyTorchTensor, found)
+            return to_x, to_delta, to_eps
         return None
 
     def accumulate(
@@ -124,8 +130,8 @@ class TritonCUDA(Engine):
         if 0 in gradient.shape:
             return None
         with self._starting:
-            before = None if total is None else _rows(total)
-            found = self._moves.accumulate(before, decay, _rows(gradient), least)
+            before = None if total is None else total.raw
+            found = self._moves.accumulate(before, decay, gradient.raw, least)
             return ep.astensor(found.reshape(gradient.shape))  # type: ignore[no-any-return]
         return None
 
@@ -137,7 +143,7 @@ class TritonCUDA(Engine):
             found = self._moves.reachable_norm(x, delta, *rest, report=not checks.are_skipped())
         if found is None or checks.flagged(found[1], problem.names):
             return None
-        return _column(found[0])
+        return ep.PyTorchTensor(found[0])
 
     @property
     def _launch(self) -> Any:
@@ -146,17 +152,6 @@ class TritonCUDA(Engine):
     @property
     def _moves(self) -> Any:
         return load(".move_launch", __name__)[0]
-
-
-def _rows(t: ep.Tensor) -> Any:
-    raw = _raw(t)
-    return raw if raw.ndim == 2 else raw.reshape(raw.shape[0], -1)
-
-
-def _raw(t: ep.Tensor) -> Any:
-    # only then: a call that detaches five tensors spends a launch's time on it
-    raw = t.raw
-    return raw.detach() if raw.requires_grad else raw
 
 
 @functools.cache
@@ -182,15 +177,11 @@ def _arguments(problem: Problem) -> tuple[Any, ...]:
     """Return what kernels take: half precision as it is, numbers as numbers."""
     eps, lower, upper = problem.eps, problem.lower, problem.upper
     return (
-        _rows(problem.given_x),
-        _rows(problem.given_delta),
-        eps if isinstance(eps, float) else _raw(eps)[:, 0],
+        backends.raw_of(problem.given_x),
+        backends.raw_of(problem.given_delta),
+        eps if isinstance(eps, float) else eps.raw,
         problem.p,
-        lower if isinstance(lower, float) else _raw(lower),
-        upper if isinstance(upper, float) else _raw(upper),
+        lower if isinstance(lower, float) else lower.raw,
+        upper if isinstance(upper, float) else upper.raw,
         problem.tolerance,
     )
-
-
-def _column(a: Any) -> ep.Tensor:
-    return ep.PyTorchTensor(a.unsqueeze(1))

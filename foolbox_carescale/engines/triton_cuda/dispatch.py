@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from triton.runtime import driver
 
+from ..base import NotStartedError
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 # Words of flags are made so many at a time, each at an address that Triton calls aligned.
@@ -30,7 +32,7 @@ MOST_KINDS = 4096
 LARGEST_INT32 = 2**31 - 1
 
 _WORDS: dict[tuple[Any, ...], Iterator[torch.Tensor]] = {}
-_TO_BYTES, _FROM_BYTES = struct.Struct("d").pack, struct.Struct("q").unpack
+_ONE, _FOUR = ((struct.Struct(f"{n}d").pack, struct.Struct(f"{n}q").unpack) for n in (1, 4))
 _HERE = contextlib.nullcontext()
 
 
@@ -61,10 +63,14 @@ class Launch:
         # Triton 3.9 wants fusion said
         self._options = {"num_warps": warps, "maxnreg": registers, "enable_fp_fusion": True}
         self._run: Callable[..., None] | None = None
-        self._runs_alone = not INTERPRETED
+        self._runs_alone, self._started = not INTERPRETED, False
 
     def __call__(self, *arguments: Any) -> None:
-        """Launch the kernel on the current device."""
+        """Launch the kernel on the current device.
+
+        Raises:
+            NotStartedError: It cannot be compiled, loaded or launched.
+        """
         if self._run is not None:
             try:
                 self._run(*arguments, *self._values)
@@ -72,7 +78,13 @@ class Launch:
             except Exception:  # a Triton that wants other arguments here; else it is raised below
                 self._run, self._runs_alone = None, False
         options = {} if INTERPRETED else self._options
-        compiled = self.kernel[self._grid](*arguments, **self._constants, **options)
+        try:
+            compiled = self.kernel[self._grid](*arguments, **self._constants, **options)
+        except Exception as error:
+            if self._started:
+                raise
+            raise NotStartedError(str(error)) from error
+        self._started = True
         if self._runs_alone:
             self._run = compiled[self._grid]
 
@@ -85,19 +97,22 @@ def remembered(prepare: Callable[..., Any]) -> Callable[..., Any]:
     return prepare if INTERPRETED else functools.lru_cache(MOST_KINDS)(prepare)
 
 
-def alignments(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
+def alignments(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return dtypes and alignments, for which Triton compiles; of bits only whether they are large.
 
-    Memory that has just been allocated is aligned.
+    None where the first argument, which stands for what is not there, comes again. Memory that has
+    just been allocated is aligned.
     """
-    return tuple(
-        [
-            (a.dtype, a.data_ptr() % 16 == 0)
-            if type(a) is not int
-            else -LARGEST_INT32 <= a <= LARGEST_INT32
-            for a in tensors
-        ]
-    )
+    first = arguments[0]
+    kinds: list[Any] = [(first.dtype, first.data_ptr() % 16 == 0)]
+    for a in arguments[1:]:
+        if a is first:
+            kinds.append(None)
+        elif type(a) is int:
+            kinds.append(-LARGEST_INT32 <= a <= LARGEST_INT32)
+        else:
+            kinds.append((a.dtype, a.data_ptr() % 16 == 0))
+    return tuple(kinds)
 
 
 def on(device: torch.device) -> AbstractContextManager[Any]:
@@ -107,10 +122,29 @@ def on(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device)
 
 
-def bits_of(value: float) -> int:
-    """Return the bits of a float64, see `elements.number_of`."""
-    bits: int = _FROM_BYTES(_TO_BYTES(value))[0]
-    return bits
+def bits_of(*values: float) -> tuple[int, ...]:
+    """Return the bits of one float64 or of four, see `elements.number_of`."""
+    pack, unpack = _ONE if len(values) == 1 else _FOUR
+    return unpack(pack(*values))
+
+
+def rows_of(a: torch.Tensor, n: int) -> tuple[torch.Tensor, int]:
+    """Return a tensor whose samples of n elements are contiguous, and how far apart they begin."""
+    if a.is_contiguous():  # then the strides need not be asked for, which takes longer
+        return a, n
+    a = a.detach().reshape(a.shape[0], n)
+    if a.stride(1) != 1 and n > 1:
+        a = a.contiguous()
+    return a, a.stride(0)
+
+
+def word_for(x: torch.Tensor, *, wanted: bool) -> torch.Tensor:
+    """Return where kernels leave their flags; without a value where nobody asks for them.
+
+    So kernels are the same with and without checks, and a call in a CUDA graph, which checks
+    nothing, finds what one before it had compiled.
+    """
+    return flag_word(x.device) if wanted else torch.empty(1, dtype=torch.int32, device=x.device)
 
 
 def flag_word(device: torch.device) -> torch.Tensor:

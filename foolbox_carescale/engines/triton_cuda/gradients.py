@@ -234,7 +234,7 @@ def accumulate_kernel(
 @triton.jit
 def reach_kernel(
     x, v, lower, upper, reach, flags, x_step, v_step, lower_step, upper_step, n,
-    REPORT: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr, INFINITE: tl.constexpr,
+    P: tl.constexpr, HIGH: tl.constexpr, INFINITE: tl.constexpr,
     TOLERANCE: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr,
     BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -265,4 +265,4 @@ def reach_kernel(
         root = tl.exp2(tl.log2(tl.maximum(total, 1.0)) * constant(1.0 / P, tl.float64))
         norm = norm * root
     tl.store(reach + row, norm.to(TYPE))
-    report(flags, any_fault(faults), REPORT)
+    report(flags, any_fault(faults))

@@ -34,7 +34,7 @@ def row_kernel(
     x, v, lower, upper, eps, space, eta, word, out, x_step, v_step, lower_step, upper_step,
     eps_step, out_step, n, size, parts, rows, low_bits: tl.int64, high_bits: tl.int64,
     eps_bits: tl.int64, tolerance_bits: tl.int64, PASSED: tl.constexpr, WRITE: tl.constexpr,
-    SAMPLED: tl.constexpr, REPORT: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr,
+    SAMPLED: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr,
     EPS: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr,
     TYPE: tl.constexpr, LARGEST: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
     PARTS: tl.constexpr
@@ -71,8 +71,7 @@ def row_kernel(
             RTOL, TYPE, ROWS, BLOCK,
         )  # fmt: skip
         mine, first, last = valid, 0, n
-        if REPORT:
-            tl.atomic_or(word + row * 0, fault, mask=valid & (fault != 0), sem="relaxed")
+        tl.atomic_or(word + row * 0, fault, mask=valid & (fault != 0), sem="relaxed")
     share = further_passes(
         x, v, lower, upper, wanted, low, low_gap, low_moving, high, high_gap, high_moving, a, b,
         share, n, mine, P, HIGH, RTOL, TYPE, ROWS, BLOCK,
@@ -154,7 +153,7 @@ def _some(rows, ROWS: tl.constexpr):
 def pass_kernel(
     x, v, lower, upper, eps, space, word, x_step, v_step, lower_step, upper_step, eps_step, n,
     size, parts, low_bits: tl.int64, high_bits: tl.int64, eps_bits: tl.int64,
-    tolerance_bits: tl.int64, COUNT: tl.constexpr, REPORT: tl.constexpr, LOWER: tl.constexpr,
+    tolerance_bits: tl.int64, COUNT: tl.constexpr, LOWER: tl.constexpr,
     UPPER: tl.constexpr, EPS: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr,
     RTOL: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr,
     PARTS: tl.constexpr
@@ -192,8 +191,7 @@ def pass_kernel(
     )  # fmt: skip
     if COUNT == 0:
         fault |= fault_of(wanted)
-        if REPORT:
-            tl.atomic_or(word, fault, mask=fault != 0, sem="relaxed")
+        tl.atomic_or(word, fault, mask=fault != 0, sem="relaxed")
         found = space + 2 * STATE + part * FOUND
         tl.store(found, top.to(tl.float64))
         tl.store(found + 1, corner.to(tl.float64))

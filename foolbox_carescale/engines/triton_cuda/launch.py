@@ -22,7 +22,7 @@ from .. import pow
 from ..base import LARGEST
 from ..newton import sum_rtol
 from . import kernels
-from .dispatch import Launch, alignments, bits_of, flag_word, on, remembered
+from .dispatch import Launch, alignments, bits_of, on, remembered, rows_of, word_for
 
 Tensor = torch.Tensor
 
@@ -59,24 +59,26 @@ def solve(
     room is upper - x where delta > 0, x - lower where delta < 0, and 0 where delta = 0.
 
     Args:
-        x: Points, shape (N, n); float16 and bfloat16 are read as they are, and compute in float32.
+        x: Points, shape (N, ...); float16 and bfloat16 are read as they are, and compute in
+            float32.
         delta: Directions, shape and device of x.
-        eps: Target norms, nonnegative and finite: a number, or a tensor of shape (N,) or (1,).
+        eps: Target norms, nonnegative and finite: a number, or a tensor of N elements or of 1.
         p: Order of the norm, in (0, inf]; each is compiled for itself.
-        lower: Lower bound, a number or a tensor of shape (1, n) or (N, n).
+        lower: Lower bound, a number or a tensor of shape (1, n) or (N, n), n elements in a sample.
         upper: Upper bound.
         tolerance: x may lie this far outside of the bounds; it counts as lying on them.
         report: Whether to say what is wrong with x and delta.
 
     Returns:
-        eta, shape (N,), float64 for float64 and else float32: 0 where eps is 0 or no coordinate
+        eta, shape (N, 1), float64 for float64 and else float32: 0 where eps is 0 or no coordinate
         can move; the largest breakpoint ``room / |delta|`` where eps is out of reach; cut to half
         of the largest number of x's dtype, for float16 and bfloat16 to all of it.
         Flags of all rows, or-ed to one int32: of 1 (x is NaN, or delta is NaN or infinite) and 2 (x
         is outside the bounds by more than the tolerance). eta is 0 in such a row. None unless asked
         for.
     """
-    return _launch(x, delta, eps, p, lower, upper, tolerance, None, report)
+    _, eta, flags = _launch(x, delta, eps, p, lower, upper, tolerance, None, report, writes=False)
+    return eta, flags
 
 
 def perturb(
@@ -94,22 +96,21 @@ def perturb(
     """Return ``clip(x + eta delta, lower, upper)`` with the eta of `solve`.
 
     Args:
-        x: Points, shape (N, n).
+        x: Points, shape (N, ...).
         delta: Directions, shape and device of x.
         eps: Target norms.
         p: Order of the norm.
         lower: Lower bound.
         upper: Upper bound.
         tolerance: As in `solve`.
-        out: Where to write, shape and dtype of x, its rows contiguous; may be x itself.
+        out: Where to write, shape and dtype of x, contiguous; may be x itself.
         report: As in `solve`.
 
     Returns:
-        The perturbed points, dtype of x, x itself in rows with flags; eta and flags of `solve`.
+        The perturbed points, dtype of x, its shape or (N, n), x itself in rows with flags; eta and
+        flags of `solve`.
     """
-    target = x.new_empty(x.shape) if out is None else out
-    eta, flags = _launch(x, delta, eps, p, lower, upper, tolerance, target, report)
-    return target, eta, flags
+    return _launch(x, delta, eps, p, lower, upper, tolerance, out, report, writes=True)
 
 
 def _launch(
@@ -122,37 +123,39 @@ def _launch(
     tolerance: float,
     out: Tensor | None,
     report: bool,
-) -> tuple[Tensor, Tensor | None]:
-    rows, n = x.shape
-    device = x.device
-    half = x.dtype != torch.float32 and x.dtype != torch.float64
-    eta = x.new_empty(rows, dtype=torch.float32) if half else x.new_empty(rows)
-    word = flag_word(device) if report else None
-    if rows == 0 or n == 0:
-        return eta.zero_(), word
-    x, delta = _flat(x), _flat(delta)
-    lower, low, low_step = _bound(lower, x)
-    upper, high, high_step = _bound(upper, x)
-    length, length_bits, length_step = _length(eps, x)
+    *,
+    writes: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    rows, device = x.shape[0], x.device
+    wide = x.dtype == torch.float64
+    eta = torch.empty(rows, 1, dtype=torch.float64 if wide else torch.float32, device=device)
+    word = word_for(x, wanted=report)
+    flags = word if report else None
+    n = x.numel() // rows if rows else 0
+    if n == 0:
+        return torch.empty_like(x), eta.zero_(), flags
+    x, x_step = rows_of(x, n)
+    delta, delta_step = rows_of(delta, n)
+    lower, low, low_step = _bound(lower, x, n)
+    upper, high, high_step = _bound(upper, x, n)
+    length, number, length_step = _length(eps, x)
+    if out is None:
+        out = torch.empty_like(x) if writes else x
     data = (x, delta, lower, upper, length)
-    steps = (x.stride(0), delta.stride(0), low_step, high_step, length_step)
-    numbers = (low, high, length_bits, bits_of(tolerance))
-    flags = x if word is None else word
+    steps = (x_step, delta_step, low_step, high_step, length_step)
+    numbers = bits_of(low, high, number, tolerance)
     passes, last, space_size = _launches(
-        rows, n, device, p, alignments(data if out is None else (*data, out)), steps,
-        None if out is None else out.stride(0), report, lower is not x, upper is not x,
-        length is not x,
-    )  # fmt: skip
+        rows, n, device, p, alignments((*data, out)), steps, writes
+    )
     with on(device):
         space = eta
         if passes:
-            space = x.new_empty(space_size, dtype=torch.float64)
+            space = torch.empty(space_size, dtype=torch.float64, device=device)
         for launch, sizes in passes:
-            launch(*data, space, flags, *steps, *sizes, *numbers)
+            launch(*data, space, word, *steps, *sizes, *numbers)
         launch, sizes = last
-        target = x if out is None else out
-        launch(*data, space, eta, flags, target, *steps, *sizes, *numbers)
-    return eta, word
+        launch(*data, space, eta, word, out, *steps, *sizes, *numbers)
+    return out, eta, flags
 
 
 @remembered
@@ -163,13 +166,12 @@ def _launches(
     p: float,
     kinds: tuple[Any, ...],
     steps: tuple[int, ...],
-    out_step: int | None,
-    report: bool,
-    lower: bool,
-    upper: bool,
-    eps: bool,
+    writes: bool,
 ) -> tuple[list[Any], Any, int]:
-    """Return the launches of passes and the last one, with their sizes, and their float64 space."""
+    """Return the launches of passes and the last one, with their sizes, and their float64 space.
+
+    ``kinds`` are those of x, delta, lower, upper, eps and where to write.
+    """
     dtype = kinds[0][0]
     wide = dtype == torch.float64
     block = BLOCK // 2 if wide else BLOCK
@@ -179,10 +181,9 @@ def _launches(
     count = 0 if parts == 1 else 1 if p == math.inf else LAUNCHED_PASSES
     registers = None if wide else REGISTERS
     constants = {
-        "REPORT": report,
-        "LOWER": lower,
-        "UPPER": upper,
-        "EPS": eps,
+        "LOWER": kinds[2] is not None,
+        "UPPER": kinds[3] is not None,
+        "EPS": kinds[4] is not None,
         "P": float(p),
         "HIGH": pow.split_order(p)[0] if p < math.inf else 0.0,
         "RTOL": sum_rtol("float64" if wide else "float32", float(p)),
@@ -197,20 +198,20 @@ def _launches(
         for i in range(count)
     ]  # fmt: skip
     lanes, width, warps = _shape(n, block)
-    grid = (_ceil(rows, lanes), 1 if out_step is None else parts, 1)
+    grid = (_ceil(rows, lanes), parts if writes else 1, 1)
     last = Launch(
         kernels.row_kernel, grid, warps,
         {
-            "PASSED": count, "WRITE": out_step is not None,
+            "PASSED": count, "WRITE": writes,
             "SAMPLED": count == 0 and n >= SHORTEST_SAMPLED, **constants,
             "LARGEST": _largest(dtype), "ROWS": lanes, "BLOCK": width, **together,
         },
         registers,
     )  # fmt: skip
-    step = steps[0] if out_step is None else out_step
     space = rows * kernels.space_of(parts) if count else 0
     sizes = n, size, parts
-    return [(launch, sizes) for launch in passes], (last, (step, *sizes, rows)), space
+    # what is written is contiguous
+    return [(launch, sizes) for launch in passes], (last, (n, *sizes, rows)), space
 
 
 def _shape(n: int, block: int) -> tuple[int, int, int]:
@@ -242,24 +243,19 @@ def parts_of(rows: int, n: int, device: torch.device) -> int:
     return max(1, min(wanted // rows, n // SHORTEST_PART))
 
 
-def _bound(bound: float | Tensor, x: Tensor) -> tuple[Tensor, int, int]:
-    """Return a tensor (x where there is none), a number's bits, and the step from row to row."""
+def _bound(bound: float | Tensor, x: Tensor, n: int) -> tuple[Tensor, float, int]:
+    """Return a tensor (x where there is none), a number, and the step from row to row."""
     if not isinstance(bound, torch.Tensor):
-        return x, bits_of(bound), 0
-    flat = _flat(bound)
-    return flat, 0, flat.stride(0) if flat.shape[0] > 1 else 0
+        return x, bound, 0
+    rows, step = rows_of(bound, n)
+    return rows, 0.0, step if rows.shape[0] > 1 else 0
 
 
-def _length(eps: float | Tensor, x: Tensor) -> tuple[Tensor, int, int]:
+def _length(eps: float | Tensor, x: Tensor) -> tuple[Tensor, float, int]:
     """Return the same of eps."""
     if not isinstance(eps, torch.Tensor):
-        return x, bits_of(eps), 0
-    flat = eps.detach().reshape(-1)
-    return flat, 0, flat.stride(0) if flat.shape[0] > 1 else 0
-
-
-def _flat(a: Tensor) -> Tensor:
-    return a if a.stride(-1) == 1 or a.shape[-1] == 1 else a.detach().contiguous()
+        return x, eps, 0
+    return eps, 0.0, eps.stride(0) if eps.shape[0] > 1 else 0
 
 
 def _largest(dtype: torch.dtype) -> float:

@@ -1,10 +1,11 @@
 """The moves of an attack for PyTorch on a GPU: each is one launch, without a sort or a wait.
 
-Tensors have the shape (N, n) and one device, unless said otherwise. eps is a number, which costs
-no tensor, or a tensor of shape (N,) or (1,); bounds are numbers, which are compiled in, or tensors
-of shape (1, n) or (N, n). p is compiled in. Results that are one number per row are tensors of
-shape (N,). Flags are those of ``core.checks``, of all rows or-ed to one int32, or None unless asked
-for by ``report``; rows with flags stay where they are.
+Tensors have the shape (N, ...), n elements in a sample, and one device, unless said otherwise;
+points that are returned have the shape of x or (N, n). eps is a number, which costs no tensor, or a
+tensor of N elements or of 1; bounds are numbers, which are compiled in, or tensors of shape (1, n)
+or (N, n). p is compiled in. Results that are one number per row are tensors of shape (N,). Flags
+are those of ``core.checks``, of all rows or-ed to one int32, or None unless asked for by
+``report``; rows with flags stay where they are.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ...core.norms import SMALLEST, WIDE_BELOW
 from .. import pow
 from ..newton import sum_rtol
 from . import gradients, projection, steepest
-from .dispatch import Launch, alignments, bits_of, flag_word, on, remembered
+from .dispatch import Launch, alignments, bits_of, on, remembered, rows_of, word_for
 from .launch import SHORTEST_SAMPLED, parts_of
 
 Tensor = torch.Tensor
@@ -65,29 +66,37 @@ def project(
         The points, half precision as float32; for p = 1 the thresholds, and what was missing to
         eps before ``direction``, in float64; flags.
     """
-    out, flags = _points_like(x0), flag_word(x0.device) if report else None
-    weight, now, before = (0.0, x, x) if momentum is None else momentum
-    x0, x, now, before, low, high = map(_flat, (x0, x, now, before, lower, upper))
+    word = word_for(x0, wanted=report)
+    n = _elements(x0)
+    x0, x0_step = rows_of(x0, n)
+    x, x_step = rows_of(x, n)
+    out = _points_like(x0)
+    lower, low, low_step = _bound(lower, x0, n)
+    upper, high, high_step = _bound(upper, x0, n)
     eps, eps_step, by_bits = _length(eps)
-    options: dict[str, Any] = {
-        "BITS": by_bits, "MIX": momentum is not None, "SPHERE": sphere, "REPORT": report,
-    }  # fmt: skip
-    data = (x0, x, now, before, bits_of(weight), *_pointers(x0, low, high), eps)
-    steps = *map(_step, (x0, x, now, before, low, high)), eps_step
-    word = out if flags is None else flags
+    weight, now, before = 0.0, x, x
+    now_step = before_step = x_step
+    if momentum is not None:
+        weight, now, before = momentum
+        now, now_step = rows_of(now, n)
+        before, before_step = rows_of(before, n)
+    options: dict[str, Any] = {"BITS": by_bits, "MIX": momentum is not None, "SPHERE": sphere}
+    data: tuple[Any, ...] = x0, x, now, before, *bits_of(weight), lower, upper, eps
+    steps: tuple[int, ...] = x0_step, x_step, now_step, before_step, low_step, high_step, eps_step
     threshold = missing = None
     if p == math.inf:
         kernel, data = projection.limit_kernel, (*data, out, word)
     else:
-        along = x0 if direction is None else _flat(direction)
+        along, along_step = (x0, 0) if direction is None else rows_of(direction, n)
         options["FILL"] = direction is not None
         numbers = (out, out)
         if p == 1:
-            numbers = threshold, missing = _empty(x0, torch.float64), _empty(x0, torch.float64)
+            threshold, missing = (x0.new_empty(len(x0), dtype=torch.float64) for _ in range(2))
+            numbers = threshold, missing
         kernel, data = projection.project_kernel, (*data, along, out, *numbers, word)
-        steps = *steps, _step(along)
-    _run(kernel, x0, data, (*steps, out.stride(0)), p, low, high, tolerance, options)
-    return out, threshold, missing, flags
+        steps = *steps, along_step
+    _run(kernel, x0, n, data, (*steps, n), p, low, high, tolerance, options)
+    return out, threshold, missing, word if report else None
 
 
 def steepest_step(
@@ -122,13 +131,17 @@ def steepest_step(
         The points, half precision as float32, and flags.
     """
     wide = 1 < p < WIDE_BELOW  # powers of what float32 resolves are no numbers of it
+    word = word_for(x, wanted=report)
+    n = _elements(x)
+    x, x_step = rows_of(x, n)
+    gradient, gradient_step = rows_of(gradient, n)
     out = _points_like(x, wide=wide)
-    flags = flag_word(x.device) if report else None
-    x, gradient, low, high = map(_flat, (x, gradient, lower, upper))
+    lower, low, low_step = _bound(lower, x, n)
+    upper, high, high_step = _bound(upper, x, n)
     eps, eps_step, by_bits = _length(eps)
-    options: dict[str, Any] = {"BITS": by_bits, "LENIENT": lenient, "REPORT": report, "WIDE": wide}
-    data = (x, gradient, *_pointers(x, low, high), eps)
-    steps = (*map(_step, (x, gradient, low, high)), eps_step, out.stride(0))
+    options: dict[str, Any] = {"BITS": by_bits, "LENIENT": lenient, "WIDE": wide}
+    data: tuple[Any, ...] = x, gradient, lower, upper, eps
+    steps = x_step, gradient_step, low_step, high_step, eps_step, n
     kernel = steepest.dual_kernel
     if p == math.inf:
         kernel = steepest.signs_kernel
@@ -137,9 +150,8 @@ def steepest_step(
         data = (*data, torch.as_tensor(counts).to(x.device, non_blocking=True))
     elif p == 1:
         kernel = steepest.fill_kernel
-    data = (*data, out, out if flags is None else flags)
-    _run(kernel, x, data, steps, p, low, high, tolerance, options)
-    return out.float() if wide and x.dtype != torch.float64 else out, flags
+    _run(kernel, x, n, (*data, out, word), steps, p, low, high, tolerance, options)
+    return out.float() if wide and x.dtype != torch.float64 else out, word if report else None
 
 
 def products(
@@ -163,25 +175,28 @@ def products(
         p: Order of the norm.
         lower: Lower bounds.
         upper: Upper bounds.
-        eta: The root for these, shape (N,).
-        cotangent: The vector, shape (N, 1), or (N, n) for the points.
+        eta: The root for these, N elements.
+        cotangent: The vector, N elements, or the shape of x for the points.
         of_points: Of which of the two.
 
     Returns:
-        The products for x and delta, shape (N, n), and for eps, shape (N,); of half precision
-        in float32.
+        The products for x and delta, and for eps, shape (N, 1); of half precision in float32.
     """
+    n = _elements(x)
+    x, x_step = rows_of(x, n)
+    delta, delta_step = rows_of(delta, n)
     to_x, to_delta = _points_like(x), _points_like(x)
-    to_eps = _empty(x, to_x.dtype)
-    x, delta, cotangent, low, high = map(_flat, (x, delta, cotangent, lower, upper))
+    to_eps = _column(x)
+    lower, low, low_step = _bound(lower, x, n)
+    upper, high, high_step = _bound(upper, x, n)
     eps, eps_step, by_bits = _length(eps)
-    data = (x, delta, *_pointers(x, low, high), eps, eta, cotangent, to_x, to_delta, to_eps)
+    cotangent, cotangent_step = rows_of(cotangent, n if of_points else 1)
+    data = (x, delta, lower, upper, eps, eta, cotangent, to_x, to_delta, to_eps)
     steps = (
-        *map(_step, (x, delta, low, high)), eps_step, eta.stride(0), _step(cotangent),
-        to_x.stride(0),
+        x_step, delta_step, low_step, high_step, eps_step, eta.stride(0), cotangent_step, n
     )  # fmt: skip
     options = {"BITS": by_bits, "POINTS": of_points}
-    _run(gradients.product_kernel, x, data, steps, p, low, high, 0.0, options)
+    _run(gradients.product_kernel, x, n, data, steps, p, low, high, 0.0, options)
     return to_x, to_delta, to_eps
 
 
@@ -191,14 +206,15 @@ def accumulate(total: Tensor | None, decay: float, gradient: Tensor, least: floa
     Args:
         total: What was returned before, whose memory the result takes; None: all 0.
         decay: Its weight.
-        gradient: Shape (N, n).
+        gradient: Shape (N, ...).
         least: The norm below which gradients are not scaled to 1.
     """
-    g = _flat(gradient)
-    out = g.new_empty(g.shape) if total is None else total
+    n = _elements(gradient)
+    g, g_step = rows_of(gradient, n)
+    out = torch.empty_like(g) if total is None else total.contiguous()
     options = {"FIRST": total is None, "LEAST": least}
-    data, steps = (out, g, out, bits_of(decay)), (out.stride(0), g.stride(0), out.stride(0))
-    _run(gradients.accumulate_kernel, g, data, steps, 1.0, 0.0, 1.0, 0.0, options)
+    data, steps = (out, g, out, *bits_of(decay)), (n, g_step, n)
+    _run(gradients.accumulate_kernel, g, n, data, steps, 1.0, 0.0, 1.0, 0.0, options)
     return out
 
 
@@ -212,7 +228,7 @@ def reachable_norm(
     *,
     report: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the p-norm of the room along delta, shape (N,), in the dtype that computes; flags.
+    """Return the p-norm of the room along delta, shape (N, 1), in the dtype that computes; flags.
 
     Args:
         x: Points.
@@ -223,35 +239,36 @@ def reachable_norm(
         tolerance: x may lie this far outside of the bounds.
         report: Whether to say what is wrong.
     """
-    reach = _empty(x, torch.float64 if x.dtype == torch.float64 else torch.float32)
-    flags = flag_word(x.device) if report else None
-    x, delta, low, high = map(_flat, (x, delta, lower, upper))
-    data = (x, delta, *_pointers(x, low, high), reach, reach if flags is None else flags)
-    steps = (*map(_step, (x, delta, low, high)),)
-    _run(gradients.reach_kernel, x, data, steps, p, low, high, tolerance, {"REPORT": report})
-    return reach, flags
+    reach = _column(x)
+    word = word_for(x, wanted=report)
+    n = _elements(x)
+    x, x_step = rows_of(x, n)
+    delta, delta_step = rows_of(delta, n)
+    lower, low, low_step = _bound(lower, x, n)
+    upper, high, high_step = _bound(upper, x, n)
+    data, steps = (x, delta, lower, upper, reach, word), (x_step, delta_step, low_step, high_step)
+    _run(gradients.reach_kernel, x, n, data, steps, p, low, high, tolerance, {})
+    return reach, word if report else None
 
 
 def _run(
     kernel: Any,
     x: Tensor,
+    n: int,
     data: tuple[Any, ...],
     steps: tuple[int, ...],
     p: float,
-    lower: Any,
-    upper: Any,
+    lower: float | None,
+    upper: float | None,
     tolerance: float,
     options: dict[str, Any],
 ) -> None:
-    """Launch the programs for rows of x; data are tensors and bits of numbers."""
-    rows, n = x.shape
+    """Launch the programs for rows of x; data are tensors and bits of numbers, x the first."""
+    rows, device = x.shape[0], x.device
     if rows == 0 or n == 0:
         return
-    device = x.device
-    # where a bound that is a tensor has its place there is no number
-    low, high = (b if isinstance(b, float) else None for b in (lower, upper))
     launch = _launch(
-        kernel.__name__, rows, n, device, alignments(data), steps, p, low, high, tolerance,
+        kernel.__name__, rows, n, device, alignments(data), steps, p, lower, upper, tolerance,
         tuple(options.items()),
     )  # fmt: skip
     with on(device):
@@ -321,40 +338,35 @@ KERNELS = {
 }
 
 
-def _name(a: Tensor) -> str:
-    return "float64" if a.dtype == torch.float64 else "float32"
+def _elements(x: Tensor) -> int:
+    """Return how many elements a sample has."""
+    return x.numel() // (x.shape[0] or 1)
 
 
 def _points_like(x: Tensor, *, wide: bool = False) -> Tensor:
     """Return memory for points, in the dtype that computes: they stand in for directions first."""
     if x.dtype == torch.float64 or (x.dtype == torch.float32 and not wide):
-        return x.new_empty(x.shape)
-    return x.new_empty(x.shape, dtype=torch.float64 if wide else torch.float32)
+        return torch.empty_like(x)
+    return torch.empty_like(x, dtype=torch.float64 if wide else torch.float32)
 
 
-def _empty(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x.new_empty(x.shape[0], dtype=dtype)
+def _column(x: Tensor) -> Tensor:
+    """Return memory for a number per row, in the dtype that computes."""
+    wide = x.dtype == torch.float64
+    dtype = torch.float64 if wide else torch.float32
+    return torch.empty(x.shape[0], 1, dtype=dtype, device=x.device)
+
+
+def _bound(bound: Bound, x: Tensor, n: int) -> tuple[Tensor, float | None, int]:
+    """Return a tensor (x where there is none), a number or None, and the step from row to row."""
+    if not isinstance(bound, torch.Tensor):
+        return x, bound, 0
+    rows, step = rows_of(bound, n)
+    return rows, None, step if rows.shape[0] > 1 else 0
 
 
 def _length(eps: float | Tensor) -> tuple[Any, int, bool]:
     """Return an argument for eps, how far apart rows have it, and whether it is a number's bits."""
     if isinstance(eps, torch.Tensor):
-        return eps.detach(), eps.stride(0) if eps.shape[0] > 1 else 0, False
-    return bits_of(eps + 0.0), 0, True  # of -0 those of 0
-
-
-def _pointers(x: Tensor, *bounds: Any) -> list[Tensor]:
-    return [x if isinstance(bound, float) else bound for bound in bounds]
-
-
-def _step(a: Any) -> int:
-    """Return how far apart rows begin; 0 for a number, or one row for all."""
-    return 0 if isinstance(a, float) or a.shape[0] == 1 else a.stride(0)
-
-
-def _flat(a: Any) -> Any:
-    """Return a tensor whose rows are contiguous, detached; a number as it is."""
-    if isinstance(a, float):
-        return a
-    a = a.detach()
-    return a if a.stride(-1) == 1 or a.shape[-1] == 1 else a.contiguous()
+        return eps, eps.stride(0) if eps.shape[0] > 1 else 0, False
+    return bits_of(eps + 0.0)[0], 0, True  # of -0 those of 0

@@ -146,7 +146,7 @@ def project_kernel(
     x, z, now, before, m, lower, upper, eps, direction, out, threshold, missing, flags, x_step,
     z_step, now_step, before_step, lower_step, upper_step, eps_step, direction_step, out_step, n,
     BITS: tl.constexpr, MIX: tl.constexpr, SPHERE: tl.constexpr, FILL: tl.constexpr,
-    REPORT: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr,
+    P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr,
     SAMPLED: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr, LOWER: tl.constexpr,
     UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -202,7 +202,7 @@ def project_kernel(
                     x, direction + row * direction_step, lower, upper, rest, out, out, n, True,
                     LOWER, UPPER, TYPE, BLOCK,
                 )  # fmt: skip
-    report(flags, faults, REPORT)
+    report(flags, faults)
 
 
 @triton.jit
@@ -234,7 +234,7 @@ def _write_projection(
 def limit_kernel(
     x, z, now, before, m, lower, upper, eps, out, flags, x_step, z_step, now_step, before_step,
     lower_step, upper_step, eps_step, out_step, n, BITS: tl.constexpr, MIX: tl.constexpr,
-    SPHERE: tl.constexpr, REPORT: tl.constexpr, TOLERANCE: tl.constexpr,
+    SPHERE: tl.constexpr, TOLERANCE: tl.constexpr,
     LARGEST: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr,
     BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -267,7 +267,7 @@ def limit_kernel(
             contact = room / tl.where(v != 0, size, 1.0)
             corner = tl.maximum(corner, tl.where(v != 0, contact, 0.0))
     found = any_fault(faults) | fault_of(wanted)
-    report(flags, found, REPORT)
+    report(flags, found)
     grows = tl.max(largest, 0).to(tl.float64) < wanted * (1.0 - constant(RTOL_INF, tl.float64))
     again = found != 0
     if SPHERE:

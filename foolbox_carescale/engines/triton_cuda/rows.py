@@ -55,10 +55,9 @@ def any_fault(faults):
 
 
 @triton.jit
-def report(word, faults, REPORT: tl.constexpr):
+def report(word, faults):
     """Add the flags of a row to those of all."""
-    if REPORT:
-        tl.atomic_or(word, faults, mask=faults != 0, sem="relaxed")
+    tl.atomic_or(word, faults, mask=faults != 0, sem="relaxed")
 
 
 @triton.jit

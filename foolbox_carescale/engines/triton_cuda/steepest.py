@@ -33,7 +33,7 @@ def _faults(
 @triton.jit(do_not_specialize=["eps"])
 def signs_kernel(
     x, g, lower, upper, eps, out, flags, x_step, g_step, lower_step, upper_step, eps_step,
-    out_step, n, BITS: tl.constexpr, LENIENT: tl.constexpr, REPORT: tl.constexpr,
+    out_step, n, BITS: tl.constexpr, LENIENT: tl.constexpr,
     TOLERANCE: tl.constexpr,
     LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -52,7 +52,7 @@ def signs_kernel(
         v = _finite(v, TYPE)
         moved = point + tl.where(v > 0, step, tl.where(v < 0, -step, 0.0))
         tl.store(out + at, tl.minimum(tl.maximum(moved, low), high), mask=at < n)
-    report(flags, any_fault(faults) | fault_of(wanted), REPORT)
+    report(flags, any_fault(faults) | fault_of(wanted))
 
 
 @triton.jit
@@ -80,7 +80,7 @@ def _gain(point, g, low, high, TYPE: tl.constexpr):
 @triton.jit(do_not_specialize=["eps"])
 def dual_kernel(
     x, g, lower, upper, eps, out, flags, x_step, g_step, lower_step, upper_step, eps_step,
-    out_step, n, BITS: tl.constexpr, LENIENT: tl.constexpr, REPORT: tl.constexpr,
+    out_step, n, BITS: tl.constexpr, LENIENT: tl.constexpr,
     DUAL: tl.constexpr,
     DUAL_HIGH: tl.constexpr, SMALLEST: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr,
     RTOL: tl.constexpr, SAMPLED: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr,
@@ -103,7 +103,7 @@ def dual_kernel(
         tl.store(out + at, tl.where(v > 0, dual, -dual), mask=at < n)
     tl.debug_barrier()
     _write_rescaled(
-        x, out, lower, upper, eps, flags, row, eps_step, n, faults, BITS, REPORT, P, HIGH, RTOL,
+        x, out, lower, upper, eps, flags, row, eps_step, n, faults, BITS, P, HIGH, RTOL,
         SAMPLED, LARGEST, LOWER, UPPER, TYPE, BLOCK,
     )  # fmt: skip
 
@@ -111,7 +111,7 @@ def dual_kernel(
 @triton.jit
 def _write_rescaled(
     x, out, lower, upper, eps, flags, row, eps_step, n, faults, BITS: tl.constexpr,
-    REPORT: tl.constexpr, P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr,
+    P: tl.constexpr, HIGH: tl.constexpr, RTOL: tl.constexpr,
     SAMPLED: tl.constexpr, LARGEST: tl.constexpr, LOWER: tl.constexpr, UPPER: tl.constexpr,
     TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -129,7 +129,7 @@ def _write_rescaled(
         at = begin + tl.arange(0, BLOCK)
         point, v, low, high = load_block(x, out, lower, upper, begin, n, LOWER, UPPER, TYPE, BLOCK)
         tl.store(out + at, moved_by(point, v, root, low, high, TYPE), mask=at < n)
-    report(flags, faults, REPORT)
+    report(flags, faults)
 
 
 # p = 1: gains are |g| where they can move; a threshold on them decides what moves.
@@ -257,7 +257,7 @@ def fill_row(
 @triton.jit(do_not_specialize=["eps"])
 def fill_kernel(
     x, g, lower, upper, eps, out, flags, x_step, g_step, lower_step, upper_step, eps_step,
-    out_step, n, BITS: tl.constexpr, LENIENT: tl.constexpr, REPORT: tl.constexpr,
+    out_step, n, BITS: tl.constexpr, LENIENT: tl.constexpr,
     TOLERANCE: tl.constexpr,
     LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -270,7 +270,7 @@ def fill_kernel(
     )  # fmt: skip
     wanted = length_of(eps, row, eps_step, BITS)
     faults |= fault_of(wanted)
-    report(flags, faults, REPORT)
+    report(flags, faults)
     budget = tl.where(faults == 0, wanted, 0.0)
     fill_row(x, g, lower, upper, budget, x, out, n, False, LOWER, UPPER, TYPE, BLOCK)
 
@@ -278,7 +278,7 @@ def fill_kernel(
 @triton.jit(do_not_specialize=["eps"])
 def sparse_kernel(
     x, g, lower, upper, eps, counts, out, flags, x_step, g_step, lower_step, upper_step, eps_step,
-    out_step, n, BITS: tl.constexpr, LENIENT: tl.constexpr, REPORT: tl.constexpr, P: tl.constexpr,
+    out_step, n, BITS: tl.constexpr, LENIENT: tl.constexpr, P: tl.constexpr,
     HIGH: tl.constexpr,
     RTOL: tl.constexpr, SAMPLED: tl.constexpr, TOLERANCE: tl.constexpr, LARGEST: tl.constexpr,
     LOWER: tl.constexpr, UPPER: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
@@ -299,6 +299,6 @@ def sparse_kernel(
         tl.store(out + at, tl.where(bits >= least, sign, 0.0), mask=at < n)
     tl.debug_barrier()
     _write_rescaled(
-        x, out, lower, upper, eps, flags, row, eps_step, n, faults, BITS, REPORT, P, HIGH, RTOL,
+        x, out, lower, upper, eps, flags, row, eps_step, n, faults, BITS, P, HIGH, RTOL,
         SAMPLED, LARGEST, LOWER, UPPER, TYPE, BLOCK,
     )  # fmt: skip
