@@ -38,6 +38,35 @@ def test_without_a_gpu_the_check_is_tried_on_eager_code_and_writes_nothing(
     assert not list(tmp_path.iterdir())
 
 
+SECTION = """
+import os, sys, time
+name = sys.argv[sys.argv.index("--only") + 1]
+print("a device")
+print(f"## {name} (0 s)")
+print("waits: 1 (<= 0) MISS" if name == "waits" else "a figure: 3 (-) info", flush=True)
+{"layouts": lambda: time.sleep(60), "right": os.abort}.get(name, lambda: None)()
+"""
+
+
+def test_a_section_that_hangs_or_crashes_leaves_the_figures_of_the_others(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(check, "COMMAND", (sys.executable, "-c", SECTION))
+    monkeypatch.setattr(check, "LONGEST", 5.0)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    chosen = ["--only", "right,layouts,derivatives,waits", "--output", str(tmp_path)]
+    assert check.main(chosen) == 1
+    told = capsys.readouterr().out
+    assert "3 missed goals" in told
+    assert "section layouts: ended after 5 s" in told
+    assert "section right: exit status -6" in told
+    written = (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    assert written.count("a figure: 3") == 3
+    assert "- waits: 1 (<= 0) MISS" in written
+    assert check.main([*chosen, "--seconds", "-1"]) == 1
+    assert "section derivatives: skipped after 0 s (to be run) MISS" in capsys.readouterr().out
+
+
 @pytest.mark.nightly
 def test_the_interpreter_passes_the_check():
     command = [sys.executable, "-m", "experiments.gpu", "--device", "cpu", "--tiny"]
@@ -108,6 +137,23 @@ def test_the_host_time_of_a_call_is_recorded(monkeypatch):
     text = overhead.render(rows)
     assert "Worst: 50 us, met." in text
     assert math.isclose(overhead.least(lambda: None, 1), 0, abs_tol=100)
+
+
+def test_a_cuda_graph_finds_the_kernels_that_a_call_with_checks_compiled():
+    from experiments.gpu import calls, pretend
+
+    x, delta = torch.rand(4, 9), torch.randn(4, 9)
+    with pretend.gpu(90) as driver, torch.no_grad():
+        # the two kernels that compile fastest
+        made = calls.operators(x, delta, math.inf, 0.1)
+        for name in ("perturb", "steepest_step"):
+            made[name]()
+        driver.loaded.clear()
+        with calls.unchecked():
+            for name in ("perturb", "steepest_step"):
+                made[name]()
+    assert len(driver.launched) == 4
+    assert not driver.loaded
 
 
 def test_tensors_of_a_pretended_gpu_come_back_to_main_memory():

@@ -19,10 +19,14 @@ from .setting import Setting
 
 Run = Callable[[int], Any]
 PREFIXES = {"L2": 2.0, "Linf": math.inf, "L1": 1.0}
-STEPS = (2, 8)
+# PGD is run as a whole, the others for a few steps
+STEPS, WHOLE = (2, 8), 40
+PGDS = ("ClipAwarePGD", "Foolbox's PGD")
 BATCH = 64
 # times Foolbox's PGD, with the noise of two runs
 SLOWER = 1.05
+# what a step of PGD takes beside its model, times Foolbox's
+OWN_TIME = {"L2": 1.0, "Linf": 1.0, "L1": 1.5}
 
 
 class _Network(torch.nn.Module):
@@ -44,8 +48,10 @@ def check(report: Report, setting: Setting) -> None:
         report.add("AutoAttack's APGD", "skipped: pyautoattack is not installed")
     size = 16 if setting.tiny else 224
     x, _ = data.case("uniform", (2 if setting.tiny else BATCH, 3, size, size), setting.device)
+    light = calls.small_network(tuple(x.shape[1:]), setting.device)
+    _own_times(report, setting, light, x)
     if setting.tiny:
-        model = calls.small_network(tuple(x.shape[1:]), setting.device)
+        model = light
     elif importlib.util.find_spec("torchvision") is None:
         report.add("ResNet-50", "skipped: torchvision is not installed")
         return
@@ -63,17 +69,37 @@ def check(report: Report, setting: Setting) -> None:
                 _attacks(report, setting, f"{name}, {prefix}", network, x, prefix, alone)
 
 
+def _own_times(report: Report, setting: Setting, network: Any, x: torch.Tensor) -> None:
+    """Compare what a step costs beside a model that costs next to nothing."""
+    few, many = (1, 2) if setting.tiny else (10, WHOLE)
+    alone = measure.microseconds(calls.model_gradient(network, x)) / 1e3
+    for prefix in PREFIXES:
+        with report.attempt(f"a step's own time, {prefix}"):
+            runs = _runs(network, x, prefix)
+            own = {}
+            for name in PGDS:
+                spent = [_seconds(runs[name], steps, setting) for steps in (few, few, many)]
+                own[name] = 1e3 * (spent[2] - spent[1]) / (many - few) - alone
+                report.add(f"a step's own time, {prefix}, {name}, ms", own[name])
+            if setting.cuda:
+                ours, peer = (max(own[name], 1e-3) for name in PGDS)
+                label = f"a step's own time, {prefix}, {' / '.join(PGDS)}"
+                report.at_most(label, ours / peer, OWN_TIME[prefix])
+
+
 def _attacks(
     report: Report, setting: Setting, where: str, network: Any, x: torch.Tensor, prefix: str,
     alone: float,
 ) -> None:  # fmt: skip
-    few, many = (1, 2) if setting.tiny else STEPS
     times: dict[str, float] = {}
+    whole: dict[str, float] = {}
     memory: dict[str, float] = {}
     for name, run in _runs(network, x, prefix).items():
+        few, many = (1, 2) if setting.tiny else (STEPS[0], WHOLE) if name in PGDS else STEPS
         with report.attempt(f"{where}, {name}"):
-            held = measure.peak_of(lambda run=run: run(few)) if setting.cuda else run(few)
+            held = measure.peak_of(lambda run=run, few=few: run(few)) if setting.cuda else run(few)
             spent = [_seconds(run, steps, setting) for steps in (few, many)]
+            whole[name] = spent[1]
             times[name] = 1e3 * (spent[1] - spent[0]) / (many - few)
             beside = times[name] - alone
             label = f"{where}, {name}, ms per step ({beside:.2f} beside the model)"
@@ -85,9 +111,11 @@ def _attacks(
         if setting.cuda and {ours, peer} <= times.keys():
             ratio = times[ours] / times[peer]
             report.at_most(f"{where}, {ours} / {peer}: time per step", ratio, SLOWER)
-    if {"ClipAwarePGD", "Foolbox's PGD"} <= memory.keys():
-        ratio = memory["ClipAwarePGD"] / memory["Foolbox's PGD"]
-        report.at_most(f"{where}, ClipAwarePGD / Foolbox's PGD: peak memory", ratio, 1.0)
+    ours, peer = PGDS
+    if setting.cuda and {ours, peer} <= memory.keys():
+        label = f"{where}, {ours} / {peer}"
+        report.at_most(f"{label}: all {WHOLE} steps", whole[ours] / whole[peer], SLOWER)
+        report.at_most(f"{label}: peak memory", memory[ours] / memory[peer], 1.0)
 
 
 def _runs(network: Any, x: torch.Tensor, prefix: str) -> dict[str, Run]:

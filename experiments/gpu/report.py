@@ -35,6 +35,14 @@ class Report:
         lines.append(text)
         print(text, flush=True)
 
+    def copy(self, name: str, lines: list[str]) -> None:
+        """Add a section that another report has printed."""
+        self.section(name)
+        for line in lines:
+            self.note(line)
+            if line.endswith(" MISS"):
+                self.missed.append(line)
+
     def add(self, name: str, value: Any, goal: str = "-", ok: Any = None) -> None:
         """Add a value; ``ok`` says whether it meets the goal, None that there is no goal."""
         shown = f"{value:.3g}" if isinstance(value, float) else str(value)
