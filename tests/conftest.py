@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -64,6 +65,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests that compile kernels first, and those that need some of these last."""
     items.sort(key=lambda i: i.nodeid.startswith(LAST) - i.nodeid.startswith(OF_KERNELS))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now is not searched for garbage again and again while others compile."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,5 +1,7 @@
 """The ensemble: who attacks what, at which price, and under which seed."""
 
+import itertools
+
 import eagerpy as ep
 import foolbox as fb
 import numpy as np
@@ -14,6 +16,13 @@ from tests import backends
 from tests.attacks import model_cases
 
 every_backend = pytest.mark.parametrize("case", model_cases.WITH_GRADIENT, indirect=True)
+# JAX compiles for every number of samples that is left: by day where nothing breaks, and in the
+# tests of the attacks that the ensemble runs
+fast_backends = pytest.mark.parametrize(
+    "case",
+    backends.by_day(model_cases.WITH_GRADIENT[:-1], model_cases.WITH_GRADIENT),
+    indirect=True,
+)
 on_torch = pytest.mark.parametrize("case", ["torch"], indirect=True)
 
 
@@ -30,12 +39,7 @@ def attacked(case, criterion=None, *, part=0.06, model=None, **arguments):
     return raw, np.asarray(success), seen
 
 
-# JAX compiles for every number of samples that is left: by day in the tests of seeds and sizes
-@pytest.mark.parametrize(
-    "case",
-    backends.by_day(model_cases.WITH_GRADIENT[:-1], model_cases.WITH_GRADIENT),
-    indirect=True,
-)
+@fast_backends
 def test_each_stage_attacks_only_what_is_unbroken_and_says_what_it_spent(case):
     model = CountingModel(case.model)
     _, success, seen = attacked(case, model=model, version="plus")
@@ -72,8 +76,14 @@ def test_a_version_says_what_is_not_given(case):
     assert [stage.name for stage in seen] == ["minimum-norm", "apgd-t1", "pgd-margin1"]
 
 
-@every_backend
-@pytest.mark.parametrize("p", [1, 2, np.inf])
+@pytest.mark.parametrize(
+    ("case", "p"),
+    backends.by_day(
+        list(itertools.product(model_cases.WITH_GRADIENT[:-1], [1, 2, np.inf])),
+        list(itertools.product(model_cases.WITH_GRADIENT[-1:], [1, 2, np.inf])),
+    ),
+    indirect=["case"],
+)
 def test_what_the_smallest_perturbation_breaks_is_brought_to_epsilon(case, p):
     epsilon = 0.5 * case.epsilon(p)
     attack = attacks.ClipAwareAutoAttack(p=p, attacks=("minimum-norm",), steps=40)
@@ -131,7 +141,7 @@ def test_a_verbose_run_prints_a_line_per_stage(case, capsys):
     assert "forward and 0 backward passes" in lines[-1]
 
 
-@every_backend
+@fast_backends
 def test_a_seed_makes_two_runs_equal_and_leaves_the_framework_s_generator_alone(case):
     framework = case.backend.framework
 

@@ -27,7 +27,7 @@ def tensors(name, shape):
 
 
 # not all orders: each is compiled for some seconds, and the formulas are those of the JAX engine
-@pytest.mark.parametrize("p", backends.by_day([1.3, math.inf], [0.5, 2.0]))
+@pytest.mark.parametrize("p", backends.by_day([1.3], [0.5, 2.0, math.inf]))
 def test_norm_is_exact_on_hard_rows(p):
     problem = hard.Problem(p, "float32")
     problem.check(solve(problem))
@@ -39,7 +39,9 @@ def test_norm_is_exact_on_hard_rows_in_double_precision(p):
     problem.check(solve(problem))
 
 
-@pytest.mark.parametrize(("length", "p"), [(1, 2.0), (20_011, 1.5)])
+@pytest.mark.parametrize(
+    ("length", "p"), backends.by_day([(1, 2.0), (20_011, 2.0)], [(20_011, 1.5)])
+)
 def test_norm_is_exact_on_short_and_long_rows(length, p):
     problem = hard.Problem(p, "float32", length, cases=("on the bounds", "cauchy", "geometric"))
     problem.check(solve(problem))
@@ -53,7 +55,7 @@ def test_bounds_may_differ_by_element():
     problem.check(solve(problem))
 
 
-@pytest.mark.parametrize("p", [0.5, math.inf])
+@pytest.mark.parametrize("p", backends.by_day([0.5], [math.inf]))
 def test_extreme_eps_gives_a_finite_eta(p):
     x, delta = tensors("cauchy", (4, 50))
     eps = np.asarray([[1e-42], [1e-30], [1e30], [3e38]], np.float32)
@@ -112,7 +114,7 @@ def test_the_search_is_traced_once_for_three_batch_sizes(monkeypatch):
     assert len(traced) == 1
 
 
-@pytest.mark.parametrize("in_graph", [False, True])
+@pytest.mark.parametrize("in_graph", backends.by_day([True], [False]))
 def test_eta_is_a_constant_for_a_tape(in_graph):
     x, delta = tensors("uniform", (2, 300))
 

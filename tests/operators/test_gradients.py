@@ -191,9 +191,7 @@ def test_hessians_agree_among_the_frameworks(name, p):
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-8, atol=1e-11)
 
 
-@pytest.mark.parametrize(
-    ("name", "p"), backends.by_day([("eta", 1.3), ("steepest_step", 1)], BY_DAY)
-)
+@pytest.mark.parametrize(("name", "p"), backends.by_day([("eta", 1.3)], BY_DAY))
 def test_jax_has_the_same_gradient_outside_of_jit(name, p):
     operator = OPERATORS[name][0]
     with backends.make("jax-float64") as backend:
@@ -206,7 +204,7 @@ def test_jax_has_the_same_gradient_outside_of_jit(name, p):
 
 @pytest.mark.parametrize(
     ("name", "p"),
-    backends.by_day([("eta", 1.3), ("project", math.inf), ("steepest_step", 1)], KINDS),
+    backends.by_day([("eta", 1.3), ("steepest_step", 1)], KINDS),
 )
 def test_forward_and_reverse_mode_agree(name, p):
     import jax
@@ -214,9 +212,13 @@ def test_forward_and_reverse_mode_agree(name, p):
     operator = OPERATORS[name][0]
     with backends.make("jax-float64") as backend:
         values = [backend.tensor(t) for t in smooth(p)]
-        for at in range(3):
-            forward = jax.jit(jax.jacfwd(lambda *t: operator(*t, p), argnums=at))(*values)
-            reverse = jax.jit(jax.jacrev(lambda *t: operator(*t, p), argnums=at))(*values)
+
+        def both(*values):
+            """Return the Jacobians by x, delta and eps: one program is compiled for all."""
+            modes = (jax.jacfwd, jax.jacrev)
+            return [mode(lambda *t: operator(*t, p), argnums=(0, 1, 2))(*values) for mode in modes]
+
+        for forward, reverse in zip(*jax.jit(both)(*values), strict=True):
             np.testing.assert_allclose(forward, reverse, rtol=1e-9, atol=1e-12)
 
 

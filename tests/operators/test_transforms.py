@@ -104,12 +104,13 @@ def test_jax_vmap_is_a_loop(double, name, p):
 
     groups = [inputs(seed=s) for s in range(3)]
     stacked = [double.tensor(np.stack(part)) for part in zip(*groups, strict=True)]
-    mapped = jax.vmap(functools.partial(OPERATORS[name], p=p))(*stacked)
+    # outside of jit each operation is compiled for itself
+    mapped = jax.jit(jax.vmap(functools.partial(OPERATORS[name], p=p)))(*stacked)
     for result, group in zip(mapped, groups, strict=True):
         close(result, outside(name, p, *group))
 
 
-@pytest.mark.parametrize("p", backends.by_day([1.0, 1.5], ORDERS))
+@pytest.mark.parametrize("p", backends.by_day([1.5], ORDERS))
 def test_jax_vmap_over_eps_alone(double, p):
     import jax
 
@@ -130,8 +131,6 @@ def test_jax_grad_under_jit_and_vmap(double, name, p):
     stacked = [double.tensor(np.stack(part)) for part in zip(*groups, strict=True)]
     slopes = jax.grad(squares(name, p), argnums=(0, 1, 2))
     expected = [gradients(p, *group, name=name) for group in groups]
-    for result, truth in zip(jax.jit(slopes)(*(s[0] for s in stacked)), expected[0], strict=True):
-        close(result, truth)
     for at, result in enumerate(jax.jit(jax.vmap(slopes))(*stacked)):
         close(result, np.stack([truth[at] for truth in expected]))
 
@@ -337,7 +336,7 @@ def test_tf_function_gives_the_same(name, p, batch):
         close(graph(*more), outside(name, p, *more))
 
 
-@pytest.mark.parametrize(("name", "p"), backends.by_day(FEW, CONVEX))
+@pytest.mark.parametrize(("name", "p"), backends.by_day(ONCE, CONVEX))
 def test_tape_inside_of_a_graph(name, p):
     import tensorflow as tf
 

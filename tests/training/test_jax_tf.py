@@ -126,7 +126,7 @@ def test_samples_have_their_distributions_moments(library):
 @pytest.mark.parametrize(
     ("library", "p"),
     backends.by_day(
-        [(Jax, 1.5), (Jax, math.inf), (TensorFlow, 1.0), (TensorFlow, 2.0)],
+        [(Jax, 1.5), (TensorFlow, 1.0)],
         list(itertools.product([Jax, TensorFlow], [1.0, 1.5, 2.0, math.inf])),
     ),
     indirect=["library"],
@@ -162,7 +162,7 @@ def classifier():
 @pytest.mark.parametrize(
     ("library", "p", "eps"),
     backends.by_day(
-        [(Jax, 2.0, 1.0), (TensorFlow, math.inf, 0.15)],
+        [(TensorFlow, math.inf, 0.15)],  # JAX compiles each of three attacks for seconds
         [
             (library, *attack)
             for library in (Jax, TensorFlow)
@@ -215,6 +215,7 @@ def test_the_best_iterate_is_returned_where_the_last_step_leads_away(library):
         np.testing.assert_allclose(attack(x), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("library", backends.by_day([TensorFlow], [Jax]), indirect=True)
 def test_l1_points_are_epsilon_away_also_where_the_largest_gradients_have_no_room(library):
     x = library.tensor(np.full((4, 3, 3, 2), 0.9))
     weights = library.tensor(np.random.default_rng(1).uniform(size=SHAPE[1:]))
