@@ -97,7 +97,7 @@ def folder(tmp_path_factory):
         DataConfig(_target_="tests.evaluate.factories.data"),
         attacks=attacks,
         epsilons={"Linf": [4 / 255, 8 / 255], "L2": [0.1]},
-        samples=8,
+        samples=6,
     )
     (path / "my.yaml").write_text(tiny.to_yaml())
     (path / "imagenet.yaml").write_text("defaults: [{model: resnet50}, {data: imagenet}]\n")

@@ -25,6 +25,7 @@ from foolbox_carescale.evaluate import (
 from foolbox_carescale.evaluate.store import rows as store
 from foolbox_carescale.evaluate.store.folder import RunFolder
 
+SAMPLES = 6
 HERE = "tests.evaluate.factories"  # not __main__, where this file runs as a program
 
 ATTACKS = {
@@ -50,7 +51,7 @@ def model(bias=0.0):
     return Brightness(bias).eval()
 
 
-def dying(mark, after=48):
+def dying(mark, after=30):
     """A model whose process ends after some answers: once, if it can leave a mark."""
 
     class Dying(Brightness):
@@ -58,7 +59,7 @@ def dying(mark, after=48):
 
         def forward(self, x):
             self.answers += 1
-            # 38 at most are asked for before its first task: twice for each sample, and a gradient
+            # 20 at most are asked for before its first task: twice for each sample, and a gradient
             if self.answers > after and (mark is None or not os.path.exists(mark)):
                 if mark is not None:
                     Path(mark).touch()
@@ -70,14 +71,14 @@ def dying(mark, after=48):
 
 def data(seed=0):
     generator = np.random.default_rng(seed)
-    images = generator.random((12, 1, 4, 4), dtype=np.float32)
+    images = generator.random((SAMPLES, 1, 4, 4), dtype=np.float32)
     labels = (images.mean((1, 2, 3)) > 0.5).astype(np.int64)
     labels[-2:] = 1 - labels[-2:]  # samples that the model gets wrong
     return images, labels
 
 
 def tiny(output, **changes):
-    """A run of 12 x 3 tasks, the last attack's with two epsilons each."""
+    """A run of SAMPLES x 4 tasks, of which the second attack's have two epsilons each."""
     settings = {
         "model": ModelConfig(_target_=f"{HERE}.model"),
         "data": DataConfig(_target_=f"{HERE}.data"),
@@ -161,7 +162,7 @@ def readable(folder):
 
 def kill_between_all_steps(root, steps):
     """Kill a run before each of the first calls that make or remove a file; how it looks then."""
-    store.TASKS, store.ROWS = 3, 16
+    store.TASKS, store.ROWS = 3, 8
 
     def dying(step):
         left = [step]

@@ -97,7 +97,7 @@ def test_processes_on_two_devices_and_any_number_of_shards_give_the_same_rows(tm
 
 
 def test_a_process_that_dies_is_one_line_and_its_finished_tasks_are_stored(tmp_path):
-    params = {"mark": str(tmp_path / "mark"), "after": 90}
+    params = {"mark": str(tmp_path / "mark"), "after": 60}
     model = ModelConfig(_target_=f"{HERE}.dying", params=params)
     with pytest.raises(UserError, match=r"the process of cpu ended in task \S+ \(exit code -9\)"):
         evaluate(tiny(tmp_path / "run", model=model, executor=ONE))
@@ -174,10 +174,11 @@ def interruptible():
 
 @pytest.mark.skipif(os.name != "posix", reason="it sends signals to a group of processes")
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_ends_the_processes_of_all_devices(tmp_path):
-    epsilons = [number / 1000 for number in range(1, 500)]  # tasks enough to be interrupted
+@pytest.mark.parametrize("devices", [ONE, pytest.param(TWO, marks=pytest.mark.nightly)])
+def test_ctrl_c_ends_the_processes_of_all_devices(tmp_path, devices):
+    epsilons = [number / 1000 for number in range(1, 200)]  # tasks enough to be interrupted
     attacks = {"noise": AttackConfig("L2AdditiveUniformNoiseAttack", epsilons)}
-    run = tiny("run", executor=TWO, attacks=attacks)
+    run = tiny("run", executor=devices, attacks=attacks)
     (tmp_path / "run.yaml").write_text(run.to_yaml(), encoding="utf-8")
     command = [sys.executable, "-m", "foolbox_carescale", "evaluate", "run.yaml", "output=run"]
     with subprocess.Popen(

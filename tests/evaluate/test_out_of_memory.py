@@ -24,6 +24,7 @@ def in_numpy():
 def test_a_gradient_that_does_not_fit_names_the_batch_size_and_keeps_finished_tasks(
     tmp_path, monkeypatch, allocate
 ):
+    monkeypatch.setattr("tests.evaluate.factories.SAMPLES", 12)  # batches enough to finish one
     evaluate(tiny(tmp_path / "whole", batch_size=4))
     forward, asked = Brightness.forward, []
 

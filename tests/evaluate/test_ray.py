@@ -2,6 +2,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def on(cluster, **settings):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"batch_size": 5, "save": "adversarial_examples"},
+        {"batch_size": 2, "save": "adversarial_examples"},
         pytest.param(DIGITS, marks=pytest.mark.nightly),
     ],
 )
@@ -136,8 +137,8 @@ def test_batches_are_sent_to_workers_that_cannot_open_the_data(cluster, tmp_path
     monkeypatch.syspath_prepend(tmp_path)
     data, sent, send = DataConfig(_target_="data_alone.data"), set(), RayExecutor._send
     monkeypatch.setattr(RayExecutor, "_send", lambda self, n: sent.add(n) or send(self, n))
-    evaluate(tiny(tmp_path / "run", data=data, batch_size=5, executor=on(cluster, workers=1)))
-    evaluate(tiny(tmp_path / "local", batch_size=5))
+    evaluate(tiny(tmp_path / "run", data=data, batch_size=2, executor=on(cluster, workers=1)))
+    evaluate(tiny(tmp_path / "local", batch_size=2))
     assert sent == {0, 1, 2}
     named = ("seconds", "data")
     assert rows(tmp_path / "run", without=named) == rows(tmp_path / "local", without=named)
@@ -172,12 +173,16 @@ def test_a_node_without_this_package_is_named(cluster, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+ROOT = str(Path(__file__).parents[2])
+TINY = [f"model._target_={HERE}.model", f"data._target_={HERE}.data"]
+
+
 def command(*arguments, cwd, **environment):
     """Run the command in a process of its own, whose environment Ray reads once."""
     return subprocess.run(
-        [sys.executable, "-m", "foolbox_carescale", "evaluate", "executor=ray", *arguments],
+        [sys.executable, "-m", "foolbox_carescale", "evaluate", "executor=ray", *TINY, *arguments],
         cwd=cwd,
-        env={**os.environ, "HOME": str(cwd), **environment},
+        env={**os.environ, "HOME": str(cwd), "PYTHONPATH": ROOT, **environment},
         capture_output=True,
         text=True,
         timeout=300,

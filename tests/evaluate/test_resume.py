@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +38,9 @@ from foolbox_carescale.evaluate.store.folder import FORMAT, RunFolder
 from foolbox_carescale.evaluate.store.parquet import VerifiedParquet
 from foolbox_carescale.evaluate.store.rows import RowStore
 from tests.evaluate import factories
-from tests.evaluate.factories import ATTACKS, computed, rows, tiny
+from tests.evaluate.factories import ATTACKS, SAMPLES, computed, rows, tiny
 
-TASKS = 12 * 4
+TASKS = SAMPLES * 4
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +126,7 @@ def test_progress_counts_what_was_there_before(tmp_path):
     assert [p.seconds_left > 0 for p in seen] == [True, *[False] * (TASKS - 9)]
     assert {p.resumed for p in seen} == {10}
     last = seen[-1]
-    assert (last.setting.label, last.setting_done, last.setting_total) == ("pgd", 12, 12)
+    assert (last.setting.label, last.setting_done, last.setting_total) == ("pgd", SAMPLES, SAMPLES)
     robust = [r["robust"] for r in rows(tmp_path / "run") if r["attack"] == "pgd"]
     assert last.robust_accuracy == np.mean(robust)
 
@@ -315,7 +314,7 @@ def test_a_stored_task_that_saw_other_images_than_its_batch_is_computed_again(
 
     def told(rows):
         seen.append(rows["batch"][0].as_py())
-        return "other" if len(seen) == before + 3 * 12 + 5 else str(seen[-1])
+        return "other" if len(seen) == before + 3 * SAMPLES + 5 else str(seen[-1])
 
     monkeypatch.setattr("foolbox_carescale.evaluate.store.index.images_digest", told)
     evaluate(tiny(tmp_path / "run"))
@@ -483,14 +482,17 @@ WAITING = "tasks/0000-noise-0.2-00001.parquet"
 COMPACTED = "results/00000.parquet"
 
 
-@pytest.mark.parametrize("damage", [truncated, flipped, emptied, of_another_task])
 @pytest.mark.parametrize(
-    ("name", "file", "tasks"),
+    ("name", "file", "tasks", "damage"),
     [
-        ("complete, waiting", WAITING, 1),
-        ("interrupted, waiting", WAITING, TASKS - 9),
-        ("complete", COMPACTED, TASKS),
-        ("interrupted", COMPACTED, TASKS),
+        ("complete, waiting", WAITING, 1, truncated),
+        ("complete, waiting", WAITING, 1, of_another_task),
+        ("interrupted, waiting", WAITING, TASKS - 9, flipped),
+        ("interrupted, waiting", WAITING, TASKS - 9, emptied),
+        ("complete", COMPACTED, TASKS, flipped),
+        ("complete", COMPACTED, TASKS, emptied),
+        ("interrupted", COMPACTED, TASKS, truncated),
+        ("interrupted", COMPACTED, TASKS, of_another_task),
     ],
 )
 def test_a_damaged_part_is_set_aside_and_computed_again(
@@ -504,7 +506,7 @@ def test_a_damaged_part_is_set_aside_and_computed_again(
     damaged = victim.read_bytes()
     with pytest.warns(EvaluationWarning, match="cannot be trusted .* is computed again") as said:
         assert computed(folder) == tasks
-    assert len(said) == 1
+    assert sum("is computed again" in str(one.message) for one in said) == 1
     assert rows(folder) == reference
     (aside,) = (folder / "damaged").iterdir()
     assert aside.read_bytes() == damaged
@@ -547,7 +549,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path):
     assert [p.name for p in tmp_path.rglob("*")] == ["run", "results"]
 
 
-@pytest.mark.parametrize("times", [5, pytest.param(20, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.nightly)])
 def test_nothing_is_lost_or_doubled_when_a_run_is_killed_again_and_again(
     tmp_path, reference, in_process, times
 ):
@@ -617,14 +619,15 @@ def test_the_plan_of_a_resumed_run_takes_the_times_of_what_is_done(tmp_path, cap
     stored = Results.load(folder).table.to_pandas()[["setting", "seconds"]].fillna(0)
     each = stored.groupby("setting").seconds.agg(["mean", "size"])
     others = 5 - len(each)  # settings of which nothing is done
-    left = (each["mean"] * (12 - each["size"])).sum() + others * 12 * stored.seconds.mean()
+    left = (each["mean"] * (SAMPLES - each["size"])).sum()
+    left += others * SAMPLES * stored.seconds.mean()
     seen = []
     evaluate(tiny(folder), on_progress=seen.append)
     assert seen[0].seconds_left == pytest.approx(left)
     for state in seen[:2]:
         print_settings(dataclasses.replace(state, seconds_left=3600 * state.seconds_left / left))
-    plan = f"resuming {folder}: 10 of 48 tasks are done, 38 are left, about 1:00:00 on one worker"
-    assert capsys.readouterr().out == f"{plan}\n"
+    plan = f"resuming {folder}: 10 of {TASKS} tasks are done, {TASKS - 10} are left, about 1:00:00"
+    assert capsys.readouterr().out == f"{plan} on one worker\n"
 
 
 def test_a_run_is_resumed_from_the_index_and_the_times_of_its_rows(tmp_path, monkeypatch):
@@ -688,8 +691,8 @@ sys.stdin.read()
 def test_a_process_that_waits_for_a_claim_of_another_says_so_once(tmp_path, reference, capsys):
     folder = started(tmp_path / "run", tasks=TASKS - 2)
     names = {f"{name[-5:]}-{name[:4]}" for name in RunFolder(folder).stored()}
-    assert max(names) == "00011-0001"  # of the last batch, the last two are missing
-    command = [sys.executable, "-c", HOLD, str(folder), str(TASKS - 13), str(TASKS - 1)]
+    assert max(names) == f"{SAMPLES - 1:05d}-0001"  # of the last batch, the last two are missing
+    command = [sys.executable, "-c", HOLD, str(folder), str(TASKS - SAMPLES - 1), str(TASKS - 1)]
     waits = []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"holds\n"
@@ -727,11 +730,12 @@ def test_what_another_process_chose_while_this_one_started_holds(tmp_path, refer
     assert sorted(found, key=order) == sorted(expected, key=order)
 
 
-@pytest.mark.parametrize("shards", [3, 7, 32])
+@pytest.mark.parametrize("shards", [4, 7])
 def test_shards_one_after_the_other_give_the_same_run(tmp_path, reference, shards):
     parts = [computed(tmp_path / "run", shard=f"{i}/{shards}") for i in range(shards)]
     assert sum(parts) == TASKS
-    assert set(parts) <= {4 * (12 // shards), 4 * (12 // shards + 1)}  # 4 tasks on each batch
+    batches = SAMPLES // shards
+    assert set(parts) <= {4 * batches, 4 * (batches + 1)}  # 4 tasks on each batch
     assert rows(tmp_path / "run") == reference
 
 
@@ -755,9 +759,9 @@ def test_shards_need_a_folder_that_they_share():
 
 
 def test_memory_does_not_grow_with_the_number_of_tasks(tmp_path):
-    # CPython's free lists and PyTorch's caches fill up to some bound in the first hundreds; from
-    # task 374 on, pytest keeps what is logged of each setting that ends
-    used, first, last = {}, 170, 370
+    # PyTorch's caches and CPython's free lists fill up in the first tasks; not before the last
+    # batch does a setting end, of which pytest keeps what is logged
+    used, first, last = {}, 80, 160
 
     def measure(progress):
         if progress.done in (first, last):
@@ -765,14 +769,15 @@ def test_memory_does_not_grow_with_the_number_of_tasks(tmp_path):
                 time.sleep(0.01)  # the last ones are being stored
             time.sleep(0.2)
             gc.collect()
-            used[progress.done] = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes()
+            used[progress.done] = np.array([sys.getallocatedblocks(), pa.total_allocated_bytes()])
+        if progress.done == last:
+            raise KeyboardInterrupt
 
     epsilons = np.linspace(0.1, 1, 34).round(4).tolist()
     attacks = {"noise": AttackConfig("L2AdditiveUniformNoiseAttack", epsilons)}
-    tracemalloc.start()
-    try:
+    with pytest.raises(KeyboardInterrupt):
         evaluate(tiny(tmp_path / "run", attacks=attacks), on_progress=measure)
-    finally:
-        tracemalloc.stop()
-    row = 200  # bytes, at the very least, of a row that somebody keeps
-    assert used[last] - used[first] < (last - first) * row
+    blocks, tables = used[last] - used[first]
+    # one that keeps the rows of its tasks keeps 15 objects and 1,700 bytes for each
+    assert blocks < 5 * (last - first)
+    assert tables < 200 * (last - first)

@@ -45,7 +45,7 @@ from foolbox_carescale.evaluate.store.parquet import MOST_ROWS, from_parquet, to
 from foolbox_carescale.evaluate.store.rows import RowStore
 from foolbox_carescale.evaluate.store.schema import SCHEMA, check_rows
 from tests.evaluate import synthetic
-from tests.evaluate.factories import data, rows, tiny
+from tests.evaluate.factories import SAMPLES, data, rows, tiny
 
 KINDS = ("run.json", "config.yaml", "warnings.json", "*.parquet", "examples/*", "adversarial_e*/*")
 LAYOUTS = ("results", "tasks")
@@ -98,7 +98,7 @@ def test_a_checksummed_file_is_read_back(checksummed):
 def test_results_open_in_pandas_polars_and_duckdb_as_they_are(folder):
     files = f"{folder}/results/*.parquet"
     count = len(rows(folder))
-    assert count == 12 * 5
+    assert count == SAMPLES * 5
     frame = pd.read_parquet(folder / "results")
     assert frame.robust.notna().sum() == count
     assert not frame.attacked.all()  # columns about the attack are null there, and keep their types
@@ -107,8 +107,8 @@ def test_results_open_in_pandas_polars_and_duckdb_as_they_are(folder):
         assert {name: str(read.dtypes[name]) for name in kinds} == kinds
     assert pl.read_parquet(files)["robust"].len() == count
     # the footers' statistics, which queries skip files by, are right too
-    query = f"select count(*) from '{files}' where attack = 'pgd' and sample >= 6"
-    assert duckdb.sql(query).fetchall() == [(6,)]
+    query = f"select count(*) from '{files}' where attack = 'pgd' and sample >= 2"
+    assert duckdb.sql(query).fetchall() == [(SAMPLES - 2,)]
 
 
 def test_saved_adversarial_examples_are_those_of_the_rows(folder):
@@ -128,7 +128,7 @@ def test_saved_adversarial_examples_are_those_of_the_rows(folder):
         assert kept["sample"].tolist() == [row["sample"]]
         moved = adversarial.astype(float) - images[row["sample"]].astype(float)
         assert np.abs(moved).max() == row["norm_linf"]
-    assert len(table) > 40
+    assert len(table) > 16
 
 
 def test_adversarial_examples_are_only_saved_when_asked_for(tmp_path):
@@ -140,7 +140,7 @@ def test_adversarial_examples_are_only_saved_when_asked_for(tmp_path):
 def small_disk(tmp_path):
     """A file system of its own with room for a few tasks."""
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(tmp_path)],
+        ["mount", "-t", "tmpfs", "-o", "size=150k", "none", str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,
@@ -155,7 +155,7 @@ def test_a_full_disk_is_one_error_and_what_was_done_is_intact(small_disk, tmp_pa
     with pytest.raises(StorageError, match=r"No space left on device.*is intact.*run again"):
         evaluate(tiny(small_disk / "run"))
     stored = rows(small_disk / "run")
-    assert 0 < len(stored) < 12 * 5
+    assert 0 < len(stored) < SAMPLES * 5
     reference = tmp_path_factory.mktemp("reference")
     evaluate(tiny(reference / "run"))
     expected = rows(reference / "run")
@@ -219,9 +219,9 @@ def test_a_report_leaves_damaged_files_out_and_says_so(tmp_path, uncompacted):
     evaluate(tiny(tmp_path / "run"))
     victim = next((tmp_path / "run" / "tasks").glob("0004-*"))
     victim.write_bytes(victim.read_bytes()[:-1])
-    with pytest.warns(EvaluationWarning, match="1 of 48 files with results .* damaged and left"):
+    with pytest.warns(EvaluationWarning, match="1 of 24 files with results .* damaged and left"):
         stored = rows(tmp_path / "run")
-    assert len(stored) == 12 * 5 - 1
+    assert len(stored) == SAMPLES * 5 - 1
 
 
 def test_folders_that_nobody_named_are_different_ones(tmp_path, monkeypatch):
@@ -537,7 +537,7 @@ def resumed(folder, changes):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("flips", [100, pytest.param(500, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("flips", [30, pytest.param(500, marks=pytest.mark.nightly)])
 def test_flipped_bits_in_all_kinds_of_files_are_noticed_or_harmless(
     tmp_path, flips, layout, request
 ):
@@ -573,4 +573,4 @@ def test_flipped_bits_in_all_kinds_of_files_are_noticed_or_harmless(
         noticed += bool(told) or refused is not None
         for path, original in files.items():
             path.write_bytes(original)
-    assert noticed > 0.96 * flips
+    assert noticed > 0.9 * flips
