@@ -115,7 +115,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def without_figures() -> Iterator[None]:
-    """Reports whose figures are made and not drawn, which takes a second: their files are empty."""
+    """Reports whose figures are not drawn, which takes seconds: their files are empty."""
 
     def save(_: Any, path: Path, **__: Any) -> list[Path]:
         written = [path.with_suffix(kind) for kind in (".png", ".svg")]
@@ -124,5 +124,8 @@ def without_figures() -> Iterator[None]:
         return written
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("foolbox_carescale.evaluate.report.figures.save", save)
+        figures = "foolbox_carescale.evaluate.report.figures"
+        patched.setattr(f"{figures}.save", save)
+        for name in ("curves", "norms", "grid"):
+            patched.setattr(f"{figures}.{name}", lambda *_, **__: None)
         yield

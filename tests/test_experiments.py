@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from foolbox_carescale.cli import main
-from foolbox_carescale.evaluate import Results
+from foolbox_carescale.evaluate import Results, load_evaluation
+
+pytestmark = pytest.mark.usefixtures("without_figures")
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
@@ -93,6 +95,15 @@ def test_memory_is_measured_of_every_process(tmp_path):
 
 
 def test_ray(tmp_path):
+    executor = load_evaluation(EXPERIMENTS / "ray.yaml").executor
+    assert (executor.name, executor.workers) == ("ray", None)
+    # on Ray itself: tests/evaluate/test_ray.py
+    results = evaluated("ray", tmp_path, "samples=4", "executor=local")
+    assert results.table.num_rows == 4
+
+
+@pytest.mark.nightly
+def test_ray_on_ray(tmp_path):
     pytest.importorskip("ray")
     # a process of its own: Ray forks, which JAX, if a test has imported it, warns about
     short = ["samples=4", "batch_size=2", "executor.workers=1", f"output={tmp_path / 'run'}"]

@@ -1,10 +1,11 @@
 import io
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
 import textwrap
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -25,7 +26,7 @@ ONLY_PGD = textwrap.dedent(
       foolbox: {name: LinfPGD, steps: 2}
       ours: {name: LinfClipAwarePGD, steps: 2}
     epsilons: {Linf: [0.02, 0.05]}
-    samples: 12
+    samples: 4
     """
 )
 
@@ -41,6 +42,7 @@ def run(*arguments, cwd):
     return subprocess.run(
         [sys.executable, "-m", "foolbox_carescale", *arguments],
         cwd=cwd,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(cwd), *sys.path])},
         capture_output=True,
         text=True,
         timeout=300,
@@ -48,8 +50,22 @@ def run(*arguments, cwd):
     )
 
 
-def test_a_file_and_overrides_make_a_run_folder_and_a_line_for_each_setting(config, tmp_path):
-    done = run("evaluate", config, "attacks.ours.steps=3", "output=out", cwd=tmp_path)
+AUDITED = """
+import atexit, sys
+connected = []
+def hook(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        connected.append(event)
+sys.addaudithook(hook)
+atexit.register(lambda: open("connected", "w").write(str(connected)))
+"""
+
+
+def test_a_process_makes_a_run_folder_and_a_line_for_each_setting_and_connects_to_nothing(
+    config, tmp_path
+):
+    (tmp_path / "sitecustomize.py").write_text(AUDITED, encoding="utf-8")
+    done = run("evaluate", config, "attacks.ours.steps=3", "output=out", "samples=12", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "clean accuracy" in done.stdout
@@ -70,6 +86,7 @@ def test_a_file_and_overrides_make_a_run_folder_and_a_line_for_each_setting(conf
     }
     assert (tmp_path / "out" / "curves.png").stat().st_size > 5000
     assert "steps: 3" in (tmp_path / "out" / "config.yaml").read_text(encoding="utf-8")
+    assert (tmp_path / "connected").read_text(encoding="utf-8") == "[]"
 
 
 def test_wrong_input_is_one_line_and_exit_code_2_in_a_process_of_its_own(config, tmp_path):
@@ -322,27 +339,21 @@ def test_ctrl_c_prints_the_command_that_resumes(config, monkeypatch, capsys):
     assert f"output={summary['folder']}" in command
 
 
-def test_sigterm_stops_a_run_with_exit_code_143(config, tmp_path):
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "foolbox_carescale",
-            "evaluate",
-            config,
-            "batch_size=1",
-            "output=out",
-        ],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not list(tmp_path.glob("out/tasks/*")) and process.poll() is None:
-        time.sleep(0.02)
-    process.terminate()
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 143, error
-    assert "resume with: carescale evaluate run.yaml batch_size=1 output=out" in error
+def test_sigterm_stops_a_run_with_exit_code_143(config, monkeypatch, capsys):
+    original = worker.Worker.run
+
+    def terminated(self, task):
+        if task.number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, task)
+
+    monkeypatch.setattr(worker.Worker, "run", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["evaluate", config, "output=out"]) == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    error = capsys.readouterr().err
+    assert "interrupted; 2 of 4 tasks are in out" in error
+    assert "resume with: carescale evaluate run.yaml output=out" in error
 
 
 def test_json_is_all_that_stdout_gets(config, capsys):
@@ -364,12 +375,12 @@ def test_json_is_all_that_stdout_gets(config, capsys):
 
 
 def test_quiet_prints_nothing(config, capsys):
-    assert main(["evaluate", config, "output=out", "--quiet"]) == 0
+    assert main(["evaluate", config, "output=out", "samples=12", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
 
 
 def test_the_last_shard_reports_the_run(config, tmp_path, capsys):
-    command = ["evaluate", config, "output=out", "batch_size=6", "--shard"]
+    command = ["evaluate", config, "output=out", "batch_size=2", "--shard"]
     assert main([*command, "1/2"]) == 0
     assert "out: shard 1/2 is done, others are not" in capsys.readouterr().out
     assert not (tmp_path / "out" / "summary.csv").exists()

@@ -1,6 +1,8 @@
 import logging
 import warnings
 
+import pytest
+
 from foolbox_carescale.cli import main
 from foolbox_carescale.evaluate import Evaluation, evaluate
 from foolbox_carescale.evaluate.config.types import AttackConfig
@@ -46,6 +48,7 @@ def test_warnings_are_logged_also_where_filters_hide_them(caplog):
     assert record.getMessage() == "the gradient is zero; set steps"
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_the_command_line_prints_a_warning_once_beside_a_handler_of_the_root_logger(
     tmp_path, monkeypatch, capsys, caplog
 ):
