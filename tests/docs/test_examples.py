@@ -20,7 +20,18 @@ def test_every_example_is_shown_and_tested():
 def test_operator():
     for framework in ("torch", "jax", "tensorflow"):
         pytest.importorskip(framework)
-    # a process of its own: it matters which framework comes first
+    from experiments.examples import operator
+
+    slopes = [*operator.main().values()]
+    assert len(slopes) == 4
+    assert slopes == pytest.approx([slopes[0]] * 4, rel=1e-3)
+
+
+@pytest.mark.nightly
+def test_operator_in_a_process_of_its_own():
+    for framework in ("torch", "jax", "tensorflow"):
+        pytest.importorskip(framework)
+    # it matters which framework comes first
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "experiments.examples.operator"],
         cwd=ROOT, check=True, capture_output=True, text=True,

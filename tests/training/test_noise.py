@@ -3,9 +3,6 @@
 import math
 import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,11 +114,12 @@ def test_an_epoch_draws_different_noise_at_exactly_epsilon_and_a_seed_repeats_it
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_so_do_the_workers_of_a_loader():
+def test_so_do_the_workers_of_a_loader(processes):
     # in a process that has no threads yet, which others of the tests start here and a fork loses
-    code = f"from {__name__} import check_epochs; check_epochs(2, 'fork')"
-    root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+    child = processes.Process(target=check_epochs, args=(2, "fork"))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
 
 
 def test_settings_that_cannot_be_are_refused():

@@ -1,5 +1,6 @@
 import copy
 import csv
+import dataclasses
 import math
 import typing
 
@@ -138,7 +139,10 @@ def test_half_of_the_noise_is_that_of_earlier_generators(batch, network):
     assert len(recipe.state_dict()["past"]) == 2
 
 
-def test_the_experiment_measures_every_recipe_in_its_short_form(tmp_path):
+def test_the_experiment_measures_every_recipe_in_its_short_form(tmp_path, monkeypatch):
+    quick = dataclasses.replace(noise_training.QUICK, holdout=0.9, samples=8, pgd_samples=2)
+    monkeypatch.setattr(noise_training, "QUICK", quick)
+    monkeypatch.setattr(noise_training, "PGD_STEPS", 2)
     noise_training.main(["--quick", "--output", str(tmp_path)])
     assert (tmp_path / "noise_training.png").stat().st_size < 200_000
     with (tmp_path / "noise_training.csv").open() as file:
