@@ -267,6 +267,17 @@ def test_one_step_arrives_where_nothing_is_saturated(order):
         assert found == pytest.approx(root, rel=1e-11)
 
 
+@pytest.mark.parametrize("part", [0.5, 0.999, 1.001, 1.5, 3.0])
+def test_what_is_out_of_reach_ends_in_the_far_corner_and_nothing_else_does(part):
+    room = np.array([0.8, 0.9, 0, 0, 0.5])
+    eps = part * np.linalg.norm(room)
+    eta = roots._bracketed(*ROW, eps, (2.0, 2.0), 1e-12)
+    if part > 1:
+        assert eta == passes.beyond(X)  # where the last, 0.5 away, arrives
+    else:
+        assert np.linalg.norm(np.minimum(eta * np.abs(V), room)) == pytest.approx(eps, rel=1e-11)
+
+
 def test_eta_of_directions_below_the_normal_numbers_is_found():
     eta = roots._bracketed(X, 1e-310 * V, -9.0, 9.0, 1e-3, (2.0, 2.0), 1e-12)
     assert eta == pytest.approx(1e-3 / 1e-310 / np.linalg.norm(V), rel=1e-9)
