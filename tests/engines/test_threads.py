@@ -46,7 +46,7 @@ def implicit_eta(backend, x, v):
 
 @functools.cache  # compiled once
 def _jit():
-    return importlib.import_module("jax").jit(lambda x, v: fc.perturb(x, v, 3.0, p=1.3))
+    return importlib.import_module("jax").jit(lambda x, v: fc.perturb(x, v, 3.0))
 
 
 def jitted(backend, x, v):
@@ -55,7 +55,7 @@ def jitted(backend, x, v):
 
 @functools.cache
 def _graph():
-    return importlib.import_module("tensorflow").function(lambda x, v: fc.perturb(x, v, 3.0, p=1.3))
+    return importlib.import_module("tensorflow").function(lambda x, v: fc.perturb(x, v, 3.0))
 
 
 def in_a_graph(backend, x, v):

@@ -126,11 +126,8 @@ WAYS = [
 @pytest.mark.parametrize(
     ("name", "way", "orders"),
     backends.by_day(
-        # where a program takes seconds to compile: a general order and two closed forms
-        [
-            (*way, (0.5, 2.0, math.inf) if way[1] in (jitted, in_a_graph) else ORDERS)
-            for way in WAYS
-        ],
+        # where a program takes seconds to compile: a general order and a closed form
+        [(*way, (1.5, math.inf) if way[1] in (jitted, in_a_graph) else ORDERS) for way in WAYS],
         [(*way, ORDERS) for way in WAYS],
     ),
 )

@@ -97,11 +97,9 @@ def test_norm_is_exact_for_samples_of_a_million_elements(backend):
 
 
 def traced(framework):
-    """Return one order of each kind, by day two; the engines' own tests have all."""
-    day = [(f"{framework}-float64", 1.3), (f"{framework}-float32", 2.0)]
-    return backends.by_day(
-        day, [(f"{framework}-float32", 0.5), *day, (f"{framework}-float32", math.inf)]
-    )
+    """Return one order of each kind, by day one; the engines' own tests have all."""
+    more = [(f"{framework}-float32", p) for p in (0.5, 2.0, math.inf)]
+    return backends.by_day([(f"{framework}-float64", 1.3)], more)
 
 
 def all_cases(backend, p):
