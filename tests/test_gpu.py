@@ -133,9 +133,13 @@ def test_blocks_per_multiprocessor_follow_from_registers_threads_and_shared_memo
 
 def test_the_host_time_of_a_call_is_recorded(monkeypatch):
     monkeypatch.setattr(overhead, "SHAPES", ((4, 30),))
-    rows = [("perturb, p = 2, 4x30", 1, 50.0, 60.0), ("project, p = 2, 4x30", 2, 90.0, 100.0)]
+    rows = [
+        overhead.Row("perturb, p = 2, 4x30", 1, 50.0, 60.0, 3.0, 20.0),
+        overhead.Row("project, p = 2, 4x30", 2, 90.0, 100.0, 6.0, 40.0),
+    ]
     text = overhead.render(rows)
     assert "Worst: 50 us, met." in text
+    assert "| project, p = 2, 4x30 | 2 | 90 | 100 | 6.0 | 40 |" in text
     assert math.isclose(overhead.least(lambda: None, 1), 0, abs_tol=100)
 
 

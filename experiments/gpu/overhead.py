@@ -4,11 +4,13 @@
 
 Tensors in main memory are sent down the road of CUDA tensors (`pretend`), to a driver that
 launches nothing and compiles nothing after the first call. So a call's time is that of Python,
-PyTorch's dispatch and Triton's launcher up to the driver. Not in it: the driver itself, a few
+PyTorch's dispatch and Triton's launcher up to what is in C. Not in it: the driver itself, a few
 microseconds per launch, and allocations on a device. What eager code computes is in it, which a
 GPU would do meanwhile: shapes are small. The result is given in microseconds and
 relative to the least that PyTorch does, an addition of two empty tensors: that ratio carries over
-to other machines.
+to other machines. The launches of a call are also timed alone: as the package makes them, and by
+Triton's own way, which looks for the compiled kernel each time. What is left of the call's time is
+the package's own Python, and PyTorch's.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 PACKAGES = ("torch", "triton", "foolbox-carescale")
 GOAL = 60.0  # microseconds, of perturb
@@ -43,8 +47,20 @@ def main(arguments: list[str] | None = None) -> None:
         (chosen.output / "gpu_overhead.md").write_text(text, encoding="utf-8")
 
 
-def measure(rounds: int) -> list[tuple[str, int, float, float]]:
-    """Return for each call its name, launches, microseconds, and those of empty operations."""
+@dataclass(frozen=True)
+class Row:
+    """What a call takes: microseconds, and times an empty operation of PyTorch."""
+
+    name: str
+    launches: int
+    spent: float
+    relative: float
+    launching: float  # of it, in launches
+    by_triton: float  # what these would take if Triton made them
+
+
+def measure(rounds: int) -> list[Row]:
+    """Return what each call takes."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("TRITON_CACHE_DIR", folder)
         import torch
@@ -61,13 +77,36 @@ def measure(rounds: int) -> list[tuple[str, int, float, float]]:
                     for name, call in made.items():
                         call()  # compiles
                         driver.launched.clear()
-                        call()
-                        launches = len(driver.launched)
+                        launches = launches_of(call)
+                        assert len(launches) == len(driver.launched)
                         nothing = least(lambda: torch.add(empty, empty), rounds)
                         spent = least(call, rounds)
+                        alone = [
+                            least(lambda made=made: [f(*a) for f, a in made], rounds)
+                            for made in (
+                                launches,
+                                [(launch.by_triton, arguments) for launch, arguments in launches],
+                            )
+                        ]
                         label = f"{name}, p = {p:g}, {'x'.join(map(str, shape))}"
-                        rows.append((label, launches, spent, spent / nothing))
+                        rows.append(Row(label, len(launches), spent, spent / nothing, *alone))
         return rows
+
+
+def launches_of(call: Callable[[], Any]) -> list[tuple[Any, tuple[Any, ...]]]:
+    """Return what a call launches, with the arguments."""
+    from foolbox_carescale.engines.triton_cuda.dispatch import Launch
+
+    launch = Launch.__call__
+    found = []
+
+    def noted(self: Launch, *arguments: Any) -> None:
+        found.append((self, arguments))
+        launch(self, *arguments)
+
+    with mock.patch.object(Launch, "__call__", noted):
+        call()
+    return found
 
 
 def least(call: Callable[[], Any], rounds: int) -> float:
@@ -83,12 +122,12 @@ def least(call: Callable[[], Any], rounds: int) -> float:
     return 1e6 * min(medians)
 
 
-def render(rows: list[tuple[str, int, float, float]]) -> str:
+def render(rows: list[Row]) -> str:
     """Return the table and the goal."""
     from experiments.benchmarks.environment import describe
 
     load = os.getloadavg()[0]
-    worst = max(spent for name, _, spent, _ in rows if name.startswith("perturb"))
+    worst = max(row.spent for row in rows if row.name.startswith("perturb"))
     lines = [
         "# The host's share of a call on a GPU",
         "",
@@ -98,10 +137,17 @@ def render(rows: list[tuple[str, int, float, float]]) -> str:
         f"Goal: `perturb` takes the host at most {GOAL:g} us. Worst: {worst:.0f} us,"
         f" {'met' if worst <= GOAL else 'missed'}.",
         "",
-        "| call | launches by Triton | us | relative to an empty operation |",
-        "|---|---|---|---|",
+        "'Launches' is what these take alone, in a loop; 'by Triton' is what they take there by"
+        " Triton's own way.",
+        "",
+        "| call | launches | us | relative to an empty operation | launches, us | by Triton, us |",
+        "|---|---|---|---|---|---|",
     ]
-    lines += [f"| {name} | {n} | {spent:.0f} | {ratio:.0f} |" for name, n, spent, ratio in rows]
+    lines += [
+        f"| {row.name} | {row.launches} | {row.spent:.0f} | {row.relative:.0f}"
+        f" | {row.launching:.1f} | {row.by_triton:.0f} |"
+        for row in rows
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -16,6 +16,7 @@ from unittest import mock
 import torch
 from torch.overrides import TorchFunctionMode
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia import driver as nvidia
 from triton.runtime import driver
 
 
@@ -72,6 +73,7 @@ class Driver:
             load_binary=self._load,
             unload_module=lambda module: None,
             get_current_device=lambda: 0,
+            build_signature_metadata=tuple,
         )
 
     def _load(self, name: str, cubin: bytes, shared: int, device: int) -> tuple[int, ...]:
@@ -82,11 +84,14 @@ class Driver:
     def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
         """Return what launches a kernel: it notes the name."""
         self._next = source, metadata  # the binary is loaded next
-
-        def launch(*args: Any, name: str = metadata.name) -> None:
-            self.launched.append(name)
-
-        return launch
+        self.utils.launch = lambda *args: self.launched.append(metadata.name)
+        if not hasattr(nvidia, "annotate_arguments"):  # Triton 3.3 compiles its launcher
+            return self.utils.launch  # type: ignore[no-any-return]
+        # Triton's launcher up to what is in C, and to what that needs to know of the arguments
+        kinds = {"ARG_CONSTEXPR": 0, "ARG_KERNEL": 1, "ARG_TUPLE": 2}
+        described = {"PyKernelArg": lambda **kind: kind, **kinds}
+        with mock.patch.multiple(nvidia, create=True, **described):
+            return nvidia.CudaLauncher(source, metadata)  # type: ignore[no-any-return]
 
     def get_current_target(self) -> GPUTarget:
         """Return the architecture that Triton compiles for."""

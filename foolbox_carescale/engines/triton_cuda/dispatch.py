@@ -77,9 +77,8 @@ class Launch:
                 return
             except Exception:  # a Triton that wants other arguments here; else it is raised below
                 self._run, self._runs_alone = None, False
-        options = {} if INTERPRETED else self._options
         try:
-            compiled = self.kernel[self._grid](*arguments, **self._constants, **options)
+            compiled = self.by_triton(*arguments)
         except Exception as error:
             if self._started:
                 raise
@@ -87,6 +86,11 @@ class Launch:
         self._started = True
         if self._runs_alone:
             self._run = compiled[self._grid]
+
+    def by_triton(self, *arguments: Any) -> Any:
+        """Launch the kernel as Triton does, which looks for the compiled one, and return that."""
+        options = {} if INTERPRETED else self._options
+        return self.kernel[self._grid](*arguments, **self._constants, **options)
 
 
 def remembered(prepare: Callable[..., Any]) -> Callable[..., Any]:

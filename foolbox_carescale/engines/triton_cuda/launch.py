@@ -144,17 +144,16 @@ def _launch(
     data = (x, delta, lower, upper, length)
     steps = (x_step, delta_step, low_step, high_step, length_step)
     numbers = bits_of(low, high, number, tolerance)
-    passes, last, space_size = _launches(
+    passes, last, sizes, space_size = _launches(
         rows, n, device, p, alignments((*data, out)), steps, writes
     )
     with on(device):
         space = eta
         if passes:
             space = torch.empty(space_size, dtype=torch.float64, device=device)
-        for launch, sizes in passes:
+        for launch in passes:
             launch(*data, space, word, *steps, *sizes, *numbers)
-        launch, sizes = last
-        launch(*data, space, eta, word, out, *steps, *sizes, *numbers)
+        last(*data, space, eta, word, out, *steps, n, *sizes, rows, *numbers)
     return out, eta, flags
 
 
@@ -167,8 +166,8 @@ def _launches(
     kinds: tuple[Any, ...],
     steps: tuple[int, ...],
     writes: bool,
-) -> tuple[list[Any], Any, int]:
-    """Return the launches of passes and the last one, with their sizes, and their float64 space.
+) -> tuple[list[Launch], Launch, tuple[int, int, int], int]:
+    """Return the launches of passes and the last one, their sizes, and their float64 space.
 
     ``kinds`` are those of x, delta, lower, upper, eps and where to write.
     """
@@ -210,8 +209,7 @@ def _launches(
     )  # fmt: skip
     space = rows * kernels.space_of(parts) if count else 0
     sizes = n, size, parts
-    # what is written is contiguous
-    return [(launch, sizes) for launch in passes], (last, (n, *sizes, rows)), space
+    return passes, last, sizes, space
 
 
 def _shape(n: int, block: int) -> tuple[int, int, int]:
