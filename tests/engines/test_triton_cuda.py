@@ -426,6 +426,17 @@ def test_launches_are_made_anew_for_what_triton_compiles_differently(monkeypatch
     assert dispatch.alignments((x, x, apart)) != dispatch.alignments((x, apart, x))
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (1, 1)])
+def test_kernels_read_the_sign_that_pytorch_keeps_beside_the_memory(shape):
+    from foolbox_carescale.engines.triton_cuda.dispatch import rows_of
+
+    values = torch.arange(1.0, 1.0 + math.prod(shape)).reshape(shape)
+    for negated in (torch._neg_view(values), torch.complex(values, values).conj().imag):
+        rows, stride = rows_of(negated, shape[1])
+        assert not rows.is_neg()
+        assert torch.equal(rows.as_strided(shape, (stride, 1)), -values)
+
+
 def test_every_call_has_a_word_of_flags_of_its_own():
     from foolbox_carescale.engines.triton_cuda import dispatch
 

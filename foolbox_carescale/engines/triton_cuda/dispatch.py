@@ -134,9 +134,9 @@ def bits_of(*values: float) -> tuple[int, ...]:
 
 def rows_of(a: torch.Tensor, n: int) -> tuple[torch.Tensor, int]:
     """Return a tensor whose samples of n elements are contiguous, and how far apart they begin."""
-    if a.is_contiguous():  # then the strides need not be asked for, which takes longer
+    if a.is_contiguous() and not a.is_neg():  # strides take longer to ask for
         return a, n
-    a = a.detach().reshape(a.shape[0], n)
+    a = a.detach().resolve_neg().reshape(a.shape[0], n)  # kernels do not see PyTorch's sign bit
     if a.stride(1) != 1 and n > 1:
         a = a.contiguous()
     return a, a.stride(0)
