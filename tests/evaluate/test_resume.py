@@ -281,7 +281,7 @@ def test_an_image_that_is_repaired_later_is_another_one(tmp_path, monkeypatch):
 def test_a_batch_without_any_image_that_can_be_read_ends_with_its_first_path(tmp_path):
     paths = write_photos(tmp_path / "images", damaged=[3, 4, 5])
     skip = of_photos(tmp_path / "images", on_error="skip")
-    line = f"none of 3 samples of a batch can be read; data: '{paths[3]}' .* all but 1 of 8"
+    line = f"none of 3 samples of a batch can be read; data: '{paths[3]}' .* of 8 batches 1 could"
     with pytest.raises(UserError, match=line):
         evaluate(tiny(tmp_path / "run", **skip))
 

@@ -3,6 +3,7 @@
 import math
 import re
 
+import eagerpy as ep
 import numpy as np
 import pytest
 
@@ -230,24 +231,15 @@ def test_tensors_of_two_devices():
         fc.perturb(x, torch.empty_like(x, device="meta"), 0.5)
 
 
-def test_eps_and_bounds_of_another_device():
+@pytest.mark.parametrize("name", ["eps", "bounds (lower)"])
+def test_eps_and_bounds_of_another_device(name):
     torch = pytest.importorskip("torch")
-    from torch._subclasses import FakeTensorMode
+    from foolbox_carescale.operators.validation import _like
 
-    from foolbox_carescale.operators.validation import prepare
-
-    with FakeTensorMode():  # it needs no GPU
-        x = torch.empty((3, 4), device="cuda:1")
-        there = x.device
-        assert prepare(x, x, torch.tensor(0.5), 2.0, (0.0, 1.0)).eps.raw.device == there
-        assert prepare(x, x, torch.ones(3, device=there), 2.0, (0.0, 1.0)).eps.raw.device == there
-        for device in ("cpu", "cuda:0"):
-            eps = torch.ones(3, device=device)
-            with pytest.raises(ValueError, match=says("eps:", "cuda:1", device, ".to(x.device)")):
-                fc.perturb(x, x, eps)
-            lower = torch.zeros((1, 4), device=device)
-            with pytest.raises(ValueError, match=says("bounds (lower):", "cuda:1", device)):
-                fc.perturb(x, x, 0.5, bounds=(lower, 1.0))
+    there = ep.astensor(torch.empty((3, 4), device="meta"))  # needs no GPU
+    with pytest.raises(ValueError, match=says(f"{name}:", "of x, meta", "cpu", ".to(x.device)")):
+        _like(torch.ones(3), there, name)
+    assert _like(torch.tensor(0.5), there, name).raw.device.type == "meta"  # a number is moved
 
 
 def test_eps_of_another_framework():
