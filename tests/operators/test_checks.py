@@ -1,5 +1,7 @@
 """When values are checked, on CPU tensors that pass for those of an accelerator."""
 
+import math
+
 import pytest
 import torch
 
@@ -25,10 +27,21 @@ def call(x, delta=None, eps=None):
     return fc.perturb(x, delta, torch.tensor([0.1, 0.2]) if eps is None else eps)
 
 
+def with_one(bad):
+    """Return values of which one alone, in the last row, is bad."""
+    values = torch.full((2, 3), 0.5)
+    values[1, 2] = bad
+    return values
+
+
 BAD = [
-    ({"x": torch.full((2, 3), 2.0)}, "x: .*outside the bounds"),
-    ({"delta": torch.full((2, 3), float("nan"))}, "delta: .*NaN"),
+    ({"x": with_one(2.0)}, "x: .*outside the bounds"),
+    ({"x": with_one(-1.0)}, "x: .*outside the bounds"),
+    ({"x": with_one(math.nan)}, "x: .*NaN|x or delta: .*NaN"),
+    ({"delta": with_one(math.nan)}, "delta: .*NaN"),
+    ({"delta": with_one(-math.inf)}, "delta: .*infinite"),
     ({"eps": torch.tensor([0.1, -1.0])}, "eps: .*negative|eps: expected .* got -1.0 for sample 1"),
+    ({"eps": torch.tensor([math.inf, 0.1])}, "eps: .*infinite|eps: .* got inf for sample 0"),
 ]
 
 
