@@ -88,6 +88,43 @@ def test_what_is_gone_back_to_has_the_highest_loss_and_its_own_gradient():
     assert highest.gradient.numpy().tolist() == [[20], [30]]
 
 
+@pytest.mark.parametrize("lent", [True, False])
+def test_a_gradient_that_a_direction_still_needs_is_not_written_to(lent):
+    highest = HighestLoss(BestIterate(), lent=lent)
+    first = tensor([1.0], [1.0])
+    highest.update(first, tensor(1.0, 1.0), first)
+    highest.update(tensor([2.0], [2.0]), tensor(0.0, 2.0), tensor([20.0], [20.0]))
+    assert highest.gradient.numpy().tolist() == [[1], [20]]
+    assert first.numpy().tolist() == [[1], [1 if lent else 20]]  # in its memory, or in another
+    highest.update(tensor([3.0], [3.0]), tensor(3.0, 0.0), tensor([30.0], [30.0]))
+    assert highest.gradient.numpy().tolist() == [[30], [20]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "p", "expected"),
+    [
+        (None, 1, directions.Momentum),
+        (None, 1.5, directions.Gradient),
+        (None, 3, directions.Gradient),
+        (None, np.inf, directions.Momentum),
+        ("gradient", 1, directions.Gradient),
+        ("adam", 2, directions.Adam),
+        ("conjugate", 2, directions.Conjugate),
+    ],
+)
+def test_a_direction_is_the_one_that_is_asked_for_or_that_of_the_order(kind, p, expected):
+    assert type(directions.make_direction(kind, p)) is expected
+
+
+def test_adam_takes_signs_alone_where_steps_do():
+    signs, whole = directions.make_direction("adam", np.inf), directions.make_direction("adam", 2)
+    gradient = tensor([4.0, -1.0])
+    assert signs(gradient).sign().numpy().tolist() == [[1.0, -1.0]]
+    assert whole(gradient).sign().numpy().tolist() == [[1.0, -1.0]]
+    assert signs.signs
+    assert not whole.signs
+
+
 def test_what_is_gone_back_to_is_held_once_while_it_is_the_best_of_all():
     best = BestIterate()
     highest = HighestLoss(best)

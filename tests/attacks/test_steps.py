@@ -40,6 +40,13 @@ def test_what_is_not_finite_counts_as_zero():
     assert steps.finite(g) is g
 
 
+def test_on_an_accelerator_it_does_so_without_a_look_at_the_values(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(steps.backends, "on_accelerator", lambda _: True)
+    g = eagerpy.astensor(torch.tensor([[1.0, math.nan, -math.inf, math.inf]]))
+    assert steps.finite(g).raw.tolist() == [[1, 0, 0, 0]]
+
+
 def test_gradients_of_unit_length_are_summed(engine):
     first = steps.accumulate(None, 0.5, ep([[3.0, -1.0], [0.0, 0.0], [1e-13, 0.0]]))
     np.testing.assert_allclose(first.raw, [[0.75, -0.25], [0, 0], [0.1, 0]])
