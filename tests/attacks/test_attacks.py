@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from foolbox_carescale import attacks
-from foolbox_carescale.attacks import registry
+from foolbox_carescale.attacks import pgd, registry, schedules
 from tests import reference
 from tests.attacks import model_cases
 from tests.attacks.table import (
@@ -38,6 +38,44 @@ def test_every_iterate_is_exactly_epsilon_away_and_inside_the_box(case, make, ar
     assert np.array_equal(
         np.asarray(success), case.logits(raw).argmax(1) != np.asarray(case.labels)
     )
+
+
+@pytest.mark.parametrize("watched", [True, False])
+@pytest.mark.parametrize("back", [[True, False, True, False], [True] * 4, [False] * 4])
+def test_samples_that_go_back_step_from_their_best_iterate(monkeypatch, back, watched):
+    """Compare the points that are stepped from with those of a run in which none goes back."""
+    weights = torch.randn(192, 5, generator=torch.Generator().manual_seed(0))
+    waves = lambda x: 3 * torch.sin(x.reshape(len(x), -1) @ weights)  # noqa: E731
+    case = model_cases.build("torch", waves, model_cases.images())
+
+    def starts_of(back):
+        starts, copies, observe = [], [], schedules.Halving.observe
+        step = pgd.step
+
+        def observed(self, t, losses):
+            assert observe(self, t, losses) is None or t > 4
+            return ep.astensor(np.array(back)) if t == 3 else None
+
+        def stepped(x, direction, size, **arguments):
+            starts.append(case.numpy(x.raw))
+            return step(x, direction, size, **arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(schedules.Halving, "observe", observed)
+            patched.setattr(pgd, "step", stepped)
+            attack = attacks.ClipAwareAPGD(p=2, steps=25, random_start=False)
+            told = {"on_step": lambda i: copies.append((i.x, case.numpy(i.x)))} if watched else {}
+            attack(case.model, case.x, case.labels, epsilons=case.epsilon(2), **told)
+        for x, as_it_was in copies:  # what was told stays what it was
+            np.testing.assert_array_equal(case.numpy(x), as_it_was)
+        return starts
+
+    straight, starts = starts_of([False] * 4), starts_of(back)
+    losses = np.array([case.losses(case.backend.tensor(x)) for x in straight[1:4]])
+    best = 1 + losses.argmax(axis=0)  # the input itself is not at epsilon, and does not count
+    assert (best[[0, 2]] < 3).any()  # or going back would be staying
+    for row, goes in enumerate(back):
+        np.testing.assert_array_equal(starts[3][row], straight[best[row] if goes else 3][row])
 
 
 @on_torch
