@@ -249,6 +249,16 @@ def test_samples_that_are_broken_leave_the_batch_with_the_iterate_that_broke_the
 
 
 @on_torch
+def test_an_attack_ends_once_every_sample_is_broken(case):
+    attack = attacks.ClipAwarePGD(p=2, steps=12, random_start=False, stop_when_broken=True)
+    _, seen = iterates_of(attack, case, epsilons=2 * case.epsilon(2))
+    broken = [int(np.asarray(iterate.is_adversarial).sum()) for iterate in seen]
+    assert sum(broken) == len(case.x)  # each once
+    assert broken[-1] > 0
+    assert len(seen) < 12
+
+
+@on_torch
 def test_the_default_direction_is_momentum_for_steps_of_signs_and_the_gradient_else(case):
     def outcome(p, **arguments):
         model_cases.seed("torch")
