@@ -68,7 +68,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now is not searched for garbage again and again while others compile."""
+    """Keep the garbage collector from searching what is imported by now while tests compile."""
     gc.collect()
     gc.freeze()
 

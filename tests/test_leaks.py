@@ -81,7 +81,7 @@ def attack() -> Callable[[], None]:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Of PyTorch, whose threads on tiny batches take much where other processes are busy."""
+    """Use one thread of PyTorch, whose threads are slow on tiny batches on a busy machine."""
     torch = importlib.import_module("torch")
     before = torch.get_num_threads()
     torch.set_num_threads(1)

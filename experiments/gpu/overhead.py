@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """What a call takes: microseconds, and times an empty operation of PyTorch."""
+    """Hold the time of a call, in microseconds and relative to an empty operation of PyTorch."""
 
     name: str
     launches: int

@@ -169,7 +169,7 @@ def moves() -> Results:
 
 
 def in_float32() -> list[Any]:
-    """What sums decide to the last digit."""
+    """Return results whose last digit depends on the order of sums."""
     rng = np.random.default_rng(0)
     x, v = rng.random((6, 2000), np.float32), rng.standard_normal((6, 2000), np.float32)
     bounds, eps = numbers("float32"), np.geomspace(0.1, 20, 6)
