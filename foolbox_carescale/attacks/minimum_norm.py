@@ -32,6 +32,7 @@ STEPSIZE_L1 = (1.0, 0.01)
 READ_EVERY = 8  # steps, on an accelerator: whether samples are near enough for ``early_stop``
 FASTEST_GROWTH = 1.3  # of a radius at which no adversarial example is known
 RESTART_AT = 0.95  # of the smallest norm found so far
+TIED_RADIUS = 0.01  # of the box's diagonal: the first radius where the input's margin is 0
 
 
 class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc]  # a final call
@@ -41,7 +42,8 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
     and grows by as much where it is not; gamma falls by a cosine. Every iterate is exactly that
     radius away from the input, after the clip, and every step is the exact maximiser of the
     linearised loss inside the bounds. While a sample has no adversarial example, its radius is that
-    at which the linearised margin is 0.
+    at which the linearised margin is 0; at equal logits, where the label still comes first, it
+    grows by 30%.
 
     Args:
         p: Order of the norm, in [1, inf].
@@ -140,7 +142,7 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
         sparsity = Sparsity("adaptive", state.x0, bounds)
         momentum = momentum_weight(self.momentum, p)
         x = previous = state.x0
-        size = radius.epsilon * 0
+        size = ep.zeros_like(radius.epsilon)  # no step leads to the input
         for t in range(self.steps + 1):
             final = t == self.steps
             point = state.evaluate(x, loss_fn, gradient=not final)
@@ -224,16 +226,20 @@ class _Radius:
     ) -> None:
         """Move on from iterate t, whose norm and evaluation are known."""
         gamma, now = self.change.size(t), self.epsilon
-        margin = losses.make_loss(criterion, "margin")(point.logits)
-        linear = norm + linear_radius(margin, x, point.gradient, self.p, self.bounds)
         lower, upper = self.bounds
-        linear = ep.minimum(linear, (upper - lower) * math.prod(x.shape[1:]) ** (1 / self.p))
+        diagonal = (upper - lower) * math.prod(x.shape[1:]) ** (1 / self.p)
+        margin = losses.make_loss(criterion, "margin")(point.logits)
+        tied = margin == 0  # as of rounded logits: how far the boundary is, it does not say
+        linear = norm + linear_radius(margin, x, point.gradient, self.p, self.bounds)
+        linear = ep.minimum(backends.without_nan(linear, diagonal), diagonal)
         if t == 0:
+            linear = ep.where(tied, ep.ones_like(linear) * TIED_RADIUS * diagonal, linear)
             radius = ep.where(self.nearest.known, now, linear)
         else:
             shrunk = ep.minimum(now * (1 - gamma), self.nearest.norm)
             radius = ep.where(point.is_adversarial, shrunk, now * (1 + gamma))
-            linear = ep.minimum(linear, now * FASTEST_GROWTH)
+            fastest = ep.minimum(now * FASTEST_GROWTH, diagonal)
+            linear = ep.where(tied, fastest, ep.minimum(linear, fastest))
             radius = ep.where(self.nearest.known, radius, linear)
         self.epsilon = ep.where(self.nearest.done, ep.zeros_like(radius), radius)
 

@@ -175,6 +175,49 @@ def test_where_nothing_succeeds_the_input_comes_back_and_is_no_success(p):
     assert torch.equal(points, x)
 
 
+@pytest.mark.parametrize("p", [1, 2, math.inf])
+def test_equal_logits_are_not_taken_for_the_boundary(p):
+    weights = torch.randn(192, generator=torch.Generator().manual_seed(0)) * 3
+
+    class Rounded(torch.nn.Module):
+        def forward(self, x):
+            z = (x.flatten(1) - 0.5) @ weights
+            z = z + (z.round() - z).detach()
+            return torch.stack([0 * z, z], dim=1)
+
+    at = torch.tensor([-0.1, -1.0])  # which round to a tie, where the first class wins, and to -1
+    x = 0.5 + at[:, None] * weights / weights.square().sum()
+    model = fb.PyTorchModel(Rounded().eval(), bounds=(0, 1), device="cpu")
+    attack = attacks.ClipAwareMinimumNorm(p=p, steps=30)
+    points, _, success = attack(model, x, torch.zeros(2, dtype=torch.long), epsilons=None)
+    least = (0.5 - at) / torch.linalg.vector_norm(weights, {1: math.inf, math.inf: 1}.get(p, 2))
+    norms = torch.linalg.vector_norm(points - x, p, dim=1)
+    assert success.all()
+    assert (norms >= least * (1 - 1e-5)).all()
+    assert (norms <= least * 1.01).all()
+
+
+def test_a_sample_without_finite_logits_leaves_the_others_alone():
+    case, _ = model_cases.linear()
+    alone = attacks.ClipAwareMinimumNorm(steps=5).run(case.model, case.x, case.labels)
+    bad = case.x[:1] * 0 + 0.25
+
+    class Undefined(torch.nn.Module):
+        def forward(self, x):
+            undefined = (x == bad).flatten(1).all(1, keepdim=True)
+            return torch.where(undefined, math.nan, case.model(x))
+
+    model = fb.PyTorchModel(Undefined().eval(), bounds=(0, 1), device="cpu")
+    x = torch.cat([case.x, bad])
+    labels = torch.cat([case.labels, torch.zeros(1, dtype=torch.long)])  # NaN counts as class 0
+    attack = attacks.ClipAwareMinimumNorm(steps=5)
+    with pytest.warns(RuntimeWarning, match="the logits of 1 of 7 samples are not finite"):
+        points, _, success = attack(model, x, labels, epsilons=None)
+    assert not success[-1]
+    assert torch.equal(points[-1:], bad)
+    np.testing.assert_allclose(points[:-1], alone, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
