@@ -87,7 +87,8 @@ class CheckedCall(AttackWithDistance):
                 network than PyTorch's in the place of a Foolbox model; no logits.
 
         Warns:
-            RuntimeWarning: the model's first logits are not all finite, so success means nothing.
+            RuntimeWarning: logits of the model are not all finite, so success may mean nothing; on
+                an accelerator only the first are looked at.
         """
         checked = checked_call(model, inputs, criterion, epsilons, minimizes=self._minimizes)
         model, inputs, criterion, epsilons = checked

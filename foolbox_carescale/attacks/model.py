@@ -36,8 +36,8 @@ def as_foolbox_model(model: Any, inputs: Any) -> Any:
 def checked_model(model: Any, criterion: Criterion | None) -> Model:
     """Return a Foolbox model whose logits are checked at its first call.
 
-    It warns where some of them are not finite, unless ``model`` reports that. Logits are
-    brought to the dtype of the inputs, float32 at least.
+    It warns once where some of any call are not finite, on an accelerator of the first, unless
+    ``model`` reports that. Logits are brought to the dtype of the inputs, float32 at least.
 
     Args:
         model: A Foolbox model.
@@ -266,10 +266,15 @@ class _CheckedModel(WrappedModel):
             self._checked = not backends.is_traced(logits)  # JAX's gradients have no values
             if not backends.on_accelerator(logits) or _looks_bad(logits, self._classes):
                 _check_classes(logits, self._classes)
-                if self._warns and self._checked:
-                    _warn_of_overflow(logits)
+                self._warn_of_overflow(logits)
+        elif not backends.on_accelerator(logits):  # where the host would wait, the first tell
+            self._warn_of_overflow(logits)
         wanted = backends.at_least_float32(x).dtype
         return restore(logits if logits.dtype == wanted else logits.astype(wanted))
+
+    def _warn_of_overflow(self, logits: ep.Tensor) -> None:
+        if self._warns and not backends.is_traced(logits):
+            self._warns = not _warn_of_overflow(logits)
 
 
 def _check_shape(logits: ep.Tensor, x: ep.Tensor) -> None:
@@ -324,9 +329,10 @@ def _check_classes(logits: ep.Tensor, classes: ep.Tensor | None) -> None:
         )
 
 
-def _warn_of_overflow(logits: ep.Tensor) -> None:
+def _warn_of_overflow(logits: ep.Tensor) -> bool:
+    """Warn where logits are not finite, and return whether some are not."""
     if all_finite(logits):
-        return
+        return False
     values = backends.to_numpy(backends.at_least_float32(logits))
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
@@ -337,6 +343,7 @@ def _warn_of_overflow(logits: ep.Tensor) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
+    return bool(bad.any())
 
 
 def _device(t: ep.Tensor) -> Any:

@@ -309,6 +309,19 @@ def test_logits_that_are_not_finite_are_warned_of_once(attack):
         assert len(said) == 1
 
 
+@each_attack
+def test_logits_that_are_not_finite_at_perturbed_inputs_only_are_warned_of_once(attack):
+    clean = torch.tensor(X.reshape(4, -1) @ WEIGHTS)
+
+    def change(z):
+        unknown = (z[:, None] - clean).abs().amax(2).amin(1, keepdim=True) > 1e-3
+        return torch.where(unknown, z * 0 + math.nan, z)
+
+    with pytest.warns(RuntimeWarning, match=r"model: the logits of \d of \d samples") as said:
+        run(attack, change=change)
+    assert len(said) == 1
+
+
 @pytest.mark.parametrize("framework", backends.FRAMEWORKS)
 def test_logits_that_are_not_finite_are_warned_of_in_every_framework(framework):
     for name in ("noise",) if framework == "numpy" else ("gradient", "noise"):
