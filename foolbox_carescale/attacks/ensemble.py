@@ -358,5 +358,6 @@ def _stage_result(
     n = len(active)
     forwards: Passes = np.full(n, counting.forwards / n)
     if queries:  # each sample stops on its own; and one more judges the result
-        forwards = queries[0] + 1.0
+        passes = queries[0] + 1
+        forwards = passes * (counting.forwards / passes.sum())  # each may be the mean of draws
     return StageResult(name, active, broken, forwards, np.full(n, counting.backwards / n))

@@ -133,6 +133,16 @@ def test_draws_average_the_logits_of_a_random_model(case):
 
 
 @on_torch
+def test_the_queries_of_a_stage_count_every_draw(case):
+    model = CountingModel(case.model)
+    arguments = {"p": 2, "attacks": ("square",), "queries": 3, "draws": 4}
+    _, _, (stage,) = attacked(case, model=model, part=0.01, **arguments)
+    assert stage.forwards.tolist() == [4 * (3 + 1)] * model_cases.SAMPLES
+    # and Foolbox judges the result
+    assert model.forwards == stage.forwards.sum() + model_cases.SAMPLES
+
+
+@on_torch
 def test_a_verbose_run_prints_a_line_per_stage(case, capsys):
     _, success, seen = attacked(case, verbose=True)
     lines = capsys.readouterr().out.splitlines()
