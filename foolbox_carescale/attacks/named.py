@@ -74,7 +74,8 @@ class ClipAwareFGM(ClipAwareGradientAttack):
         if on_step is not None:
             norm = lp_distance(x0, best.x, 1).raw
             loss, found = best.loss.raw, best.found.raw
-            on_step(Iterate(1, 0, best.x.raw, norm, loss, found, epsilon, 1, state.samples))
+            size = getattr(epsilon, "raw", epsilon)
+            on_step(Iterate(1, 0, best.x.raw, norm, loss, found, size, 1, state.samples))
         chosen: ep.Tensor = best.x
         return chosen
 

@@ -226,7 +226,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
                     norm = lp_distance(x0, x, self.p).raw
                     found, spent = is_adversarial.raw, state.gradients
                     which = state.samples
-                    on_step(Iterate(t, restart, x.raw, norm, loss.raw, found, size, spent, which))
+                    length = getattr(size, "raw", size)
+                    on_step(Iterate(t, restart, x.raw, norm, loss.raw, found, length, spent, which))
                 if self.stop_when_broken and state.best.found.any():
                     left = np.flatnonzero(~np.asarray(state.best.found.numpy()))
                     if not len(left):

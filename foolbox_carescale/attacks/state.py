@@ -35,7 +35,8 @@ class Iterate:
         norm: Their distance from the inputs in the attack's p-norm, shape (N,).
         loss: What the attack ascends, shape (N,).
         is_adversarial: Shape (N,), bool.
-        stepsize: Length of the step that led here, in the units of the inputs.
+        stepsize: Length of the step that led here, in the units of the inputs: a number, or a
+            native tensor of shape (N,).
         gradients: Gradients of the model that each sample has cost until here.
         samples: Positions of the samples in the batch; ``stop_when_broken`` leaves fewer and fewer.
     """

@@ -178,6 +178,9 @@ def test_on_step_gets_native_tensors_numbered_in_order(case, make, arguments):
     first = 0 if attack.random_start else 1
     assert [iterate.step for iterate in seen] == list(range(first, attack.steps + 1))
     assert all(case.backend.is_own(iterate.x) for iterate in seen)
+    sizes = [iterate.stepsize for iterate in seen]
+    assert all(isinstance(size, float) or case.backend.is_own(size) for size in sizes)
+    assert np.isfinite([np.asarray(size).max() for size in sizes]).all()
 
 
 @on_torch

@@ -44,6 +44,7 @@ def test_every_iterate_is_inside_the_box_and_the_nearest_adversarial_one_comes_b
     np.testing.assert_allclose(reported, norms, rtol=1e-5, atol=1e-6)
     adversarial = np.stack([np.asarray(i.is_adversarial) for i in seen])
     assert all(case.in_box(i.x) for i in seen)
+    assert not np.asarray(seen[0].stepsize).any()
     least = np.where(adversarial, norms, np.inf).min(axis=0)
     assert np.asarray(success).all()
     np.testing.assert_allclose(case.norm(points, p), least, rtol=1e-6)
