@@ -13,6 +13,10 @@ from tests import backends
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's notes on this machine's CPU
 
+# Before PyTorch is imported, here and in all processes that tests start: its threads wait actively,
+# and tiny batches take a process longer with two of them where other tests want the second core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # JAX's programs are compiled once, as numba's are, and loaded in the next run.
 for name, value in {
     "COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".jax_cache"),

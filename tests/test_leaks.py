@@ -7,7 +7,7 @@ import importlib
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -77,16 +77,6 @@ def attack() -> Callable[[], None]:
         step(fmodel, x, labels, epsilons=0.5)
 
     return call
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Use one thread of PyTorch, whose threads are slow on tiny batches on a busy machine."""
-    torch = importlib.import_module("torch")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 CASES: dict[str, tuple[Callable[[], Any], int, int]] = {

@@ -1,16 +1,6 @@
 import pytest
-import torch
 
 # model_cases import Foolbox, which warns as the tests' own conftest knows: not before it is loaded
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """Tiny batches gain nothing from threads, and lose much where other processes are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

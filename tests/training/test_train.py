@@ -125,7 +125,7 @@ def test_training_learns_and_another_seed_gives_other_weights(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 @pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_two_processes_average_their_gradients_to_those_of_the_whole_batch_also_after_a_kill(
-    processes, tmp_path, killed
+    request, processes, tmp_path, killed
 ):
     changes = {"norm": False, "shift": 0}
     one = train(factories.training(tmp_path / "one", **changes))
@@ -137,6 +137,8 @@ def test_two_processes_average_their_gradients_to_those_of_the_whole_batch_also_
         await_checkpoints(tmp_path / "two" / "checkpoint.pt", child, 4)
         child.kill()
         child.join()
+    else:
+        request.getfixturevalue("prepared")
     two = train(factories.training(tmp_path / "two", processes=2, **changes))
     weights = load_file(two.weights)
     for name, expected in load_file(one.weights).items():
@@ -146,6 +148,8 @@ def test_two_processes_average_their_gradients_to_those_of_the_whole_batch_also_
         assert mine.accuracy == theirs.accuracy
 
 
+@pytest.mark.usefixtures("prepared")
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no server of forked processes")
 def test_two_processes_share_each_batch_and_keep_the_same_weights_also_when_resumed(tmp_path):
     config = dataclasses.replace(
         factories.training(tmp_path, "adversarial-noise", epochs=2), processes=2, threads=1
