@@ -176,7 +176,7 @@ class _Live:
     def update(self, x: ep.Tensor, model: Model) -> Array:
         """Take what has a larger margin; return which samples are adversarial now, shape (n,)."""
         logits = backends.at_least_float32(model(x))
-        margin = make_loss(self.criterion, "margin")(logits)
+        margin = backends.without_nan(make_loss(self.criterion, "margin")(logits), -math.inf)
         found = self.criterion(x, logits)
         if self.margin is None:
             self.x, self.margin = x, margin

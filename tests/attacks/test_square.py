@@ -43,6 +43,23 @@ def test_the_margin_only_falls_with_more_queries(case):
     assert margin(60).mean() < margin(2).mean()
 
 
+@pytest.mark.parametrize("case", ["numpy"], indirect=True)
+def test_a_start_whose_logits_are_nan_is_given_up(case):
+    class Undefined(CountingModel):
+        def __call__(self, inputs):
+            logits = super().__call__(inputs)
+            first = self.forwards == len(case.x)
+            return logits * (np.nan if first else 1.0)
+
+    def points(queries):
+        attack = attacks.ClipAwareSquare(queries=queries, seed=0)
+        return attack.run(Undefined(case.model), case.x, case.labels * 0, epsilon=1e-3)
+
+    with pytest.warns(RuntimeWarning, match="not finite"):  # argmax of NaN is class 0
+        start, after = points(1), points(2)
+    assert (start != after).reshape(len(start), -1).any(1).all()
+
+
 @pytest.mark.parametrize("case", model_cases.EVERY, indirect=True)
 def test_its_seed_decides_and_without_one_the_framework_s(case):
     first = search(case, queries=5)[0]
