@@ -309,6 +309,18 @@ def test_the_stage_of_an_ensemble_that_broke_a_sample_is_in_its_row(tmp_path):
     assert any(r["robust"] for r in table)
 
 
+def test_no_stage_broke_a_sample_that_is_judged_robust(tmp_path, monkeypatch):
+    names = "foolbox_carescale.evaluate.runner.worker._broken_by"
+    monkeypatch.setattr(names, lambda stages, samples: np.full(samples, "square", object))
+    params = {"attacks": ["square"], "queries": 1}
+    aa = {"aa": AttackConfig("L2ClipAwareAutoAttack", [1.0], params=params)}
+    table = rows(evaluate(small(tmp_path / "run", attacks=aa)))
+    for r in table:
+        broken = r["attacked"] and not r["robust"]
+        assert r["broken_by"] == ("square" if broken else None)
+    assert any(r["robust"] for r in table)
+
+
 def test_repeats_are_foolboxs(tmp_path):
     attacks = {
         "once": AttackConfig("L2AdditiveGaussianNoiseAttack", [12.0]),

@@ -168,15 +168,17 @@ class Worker:
             perturbed = np.clip(moved, 0, 1)
             recalled = counted.recall(perturbed)
             logits = self._logits(perturbed) if recalled is None else recalled
+            judged, nobody = self._judged(perturbed, logits, labels), np.array(None)
             measured: dict[str, Any] = {
-                **self._judged(perturbed, logits, labels),
+                **judged,
                 **measures.measured_norms(images, perturbed, setting.p, setting.epsilon),
                 # no epsilon limits the smallest perturbation
                 "returned_norm": None
                 if setting.minimises
                 else measures.perturbation_norms(images, raw, setting.p)[0],
                 "minimum_norm": minimum,
-                "broken_by": _broken_by(stages, len(images)),
+                # what draws numbers may answer a stage otherwise
+                "broken_by": np.where(judged["success"], _broken_by(stages, len(images)), nobody),
                 "in_bounds": np.all(measures.per_sample((moved >= 0) & (moved <= 1)), axis=1),
                 **{name: np.full(len(images), value) for name, value in cost.items()},
             }
