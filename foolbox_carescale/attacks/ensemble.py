@@ -97,7 +97,8 @@ class ClipAwareAutoAttack(ClipAwareAttack):
             the target's logit and the label's; or "dlr_or_margin", which uses the margin for
             fewer than 4 classes.
         queries: Forward passes of "square" per sample, at most.
-        draws: Passes whose logits are averaged wherever the model is asked.
+        draws: Passes whose logits are averaged wherever a stage asks the model. The success that
+            the call returns is of one more pass.
         verbose: Print a line after each stage: its name, the robust accuracy, the passes that it
             spent, and its seconds.
         seed: Seed of all random numbers, so that two runs are the same; None uses the

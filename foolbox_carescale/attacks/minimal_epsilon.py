@@ -33,7 +33,8 @@ class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # 
             the box's diagonal in the attack's norm.
         rel_tolerance: Stop where upper / lower bound <= 1 + this.
         max_runs: Stop after this many runs of the wrapped attack. With ``steps`` gradients
-            each, ``steps * max_runs`` is the budget.
+            each, ``steps * max_runs`` is the budget; each run also costs ``1 + ray_passes`` forward
+            passes.
         growth: Factor of the bracketing; by default 4, and 1.1 where ``init_attack`` succeeded.
         ray_passes: Forward passes that move each run's adversarial examples back towards the
             inputs by bisection. They cost no gradient.
