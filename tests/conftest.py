@@ -44,7 +44,9 @@ hypothesis.settings.load_profile("default")
 
 # whose files need the same of numba's kernels, many of which take seconds to compile
 OF_KERNELS = ("tests/engines/", "tests/operators/")
-# which need some of these, too, and find them compiled if they come last
+# which share MLflow's store and a process to fork from, each of which takes seconds to make
+OF_TRAINING = ("tests/training/", "tests/evaluate/test_tracking.py")
+# which need some of the kernels, too, and find them compiled if they come last
 LAST = ("tests/attacks/",)
 
 
@@ -54,13 +56,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     What a file makes once, or compiles, is not made or compiled in every process. All files that
     compile kernels are one unit of work, about a third of all: one process begins with it, and
-    another with the files that compile next to nothing.
+    another with the files that compile next to nothing. Those that train are another
+    unit.
     """
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return "kernels" if nodeid.startswith(OF_KERNELS) else super()._split_scope(nodeid)
+            for unit, files in (("kernels", OF_KERNELS), ("training", OF_TRAINING)):
+                if nodeid.startswith(files):
+                    return unit
+            return super()._split_scope(nodeid)
 
     config.option.loadscopereorder = False  # by the number of tests; as they are collected instead
     return Scheduling(config, log)

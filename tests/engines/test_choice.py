@@ -1,5 +1,6 @@
 """The engine that is meant to serve a tensor is the one that does: others end at the same point."""
 
+import itertools
 import math
 
 import eagerpy as ep
@@ -53,21 +54,27 @@ def test_tensors_in_main_memory_are_served_by_compiled_code_alone(backend, monke
     assert engines.vjp(problem, eta, eta, of_points=False) is not None
 
 
+BOUNDS = {"numbers": (-0.5, 1.5), "tensors": (LOWER, UPPER)}
+
+
 @pytest.mark.usefixtures("without_eager")
-@pytest.mark.parametrize("bounds", [(-0.5, 1.5), (LOWER, UPPER)], ids=["numbers", "tensors"])
-def test_what_jax_and_tensorflow_trace_is_served_by_xla(bounds):
+@pytest.mark.parametrize(
+    ("framework", "bounds"),
+    backends.by_day(
+        [("jax", "tensors"), ("tensorflow", "numbers")],
+        list(itertools.product(("jax", "tensorflow"), BOUNDS)),
+    ),
+)
+def test_what_jax_and_tensorflow_trace_is_served_by_xla(framework, bounds):
     def eta(x, v):
-        return fc.clipping_aware_rescaling(x, v, EPS, bounds=bounds)
+        return fc.clipping_aware_rescaling(x, v, EPS, bounds=BOUNDS[bounds])
 
     expected = eta(X, V)  # in float64, for which others compile it, too
-    jax, tf = pytest.importorskip("jax"), pytest.importorskip("tensorflow")
-    tensors = {
-        "jax": (jax.jit(eta), backends.Backend("jax", "float32")),
-        "tensorflow": (tf.function(eta), backends.Backend("tensorflow", "float32")),
-    }
-    for traced, backend in tensors.values():
-        found = np.asarray(traced(backend.tensor(X), backend.tensor(V)))
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    library = pytest.importorskip(framework)
+    traced = library.jit(eta) if framework == "jax" else library.function(eta)
+    backend = backends.Backend(framework, "float32")
+    found = np.asarray(traced(backend.tensor(X), backend.tensor(V)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_gradients_are_summed_in_memory_that_can_be_written(backend):

@@ -67,11 +67,11 @@ def test_an_edited_kernel_is_compiled_again_wherever_the_cache_is(tmp_path):
     root = pathlib.Path(foolbox_carescale.__file__).parent
     copy = tmp_path / "foolbox_carescale"
     shutil.copytree(root, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    edited = copy / "engines" / "numba_cpu" / "kernels" / "passes.py"
+    edited = copy / "engines" / "numba_cpu" / "kernels" / "compiling.py"
     code = (
         "import numpy as np, foolbox_carescale as fc\n"
         "x, v = np.full((1, 3), 0.5), np.ones((1, 3))\n"
-        "print(fc.clipping_aware_rescaling(x, v, 0.3, p=np.inf)[0, 0])"  # soonest compiled
+        "print(fc.steepest_step(x, v, 0.3, p=np.inf)[0, 0])"  # soonest compiled
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     environment.pop("PYTHONPATH", None)  # the copy is to be found
@@ -83,11 +83,12 @@ def test_an_edited_kernel_is_compiled_again_wherever_the_cache_is(tmp_path):
         )
         return float(done.stdout)
 
-    assert solve() == pytest.approx(0.3)
-    # the root is in another file, which stays as it was
-    source, line = edited.read_text(), "    return float(largest), violations\n"
-    edited.write_text(source.replace(line, line.replace("float", "2 * float"), 1))
-    assert solve() == pytest.approx(0.15)
+    assert solve() == pytest.approx(0.8)
+    # the loop over rows is in another file, which stays as it was
+    source, end = edited.read_text(), "a if a < value_at(upper, j) else value_at(upper, j)"
+    assert end in source
+    edited.write_text(source.replace(end, "value_at(upper, j)"))
+    assert solve() == 1
 
 
 def test_the_parts_of_kernels():

@@ -1,5 +1,6 @@
 """The TensorFlow engine: exact on hard rows, in graphs, compiled graphs and under tapes."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,6 +10,9 @@ import tensorflow as tf
 from foolbox_carescale.engines.xla import tensorflow_ops as graph
 from tests import backends, reference
 from tests.engines import hard
+
+ORDERS = (0.5, 1.3, 2.0, math.inf)
+LONG = 20_011  # several segments and a rest
 
 
 def solve(problem):
@@ -26,24 +30,21 @@ def tensors(name, shape):
     return (tf.constant(a, tf.float32) for a in reference.case(name, shape=shape))
 
 
-# not all orders: each is compiled for some seconds, and the formulas are those of the JAX engine
-@pytest.mark.parametrize("p", backends.by_day([1.3], [0.5, 2.0, math.inf]))
-def test_norm_is_exact_on_hard_rows(p):
-    problem = hard.Problem(p, "float32")
+# not all orders and lengths: each is compiled for some seconds, and the formulas are those of the
+# JAX engine; in float64 tests/operators checks graphs by day
+@pytest.mark.parametrize(
+    ("length", "p"),
+    backends.by_day([(1, 2.0), (LONG, 1.3)], itertools.product((hard.LENGTH, LONG), ORDERS)),
+)
+def test_norm_is_exact_on_hard_rows(length, p):
+    problem = hard.Problem(p, "float32", length)
     problem.check(solve(problem))
 
 
-@pytest.mark.parametrize("p", backends.by_day([1.3], [math.inf]))
+@pytest.mark.nightly
+@pytest.mark.parametrize("p", [1.3, math.inf])
 def test_norm_is_exact_on_hard_rows_in_double_precision(p):
     problem = hard.Problem(p, "float64")
-    problem.check(solve(problem))
-
-
-@pytest.mark.parametrize(
-    ("length", "p"), backends.by_day([(1, 2.0), (20_011, 2.0)], [(20_011, 1.5)])
-)
-def test_norm_is_exact_on_short_and_long_rows(length, p):
-    problem = hard.Problem(p, "float32", length, cases=("on the bounds", "cauchy", "geometric"))
     problem.check(solve(problem))
 
 

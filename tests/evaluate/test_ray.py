@@ -173,6 +173,27 @@ def test_a_node_without_this_package_is_named(cluster, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+class AuthenticationError(Exception):
+    """Named like Ray's."""
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "line"),
+    [
+        ("auto", AuthenticationError("no token"), r"asks for authentication .*RAY_AUTH_TOKEN"),
+        (None, OSError("no room\nin a folder"), r"start a cluster on this machine \(no room\)"),
+    ],
+)
+def test_what_ray_raises_at_its_start_is_one_line(tmp_path, monkeypatch, address, error, line):
+    def raise_it(*_, **__):
+        raise error
+
+    monkeypatch.setattr(ray, "init", raise_it)
+    with pytest.raises(UserError, match=line) as caught:
+        evaluate(tiny(tmp_path / "run", executor=ExecutorConfig("ray", address=address)))
+    assert "\n" not in str(caught.value)
+
+
 ROOT = str(Path(__file__).parents[2])
 TINY = [f"model._target_={HERE}.model", f"data._target_={HERE}.data"]
 
@@ -190,7 +211,8 @@ def command(*arguments, cwd, **environment):
     )
 
 
-def test_a_missing_token_is_named(cluster, tmp_path):
+@pytest.mark.nightly
+def test_a_missing_token_is_named_in_a_process(cluster, tmp_path):
     pytest.importorskip("ray._private.authentication", reason="Ray 2.52 has it first")
     address = f"executor.address={cluster.address}"
     done = command(address, cwd=tmp_path, RAY_AUTH_MODE="token")
@@ -200,7 +222,8 @@ def test_a_missing_token_is_named(cluster, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_a_cluster_that_cannot_start_here_is_named(tmp_path):
+@pytest.mark.nightly
+def test_a_cluster_that_cannot_start_here_is_named_in_a_process(tmp_path):
     (tmp_path / "file").touch()
     done = command(cwd=tmp_path, RAY_TMPDIR=str(tmp_path / "file"))
     assert done.returncode == 2, done.stderr

@@ -126,7 +126,7 @@ def test_samples_have_their_distributions_moments(library):
 @pytest.mark.parametrize(
     ("library", "p"),
     backends.by_day(
-        [(Jax, 1.5), (TensorFlow, 1.0)],
+        [(Jax, 1.5)],  # TensorFlow's by day: for p = inf and p = 1 below
         list(itertools.product([Jax, TensorFlow], [1.0, 1.5, 2.0, math.inf])),
     ),
     indirect=["library"],
