@@ -92,13 +92,19 @@ class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # 
         inputs: Any,
         criterion: Any,
         *,
-        early_stop: float | None = None,
+        early_stop: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Return the nearest adversarial examples found; samples below ``early_stop`` are done."""
+        """Return the nearest adversarial examples found.
+
+        The search ends once every sample's is not farther than ``early_stop``, a number or a
+        tensor of shape (N,).
+        """
         raise_if_kwargs(kwargs)
-        arguments = checked_arguments(model, inputs, criterion, 0.0)
-        model, x0, criterion, _, restore = arguments
+        enough = 0.0 if early_stop is None else early_stop
+        arguments = checked_arguments(model, inputs, criterion, enough, "early_stop")
+        model, x0, criterion, enough, restore = arguments
+        enough = enough if isinstance(enough, float) else enough.numpy()
         is_adversarial = get_is_adversarial(criterion, model)
 
         wide = backends.dtype_name(x0) == "float64"
@@ -118,9 +124,7 @@ class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # 
         for _ in range(self.max_runs):
             upper = size.numpy().astype(float)
             done = upper <= lower * (1 + self.rel_tolerance)
-            done |= (upper == 0) | (lower >= diagonal)
-            if early_stop is not None:
-                done |= upper <= early_stop
+            done |= (upper <= enough) | (lower >= diagonal)
             if done.all():
                 break
             tried: Any = backends.from_numpy(x0, epsilon.astype("float64" if wide else "float32"))

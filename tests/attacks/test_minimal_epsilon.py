@@ -87,6 +87,19 @@ def test_what_is_adversarial_already_is_not_moved():
     assert torch.equal(points, case.x)
 
 
+def test_samples_may_be_near_enough_at_different_distances():
+    case, _ = model_cases.linear()
+    search = attacks.MinimalEpsilon(attacks.L2ClipAwareFGM())
+    models = [attacks.CountingModel(case.model) for _ in range(2)]
+    whole = case.norm(search.run(models[0], case.x, case.labels), 2)
+    enough = torch.tensor(2 * whole, dtype=torch.float32)
+    norms = case.norm(search.run(models[1], case.x, case.labels, early_stop=enough), 2)
+    assert (norms <= 2 * whole).all()
+    assert models[1].backwards < models[0].backwards
+    with pytest.raises(ValueError, match="early_stop: expected finite numbers >= 0, got -1"):
+        search.run(case.model, case.x, case.labels, early_stop=-enough - 1)
+
+
 def test_where_nothing_succeeds_the_input_comes_back_and_is_no_success():
     x = torch.rand(3, 3, 8, 8)
     model = fb.PyTorchModel(Stubborn().eval(), bounds=(0, 1), device="cpu")
