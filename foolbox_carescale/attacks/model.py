@@ -15,12 +15,25 @@ from typing import Any
 import eagerpy as ep
 import numpy as np
 from foolbox.criteria import Criterion, Misclassification, TargetedMisclassification
-from foolbox.models import Model, NumPyModel, PyTorchModel, TransformBoundsWrapper
+from foolbox.models import (
+    ExpectationOverTransformationWrapper,
+    Model,
+    NumPyModel,
+    PyTorchModel,
+    ThresholdingWrapper,
+    TransformBoundsWrapper,
+)
 from foolbox.models.base import ModelWithPreprocessing
 from foolbox.types import Bounds
 
 from ..core import backends, checks
 from ..core.problem import all_finite
+
+FOOLBOX_WRAPPERS = (
+    ExpectationOverTransformationWrapper,
+    ThresholdingWrapper,
+    TransformBoundsWrapper,
+)
 
 
 def as_foolbox_model(model: Any, inputs: Any) -> Any:
@@ -184,7 +197,7 @@ class WrappedModel(Model):
 
 def unwrapped(model: Model) -> Model:
     """Return the innermost Foolbox model."""
-    while isinstance(model, (TransformBoundsWrapper, WrappedModel)):
+    while isinstance(model, (*FOOLBOX_WRAPPERS, WrappedModel)):
         model = model._model
     return model
 
@@ -232,6 +245,10 @@ class _Network:
 
 def _adapted(model: Any) -> Any:
     """Return a Foolbox model whose network is a ``_Network``, if it has a network."""
+    if isinstance(model, FOOLBOX_WRAPPERS):
+        outer: Any = copy.copy(model)
+        outer._model = _adapted(model._model)
+        return outer
     if not isinstance(model, (ModelWithPreprocessing, NumPyModel)):
         return model
     adapted: Any = copy.copy(model)

@@ -227,6 +227,8 @@ def value_aux_and_grad(
             if grad is None:
                 raise ValueError(_NO_GRADIENT)
             return detach(value), aux, ep.astensor(grad)
+    if framework(x) == "numpy":
+        raise ValueError(_NO_GRADIENT)
     try:
         value, aux, gradient = ep.value_aux_and_grad(function, x)
     except AttributeError as error:  # EagerPy's, of TensorFlow's None
@@ -274,8 +276,8 @@ class _NoReentrance:
 _NO_REENTRANCE = _NoReentrance()
 
 _NO_GRADIENT = (
-    "model: gives no gradient in its inputs (no_grad, detach, argmax and quantization are usual"
-    " causes); use an attack without gradients, such as ClipAwareSquare or noise"
+    "model: gives no gradient in its inputs (NumPy, no_grad, inference_mode, detach, argmax and"
+    " quantization give none); use an attack without gradients, such as ClipAwareSquare or noise"
 )
 
 

@@ -346,6 +346,7 @@ def test_a_model_without_gradient_is_refused_by_those_that_need_one():
         "no_grad": ("torch", without_gradient),
         "one-hot": ("torch", lambda z: torch.nn.functional.one_hot(z.argmax(1), 5).float()),
         "stop_gradient": ("tensorflow", tensorflow.stop_gradient),
+        "numpy": ("numpy", lambda z: z),
     }
     for framework, change in changes.values():
         for name, attack in ATTACKS.items():
@@ -354,6 +355,21 @@ def test_a_model_without_gradient_is_refused_by_those_that_need_one():
                 continue
             with pytest.raises(ValueError, match=r"model: gives no gradient.*ClipAwareSquare"):
                 run(attack, change=change, framework=framework)
+
+
+@pytest.mark.parametrize("wrapper", ["bounds", "expectation", "both"])
+def test_logits_are_taken_out_of_what_a_network_in_foolbox_wrappers_returns(wrapper):
+    plain, wrapped = model("torch"), model("torch", lambda logits: (logits,))
+    x, span = torch.tensor(X), 1
+    if wrapper != "bounds":
+        wrapped = foolbox.models.ExpectationOverTransformationWrapper(wrapped, n_steps=2)
+    if wrapper != "expectation":
+        wrapped, span = foolbox.models.TransformBoundsWrapper(wrapped, (0, 2)), 2
+    attack = attacks.ClipAwareBIM(steps=2)
+    labels = torch.tensor(LABELS)
+    _, expected, _ = attack(plain, x, labels, epsilons=0.5)
+    _, found, _ = attack(wrapped, span * x, labels, epsilons=span * 0.5)
+    torch.testing.assert_close(found / span, expected)
 
 
 @each_attack
