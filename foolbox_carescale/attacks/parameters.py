@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Generic, TypeVar, get_args, overload
 
 T = TypeVar("T")
@@ -46,7 +46,9 @@ class Parameter(Generic[T]):
     def __set__(self, instance: object, value: T) -> None:
         if not self.allows(value):
             raise ValueError(f"{self.name}: expected {self.expected}, got {value!r}")
-        vars(instance)[self.name] = value
+        number: Any = value
+        # NumPy's integers, in which a number of steps could overflow
+        vars(instance)[self.name] = int(number) if _is_a(Integral, number) else value
 
     def or_none(self) -> Parameter[T | None]:
         """Return the same constraint, which None meets too."""
@@ -55,7 +57,9 @@ class Parameter(Generic[T]):
 
 def integer(*, least: int) -> Parameter[int]:
     """Return the constraint to integers from ``least`` on."""
-    return Parameter(f"an integer >= {least}", lambda value: _is_a(int, value) and value >= least)
+    return Parameter(
+        f"an integer >= {least}", lambda value: _is_a(Integral, value) and value >= least
+    )
 
 
 def positive(*, above: float = 0) -> Parameter[float]:
@@ -92,7 +96,7 @@ def seed_or_none() -> Parameter[int | None]:
     """Return the constraint to what seeds a generator of random numbers, or None."""
     return Parameter(
         "None or an integer in [0, 2**32)",
-        lambda value: value is None or (_is_a(int, value) and 0 <= value < 2**32),
+        lambda value: value is None or (_is_a(Integral, value) and 0 <= value < 2**32),
     )
 
 

@@ -219,6 +219,12 @@ def test_a_sample_without_finite_logits_leaves_the_others_alone():
     np.testing.assert_allclose(points[:-1], alone, atol=1e-6)
 
 
+def test_numbers_of_numpy_are_taken_as_python_s():
+    attack = attacks.ClipAwareMinimumNorm(steps=np.uint8(255), restarts=np.int64(2))
+    assert (type(attack.steps), attack.steps) == (int, 255)
+    assert (type(attack.restarts), attack.restarts) == (int, 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
