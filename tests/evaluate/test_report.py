@@ -348,6 +348,14 @@ def test_epsilons_need_a_minimum_norm_attack(tmp_path, capsys):
     results = synthetic.run(tmp_path / "run")
     assert main(["report", str(results.folder), "--epsilons", "0.1"]) == 2
     assert "has no minimum-norm attack" in capsys.readouterr().err
+    results = synthetic.run(tmp_path / "wrong", clean=0.0, nearest=[1])
+    assert main(["report", str(results.folder), "--epsilons", "0.1"]) == 2
+    assert "nothing was attacked" in capsys.readouterr().err
+
+
+def test_an_epsilon_that_is_given_twice_is_shown_once(nearest):
+    once = accuracy_at(nearest[0], [0.1])
+    assert accuracy_at(nearest[0], [0.1, 0.1]) == once
 
 
 def test_runs_are_compared_sample_by_sample_where_they_share_their_inputs(results, tmp_path):

@@ -53,10 +53,16 @@ def accuracy_at(results: Results, epsilons: Epsilons) -> list[CurvePoint]:
         By attack, in the run's order, and by epsilon.
 
     Raises:
-        UserError: An epsilon is not positive and finite, or there is no such attack in the run.
+        UserError: An epsilon is not positive and finite, there is no such attack in the run, or it
+            attacked nothing.
     """
     found = results.minimum_norms()
     if not found:
+        if not results.clean_accuracy:
+            raise UserError(
+                f"epsilons: nothing was attacked in {results.folder}, as the model classifies no"
+                " clean sample correctly; its accuracy is 0 at every epsilon"
+            )
         raise UserError(
             f"epsilons: {results.folder} has no minimum-norm attack, whose norms serve every"
             " epsilon; evaluate one, such as L2ClipAwareMinimumNorm"
@@ -72,7 +78,7 @@ def accuracy_at(results: Results, epsilons: Epsilons) -> list[CurvePoint]:
             )
     points = []
     for one in found.values():
-        for epsilon in sorted(chosen.get(norm_name(one.p), ())):
+        for epsilon in sorted(set(chosen.get(norm_name(one.p), ()))):
             robust = one.robust(epsilon)
             interval = wilson(int(robust.sum()), len(robust))
             accuracy = float(robust.mean())
