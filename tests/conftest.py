@@ -1,5 +1,6 @@
 import contextlib
 import gc
+import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
@@ -100,6 +101,23 @@ def backend(request: pytest.FixtureRequest) -> Iterator[backends.Backend]:
     """``@pytest.mark.parametrize("backend", backends.SINGLE, indirect=True)``."""
     with backends.make(request.param) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def processes() -> Any:
+    """Children of a process that has imported all that they need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [
+            "foolbox_carescale.evaluate",
+            "foolbox_carescale.training.trainer",
+            "lightning_fabric",
+            "torch._dynamo",
+            "tests.evaluate.factories",
+            "tests.training.factories",
+        ]
+    )
+    return context
 
 
 @pytest.fixture(scope="session")

@@ -62,6 +62,20 @@ def test_an_executor_that_cannot_be_had_is_one_line(tmp_path, name, line):
         evaluate(tiny(tmp_path / "run", executor=ExecutorConfig(name)))
 
 
+@pytest.fixture
+def prepared(processes, monkeypatch):
+    """Have the processes of devices fork from one that has imported everything."""
+
+    def context(method):
+        assert method == "spawn"
+        return processes
+
+    monkeypatch.setattr(multiprocessing, "get_context", context)
+
+
+forked = pytest.mark.usefixtures("prepared") if hasattr(os, "fork") else lambda test: test
+
+
 ONE, TWO = (ExecutorConfig(devices=["cpu"] * number) for number in (1, 2))
 
 
@@ -82,6 +96,7 @@ def test_a_worker_takes_all_tasks_of_a_batch_and_helps_others_at_the_end():
     assert queue.take("a") is None
 
 
+@forked
 def test_processes_on_two_devices_and_any_number_of_shards_give_the_same_rows(tmp_path):
     settings = {"batch_size": 2, "save": "adversarial_examples"}
     evaluate(tiny(tmp_path / "local", **settings))
@@ -96,6 +111,7 @@ def test_processes_on_two_devices_and_any_number_of_shards_give_the_same_rows(tm
             assert same.read_bytes() == kept.read_bytes()
 
 
+@forked
 def test_a_process_that_dies_is_one_line_and_its_finished_tasks_are_stored(tmp_path):
     params = {"mark": str(tmp_path / "mark"), "after": 60}
     model = ModelConfig(_target_=f"{HERE}.dying", params=params)
@@ -149,6 +165,7 @@ def test_devices_of_another_executor_and_none_at_all_are_one_line(executor, line
     assert "\n" not in str(caught.value)
 
 
+@forked
 def test_an_error_in_a_process_of_a_device_is_that_of_this_one(tmp_path):
     data = DataConfig(_target_=f"{__name__}.refused", params={"process": os.getpid()})
     with pytest.raises(UserError, match=r"^data\._target_: .* no images here \(test_exec"):

@@ -238,13 +238,14 @@ def test_a_runtime_environment_that_cannot_be_made_is_named(cluster, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-# last: the cluster has one node less after it
-def test_a_worker_and_a_node_that_are_lost_in_mid_run_lose_no_result(cluster, tmp_path):
+# at night last: the cluster has one node less after it
+@pytest.mark.parametrize("node", [False, pytest.param(True, marks=pytest.mark.nightly)])
+def test_a_worker_and_a_node_that_are_lost_in_mid_run_lose_no_result(cluster, tmp_path, node):
     model = ModelConfig(_target_=f"{HERE}.dying", params={"mark": str(tmp_path / "mark")})
     evaluate(tiny(tmp_path / "reference"))
 
     def lose(progress):
-        if progress.done == 7:
+        if node and progress.done == 7:
             mine = ray.get_runtime_context().get_node_id()  # Ray does not let go of this one
             cluster.remove_node(next(node for node in cluster.nodes if node.node_id != mine))
 
