@@ -103,6 +103,7 @@ def check_epochs(workers, start=None):
         loader = DataLoader(Noisy(), num_workers=workers, multiprocessing_context=start)
         return torch.cat(list(loader))
 
+    Noisy()[0]  # loads what the workers would each load
     first, again = epoch(), epoch()
     assert torch.equal(first, again)
     assert sizes(first, images(1)) == pytest.approx(np.full(4, 3.0), rel=1e-5)
