@@ -284,7 +284,7 @@ class _MeanModel(WrappedModel):
 
     def __init__(self, model: Model, draws: int) -> None:
         super().__init__(model)
-        self._draws = draws
+        self._draws, self.is_diagnosed = draws, True
 
     def __call__(self, inputs: Any) -> Any:
         logits = self._model(inputs)

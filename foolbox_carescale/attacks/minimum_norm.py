@@ -17,6 +17,7 @@ from ..core.norms import lp_norm
 from . import directions, losses, schedules
 from .base import LpAttack, checked_arguments, lp_distance
 from .indexing import keep_samples, take_samples
+from .model import warn_of_randomness
 from .parameters import integer, interval, one_of
 from .state import AttackState, Evaluation, Iterate, Sparsity
 from .steps import finite, momentum_weight, next_iterate, sparse_step, step
@@ -112,6 +113,10 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
 
         Returns:
             The nearest adversarial examples found, type of the inputs.
+
+        Warns:
+            RuntimeWarning: the second restart gets other logits of the inputs than the first, by
+                a tenth of their spread or more: the model draws numbers.
         """
         raise_if_kwargs(kwargs)
         enough = 0.0 if early_stop is None else early_stop
@@ -146,6 +151,10 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
         for t in range(self.steps + 1):
             final = t == self.steps
             point = state.evaluate(x, loss_fn, gradient=not final)
+            if t == 0 and restart == 0:
+                nearest.clean = point.logits
+            elif t == 0 and restart == 1:
+                warn_of_randomness(state.model, nearest.clean, point.logits)
             norm = lp_distance(state.x0, x, p)
             nearest.update(x, norm, point.is_adversarial)
             if on_step is not None:
@@ -193,6 +202,7 @@ class _Nearest:
     def __init__(self, x0: ep.Tensor, early_stop: Any, leaves_out: bool) -> None:
         self.x, self.early_stop, self.leaves_out = x0, early_stop, leaves_out
         self.norm = ep.ones(backends.at_least_float32(x0), len(x0)) * math.inf
+        self.clean: Any = None  # logits of the inputs
 
     @property
     def known(self) -> ep.Tensor:

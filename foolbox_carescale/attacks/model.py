@@ -29,6 +29,10 @@ from foolbox.types import Bounds
 from ..core import backends, checks
 from ..core.problem import all_finite
 
+# Logits that differ by this part of their spread do so by chance: rounding, of a batch of another
+# size too, is less.
+RANDOM = 0.1
+
 FOOLBOX_WRAPPERS = (
     ExpectationOverTransformationWrapper,
     ThresholdingWrapper,
@@ -178,11 +182,13 @@ class WrappedModel(Model):
     Attributes:
         reports_overflow: Whether it, or its caller, says where logits are not finite, so that no
             model around it does.
+        is_diagnosed: Whether its caller looks for randomness itself.
     """
 
     def __init__(self, model: Model) -> None:
         self._model: Model = _adapted(model)
         self.reports_overflow: bool = getattr(model, "reports_overflow", False)
+        self.is_diagnosed: bool = getattr(model, "is_diagnosed", False)
 
     @property
     def bounds(self) -> Bounds:
@@ -361,6 +367,30 @@ def _warn_of_overflow(logits: ep.Tensor) -> bool:
             stacklevel=2,
         )
     return bool(bad.any())
+
+
+def warn_of_randomness(model: Model, before: ep.Tensor, now: ep.Tensor) -> None:
+    """Warn where a model's logits of the same inputs differ by far more than rounding.
+
+    Args:
+        model: The model; one that is diagnosed is not warned of.
+        before: Logits, shape (N, classes).
+        now: Those of the same inputs in another call.
+    """
+    if getattr(model, "is_diagnosed", False):
+        return
+    spread = before.max(axis=-1) - before.min(axis=-1)
+    change = (now - before).abs().max(axis=-1)
+    differs = ep.logical_and(change > RANDOM * spread, change < math.inf)  # else it overflows
+    changed = int(differs.sum().item())
+    if changed:
+        warnings.warn(
+            f"model: another call gives other logits for {changed} of {len(now)} inputs, so what is"
+            " found holds for one call only; switch its randomness off (evaluation mode), average"
+            " over it inside the model, or use ClipAwareAutoAttack(version='rand')",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _device(t: ep.Tensor) -> Any:

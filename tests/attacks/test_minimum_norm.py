@@ -219,6 +219,29 @@ def test_a_sample_without_finite_logits_leaves_the_others_alone():
     np.testing.assert_allclose(points[:-1], alone, atol=1e-6)
 
 
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_a_model_that_draws_numbers_is_warned_of_unless_its_logits_are_averaged(ensemble):
+    case, _ = model_cases.linear()
+
+    class Random(torch.nn.Module):
+        def forward(self, x):
+            logits = case.model(x)
+            return logits + torch.randn_like(logits)
+
+    model = fb.PyTorchModel(Random().eval(), bounds=(0, 1), device="cpu")
+    attack = attacks.ClipAwareMinimumNorm(steps=2)
+    arguments = {"attacks": ["minimum-norm", "pgd-margin"], "steps": 4}
+    if ensemble:
+        attack = attacks.ClipAwareAutoAttack(**arguments)
+    torch.manual_seed(0)
+    message = "model: another call gives other logits for [0-9] of [0-9] inputs"
+    with pytest.warns(RuntimeWarning, match=message) as said:
+        attack(model, case.x, case.labels, epsilons=0.1)
+    assert len(said) == 1
+    averaged = attacks.ClipAwareAutoAttack(**arguments, draws=2)
+    averaged(model, case.x, case.labels, epsilons=0.1)
+
+
 def test_numbers_of_numpy_are_taken_as_python_s():
     attack = attacks.ClipAwareMinimumNorm(steps=np.uint8(255), restarts=np.int64(2))
     assert (type(attack.steps), attack.steps) == (int, 255)

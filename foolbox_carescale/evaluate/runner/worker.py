@@ -142,7 +142,7 @@ class Worker:
         images, labels = batch.images, batch.labels
 
         counted = measures.RecordingModel(self._model)
-        counted.reports_overflow = True  # diagnostics do, of all samples at once
+        counted.reports_overflow = counted.is_diagnosed = True  # of all samples at once
         seed_everything(task.seed)
         started = time.perf_counter()
         named = named_errors(f"attacks.{task.settings[0].label}")
