@@ -122,6 +122,8 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
         enough = 0.0 if early_stop is None else early_stop
         arguments = checked_arguments(model, inputs, criterion, enough, "early_stop")
         model, x0, criterion, enough, restore = arguments
+        if not len(x0):
+            return restore(x0)
         nearest = _Nearest(x0, enough, leaves_out=early_stop is not None)
         state = AttackState(model, x0, criterion, 0.0, nearest)
         for restart in range(self.restarts):

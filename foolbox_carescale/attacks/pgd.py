@@ -175,6 +175,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         raise_if_kwargs(kwargs)
         arguments = checked_arguments(model, inputs, criterion, epsilon)
         model, x0, criterion, epsilon, restore = arguments
+        if not len(x0):
+            return restore(x0)
         loss_fns = losses.make_losses(criterion, self.loss, self.targets, lambda: model(x0))
         state = AttackState(model, x0, criterion, epsilon)
         for restart, loss_fn in enumerate(loss_fns * self.restarts):

@@ -100,6 +100,8 @@ class ClipAwareSquare(ClipAwareAttack):
         raise_if_kwargs(kwargs)
         arguments = checked_arguments(model, inputs, criterion, epsilon)
         model, x0, criterion, epsilon, restore = arguments
+        if not len(x0):
+            return restore(x0)
         rng = np.random.default_rng(fresh_seed(x0) if self.seed is None else self.seed)
         grid = _Grid(x0, model)
 

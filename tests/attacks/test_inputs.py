@@ -203,6 +203,19 @@ def test_no_inputs_give_no_adversarial_examples(attack):
         assert (found[0] if len(shape) == 2 else found).shape == (0, 3, 8, 8)
 
 
+@pytest.mark.parametrize("p", [1, 2, np.inf])
+def test_run_takes_no_inputs_either(p):
+    pgd = attacks.ClipAwarePGD(p=p)
+    fixed = [pgd, attacks.ClipAwareAdamPGD(p=p), attacks.ClipAwareFGM(p=p)]
+    fixed += [attacks.ClipAwareSquare(p=p), attacks.ClipAwareGaussianNoise(p=p)]
+    fixed += [attacks.ClipAwareAutoAttack(p=p)]
+    minimizing = [attacks.ClipAwareMinimumNorm(p=p), attacks.MinimalEpsilon(pgd)]
+    nothing = model("torch"), torch.tensor(X[:0]), LABELS[:0]
+    found = [attack.run(*nothing, epsilon=0.5) for attack in fixed]
+    found += [attack.run(*nothing) for attack in minimizing]
+    assert all(points.shape == (0, 3, 8, 8) for points in found)
+
+
 @dataclasses.dataclass
 class Output:
     """The output of a Hugging Face network, in short."""
