@@ -11,6 +11,7 @@ import eagerpy as ep
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from foolbox.attacks.base import Repeated
 
 from ...attacks.counting import CountingModel
 from ...attacks.ensemble import ClipAwareAutoAttack, StageResult
@@ -238,7 +239,8 @@ class Worker:
             raw = [smallest] * len(settings)
         else:
             epsilons = [setting.epsilon for setting in settings]
-            told = {"on_stage": stages.append} if isinstance(attack, ClipAwareAutoAttack) else {}
+            single = attack.attack if isinstance(attack, Repeated) else attack
+            told = {"on_stage": stages.append} if isinstance(single, ClipAwareAutoAttack) else {}
             raw, clipped, _ = attack(model, inputs, targets, epsilons=epsilons, **told)
         return [_array(t) for t in raw], [_array(t) for t in clipped], stages
 
@@ -366,7 +368,7 @@ def _examples(
 def _broken_by(stages: list[StageResult], samples: int) -> Array:
     """Return the stage of an ensemble that broke each sample, None where none did."""
     names = np.full(samples, None, object)
-    for stage in stages:
+    for stage in reversed(stages):  # of repeats the first counts
         names[stage.samples[stage.broken]] = stage.name
     return names
 
