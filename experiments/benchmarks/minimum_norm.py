@@ -227,13 +227,14 @@ def local_optimality(norms: Array, least: Array) -> float:
 
 
 def write(path: Path, folder: Path) -> None:
-    """The tables: where a peer is ahead, then every cell."""
+    """The tables: where a peer is ahead, then every cell, of its rows with the most samples."""
     rows = read(path)
     cells: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         cells.setdefault((row.model, row.norm), []).append(row)
     ahead, tables = [], []
-    for (model, norm), own in cells.items():
+    for (model, norm), every in cells.items():
+        own = [row for row in every if row.samples == max(one.samples for one in every)]
         least = np.min([row.found for row in own], axis=0)
         ours = next((r for r in own if r.attack == OURS and r.gradients == GRADIENTS[0]), None)
         tables += [

@@ -14,7 +14,7 @@ from foolbox_carescale.evaluate.config.types import DataConfig, ModelConfig
 from foolbox_carescale.evaluate.data.sources import load_data
 from foolbox_carescale.evaluate.models.loading import load_model
 
-SAMPLES = {"digits": 100, "robust": 100, "robust_linf": 100, "imagenet": 17}
+SAMPLES = {"digits": 200, "robust": 200, "robust_linf": 200, "imagenet": 17}
 # of experiments.train_digits
 ROBUST = {
     "robust": ["--adversarial", "1.0"],
