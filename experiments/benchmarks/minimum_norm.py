@@ -258,7 +258,11 @@ def write(path: Path, folder: Path) -> None:
                 f" {verdict} |"
             )
         tables.append("")
-    lines = ["# Minimum-norm attacks", "", describe(("torch", "foolbox", "adv-lib")) + ".", ""]
+    lines = [
+        "# Minimum-norm attacks", "",
+        f"{describe(('torch', 'foolbox', 'adv-lib'))}, when the tables were written; rows that were"
+        " there already are older.", "",
+    ]  # fmt: skip
     if ahead:
         lines += [
             f"Cells in which a peer's mean norm is not above that of {OURS} at {GRADIENTS[0]}"

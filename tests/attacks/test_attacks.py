@@ -45,7 +45,10 @@ def test_every_iterate_is_exactly_epsilon_away_and_inside_the_box(case, make, ar
 def test_samples_that_go_back_step_from_their_best_iterate(monkeypatch, back, watched):
     """Compare the points that are stepped from with those of a run in which none goes back."""
     weights = torch.randn(192, 5, generator=torch.Generator().manual_seed(0))
-    waves = lambda x: 3 * torch.sin(x.reshape(len(x), -1) @ weights)  # noqa: E731
+
+    def waves(x):
+        return 3 * torch.sin(x.reshape(len(x), -1) @ weights)
+
     case = model_cases.build("torch", waves, model_cases.images())
 
     def starts_of(back):
