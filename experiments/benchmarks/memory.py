@@ -76,8 +76,8 @@ def report(*, quick: bool) -> str:
         " has them: the best iterate, where that is no longer the last one; the iterate before"
         " (momentum: all but p = 1); accumulated gradients (p = 1 and inf); the gradient of the"
         " best iterate (APGD, which goes back to it); and the moments of Adam, two, or one for"
-        " p = inf, where only signs count. In a step of p = 2 the new iterate comes before the"
-        " gradient goes.",
+        " p = inf, where only signs count. For p = 2 the new iterate takes the memory of the"
+        " gradient, where nothing else needs that.",
     ]  # fmt: skip
     return "\n".join(lines)
 

@@ -25,7 +25,9 @@ class Direction(ABC):
     others: what accumulates gradients takes 0 for those.
     """
 
-    keeps_gradients = False  # whether the last one is still needed when the next one comes
+    # whether the last gradient, or what was returned for it, is needed when the next one comes
+    keeps_gradients = False
+    keeps_directions = False
 
     @abstractmethod
     def __call__(self, gradient: ep.Tensor, *, overwrite: bool = False) -> ep.Tensor:
@@ -52,6 +54,8 @@ class Momentum(Direction):
     They keep all of the sum (decay 1), for transfer between models. On the model itself a part is
     stronger: 0.3 to 0.5 are alike for p = 2 and inf, and 0.3 is best for p = 1.
     """
+
+    keeps_directions = True
 
     def __init__(self, decay: float = 0.3) -> None:
         self.decay = decay
@@ -87,6 +91,7 @@ class Adam(Direction):
     ) -> None:
         """Take the weights; with ``signs`` only the signs count, and nothing is divided by."""
         self.beta1, self.beta2, self.partial, self.signs = beta1, beta2, partial, signs
+        self.keeps_directions = signs
         self.t = 0
         self.first: Any = None
         self.second: Any = None  # none where only signs count: those of the first moment
@@ -141,7 +146,7 @@ class Adam(Direction):
 class Conjugate(Direction):
     """Conjugate gradients, Hestenes-Stiefel: Yamamura et al. 2022, arXiv 2206.09628."""
 
-    keeps_gradients = True
+    keeps_gradients = keeps_directions = True
 
     def __init__(self) -> None:
         self.gradient: Any = None

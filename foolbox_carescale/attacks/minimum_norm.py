@@ -189,7 +189,8 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
                 counts = sparsity.counts(ep.where(known, nearest.x, x), radius.epsilon)
                 new = sparse_step(x, direction, size, counts, bounds=bounds)
             else:
-                new = step(x, direction, size, p=p, bounds=bounds)
+                ours = not to_direction.keeps_directions
+                new = step(x, direction, size, p=p, bounds=bounds, overwrite=ours)
             new = next_iterate(
                 new, x, previous, state.x0, radius.epsilon, momentum=momentum, p=p,
                 bounds=bounds, sphere=True, direction=direction,

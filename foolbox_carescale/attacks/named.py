@@ -148,9 +148,11 @@ ClipAwareAPGD = variant(
 class _FrankWolfe(ClipAwareGradientAttack):
     _is_sparse = False
 
-    def _step(self, x: ep.Tensor, direction: ep.Tensor, size: Any, state: AttackState) -> ep.Tensor:
-        x0, epsilon = state.x0, state.epsilon
-        vertex = step(x0, direction, epsilon, p=self.p, bounds=state.model.bounds)
+    def _step(
+        self, x: ep.Tensor, direction: ep.Tensor, size: Any, state: AttackState, *, overwrite: bool
+    ) -> ep.Tensor:
+        x0, epsilon, bounds = state.x0, state.epsilon, state.model.bounds
+        vertex = step(x0, direction, epsilon, p=self.p, bounds=bounds, overwrite=overwrite)
         part: Any
         if isinstance(epsilon, float):
             part = size / (epsilon or 1.0)

@@ -271,7 +271,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
                 moved = sparsity.counts(x if state.best.x is None else state.best.x, radius)
                 new = sparse_step(x, direction, size, moved, bounds=model.bounds)
             else:
-                new = self._step(x, direction, size, state)
+                kept = to_direction.keeps_directions or direction is highest.gradient
+                new = self._step(x, direction, size, state, overwrite=not kept and self.p > 1)
             new = next_iterate(
                 new, x, previous, x0, radius, momentum=momentum, p=self.p,
                 bounds=model.bounds, sphere=self.constraint == "sphere", direction=direction,
@@ -304,8 +305,11 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         last = schedules.FINAL_STEP * (1.0 if self.abs_stepsize is None else first)
         return schedules.Cosine(first, last, self.steps)
 
-    def _step(self, x: ep.Tensor, direction: ep.Tensor, size: Any, state: AttackState) -> ep.Tensor:
-        return step(x, direction, size, p=self.p, bounds=state.model.bounds)
+    def _step(
+        self, x: ep.Tensor, direction: ep.Tensor, size: Any, state: AttackState, *, overwrite: bool
+    ) -> ep.Tensor:
+        bounds = state.model.bounds
+        return step(x, direction, size, p=self.p, bounds=bounds, overwrite=overwrite)
 
 
 def _times(size: Any, unit: Any, like: ep.Tensor) -> Any:

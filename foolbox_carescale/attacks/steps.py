@@ -56,7 +56,15 @@ def accumulate(total: ep.Tensor | None, decay: float, gradient: ep.Tensor) -> ep
     return unit if total is None else decay * total + unit
 
 
-def step(x: ep.Tensor, gradient: ep.Tensor, size: Any, *, p: float, bounds: Any) -> ep.Tensor:
+def step(
+    x: ep.Tensor,
+    gradient: ep.Tensor,
+    size: Any,
+    *,
+    p: float,
+    bounds: Any,
+    overwrite: bool = False,
+) -> ep.Tensor:
     """Take ``steepest_step`` along a gradient that counts as 0 where it is not finite.
 
     Args:
@@ -65,6 +73,7 @@ def step(x: ep.Tensor, gradient: ep.Tensor, size: Any, *, p: float, bounds: Any)
         size: A number, or a tensor of shape (N,).
         p: Order of the norm, in [1, inf].
         bounds: Lower and upper bound.
+        overwrite: Whether the memory of the gradient may be written to.
 
     Returns:
         The new points.
@@ -72,8 +81,7 @@ def step(x: ep.Tensor, gradient: ep.Tensor, size: Any, *, p: float, bounds: Any)
     problem = prepare(x, gradient, size, p, bounds, names=("x", "grad"))
     if problem.empty:
         return x
-    # an engine sees what is not finite on its way, and then does nothing
-    found = engines.steepest_step(problem, nonfinite_as_zero=True)
+    found = engines.steepest_step(problem, nonfinite_as_zero=True, overwrite=overwrite)
     if found is not None:
         result: ep.Tensor = problem.restore(found)
         return result
@@ -117,6 +125,7 @@ def enforce_constraint(
     sphere: bool,
     direction: ep.Tensor,
     momentum: tuple[float, ep.Tensor, ep.Tensor] | None = None,
+    twice: bool = False,
 ) -> ep.Tensor:
     """Project z onto ball and box; with ``sphere``, move it on to where its norm is eps.
 
@@ -132,6 +141,7 @@ def enforce_constraint(
         sphere: Whether the norm is to be eps, or at most that.
         direction: The direction of ascent, shape of z.
         momentum: (m, now, before): in the place of z, now + (1 - m) (z - now) + m (now - before).
+        twice: Whether z itself is brought there before momentum, too.
 
     Returns:
         The new points.
@@ -140,10 +150,14 @@ def enforce_constraint(
     if problem.empty:
         return z
     completes = sphere and p == 1
+    if twice and completes:  # what is missing is spent before momentum, too
+        z = enforce_constraint(z, x0, eps, p=p, bounds=bounds, sphere=True, direction=direction)
+        problem, twice = prepare(x0, z, eps, p, bounds, names=("x0", "x")), False
     found = engines.project(
         problem,
         sphere=sphere,
         momentum=momentum,
+        twice=twice,
         overwrite=True,
         direction=direction if completes else None,
     )
@@ -154,6 +168,10 @@ def enforce_constraint(
             return _completed(points, x0, eps, direction, bounds)
         return points
     if momentum is not None:
+        if twice:
+            z = enforce_constraint(
+                z, x0, eps, p=p, bounds=bounds, sphere=sphere, direction=direction
+            )
         m, now, before = momentum
         now, before = (backends.at_least_float32(t) for t in (now, before))
         z = now + (1 - m) * (z - now) + m * (now - before)
@@ -198,10 +216,10 @@ def next_iterate(
     Returns:
         The new points.
     """
-    z = enforce_constraint(z, x0, eps, p=p, **constraint)
     if momentum == 0 or previous is x:
-        return z
-    return enforce_constraint(z, x0, eps, p=p, momentum=(momentum, x, previous), **constraint)
+        return enforce_constraint(z, x0, eps, p=p, **constraint)
+    mix = momentum, x, previous
+    return enforce_constraint(z, x0, eps, p=p, momentum=mix, twice=True, **constraint)
 
 
 def _numbers(eps: float | ep.Tensor) -> Any:

@@ -72,7 +72,11 @@ def perturb(problem: Problem, *, in_place: bool = False) -> tuple[ep.Tensor, ep.
 
 
 def steepest_step(
-    problem: Problem, counts: Any = None, *, nonfinite_as_zero: bool = False
+    problem: Problem,
+    counts: Any = None,
+    *,
+    nonfinite_as_zero: bool = False,
+    overwrite: bool = False,
 ) -> ep.Tensor | None:
     """Return the point of ``steepest_step``, or None: no engine has it in one pass.
 
@@ -82,8 +86,11 @@ def steepest_step(
             along the signs of the largest gradients, in the place of the maximiser.
         nonfinite_as_zero: Whether gradients that are not finite may count as 0. An engine for
             which they are bad values all the same returns None.
+        overwrite: Whether the memory of the gradient may be written to.
     """
-    return _first(problem).steepest_step(problem, counts, nonfinite_as_zero=nonfinite_as_zero)
+    return _first(problem).steepest_step(
+        problem, counts, nonfinite_as_zero=nonfinite_as_zero, overwrite=overwrite
+    )
 
 
 def project(
@@ -91,6 +98,7 @@ def project(
     *,
     sphere: bool = False,
     momentum: tuple[float, ep.Tensor, ep.Tensor] | None = None,
+    twice: bool = False,
     overwrite: bool = False,
     direction: ep.Tensor | None = None,
 ) -> tuple[ep.Tensor, Any, Any] | None:
@@ -101,6 +109,7 @@ def project(
         sphere: Whether to go on, along the perturbation, to where its norm is eps.
         momentum: (m, now, before): in the place of the points z is projected
             now + (1 - m) (z - now) + m (now - before).
+        twice: Whether z itself is projected before momentum, too.
         overwrite: Whether the memory of the points may be written to.
         direction: For p = 1 on the sphere: where an engine may spend what is missing to eps, on
             coordinates that have not moved, along the largest of this. Counts as 0 where it is
@@ -111,7 +120,12 @@ def project(
         tensors on the device, the latter None where it has been spent.
     """
     return _first(problem).project(
-        problem, sphere=sphere, momentum=momentum, overwrite=overwrite, direction=direction
+        problem,
+        sphere=sphere,
+        momentum=momentum,
+        twice=twice,
+        overwrite=overwrite,
+        direction=direction,
     )
 
 

@@ -56,9 +56,12 @@ class Engine(ABC):
         return None
 
     def steepest_step(
-        self, problem: Problem, counts: Any, *, nonfinite_as_zero: bool
+        self, problem: Problem, counts: Any, *, nonfinite_as_zero: bool, overwrite: bool
     ) -> ep.Tensor | None:
-        """Return the point of ``steepest_step``; see ``engines.steepest_step``."""
+        """Return the point of ``steepest_step``; see ``engines.steepest_step``.
+
+        None says that nothing has been written, also with ``overwrite``.
+        """
         return None
 
     def project(
@@ -67,6 +70,7 @@ class Engine(ABC):
         *,
         sphere: bool,
         momentum: tuple[float, ep.Tensor, ep.Tensor] | None,
+        twice: bool,
         overwrite: bool,
         direction: ep.Tensor | None,
     ) -> tuple[ep.Tensor, Any, Any] | None:

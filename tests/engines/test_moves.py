@@ -84,6 +84,42 @@ def test_constraint_is_momentum_then_projection_then_growth(p, n, without_numba)
 
 
 @each_p
+def test_both_projections_around_momentum_are_one_after_the_other(p):
+    x0, v = problem(3000, np.float32)
+    z, now, before = (
+        np.clip(x0 + 0.1 * problem(3000, np.float32, seed)[1], 0, 1).astype(np.float32)
+        for seed in (1, 2, 3)
+    )
+    mix = 0.25, ep(now), ep(before)
+    for sphere in (True, False):
+        arguments = {"p": p, "bounds": (0, 1), "direction": ep(v), "eps": size(p, 3000)}
+        arguments["sphere"] = sphere
+        once = steps.enforce_constraint(ep(z.copy()), ep(x0), **arguments)
+        expected = steps.enforce_constraint(once, ep(x0), **arguments, momentum=mix).raw
+        found = steps.enforce_constraint(
+            ep(z.copy()), ep(x0), **arguments, momentum=mix, twice=True
+        ).raw
+        np.testing.assert_array_equal(found, expected)
+
+
+@each_p
+def test_step_in_memory_of_the_gradient_is_the_same(p, without_numba):
+    x, g = problem(3000, np.float32)
+    g[0, 7], g[2] = np.nan, 1e-44  # counts as 0; a gradient too small for a factor
+    g[0, 9] = -np.inf
+    arguments = {"p": p, "bounds": (0, 1)}
+    expected = without_numba(steps.step, ep(x), ep(g), size(p, 3000), **arguments).raw
+    given = g.copy()
+    found = steps.step(ep(x), ep(given), size(p, 3000), **arguments, overwrite=True).raw
+    np.testing.assert_allclose(found, expected, **close(np.float32))
+    assert np.shares_memory(found, given) == (1 < p < math.inf)
+    if not np.shares_memory(found, given):
+        np.testing.assert_array_equal(given, g)
+    np.testing.assert_array_equal(steps.step(ep(x), ep(g), size(p, 3000), **arguments).raw, found)
+    assert np.isnan(g[0, 7])
+
+
+@each_p
 def test_sphere_ends_at_eps_in_float32(p):
     x0, v = problem(40_000, np.float32)
     eps = size(p, 40_000)

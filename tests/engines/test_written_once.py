@@ -160,7 +160,7 @@ def test_samples_beside_a_bad_one_are_moved_once_and_the_error_says_where(triton
 
 
 @pytest.mark.skipif(INTERPRETED, reason="nothing of Triton's")
-@pytest.mark.parametrize("call", ["perturb", "project"])
+@pytest.mark.parametrize("call", ["perturb", "project", "steepest"])
 def test_flags_of_rows_that_were_written_on_the_cpu_are_an_error(monkeypatch, call):
     compiled = getattr(arrays, call)
 
@@ -175,6 +175,10 @@ def test_flags_of_rows_that_were_written_on_the_cpu_are_an_error(monkeypatch, ca
     if call == "perturb":
         with pytest.raises(ValueError, match=r"^x: values lie outside the bounds$"):
             fc.perturb(x, z, 0.01, in_place=True)
+        return
+    if call == "steepest":
+        with pytest.raises(ValueError, match=r"^x: values lie outside the bounds$"):
+            steps.step(ep.astensor(x), ep.astensor(z), 0.01, p=2, bounds=(0, 1), overwrite=True)
         return
     wrapped = {name: ep.astensor(a) for name, a in (("z", z), ("x0", x), ("direction", z))}
     momentum = 0.25, ep.astensor(x), ep.astensor(x)

@@ -58,15 +58,22 @@ class NumbaCPU(Engine):
         return written, as_tensor(problem, roots[:, None])
 
     def steepest_step(
-        self, problem: Problem, counts: Any, *, nonfinite_as_zero: bool
+        self, problem: Problem, counts: Any, *, nonfinite_as_zero: bool, overwrite: bool
     ) -> ep.Tensor | None:
         """Return the point, but for p that float32 does not resolve."""
         if 1 < problem.p < WIDE_BELOW:
             return None
+        arrays = problem.arrays
+        overwrite = overwrite and _is_writable(problem, arrays[1])
         points, flags = self._arrays.steepest(
-            *problem.arrays, tolerance=problem.tolerance, counts=counts
-        )
-        return None if np.count_nonzero(flags) else as_tensor(problem, points)
+            *arrays, tolerance=problem.tolerance, counts=counts, lenient=nonfinite_as_zero,
+            overwrite=overwrite,
+        )  # fmt: skip
+        if np.count_nonzero(flags):
+            if overwrite:
+                problem.reject_flagged(_word(flags))
+            return None
+        return as_tensor(problem, points)
 
     def project(
         self,
@@ -74,12 +81,13 @@ class NumbaCPU(Engine):
         *,
         sphere: bool,
         momentum: tuple[float, ep.Tensor, ep.Tensor] | None,
+        twice: bool,
         overwrite: bool,
         direction: ep.Tensor | None,
     ) -> tuple[ep.Tensor, Any, Any] | None:
         """Return the points, thresholds and what is missing to eps."""
         x0, x, eps, p, lower, upper = problem.arrays
-        overwrite = overwrite and backends.framework(problem.shaped_x) in _WRITABLE
+        overwrite = overwrite and _is_writable(problem, x)
         if not overwrite:
             x = x.copy()
         mix = None
@@ -88,8 +96,9 @@ class NumbaCPU(Engine):
             now, before = (problem.rows(backends.at_least_float32(t)) for t in points)
             mix = weight, now, before
         points, threshold, missing, flags = self._arrays.project(
-            x0, x, eps, p, lower, upper, tolerance=problem.tolerance, sphere=sphere, momentum=mix
-        )
+            x0, x, eps, p, lower, upper, tolerance=problem.tolerance, sphere=sphere, momentum=mix,
+            twice=twice,
+        )  # fmt: skip
         if np.count_nonzero(flags):
             if overwrite:
                 problem.reject_flagged(_word(flags))
@@ -135,6 +144,11 @@ class NumbaCPU(Engine):
     @property
     def _arrays(self) -> Any:
         return load(".arrays", __name__)[0]
+
+
+def _is_writable(problem: Problem, array: Any) -> bool:
+    """Return whether an array of a problem may be written to."""
+    return backends.framework(problem.shaped_x) in _WRITABLE and bool(array.flags.writeable)
 
 
 def _word(flags: Any) -> int:

@@ -185,6 +185,8 @@ def steepest(
     *,
     tolerance: float,
     counts: Array | None = None,
+    lenient: bool = False,
+    overwrite: bool = False,
 ) -> tuple[Array, Array]:
     """Return x + s with s = argmax <gradient, s>, ||s||_p <= eps, x + s inside the bounds.
 
@@ -198,23 +200,28 @@ def steepest(
         tolerance: As in `solve`.
         counts: For p = 1 the numbers of coordinates to move, shape (N,): a step evenly along the
             signs of the largest gradients, in the place of the maximiser.
+        lenient: Whether gradients that are not finite count as 0, without a flag.
+        overwrite: Whether the result takes the memory of a contiguous gradient, which 1 < p < inf
+            does.
 
     Returns:
         The points, shape (N, n), and flags; rows with a flag hold nothing of use.
     """
     rows, n = x.shape
-    out, flags = np.empty((rows, n), x.dtype), np.zeros(rows, np.uint8)
+    flags = np.zeros(rows, np.uint8)
     order, wide, rtol = _orders(p, x.dtype)
     dual = order if p in (1, 2, np.inf) else _orders(1 / (p - 1), x.dtype)[0]
     smallest = x.dtype.type(SMALLEST["float32" if x.dtype == np.float32 else "float64"])
     lower, upper = _bounds(lower, upper, n)
     numbers = np.zeros(rows) if counts is None else np.ascontiguousarray(counts, np.float64)
     x, gradient, eps = (_one_type(np.ascontiguousarray(a)) for a in (x, gradient, eps))
+    over = overwrite and 1 < p < np.inf
+    out = gradient if over else np.empty((rows, n), x.dtype)
 
     def run(first: int, last: int) -> None:
         kernels.steepest_rows(
             x, gradient, lower, upper, eps, order, wide, dual, smallest,
-            x.dtype.type(tolerance), rtol, numbers, out, flags, first, last,
+            x.dtype.type(tolerance), rtol, numbers, lenient, over, out, flags, first, last,
         )  # fmt: skip
 
     _spread(run, rows, n)
@@ -232,6 +239,7 @@ def project(
     tolerance: float,
     sphere: bool,
     momentum: tuple[float, Array, Array] | None,
+    twice: bool = False,
 ) -> tuple[Array, Array, Array, Array]:
     """Project x onto ball and box; with ``sphere`` move on to eps. Overwrites x.
 
@@ -247,6 +255,7 @@ def project(
         tolerance: As in `solve`.
         sphere: Whether to go on, along the perturbation, to where its norm is eps.
         momentum: (m, now, before): in the place of x now + (1 - m) (x - now) + m (now - before).
+        twice: Whether x is projected before momentum, too.
 
     Returns:
         The points; and of shape (N,): for p = 1 the threshold that the projection takes off
@@ -262,7 +271,7 @@ def project(
     # of one type with and without momentum, so that the kernel is compiled once
     weight, now, before = (0.0, x, x) if momentum is None else momentum
     now, before = (_one_type(np.ascontiguousarray(a)) for a in (now, before))
-    mixed, weight = momentum is not None, x0.dtype.type(weight)
+    mixed, weight = 0 if momentum is None else 1 + twice, x0.dtype.type(weight)
 
     def run(first: int, last: int) -> None:
         kernels.project_rows(

@@ -68,9 +68,9 @@ class TritonCUDA(Engine):
         return problem.x if in_place else ep.PyTorchTensor(points), ep.PyTorchTensor(eta)
 
     def steepest_step(
-        self, problem: Problem, counts: Any, *, nonfinite_as_zero: bool
+        self, problem: Problem, counts: Any, *, nonfinite_as_zero: bool, overwrite: bool
     ) -> ep.Tensor | None:
-        """Return the point; None where a row has bad values."""
+        """Return the point, in memory of its own; None where a row has bad values."""
         found: Any = None
         with self._starting:
             found = self._moves.steepest_step(
@@ -89,6 +89,7 @@ class TritonCUDA(Engine):
         *,
         sphere: bool,
         momentum: tuple[float, ep.Tensor, ep.Tensor] | None,
+        twice: bool,
         overwrite: bool,
         direction: ep.Tensor | None,
     ) -> tuple[ep.Tensor, Any, Any] | None:
@@ -99,13 +100,15 @@ class TritonCUDA(Engine):
             mix = weight, now.raw, before.raw
         found: Any = None
         with self._starting:
-            found = self._moves.project(
-                *_arguments(problem),
-                sphere=sphere,
-                momentum=mix,
-                direction=None if direction is None else direction.raw,
-                report=not checks.are_skipped(),
-            )
+            x0, points, *rest = _arguments(problem)
+            options = {
+                "sphere": sphere,
+                "direction": None if direction is None else direction.raw,
+                "report": not checks.are_skipped(),
+            }
+            if twice:
+                points, *_ = self._moves.project(x0, points, *rest, **options)
+            found = self._moves.project(x0, points, *rest, momentum=mix, **options)
         if found is None or checks.flagged(found[3], problem.names):
             return None
         points, threshold, missing, _ = found

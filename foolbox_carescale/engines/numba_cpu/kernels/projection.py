@@ -162,6 +162,51 @@ def _project_l1(x, v, lower, upper, eps, rtol, room, direction, out):
     return t
 
 
+@compiled()
+def _project_row(
+    center, point, lower, upper, eps, order, wide, tolerance, rtol, sphere, room, direction, v
+):  # fmt: skip
+    """Project one row, in place; return its threshold, what is missing, and its flags."""
+    if len(order) == INFINITE:
+        size, fine = _limit(center, point, lower, upper, point.dtype.type(eps), tolerance)
+        flags = 0
+        if not fine:
+            _fill_difference(center, point, v)
+            flags = find_violations(center, v, lower, upper, tolerance)
+        elif sphere and size < eps * (1 - RTOL_INF):
+            _fill_difference(center, point, v)
+            root, _ = solve_row_inf(center, v, lower, upper, eps, wide, tolerance)
+            write_row(center, v, lower, upper, point.dtype.type(root), point)
+        return 0.0, 0.0, flags
+    _fill_difference(center, point, v)
+    if len(order) == FIRST:
+        flags = find_violations(center, v, lower, upper, tolerance)
+        if flags:
+            return 0.0, 0.0, flags
+        threshold = _project_l1(center, v, lower, upper, eps, rtol, room, direction, point)
+        if threshold > 0:
+            return threshold, 0.0, flags
+        if not sphere:
+            _clip(point, lower, upper)
+            return 0.0, 0.0, flags
+    root, flags = solve_row(
+        center, v, lower, upper, eps, order, wide, tolerance, rtol, room, direction
+    )
+    missing = 0.0
+    if flags:
+        return 0.0, missing, flags
+    if not sphere and root >= 1:
+        _clip(point, lower, upper)
+    else:
+        root = min(root, float(np.finfo(point.dtype).max))
+        write_row(center, v, lower, upper, point.dtype.type(root), point)
+        if len(order) == FIRST:
+            _fill_difference(center, point, v)
+            size, _ = _shrunk_block(center, v, lower, upper, 0.0)
+            missing = eps - size
+    return 0.0, missing, flags
+
+
 @compiled(**CALLED_FROM_PYTHON)
 def project_rows(
     x0, a, b, c, mixed, momentum, lower, upper, eps, order, wide, tolerance, rtol, sphere,
@@ -169,8 +214,9 @@ def project_rows(
 ):  # fmt: skip
     """Rows first..last: a becomes the nearest point to a in ball and box; at eps if `sphere`.
 
-    For other p than 1, 2 and inf the radial point instead. If `mixed`, a is first mixed with b and
-    c: `mix`. For p = 1 threshold[i] is what the projection takes off |a - x0|, 0 where a is in the
+    For other p than 1, 2 and inf the radial point instead. If `mixed` is 1, a is first mixed with b
+    and c: `mix`; if it is 2, a is projected, mixed and projected again, while the row is in the
+    cache. For p = 1 threshold[i] is what the projection takes off |a - x0|, 0 where a is in the
     ball, and missing[i] what a perturbation that ran out of room lacks to eps.
     """
     n = x0.shape[1]
@@ -178,43 +224,12 @@ def project_rows(
     room, direction = np.empty(m, x0.dtype), np.empty(m, x0.dtype)
     v = np.empty(n, x0.dtype)
     for i in range(first, last):
-        center, low, high = x0[i], row_of(lower, i), row_of(upper, i)
-        point = a[i]
-        if mixed:
-            mix(point, b[i], c[i], momentum)
-        if len(order) == INFINITE:
-            size, fine = _limit(center, point, low, high, x0.dtype.type(eps[i]), tolerance)
-            if not fine:
-                _fill_difference(center, point, v)
-                flags[i] = find_violations(center, v, low, high, tolerance)
-            elif sphere and size < eps[i] * (1 - RTOL_INF):
-                _fill_difference(center, point, v)
-                root, _ = solve_row_inf(center, v, low, high, eps[i], wide, tolerance)
-                write_row(center, v, low, high, x0.dtype.type(root), point)
-            continue
-        _fill_difference(center, point, v)
-        if len(order) == FIRST:
-            flags[i] = find_violations(center, v, low, high, tolerance)
+        for k in range(max(mixed, 1)):
+            if k == mixed - 1:
+                mix(a[i], b[i], c[i], momentum)
+            threshold[i], missing[i], flags[i] = _project_row(
+                x0[i], a[i], row_of(lower, i), row_of(upper, i), eps[i], order, wide, tolerance,
+                rtol, sphere, room, direction, v,
+            )  # fmt: skip
             if flags[i]:
-                continue
-            threshold[i] = _project_l1(center, v, low, high, eps[i], rtol, room, direction, point)
-            if threshold[i] > 0:
-                continue
-            if not sphere:
-                _clip(point, low, high)
-                continue
-        root, flag = solve_row(
-            center, v, low, high, eps[i], order, wide, tolerance, rtol, room, direction
-        )
-        flags[i] = flag
-        if flag:
-            continue
-        if not sphere and root >= 1:
-            _clip(point, low, high)
-        else:
-            root = min(root, float(np.finfo(x0.dtype).max))
-            write_row(center, v, low, high, x0.dtype.type(root), point)
-            if len(order) == FIRST:
-                _fill_difference(center, point, v)
-                size, _ = _shrunk_block(center, v, low, high, 0.0)
-                missing[i] = eps[i] - size
+                break

@@ -43,6 +43,14 @@ def _write_signs(x, v, lower, upper, eps, out):
 
 
 @compiled(fastmath=FAST)
+def _write_over(x, v, lower, upper, eta):
+    """Write clip(x + eta v) over v: a loop that may alias is run element by element."""
+    for j in range(x.size):
+        moved = x[j] + eta * v[j]
+        v[j] = clipped(moved, lower, upper, j)
+
+
+@compiled(fastmath=FAST)
 def _fill_dual(g, top, smallest, order, scratch):
     """sign(g) (|g| / top)^(1/(p-1)), at least `smallest` where g is not 0; order is of 1/(p-1)."""
     zero = g.dtype.type(0)
@@ -172,50 +180,85 @@ def _sample_bracket(gains, share, sample):
     return ordered[max(int(rank - margin), 0)], ordered[min(int(rank + margin), m - 1)]
 
 
+@compiled()
+def _fill_finite(g, out):
+    """Write g with 0 in the place of what is not finite, scaled so that the largest is 1."""
+    zero, largest = g.dtype.type(0), np.finfo(g.dtype).max
+    top = zero
+    for j in range(g.size):
+        size = abs(g[j])
+        top = size if top < size <= largest else top
+    top = top if top > 0 else g.dtype.type(1)
+    for j in range(g.size):
+        out[j] = g[j] / top if abs(g[j]) <= largest else zero
+
+
+@compiled()
+def _steepest_row(
+    x, g, lower, upper, eps, order, wide, dual, smallest, tolerance, rtol, count, room, direction,
+    scratch, scaled, over, out,
+):  # fmt: skip
+    """Write the step of one row and return its flags, with which nothing is written."""
+    zero, ceiling = x.dtype.type(0), float(np.finfo(x.dtype).max)
+    if len(order) != SQUARE:  # there the root finder looks itself
+        flags = find_violations(x, g, lower, upper, tolerance)
+        if flags:
+            return flags
+    if len(order) == INFINITE:
+        _write_signs(x, g, lower, upper, x.dtype.type(eps), out)
+        return 0
+    v = g
+    if len(order) == FIRST:
+        _fill_gains(x, g, lower, upper, scratch)
+        if count == 0:
+            _fill_up(x, g, lower, upper, eps, scratch, out)
+            return 0
+        guesses = zero, zero
+        if room.size < x.size:
+            guesses = _sample_bracket(scratch, count / x.size, room)
+        _fill_signs(g, _threshold_of(scratch, count, None, guesses), scratch)
+        v = scratch
+    elif len(order) != SQUARE:
+        # where nothing can move the largest is 0, and so will eta be
+        _fill_dual(g, largest_movable(x, g, lower, upper), smallest, dual, scratch)
+        v = scratch
+    root, flags = solve_row(x, v, lower, upper, eps, order, wide, tolerance, rtol, room, direction)
+    if root >= ceiling and not scaled:  # a gradient so small that eta is not a number
+        flags = NAN_DELTA
+    if flags == 0:
+        eta = x.dtype.type(min(root, ceiling))
+        if len(order) == SQUARE and over:
+            _write_over(x, v, lower, upper, eta)
+        else:
+            write_row(x, v, lower, upper, eta, out)
+    return flags
+
+
 @compiled(**CALLED_FROM_PYTHON)
 def steepest_rows(
-    x, g, lower, upper, eps, order, wide, dual, smallest, tolerance, rtol, counts, out, flags,
-    first, last,
+    x, g, lower, upper, eps, order, wide, dual, smallest, tolerance, rtol, counts, lenient, over,
+    out, flags, first, last,
 ):  # fmt: skip
     """Rows first..last: out = x + s, s = argmax <g, s> over ||s||_p <= eps inside the bounds.
 
     For p = 1 and counts[i] > 0 the step goes evenly along the signs of the counts[i] largest
-    gradients that can move, instead. dual is the order of 1 / (p - 1).
+    gradients that can move, instead. dual is the order of 1 / (p - 1). If `lenient`, gradients
+    that are not finite count as 0. `over`: out is g, for 1 < p < inf.
     """
     n = x.shape[1]
     m = sample_size(n)
     room, direction = np.empty(m, x.dtype), np.empty(m, x.dtype)
     scratch = room if len(order) in (SQUARE, INFINITE) else np.empty(n, x.dtype)
-    zero, ceiling = x.dtype.type(0), float(np.finfo(x.dtype).max)
+    cleaned = np.empty(n if lenient else 0, x.dtype)
     for i in range(first, last):
-        xi, gi, low, high = x[i], g[i], row_of(lower, i), row_of(upper, i)
-        if len(order) != SQUARE:  # there the root finder looks itself
-            flags[i] = find_violations(xi, gi, low, high, tolerance)
-            if flags[i]:
-                continue
-        if len(order) == INFINITE:
-            _write_signs(xi, gi, low, high, x.dtype.type(eps[i]), out[i])
-            continue
-        v = gi
-        if len(order) == FIRST:
-            _fill_gains(xi, gi, low, high, scratch)
-            if counts[i] == 0:
-                _fill_up(xi, gi, low, high, eps[i], scratch, out[i])
-                continue
-            guesses = zero, zero
-            if m < n:
-                guesses = _sample_bracket(scratch, counts[i] / n, room)
-            _fill_signs(gi, _threshold_of(scratch, counts[i], None, guesses), scratch)
-            v = scratch
-        elif len(order) != SQUARE:
-            # where nothing can move the largest is 0, and so will eta be
-            _fill_dual(gi, largest_movable(xi, gi, low, high), smallest, dual, scratch)
-            v = scratch
-        root, flag = solve_row(
-            xi, v, low, high, eps[i], order, wide, tolerance, rtol, room, direction
-        )
-        if root >= ceiling:  # a gradient so small that eta is not a number: scaled by the caller
-            flag = NAN_DELTA
-        flags[i] = flag
-        if flag == 0:
-            write_row(xi, v, low, high, x.dtype.type(root), out[i])
+        gi = g[i]
+        for scaled in range(2):
+            flags[i] = _steepest_row(
+                x[i], gi, row_of(lower, i), row_of(upper, i), eps[i], order, wide, dual, smallest,
+                tolerance, rtol, counts[i], room, direction, scratch, scaled, over and not scaled,
+                out[i],
+            )  # fmt: skip
+            if flags[i] != NAN_DELTA or not lenient:
+                break
+            _fill_finite(g[i], cleaned)
+            gi = cleaned
