@@ -153,58 +153,13 @@ def _project_l1(x, v, lower, upper, eps, rtol, room, direction, out):
             room, direction, zero, zero, eps * room.size / v.size, start, top, SAMPLE_RTOL
         )
     if eps == 0:
-        out[:] = x
-        _clip(out, lower, upper)
+        for j in range(x.size):  # assigning slices would compile text for an error message
+            out[j] = clipped(x[j], lower, upper, j)
         # just below, where the largest term still changes: what the derivative is taken of
         return float(np.nextafter(x.dtype.type(largest), x.dtype.type(0)))
     t = _threshold_l1(x, v, lower, upper, eps, start, largest, rtol)
     _write_shrunk(x, v, lower, upper, t, out)
     return t
-
-
-@compiled()
-def _project_row(
-    center, point, lower, upper, eps, order, wide, tolerance, rtol, sphere, room, direction, v
-):  # fmt: skip
-    """Project one row, in place; return its threshold, what is missing, and its flags."""
-    if len(order) == INFINITE:
-        size, fine = _limit(center, point, lower, upper, point.dtype.type(eps), tolerance)
-        flags = 0
-        if not fine:
-            _fill_difference(center, point, v)
-            flags = find_violations(center, v, lower, upper, tolerance)
-        elif sphere and size < eps * (1 - RTOL_INF):
-            _fill_difference(center, point, v)
-            root, _ = solve_row_inf(center, v, lower, upper, eps, wide, tolerance)
-            write_row(center, v, lower, upper, point.dtype.type(root), point)
-        return 0.0, 0.0, flags
-    _fill_difference(center, point, v)
-    if len(order) == FIRST:
-        flags = find_violations(center, v, lower, upper, tolerance)
-        if flags:
-            return 0.0, 0.0, flags
-        threshold = _project_l1(center, v, lower, upper, eps, rtol, room, direction, point)
-        if threshold > 0:
-            return threshold, 0.0, flags
-        if not sphere:
-            _clip(point, lower, upper)
-            return 0.0, 0.0, flags
-    root, flags = solve_row(
-        center, v, lower, upper, eps, order, wide, tolerance, rtol, room, direction
-    )
-    missing = 0.0
-    if flags:
-        return 0.0, missing, flags
-    if not sphere and root >= 1:
-        _clip(point, lower, upper)
-    else:
-        root = min(root, float(np.finfo(point.dtype).max))
-        write_row(center, v, lower, upper, point.dtype.type(root), point)
-        if len(order) == FIRST:
-            _fill_difference(center, point, v)
-            size, _ = _shrunk_block(center, v, lower, upper, 0.0)
-            missing = eps - size
-    return 0.0, missing, flags
 
 
 @compiled(**CALLED_FROM_PYTHON)
@@ -224,12 +179,47 @@ def project_rows(
     room, direction = np.empty(m, x0.dtype), np.empty(m, x0.dtype)
     v = np.empty(n, x0.dtype)
     for i in range(first, last):
+        center, low, high = x0[i], row_of(lower, i), row_of(upper, i)
+        point = a[i]
         for k in range(max(mixed, 1)):
             if k == mixed - 1:
-                mix(a[i], b[i], c[i], momentum)
-            threshold[i], missing[i], flags[i] = _project_row(
-                x0[i], a[i], row_of(lower, i), row_of(upper, i), eps[i], order, wide, tolerance,
-                rtol, sphere, room, direction, v,
-            )  # fmt: skip
+                mix(point, b[i], c[i], momentum)
+            if len(order) == INFINITE:
+                size, fine = _limit(center, point, low, high, x0.dtype.type(eps[i]), tolerance)
+                if not fine:
+                    _fill_difference(center, point, v)
+                    flags[i] = find_violations(center, v, low, high, tolerance)
+                    break
+                if sphere and size < eps[i] * (1 - RTOL_INF):
+                    _fill_difference(center, point, v)
+                    root, _ = solve_row_inf(center, v, low, high, eps[i], wide, tolerance)
+                    write_row(center, v, low, high, x0.dtype.type(root), point)
+                continue
+            _fill_difference(center, point, v)
+            if len(order) == FIRST:
+                flags[i] = find_violations(center, v, low, high, tolerance)
+                if flags[i]:
+                    break
+                missing[i] = 0
+                threshold[i] = _project_l1(
+                    center, v, low, high, eps[i], rtol, room, direction, point
+                )
+                if threshold[i] > 0:
+                    continue
+                if not sphere:
+                    _clip(point, low, high)
+                    continue
+            root, flags[i] = solve_row(
+                center, v, low, high, eps[i], order, wide, tolerance, rtol, room, direction
+            )
             if flags[i]:
                 break
+            if not sphere and root >= 1:
+                _clip(point, low, high)
+            else:
+                root = min(root, float(np.finfo(x0.dtype).max))
+                write_row(center, v, low, high, x0.dtype.type(root), point)
+                if len(order) == FIRST:
+                    _fill_difference(center, point, v)
+                    size, _ = _shrunk_block(center, v, low, high, 0.0)
+                    missing[i] = eps[i] - size

@@ -31,6 +31,8 @@ from .passes import (
 from .powers import FIRST, INFINITE, SQUARE, power
 from .roots import SMALLEST_EPS, solve_row, write_row
 
+INTERPOLATIONS = 16  # every other one of so many passes; where they do not help, halving goes on
+
 
 @compiled(fastmath=FAST)
 def _write_signs(x, v, lower, upper, eps, out):
@@ -108,30 +110,35 @@ def _of_bits(bits, gains):
 
 
 @compiled()
-def _narrowed(gains, count, room_of, low, high, middle):
-    """Return the half of the bracket with the threshold; of no width where any there will do."""
-    found = _count_from(gains, _of_bits(middle, gains), room_of)
-    if found == count:
-        return middle, middle
-    return (middle, high) if found > count else (low, middle)
-
-
-@compiled()
 def _threshold_of(gains, count, room_of, guesses):
     """Return the largest t > 0 such that at least ``count`` gains (or their room) are >= t.
 
     The least positive number where not so many are positive. Halving the bits of t, whose order is
-    that of floats >= 0, ends at the exact value. A guess that is off costs a pass, no more.
+    that of floats >= 0, ends at the exact value, or where any there will do. Before that, guesses
+    and every other time interpolation: one that is off costs a pass, no more.
     """
     low, high = 1, int(bits_of(gains.dtype.type(np.inf)))
-    if _count_from(gains, _of_bits(low, gains), room_of) <= count:
+    most, fewest = _count_from(gains, _of_bits(low, gains), room_of), 0.0
+    if most <= count:
         return _of_bits(low, gains)
-    for guess in guesses:
-        middle = int(bits_of(guess))
-        if low < middle < high:
-            low, high = _narrowed(gains, count, room_of, low, high, middle)
+    k = 0
     while high - low > 1:
-        low, high = _narrowed(gains, count, room_of, low, high, low + (high - low) // 2)
+        middle = low + (high - low) // 2
+        if k < len(guesses):
+            middle = int(bits_of(guesses[k]))
+        elif k < INTERPOLATIONS and k % 2 == 0:
+            part = (most - count) / (most - fewest)
+            middle = min(max(low + int(part * (high - low)), low + 1), high - 1)
+        k += 1
+        if not low < middle < high:
+            continue
+        found = _count_from(gains, _of_bits(middle, gains), room_of)
+        if found == count:
+            return _of_bits(middle, gains)
+        if found > count:
+            low, most = middle, found
+        else:
+            high, fewest = middle, found
     return _of_bits(low, gains)
 
 
@@ -169,15 +176,19 @@ def _fill_up(x, g, lower, upper, eps, gains, out):
 
 @compiled()
 def _sample_bracket(gains, share, sample):
-    """Two standard errors around the gain that this share of them reaches; sample is scratch."""
+    """Return two guesses, two standard errors around the gain that this share of them reaches."""
     m, n = sample.size, gains.size
     runs = m // SAMPLE_RUN
     for k in range(runs):
         start, to = start_of_run(k, runs, n), k * SAMPLE_RUN
-        sample[to : to + SAMPLE_RUN] = gains[start : start + SAMPLE_RUN]
-    ordered = np.sort(sample)
-    rank, margin = m - share * m, 2 * math.sqrt(share * m) + 1
-    return ordered[max(int(rank - margin), 0)], ordered[min(int(rank + margin), m - 1)]
+        for j in range(SAMPLE_RUN):  # assigning slices would compile text for an error message
+            sample[to + j] = gains[start + j]
+    low = high = gains.dtype.type(0)
+    margin = 2 * math.sqrt(share * m) + 1
+    for error in (margin, -margin):
+        count = min(max(share * m + error, 1.0), float(m))
+        low, high = high, _threshold_of(sample, count, None, (low, low))
+    return low, high
 
 
 @compiled()
@@ -191,47 +202,6 @@ def _fill_finite(g, out):
     top = top if top > 0 else g.dtype.type(1)
     for j in range(g.size):
         out[j] = g[j] / top if abs(g[j]) <= largest else zero
-
-
-@compiled()
-def _steepest_row(
-    x, g, lower, upper, eps, order, wide, dual, smallest, tolerance, rtol, count, room, direction,
-    scratch, scaled, over, out,
-):  # fmt: skip
-    """Write the step of one row and return its flags, with which nothing is written."""
-    zero, ceiling = x.dtype.type(0), float(np.finfo(x.dtype).max)
-    if len(order) != SQUARE:  # there the root finder looks itself
-        flags = find_violations(x, g, lower, upper, tolerance)
-        if flags:
-            return flags
-    if len(order) == INFINITE:
-        _write_signs(x, g, lower, upper, x.dtype.type(eps), out)
-        return 0
-    v = g
-    if len(order) == FIRST:
-        _fill_gains(x, g, lower, upper, scratch)
-        if count == 0:
-            _fill_up(x, g, lower, upper, eps, scratch, out)
-            return 0
-        guesses = zero, zero
-        if room.size < x.size:
-            guesses = _sample_bracket(scratch, count / x.size, room)
-        _fill_signs(g, _threshold_of(scratch, count, None, guesses), scratch)
-        v = scratch
-    elif len(order) != SQUARE:
-        # where nothing can move the largest is 0, and so will eta be
-        _fill_dual(g, largest_movable(x, g, lower, upper), smallest, dual, scratch)
-        v = scratch
-    root, flags = solve_row(x, v, lower, upper, eps, order, wide, tolerance, rtol, room, direction)
-    if root >= ceiling and not scaled:  # a gradient so small that eta is not a number
-        flags = NAN_DELTA
-    if flags == 0:
-        eta = x.dtype.type(min(root, ceiling))
-        if len(order) == SQUARE and over:
-            _write_over(x, v, lower, upper, eta)
-        else:
-            write_row(x, v, lower, upper, eta, out)
-    return flags
 
 
 @compiled(**CALLED_FROM_PYTHON)
@@ -250,15 +220,45 @@ def steepest_rows(
     room, direction = np.empty(m, x.dtype), np.empty(m, x.dtype)
     scratch = room if len(order) in (SQUARE, INFINITE) else np.empty(n, x.dtype)
     cleaned = np.empty(n if lenient else 0, x.dtype)
+    zero, ceiling = x.dtype.type(0), float(np.finfo(x.dtype).max)
     for i in range(first, last):
-        gi = g[i]
+        xi, gi, low, high = x[i], g[i], row_of(lower, i), row_of(upper, i)
         for scaled in range(2):
-            flags[i] = _steepest_row(
-                x[i], gi, row_of(lower, i), row_of(upper, i), eps[i], order, wide, dual, smallest,
-                tolerance, rtol, counts[i], room, direction, scratch, scaled, over and not scaled,
-                out[i],
-            )  # fmt: skip
-            if flags[i] != NAN_DELTA or not lenient:
+            flag = 0
+            if len(order) != SQUARE:  # there the root finder looks itself
+                flag = find_violations(xi, gi, low, high, tolerance)
+            if len(order) == INFINITE:
+                if flag == 0:
+                    _write_signs(xi, gi, low, high, x.dtype.type(eps[i]), out[i])
+            elif flag == 0:
+                v = gi
+                if len(order) == FIRST:
+                    _fill_gains(xi, gi, low, high, scratch)
+                    if counts[i] == 0:
+                        _fill_up(xi, gi, low, high, eps[i], scratch, out[i])
+                        flags[i] = 0
+                        break
+                    guesses = zero, zero
+                    if m < n:
+                        guesses = _sample_bracket(scratch, counts[i] / n, room)
+                    _fill_signs(gi, _threshold_of(scratch, counts[i], None, guesses), scratch)
+                    v = scratch
+                elif len(order) != SQUARE:
+                    # where nothing can move the largest is 0, and so will eta be
+                    _fill_dual(gi, largest_movable(xi, gi, low, high), smallest, dual, scratch)
+                    v = scratch
+                root, flag = solve_row(
+                    xi, v, low, high, eps[i], order, wide, tolerance, rtol, room, direction
+                )
+                if root >= ceiling and scaled == 0:  # a gradient so small that eta is not a number
+                    flag = NAN_DELTA
+                root = min(root, ceiling)
+                if flag == 0 and len(order) == SQUARE and over and scaled == 0:
+                    _write_over(xi, v, low, high, x.dtype.type(root))
+                elif flag == 0:
+                    write_row(xi, v, low, high, x.dtype.type(root), out[i])
+            flags[i] = flag
+            if flag != NAN_DELTA or not lenient:
                 break
             _fill_finite(g[i], cleaned)
             gi = cleaned
