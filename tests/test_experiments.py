@@ -39,6 +39,7 @@ def test_quickstart(tmp_path):
     assert evaluated("quickstart", tmp_path, "samples=5").clean_accuracy == 1
 
 
+@pytest.mark.nightly
 def test_jax_digits(tmp_path):
     pytest.importorskip("jax")
     results = evaluated("jax_digits", tmp_path, "samples=20", "model.epochs=40")
@@ -162,6 +163,7 @@ def test_the_benchmark_of_minimum_norms_measures_attacks_once(tmp_path, monkeypa
     assert len(minimum_norm.read(tmp_path / "minimum_norm.csv")) == 2
 
 
+@pytest.mark.nightly
 def test_the_benchmark_of_curves_counts_the_robust_samples_of_each_attack(tmp_path, monkeypatch):
     from experiments.benchmarks import curves
 

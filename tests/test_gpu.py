@@ -110,6 +110,7 @@ def test_what_the_check_does_on_a_gpu_alone_runs_on_a_pretended_one(monkeypatch)
     assert len(found.sections[""]) > 80
 
 
+@pytest.mark.nightly
 def test_launched_kernels_compile_and_their_registers_are_recorded(tmp_path):
     few = ["--capabilities", "80", "--dtypes", "float32", "--orders", "inf", "--shapes", "64x9"]
     compile.main([*few, "--output", str(tmp_path)])

@@ -30,6 +30,7 @@ def build(folder):
     return next(folder.glob("*.whl")), next(folder.glob("*.tar.gz"))
 
 
+@pytest.mark.nightly
 def test_two_builds_are_the_same_bytes(built):
     digests = [[hashlib.sha256(path.read_bytes()).hexdigest() for path in pair] for pair in built]
     assert digests[0] == digests[1]

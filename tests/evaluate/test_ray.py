@@ -117,6 +117,7 @@ def test_more_than_the_cluster_has_is_one_error(cluster, tmp_path):
         evaluate(tiny(tmp_path / "run", executor=on(cluster, cpus=9)))
 
 
+@pytest.mark.nightly
 def test_a_module_that_a_node_lacks_is_named_and_copied_there_on_request(
     cluster, tmp_path, monkeypatch
 ):

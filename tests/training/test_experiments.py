@@ -31,6 +31,7 @@ def test_epsilon_is_realised_by_ours_only(tmp_path):
             assert most < 0.95
 
 
+@pytest.mark.nightly
 def test_the_three_gradients_differ_in_training_and_share_their_start(tmp_path):
     rows = rows_of(eta_gradient, tmp_path)
     exact, detached, naive = (
@@ -43,6 +44,7 @@ def test_the_three_gradients_differ_in_training_and_share_their_start(tmp_path):
     assert all(0.5 < float(r["cosine_detached"]) < 0.999 for r in exact if r["cosine_detached"])
 
 
+@pytest.mark.nightly
 def test_universal_perturbations_have_exactly_the_norm_they_are_reported_at(tmp_path):
     rows = rows_of(universal, tmp_path)
     assert {(row["kind"], row["p"]) for row in rows} == {
@@ -61,25 +63,19 @@ def test_speed_compares_the_operator_with_none_and_with_the_official_code(tmp_pa
     assert all(float(row["seconds"]) > 0 for row in rows)
 
 
-EACH = pytest.mark.parametrize(
-    "recipes", [("clean", "adversarial"), pytest.param(None, marks=pytest.mark.nightly)]
-)
+@pytest.mark.nightly
+def test_the_jax_example_trains_on_each_recipe():
+    check_example(jax_example)
 
 
-@EACH
-def test_the_jax_example_trains_on_each_recipe(monkeypatch, recipes):
-    check_example(jax_example, monkeypatch, recipes)
-
-
-@EACH
-def test_the_keras_example_trains_on_each_recipe(monkeypatch, recipes):
+@pytest.mark.nightly
+def test_the_keras_example_trains_on_each_recipe():
     from experiments.training import keras_example  # TensorFlow is slow to import
 
-    check_example(keras_example, monkeypatch, recipes)
+    check_example(keras_example)
 
 
-def check_example(example, monkeypatch, recipes):
-    monkeypatch.setattr(example, "RECIPES", recipes or example.RECIPES)
+def check_example(example):
     results = example.main(["--quick"])
     assert list(results) == list(example.RECIPES)
     assert all(found["clean"] > 0.7 for found in results.values())

@@ -139,6 +139,7 @@ def test_half_of_the_noise_is_that_of_earlier_generators(batch, network):
     assert len(recipe.state_dict()["past"]) == 2
 
 
+@pytest.mark.nightly
 def test_the_experiment_measures_every_recipe_in_its_short_form(tmp_path, monkeypatch):
     quick = dataclasses.replace(noise_training.QUICK, holdout=0.9, samples=8, pgd_samples=2)
     monkeypatch.setattr(noise_training, "QUICK", quick)
