@@ -46,11 +46,19 @@ def covering(names: Sequence[str], *factors: Any) -> list[tuple[Any, ...]]:
     return chosen
 
 
-def cover(argument: str, names: Sequence[str], **factors: Any) -> Any:
-    """Parametrise over `covering`; the fixture `argument` gets the names."""
-    return pytest.mark.parametrize(
-        (argument, *factors), covering(names, *factors.values()), indirect=[argument]
-    )
+def cover(argument: str, names: Sequence[str], *, loop: str = "", **factors: Any) -> Any:
+    """Parametrise over `covering`; the fixture `argument` gets the names.
+
+    Of the factor ``loop`` a test gets all values at once that go with the others.
+    """
+    rows = covering(names, *factors.values())
+    if loop:
+        at = 1 + list(factors).index(loop)
+        together: dict[tuple[Any, ...], list[Any]] = {}
+        for row in rows:
+            together.setdefault((*row[:at], *row[at + 1 :]), []).append(row[at])
+        rows = [(*key[:at], values, *key[at:]) for key, values in together.items()]
+    return pytest.mark.parametrize((argument, *factors), rows, indirect=[argument])
 
 
 def by_day(day: Sequence[Any], cases: Sequence[Any]) -> list[Any]:

@@ -112,32 +112,34 @@ def test_unreachable_eps_only_clips(backend, p):
 @backends.cover(
     "backend",
     backends.FULL,
-    name=["uniform", "on the bounds", "cauchy", "quantised"],
+    cases=["uniform", "on the bounds", "cauchy", "quantised"],
     p=ORDERS,
+    loop="cases",
 )
 def test_result_is_in_the_box_and_on_the_sphere_where_the_clipped_point_was_outside(
-    backend, name, p
+    backend, cases, p
 ):
-    x0, delta = (backend.rounded(t) for t in reference.case(name))
-    x = backend.rounded(x0 + delta)
-    size = reference.norm(np.clip(x, 0, 1) - x0, p)
-    fractions = np.array([0.05, 0.3, 0.6, 0.9, 0.99, 2.0])
-    eps = backend.rounded(fractions * size)
-    result = backend.numpy(
-        fc.project(backend.tensor(x), backend.tensor(x0), backend.tensor(eps), p=p)
-    )
-    assert result.min() >= 0
-    assert result.max() <= 1
-    # the points of the dtype are this far apart, in each of the n coordinates
-    unit = np.finfo(backend.dtype).eps
-    rounding = reference.norm(np.full((len(x), x[0].size), unit), p)
-    if p == 1:  # |v| - t carries the rounding of the largest |v|
-        rounding = rounding * (1 + np.abs(x - x0).reshape(len(x), -1).max(1))
-    error = np.abs(reference.norm(result - x0, p) - np.minimum(eps, size))
-    if p >= 1:
-        assert np.all(error <= tolerance(backend.dtype, p) * eps + rounding)
-    else:
-        assert np.all(error <= 1e-2 * eps)
+    for name in cases:
+        x0, delta = (backend.rounded(t) for t in reference.case(name))
+        x = backend.rounded(x0 + delta)
+        size = reference.norm(np.clip(x, 0, 1) - x0, p)
+        fractions = np.array([0.05, 0.3, 0.6, 0.9, 0.99, 2.0])
+        eps = backend.rounded(fractions * size)
+        result = backend.numpy(
+            fc.project(backend.tensor(x), backend.tensor(x0), backend.tensor(eps), p=p)
+        )
+        assert result.min() >= 0
+        assert result.max() <= 1
+        # the points of the dtype are this far apart, in each of the n coordinates
+        unit = np.finfo(backend.dtype).eps
+        rounding = reference.norm(np.full((len(x), x[0].size), unit), p)
+        if p == 1:  # |v| - t carries the rounding of the largest |v|
+            rounding = rounding * (1 + np.abs(x - x0).reshape(len(x), -1).max(1))
+        error = np.abs(reference.norm(result - x0, p) - np.minimum(eps, size))
+        if p >= 1:
+            assert np.all(error <= tolerance(backend.dtype, p) * eps + rounding)
+        else:
+            assert np.all(error <= 1e-2 * eps)
 
 
 @pytest.mark.parametrize("p", [0.5, 1.3, 2.0, 3.0])

@@ -24,21 +24,23 @@ def problem(backend, name, p, shape=SHAPE):
     )
 
 
-@backends.cover("backend", backends.FULL, name=CASES, p=ORDERS)
-def test_norm_after_the_clip_is_eps_or_all_that_is_reachable(backend, name, p):
-    x, delta, eps = problem(backend, name, p)
-    eta = fc.clipping_aware_rescaling(
-        backend.tensor(x), backend.tensor(delta), backend.tensor(eps), p=p
-    )
-    assert tuple(eta.shape) == (len(x), 1, 1, 1)
-    assert_norm(backend, backend.numpy(eta), x, delta, eps, p)
+@backends.cover("backend", backends.FULL, cases=CASES, p=ORDERS, loop="cases")
+def test_norm_after_the_clip_is_eps_or_all_that_is_reachable(backend, cases, p):
+    for name in cases:
+        x, delta, eps = problem(backend, name, p)
+        eta = fc.clipping_aware_rescaling(
+            backend.tensor(x), backend.tensor(delta), backend.tensor(eps), p=p
+        )
+        assert tuple(eta.shape) == (len(x), 1, 1, 1)
+        assert_norm(backend, backend.numpy(eta), x, delta, eps, p)
 
 
-@backends.cover("backend", backends.HALF, name=HALF_CASES, p=ORDERS)
-def test_half_precision_is_exact_up_to_the_rounding_of_eta(backend, name, p):
-    x, delta, eps = problem(backend, name, p)
-    eta = fc.clipping_aware_rescaling(backend.tensor(x), backend.tensor(delta), eps, p=p)
-    assert_norm(backend, backend.numpy(eta), x, delta, eps, p)
+@backends.cover("backend", backends.HALF, cases=HALF_CASES, p=ORDERS, loop="cases")
+def test_half_precision_is_exact_up_to_the_rounding_of_eta(backend, cases, p):
+    for name in cases:
+        x, delta, eps = problem(backend, name, p)
+        eta = fc.clipping_aware_rescaling(backend.tensor(x), backend.tensor(delta), eps, p=p)
+        assert_norm(backend, backend.numpy(eta), x, delta, eps, p)
 
 
 @backends.cover("backend", backends.FULL, p=ORDERS)

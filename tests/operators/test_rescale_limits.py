@@ -39,35 +39,38 @@ def test_a_point_beyond_its_bound_has_no_room_rather_than_less_than_none(backend
     assert np.all(backend.numpy(fc.clipping_aware_rescaling(x, up, 0.1, p=p)) == 0)
 
 
-@backends.cover("backend", backends.SINGLE, name=CASES, p=ORDERS)
-def test_perturb_stays_inside_the_box_exactly(backend, name, p):
-    x, delta, eps = problem(backend, name, p, shape=(6, 40))
-    moved = backend.numpy(
-        fc.perturb(backend.tensor(x), backend.tensor(delta), backend.tensor(eps), p=p)
-    )
-    assert moved.min() >= 0.0
-    assert moved.max() <= 1.0
-    still = (delta == 0) | (reference.room(x, delta).reshape(x.shape) == 0)
-    np.testing.assert_array_equal(moved[still], x[still])
+@backends.cover("backend", backends.SINGLE, cases=CASES, p=ORDERS, loop="cases")
+def test_perturb_stays_inside_the_box_exactly(backend, cases, p):
+    for name in cases:
+        x, delta, eps = problem(backend, name, p, shape=(6, 40))
+        moved = backend.numpy(
+            fc.perturb(backend.tensor(x), backend.tensor(delta), backend.tensor(eps), p=p)
+        )
+        assert moved.min() >= 0.0
+        assert moved.max() <= 1.0
+        still = (delta == 0) | (reference.room(x, delta).reshape(x.shape) == 0)
+        np.testing.assert_array_equal(moved[still], x[still])
 
 
 @backends.cover(
     "backend",
     backends.FULL,
-    name=["uniform", "on the bounds", "cauchy"],
+    cases=["uniform", "on the bounds", "cauchy"],
     p=[1.0, 1.3, 2.0, 3.0, math.inf],
+    loop="cases",
 )
-def test_perturb_is_eps_away_from_x(backend, name, p):
-    x, delta, eps = problem(backend, name, p)
-    moved = backend.numpy(
-        fc.perturb(backend.tensor(x), backend.tensor(delta), backend.tensor(eps), p=p)
-    )
-    wanted = np.minimum(eps, reference.reachable_norm(x, delta, p))
-    # besides what eta may miss, the sum x + eta * delta is rounded in each of the n coordinates
-    n = math.prod(SHAPE[1:])
-    rounding = reference.norm(np.full((len(x), n), np.finfo(backend.dtype).eps), p)
-    allowed = tolerance(backend.dtype, p) * wanted + rounding
-    assert np.all(np.abs(reference.norm(moved - x, p) - wanted) <= allowed)
+def test_perturb_is_eps_away_from_x(backend, cases, p):
+    for name in cases:
+        x, delta, eps = problem(backend, name, p)
+        moved = backend.numpy(
+            fc.perturb(backend.tensor(x), backend.tensor(delta), backend.tensor(eps), p=p)
+        )
+        wanted = np.minimum(eps, reference.reachable_norm(x, delta, p))
+        # besides what eta may miss, the sum x + eta * delta is rounded in each of the n coordinates
+        n = math.prod(SHAPE[1:])
+        rounding = reference.norm(np.full((len(x), n), np.finfo(backend.dtype).eps), p)
+        allowed = tolerance(backend.dtype, p) * wanted + rounding
+        assert np.all(np.abs(reference.norm(moved - x, p) - wanted) <= allowed)
 
 
 @backends.cover("backend", backends.SINGLE, p=ORDERS)

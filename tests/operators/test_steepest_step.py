@@ -80,26 +80,28 @@ def test_bounds_that_differ_by_coordinate_are_kept(p):
 @backends.cover(
     "backend",
     backends.FULL,
-    name=["uniform", "on the bounds", "cauchy", "quantised", "mostly zero"],
+    cases=["uniform", "on the bounds", "cauchy", "quantised", "mostly zero"],
     p=[1.0, 1.05, *CONVEX[1:]],
+    loop="cases",
 )
-def test_step_has_length_eps_or_all_that_is_reachable(backend, name, p):
-    x, g = (backend.rounded(t) for t in reference.case(name))
-    reach = reference.reachable_norm(x, g, p)
-    eps = backend.rounded(np.array(reference.FRACTIONS) * reach)
-    moved = backend.numpy(
-        fc.steepest_step(backend.tensor(x), backend.tensor(g), backend.tensor(eps), p=p)
-    )
-    assert moved.min() >= 0
-    assert moved.max() <= 1
-    still = (g == 0) | (reference.room(x, g).reshape(x.shape) == 0)
-    np.testing.assert_array_equal(moved[still], x[still])
-    unit = np.finfo(backend.dtype).eps  # of the sum x + s, in each coordinate
-    rounding = reference.norm(np.full((len(x), x[0].size), unit), p)
-    error = np.abs(reference.norm(moved - x, p) - np.minimum(eps, reach))
-    # A sum of 1083 equal powers, one after the other as an older compiler adds them, is off by
-    # 45 units: more than a few, and far less than what is promised.
-    assert np.all(error <= tolerance(backend.dtype, p) * eps + rounding)
+def test_step_has_length_eps_or_all_that_is_reachable(backend, cases, p):
+    for name in cases:
+        x, g = (backend.rounded(t) for t in reference.case(name))
+        reach = reference.reachable_norm(x, g, p)
+        eps = backend.rounded(np.array(reference.FRACTIONS) * reach)
+        moved = backend.numpy(
+            fc.steepest_step(backend.tensor(x), backend.tensor(g), backend.tensor(eps), p=p)
+        )
+        assert moved.min() >= 0
+        assert moved.max() <= 1
+        still = (g == 0) | (reference.room(x, g).reshape(x.shape) == 0)
+        np.testing.assert_array_equal(moved[still], x[still])
+        unit = np.finfo(backend.dtype).eps  # of the sum x + s, in each coordinate
+        rounding = reference.norm(np.full((len(x), x[0].size), unit), p)
+        error = np.abs(reference.norm(moved - x, p) - np.minimum(eps, reach))
+        # A sum of 1083 equal powers, one after the other as an older compiler adds them, is off by
+        # 45 units: more than a few, and far less than what is promised.
+        assert np.all(error <= tolerance(backend.dtype, p) * eps + rounding)
 
 
 @backends.cover("backend", backends.SINGLE, p=CONVEX)
