@@ -42,12 +42,12 @@ def assert_steepest(step, x, g, eps, p, lower=0.0, upper=1.0):
 FRACTIONS = np.array([0.05, 0.3, 0.8, 0.999, 2.0])
 
 
-@pytest.mark.parametrize("name", ["any", "on the bounds", "ties", "zeros", "outwards"])
 @each_order
-def test_no_step_gains_more_than_ours(name, p):
-    x, g = gradients(name)
-    eps = FRACTIONS * reference.reachable_norm(x, g, p)
-    assert_steepest(fc.steepest_step(x, g, eps, p=p) - x, x, g, eps, p)
+def test_no_step_gains_more_than_ours(p):
+    for name in ("any", "on the bounds", "ties", "zeros", "outwards"):
+        x, g = gradients(name)
+        eps = FRACTIONS * reference.reachable_norm(x, g, p)
+        assert_steepest(fc.steepest_step(x, g, eps, p=p) - x, x, g, eps, p)
 
 
 @backends.cover("backend", backends.SINGLE[:3], p=[1.03, 1.05, 1.1, 1.3])  # JAX: float32 alone
