@@ -124,11 +124,13 @@ ClipAwareAdamPGD = variant(
     "ClipAwareAdamPGD",
     """``ClipAwarePGD`` along Adam's direction: first over root of second moment.
 
-    The arguments are those of ``ClipAwareGradientAttack``.
+    Without momentum by default, as the first moment is one. The arguments are those of
+    ``ClipAwareGradientAttack``.
 
     Source: Kingma & Ba 2015, arXiv 1412.6980.
     """,
     fixed={"direction": "adam"},
+    defaults={"momentum": 0.0},
 )
 
 ClipAwareAPGD = variant(
