@@ -163,6 +163,18 @@ def test_the_benchmark_of_minimum_norms_measures_attacks_once(tmp_path, monkeypa
     assert len(minimum_norm.read(tmp_path / "minimum_norm.csv")) == 2
 
 
+def test_a_paired_test_decides_by_the_sizes_of_differences_and_not_by_their_number():
+    from experiments.benchmarks.minimum_norm import _verdict
+
+    ours = np.linspace(1, 2, 200)
+    other = ours - 0.001  # in 102 samples a little smaller, in 98 much larger or not found
+    other[:98] += 0.5
+    other[:7] = np.inf
+    assert _verdict(ours, other) == "better"
+    assert _verdict(other, ours) == "worse"
+    assert _verdict(ours, ours) == "level"
+
+
 @pytest.mark.nightly
 def test_the_benchmark_of_curves_counts_the_robust_samples_of_each_attack(tmp_path, monkeypatch):
     from experiments.benchmarks import curves

@@ -286,9 +286,12 @@ def _verdict(ours: Array, other: Array) -> str:
     """Return whether ours is better than the other attack, or worse, or level with it."""
     most = 10 * max(ours[np.isfinite(ours)].max(), other[np.isfinite(other)].max(initial=0))
     difference = np.minimum(ours, most) - np.minimum(other, most)
-    if not difference.any() or wilcoxon(difference).pvalue > CHANCE:
+    if not difference.any():
         return "level"
-    return "better" if np.median(difference[difference != 0]) < 0 else "worse"
+    for verdict, side in (("better", "less"), ("worse", "greater")):
+        if wilcoxon(difference, alternative=side).pvalue <= CHANCE / 2:
+            return verdict
+    return "level"
 
 
 if __name__ == "__main__":
