@@ -14,7 +14,7 @@ from foolbox.criteria import Misclassification
 from foolbox.devutils import atleast_kd, flatten
 from foolbox.models import Model
 
-from ..core import backends, checks
+from ..core import backends, checks, memory
 from ..core.norms import sample
 from ..operators.api import perturb
 from . import losses
@@ -287,7 +287,7 @@ class _MeanModel(WrappedModel):
         self._draws, self.is_diagnosed = draws, True
 
     def __call__(self, inputs: Any) -> Any:
-        logits = self._model(inputs)
+        logits = memory.copied(self._model(inputs))  # the next call may write over them
         for _ in range(self._draws - 1):
             logits = logits + self._model(inputs)
         return logits / self._draws

@@ -10,7 +10,7 @@ import numpy as np
 from foolbox.criteria import Misclassification, TargetedMisclassification
 from foolbox.devutils import atleast_kd
 
-from ..core import backends
+from ..core import backends, memory
 
 Index = np.ndarray[Any, np.dtype[np.integer[Any]]]
 
@@ -64,12 +64,14 @@ def replace_samples(
 ) -> ep.Tensor:
     """Return the tensor with other samples where ``where``, shape (N,), says so.
 
-    With ``in_place`` they are written over the tensor's own, in PyTorch.
+    With ``in_place`` they are written over the tensor's own, in PyTorch, unless somebody else has
+    its memory: a model may keep the points that it was called with.
     """
     where = atleast_kd(where, tensor.ndim)
+    raw = tensor.raw
+    in_place = in_place and backends.framework(tensor) == "torch"
     # a gradient may be one number that stands for all
-    if in_place and backends.framework(tensor) == "torch" and tensor.raw.is_contiguous():
-        raw = tensor.raw
+    if in_place and raw.is_contiguous() and not memory.is_shared(raw):
         sys.modules["torch"].where(where.raw, values.raw, raw, out=raw)
         return tensor
     merged: ep.Tensor = ep.where(where, values, tensor)

@@ -12,7 +12,7 @@ from foolbox.attacks.base import MinimizationAttack, raise_if_kwargs
 from foolbox.devutils import atleast_kd, flatten
 from foolbox.models import Model
 
-from ..core import backends, checks
+from ..core import backends, checks, memory
 from ..core.norms import lp_norm
 from . import directions, losses, schedules
 from .base import LpAttack, checked_arguments, lp_distance
@@ -154,7 +154,7 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
             final = t == self.steps
             point = state.evaluate(x, loss_fn, gradient=not final)
             if t == 0 and restart == 0:
-                nearest.clean = point.logits
+                nearest.clean = memory.copied(point.logits)  # the next call may write over them
             elif t == 0 and restart == 1:
                 warn_of_randomness(state.model, nearest.clean, point.logits)
             norm = lp_distance(state.x0, x, p)

@@ -11,7 +11,7 @@ import numpy as np
 from foolbox.devutils import atleast_kd, flatten
 from foolbox.models import Model
 
-from ..core import backends
+from ..core import backends, gradients, memory
 from . import losses
 from .indexing import (
     Index,
@@ -117,7 +117,7 @@ class AttackState:
         grad = None
         if gradient:
             self.gradients += 1
-            _, (loss, logits), grad = backends.value_aux_and_grad(objective, x)
+            _, (loss, logits), grad = gradients.value_aux_and_grad(objective, x)
         else:
             _, (loss, logits) = objective(x)
         return Evaluation(loss, logits, self.criterion(x, logits), grad)
@@ -215,7 +215,10 @@ class HighestLoss:
         if self.loss is None or (not waits and higher.all()):
             alike = better is not None and bool(better.all())
             self._x, self._owned = None if alike else x, False
-            self.gradient, self._gradient_owned = gradient, not self._lent
+            if waits:  # a compiled model's CUDA graph may write the next one over it
+                self.gradient, self._gradient_owned = memory.copied(gradient), True
+            else:
+                self.gradient, self._gradient_owned = gradient, not self._lent
         elif waits or higher.any():
             self.gradient = replace_samples(
                 self.gradient, higher, gradient, in_place=self._gradient_owned

@@ -8,7 +8,7 @@ import torch.utils.checkpoint
 
 from foolbox_carescale import attacks
 from foolbox_carescale.attacks.counting import CountingModel
-from foolbox_carescale.core.backends import value_aux_and_grad
+from foolbox_carescale.core.gradients import value_aux_and_grad
 from tests.attacks.test_models import convolution
 
 

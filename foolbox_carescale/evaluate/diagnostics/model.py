@@ -10,7 +10,7 @@ import eagerpy as ep
 import numpy as np
 from foolbox.models import TransformBoundsWrapper
 
-from ...core import backends
+from ...core import backends, gradients
 from .diagnostic import FEW, Array, Diagnostic, share
 
 SAME = {"float16": 3e-2, "bfloat16": 1e-1}
@@ -161,7 +161,7 @@ def _gradients(model: Any, images: Array, labels: Array, size: int) -> Iterator[
         def loss(inputs: ep.Tensor) -> tuple[ep.Tensor, None]:
             return ep.crossentropy(model(inputs), y).sum(), None
 
-        _, _, found = backends.value_aux_and_grad(loss, _native(model, images))
+        _, _, found = gradients.value_aux_and_grad(loss, _native(model, images))
         return backends.to_numpy(ep.astensor(found)).reshape(len(images), -1)
 
     try:
