@@ -293,6 +293,20 @@ def test_rows_with_bad_values_are_flagged_and_stay(moves, p):
 
 
 @needs_kernels
+@pytest.mark.parametrize("p", [1, 2, math.inf])
+def test_what_is_wrong_before_momentum_is_told_after_it(engine, p):
+    x, v = on_device(*problem(np.float32)[:2])
+    z = x + 0.1 * v
+    z[2, 7] = math.nan
+    mix = 0.25, *map(ep.astensor, (x, x))
+    constraint = {"p": p, "bounds": (0.0, 1.0), "sphere": False, "direction": ep.astensor(v)}
+    with pytest.raises(ValueError, match="x0 or x: values are NaN or infinite"), checks.deferred():
+        steps.enforce_constraint(
+            *map(ep.astensor, (z, x)), 0.5, **constraint, momentum=mix, twice=True
+        )
+
+
+@needs_kernels
 def test_what_comes_to_a_bound_lies_on_it(moves):
     x, g, _ = problem(np.float32)
     x_, g_ = (a[few_rows] for a in on_device(x, g))

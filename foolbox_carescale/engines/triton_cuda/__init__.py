@@ -101,13 +101,13 @@ class TritonCUDA(Engine):
         found: Any = None
         with self._starting:
             x0, points, *rest = _arguments(problem)
-            options = {
+            options: dict[str, Any] = {
                 "sphere": sphere,
                 "direction": None if direction is None else direction.raw,
                 "report": not checks.are_skipped(),
             }
             if twice:
-                points, *_ = self._moves.project(x0, points, *rest, **options)
+                points, *_, options["word"] = self._moves.project(x0, points, *rest, **options)
             found = self._moves.project(x0, points, *rest, momentum=mix, **options)
         if found is None or checks.flagged(found[3], problem.names):
             return None

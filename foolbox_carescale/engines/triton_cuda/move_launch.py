@@ -45,6 +45,7 @@ def project(
     momentum: tuple[float, Tensor, Tensor] | None = None,
     direction: Tensor | None = None,
     report: bool = True,
+    word: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Project x onto ball and box; see ``engines.project``.
 
@@ -61,12 +62,13 @@ def project(
         direction: For p = 1 on the sphere: what is still missing to eps is spent on coordinates
             that have not moved, along the largest of this.
         report: Whether to say what is wrong.
+        word: Flags that a projection before this one has left, whose points hide what was wrong.
 
     Returns:
         The points, half precision as float32; for p = 1 the thresholds, and what was missing to
         eps before ``direction``, in float64; flags.
     """
-    word = word_for(x0, wanted=report)
+    word = word_for(x0, wanted=report) if word is None else word
     n = _elements(x0)
     x0, x0_step = rows_of(x0, n)
     x, x_step = rows_of(x, n)
