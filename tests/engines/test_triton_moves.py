@@ -300,10 +300,29 @@ def test_what_is_wrong_before_momentum_is_told_after_it(engine, p):
     z[2, 7] = math.nan
     mix = 0.25, *map(ep.astensor, (x, x))
     constraint = {"p": p, "bounds": (0.0, 1.0), "sphere": False, "direction": ep.astensor(v)}
-    with pytest.raises(ValueError, match="x0 or x: values are NaN or infinite"), checks.deferred():
-        steps.enforce_constraint(
-            *map(ep.astensor, (z, x)), 0.5, **constraint, momentum=mix, twice=True
-        )
+    for when in ("end", "each_call"):  # in the latter, points have been written already
+        with pytest.raises(ValueError, match=r"x: .*NaN or infinite"), checks.value_checks(when):
+            steps.enforce_constraint(
+                *map(ep.astensor, (z.clone(), x)), 0.5, **constraint, momentum=mix, twice=True
+            )
+
+
+@needs_kernels
+@pytest.mark.parametrize("p", [2, math.inf])
+def test_points_after_momentum_take_the_memory_of_those_before(engine, p):
+    x, v = on_device(*problem(np.float32)[:2])
+    mix = 0.25, *map(ep.astensor, (x + 0.02 * v, x))
+    constraint = {"p": p, "bounds": (0.0, 1.0), "sphere": True, "direction": ep.astensor(v)}
+    for kind in (torch.float32, torch.float16):
+        z, x0 = (x + 0.1 * v).to(kind), ep.astensor(x.to(kind))
+        once = steps.enforce_constraint(ep.astensor(z.clone()), x0, 0.5, **constraint)
+        expected = steps.enforce_constraint(once, x0, 0.5, **constraint, momentum=mix).raw
+        found = steps.enforce_constraint(
+            ep.astensor(z), x0, 0.5, **constraint, momentum=mix, twice=True
+        ).raw
+        close = {"rtol": 0, "atol": 0 if kind == torch.float32 else 1e-3}
+        torch.testing.assert_close(found, expected, **close)
+        assert (found.data_ptr() == z.data_ptr()) == (kind == torch.float32)
 
 
 @needs_kernels

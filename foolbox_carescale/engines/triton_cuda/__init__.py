@@ -93,23 +93,34 @@ class TritonCUDA(Engine):
         overwrite: bool,
         direction: ep.Tensor | None,
     ) -> tuple[ep.Tensor, Any, Any] | None:
-        """Return the points, in memory of their own, and thresholds; nothing is missing to eps."""
+        """Return the points and thresholds; nothing is missing to eps.
+
+        The points take memory of their own; if `twice`, that of those before, where it may be.
+        """
         mix = None
         if momentum is not None:
             weight, now, before = momentum
             mix = weight, now.raw, before.raw
+        options: dict[str, Any] = {
+            "sphere": sphere,
+            "direction": None if direction is None else direction.raw,
+            "report": not checks.are_skipped(),
+        }
         found: Any = None
         with self._starting:
             x0, points, *rest = _arguments(problem)
-            options: dict[str, Any] = {
-                "sphere": sphere,
-                "direction": None if direction is None else direction.raw,
-                "report": not checks.are_skipped(),
-            }
             if twice:
-                points, *_, options["word"] = self._moves.project(x0, points, *rest, **options)
+                given = points
+                points, *_, options["word"] = self._moves.project(x0, given, *rest, **options)
+                kept = given.dtype != points.dtype or not given.is_contiguous() or given.is_neg()
+                if overwrite and not kept:  # nobody reads them any more
+                    options["out"] = given
             found = self._moves.project(x0, points, *rest, momentum=mix, **options)
-        if found is None or checks.flagged(found[3], problem.names):
+        if found is None:
+            return None
+        if checks.flagged(found[3], problem.names):
+            if "out" in options:
+                problem.reject_flagged(int(found[3]))
             return None
         points, threshold, missing, _ = found
         return ep.PyTorchTensor(points), threshold, missing if direction is None else None

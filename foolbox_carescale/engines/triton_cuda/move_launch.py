@@ -46,6 +46,7 @@ def project(
     direction: Tensor | None = None,
     report: bool = True,
     word: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Project x onto ball and box; see ``engines.project``.
 
@@ -63,6 +64,7 @@ def project(
             that have not moved, along the largest of this.
         report: Whether to say what is wrong.
         word: Flags that a projection before this one has left, whose points hide what was wrong.
+        out: Where to write, contiguous, shape of x0, in the dtype that computes; nothing else.
 
     Returns:
         The points, half precision as float32; for p = 1 the thresholds, and what was missing to
@@ -72,7 +74,7 @@ def project(
     n = _elements(x0)
     x0, x0_step = rows_of(x0, n)
     x, x_step = rows_of(x, n)
-    out = _points_like(x0)
+    out = _points_like(x0) if out is None else out
     lower, low, low_step = _bound(lower, x0, n)
     upper, high, high_step = _bound(upper, x0, n)
     eps, eps_step, by_bits = _length(eps)
