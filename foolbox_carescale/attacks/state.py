@@ -135,7 +135,9 @@ class BestIterate:
 
     def better(self, loss: ep.Tensor, is_adversarial: ep.Tensor) -> ep.Tensor:
         """Return which samples ``update`` would take, shape (N,)."""
-        loss = backends.without_nan(loss, -math.inf)
+        return self._better(backends.without_nan(loss, -math.inf), is_adversarial)
+
+    def _better(self, loss: ep.Tensor, is_adversarial: ep.Tensor) -> ep.Tensor:
         if self.x is None:
             every: ep.Tensor = loss == loss
             return every
@@ -159,7 +161,7 @@ class BestIterate:
             self.x, self.loss, self.found = x, loss, is_adversarial
             return
         self._updates += 1
-        better = self.better(loss, is_adversarial)
+        better = self._better(loss, is_adversarial)
         waits = backends.on_accelerator(x)
         if not waits and better.all():  # the usual case, and no copy
             self.x, self._updates = x, 0
