@@ -75,7 +75,7 @@ def test_the_interpreter_passes_the_check():
 
 
 def test_what_the_check_does_on_a_gpu_alone_runs_on_a_pretended_one(monkeypatch):
-    from experiments.gpu import measure, pretend, speed, transforms, waits
+    from experiments.gpu import attacked, measure, pretend, speed, transforms, waits
 
     def called(value):
         def stand_in(call, **_):
@@ -90,6 +90,7 @@ def test_what_the_check_does_on_a_gpu_alone_runs_on_a_pretended_one(monkeypatch)
         monkeypatch.setattr(measure, name, called(value))
     for name in ("synchronize", "empty_cache"):
         monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda network, _: network)
     monkeypatch.setattr(engines, "ENGINES", engines.ENGINES[-1:])  # no kernels
     few = {
         speed: {"SHAPES": ((4, 30),)},
@@ -105,7 +106,10 @@ def test_what_the_check_does_on_a_gpu_alone_runs_on_a_pretended_one(monkeypatch)
         device = torch.device("cuda", 0)
         for section in (waits, speed, transforms):
             section.check(found, setting.Setting(device, tiny=False))
-        models.check(found, setting.Setting(device, tiny=True))
+        for section in (models, attacked):
+            section.check(found, setting.Setting(device, tiny=True))
+    graphs = [line for line in found.sections[""] if "in CUDA graphs" in line]
+    assert len(graphs) == sum(line.endswith("ok") for line in graphs) == 4
     assert not [line for line in found.missed if "no exception" in line]
     assert len(found.sections[""]) > 80
 

@@ -1,4 +1,4 @@
-"""Every attack on a small network: inside the box, and exactly epsilon away."""
+"""Every attack on a small network: inside the box, exactly epsilon away, also in CUDA graphs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import math
 import time
 from typing import Any
 
+import foolbox
 import torch
+
+from foolbox_carescale import attacks
 
 from . import calls, data
 from .report import Report
@@ -34,6 +37,29 @@ def check(report: Report, setting: Setting) -> None:
                 else:
                     error = data.relative_error(found, torch.full_like(found, eps))
                     report.at_most(f"{label}: relative error of the norm", error, 2e-5)
+
+    for name in ("PGD", "APGD", "AdamPGD", "MinimumNorm"):
+        label = f"{name}, p=2, on a network in CUDA graphs: off the points without"
+        with report.attempt(label):
+            if not setting.cuda:
+                report.add(label, "needs a GPU")
+                continue
+            report.at_most(label, _off_in_graphs(name, x, 0.02 * n**0.5, steps), 1e-4)
+
+
+def _off_in_graphs(name: str, x: torch.Tensor, eps: float, steps: int) -> float:
+    """Return how far points move where each call writes logits and gradients to one place."""
+    plain, graphed = (calls.small_network(tuple(x.shape[1:]), x.device) for _ in range(2))
+    labels = plain(x).argmax(1)
+    graphed = torch.cuda.make_graphed_callables(graphed, (x.clone().requires_grad_(),))
+    found = []
+    for network in (plain, graphed):
+        model = foolbox.PyTorchModel(network, bounds=(0, 1), device=x.device)
+        attack = getattr(attacks, f"ClipAware{name}")(p=2, steps=steps)
+        torch.manual_seed(0)
+        budget = None if name == "MinimumNorm" else eps
+        found.append(attack(model, x, labels, epsilons=budget)[1])
+    return float((found[0] - found[1]).abs().max().item())
 
 
 def _attacks(steps: int) -> dict[str, dict[str, Any]]:
