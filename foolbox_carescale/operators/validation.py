@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import numbers
+import sys
+import weakref
 from typing import Any
 
 import eagerpy as ep
@@ -269,7 +271,7 @@ def _checked_bounds(
     if backends.is_traced(*tensors) or (checks.are_skipped() and not backends.on_cpu(tensors[0])):
         return lower_, upper_, 1.0  # only values that are checked are compared with the tolerance
     if not backends.on_cpu(tensors[0]) and all(0 not in b.shape for b in tensors):
-        most = _largest_if_ordered(lower_, upper_, tensors[0])
+        most = _remembered_largest((lower, upper), lower_, upper_, tensors[0])
         if most < math.inf:
             return lower_, upper_, most
     low, high = (np.asarray(values_of(b)) for b in (lower_, upper_))
@@ -281,6 +283,34 @@ def _checked_bounds(
             f"bounds: expected finite lower < upper everywhere, got ({low[at]!r}, {high[at]!r})"
         )
     return lower_, upper_, max(float(np.abs(b).max(initial=0.0)) for b in (low, high))
+
+
+# by bounds that were given: the tensors, how often each had been written to, what was found
+_LARGEST: dict[tuple[Any, ...], tuple[list[Any], list[int], float]] = {}
+_MOST_REMEMBERED = 64
+
+
+def _remembered_largest(
+    given: tuple[Any, Any], lower: float | ep.Tensor, upper: float | ep.Tensor, like: ep.Tensor
+) -> float:
+    """Return `_largest_if_ordered`, read once for PyTorch tensors that stay as they are."""
+    raws = [getattr(b, "raw", b) for b in given]
+    torch = sys.modules.get("torch")
+    tensors = [b for b in raws if not isinstance(b, numbers.Real)]
+    if torch is None or not all(type(b) is torch.Tensor and not b.is_inference() for b in tensors):
+        return _largest_if_ordered(lower, upper, like)
+    which = (float(b) if isinstance(b, numbers.Real) else id(b) for b in raws)
+    key = (*which, like.dtype, like.raw.device)
+    versions = [b._version for b in tensors]
+    references, before, largest = _LARGEST.get(key, ([], [], 0.0))
+    # an object that is gone may have left its id to another one
+    if before == versions and all(ref() is b for ref, b in zip(references, tensors, strict=True)):
+        return largest
+    largest = _largest_if_ordered(lower, upper, like)
+    if len(_LARGEST) >= _MOST_REMEMBERED:
+        _LARGEST.clear()
+    _LARGEST[key] = [weakref.ref(b) for b in tensors], versions, largest
+    return largest
 
 
 def _largest_if_ordered(

@@ -132,3 +132,26 @@ def test_bounds_that_are_tensors_are_read_once_or_within_never_not_at_all(x, mon
     assert len(reads) == 2
     with pytest.raises(ValueError, match="bounds: expected finite lower < upper everywhere"):
         fc.perturb(x, torch.ones_like(x), 0.1, bounds=(bounds[0], 0 * bounds[1]))
+
+
+def test_bounds_that_stay_the_same_tensors_are_not_read_again(x, monkeypatch):
+    reads = []
+    item = torch.Tensor.item
+    monkeypatch.setattr(torch.Tensor, "item", lambda t: (reads.append(1), item(t))[1])
+    lower, upper = torch.zeros(1, 3), torch.ones(1, 3)
+    for known in ((lower, upper), (lower, 1.0)):
+        fc.perturb(x, torch.ones_like(x), 0.1, bounds=known)
+        reads.clear()
+        fc.perturb(x, torch.ones_like(x), 0.1, bounds=known)
+        assert len(reads) == 1
+    with fc.value_checks("end"):
+        reads.clear()
+        fc.perturb(x, torch.ones_like(x), 0.1, bounds=(lower, upper))
+        assert not reads
+    upper.mul_(0)
+    with pytest.raises(ValueError, match="bounds: expected finite lower < upper everywhere"):
+        fc.perturb(x, torch.ones_like(x), 0.1, bounds=(lower, upper))
+    for _ in range(3):  # tensors that are gone are not taken for others in their place
+        with pytest.raises(ValueError, match="bounds: expected finite lower < upper everywhere"):
+            fc.perturb(x, torch.ones_like(x), 0.1, bounds=(lower, torch.zeros(1, 3)))
+        fc.perturb(x, torch.ones_like(x), 0.1, bounds=(lower, torch.ones(1, 3)))
