@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from experiments.gpu import counting
 from foolbox_carescale import engines, perturb, project, reachable_norm, steepest_step
 from foolbox_carescale.attacks import steps
 from foolbox_carescale.core import checks
@@ -323,6 +324,22 @@ def test_points_after_momentum_take_the_memory_of_those_before(engine, p):
         close = {"rtol": 0, "atol": 0 if kind == torch.float32 else 1e-3}
         torch.testing.assert_close(found, expected, **close)
         assert (found.data_ptr() == z.data_ptr()) == (kind == torch.float32)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="it counts in Triton's interpreter")
+@pytest.mark.parametrize("p", [1, 2, math.inf])
+def test_an_operator_that_is_differentiated_waits_once_at_most(moves, p):
+    x, v = on_device(*(a[:2, :30] for a in problem(np.float32)[:2]))
+    with counting.on_gpu_road():
+        for operator in (perturb, project, steepest_step):
+            first, second = (x + v, x) if operator is project else (x, v)
+            second.requires_grad_()
+            with counting.counted() as count:
+                operator(first, second, 0.5, p=p).sum().backward()
+            second.requires_grad_(False)
+            assert count.waits.total() <= 1, operator
+    with pytest.raises(ValueError, match="values are NaN"):
+        project((v * math.nan).requires_grad_(), x, 0.5, p=p)
 
 
 @needs_kernels
