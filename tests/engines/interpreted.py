@@ -146,12 +146,18 @@ def moves() -> Results:
             eps = size * np.array([1, 0, 0.5, 1, 1e3, 1])
             found, _ = cpu.steepest(x, v, eps, p, *numbers(name), tolerance=0.0)
             yield f"steepest {p} {name}", found
+            doubtful = v.copy()
+            doubtful[0, :2], doubtful[1] = (math.nan, math.inf), dtype(1e-44)
+            found, _ = cpu.steepest(
+                x, doubtful, eps, p, *numbers(name), tolerance=0.0, lenient=True, overwrite=True
+            )
+            yield f"steepest {p} {name} of what is not finite, or tiny", found
             for far in (0.002, 1.0):
                 for sphere in (True, False):
                     m = (0.25, x + dtype(far / 2) * v, x) if sphere else None
                     found, threshold, missing, _ = cpu.project(
                         x, x + dtype(far) * v, eps, p, *numbers(name),
-                        tolerance=0.0, sphere=sphere, momentum=m,
+                        tolerance=0.0, sphere=sphere, momentum=m, twice=sphere and far < 1,
                     )  # fmt: skip
                     yield f"constrain {p} {far} {sphere} {name}", found
                     yield f"threshold {p} {far} {sphere} {name}", threshold
