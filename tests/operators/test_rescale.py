@@ -219,19 +219,25 @@ def test_one_bound_may_be_a_number_and_the_other_a_tensor(backend):
     np.testing.assert_array_equal(backend.numpy(mixed), backend.numpy(plain))
 
 
-@backends.cover("backend", backends.SINGLE, bounds=[(-1.0, 1.0), (0, 255), (-3.5, -2.25)], p=ORDERS)
-def test_norm_is_exact_in_other_bounds(backend, bounds, p):
-    lower, upper = bounds
-    x, delta = reference.case("on the bounds", shape=(4, 3, 5, 5))
-    x, delta = backend.rounded(lower + x * (upper - lower)), backend.rounded(delta)
-    eps = 0.4 * reference.reachable_norm(x, delta, p, lower, upper)
-    eta = backend.numpy(
-        fc.clipping_aware_rescaling(
-            backend.tensor(x), backend.tensor(delta), eps, p=p, bounds=bounds
+@backends.cover(
+    "backend",
+    backends.SINGLE,
+    all_bounds=[(-1.0, 1.0), (0, 255), (-3.5, -2.25)],
+    p=ORDERS,
+    loop="all_bounds",
+)
+def test_norm_is_exact_in_other_bounds(backend, all_bounds, p):
+    for lower, upper in all_bounds:
+        x, delta = reference.case("on the bounds", shape=(4, 3, 5, 5))
+        x, delta = backend.rounded(lower + x * (upper - lower)), backend.rounded(delta)
+        eps = 0.4 * reference.reachable_norm(x, delta, p, lower, upper)
+        eta = backend.numpy(
+            fc.clipping_aware_rescaling(
+                backend.tensor(x), backend.tensor(delta), eps, p=p, bounds=(lower, upper)
+            )
         )
-    )
-    size = reference.measured_norm(eta, x, delta, p, lower, upper)
-    np.testing.assert_allclose(size, eps, rtol=tolerance(backend.dtype, p))
+        size = reference.measured_norm(eta, x, delta, p, lower, upper)
+        np.testing.assert_allclose(size, eps, rtol=tolerance(backend.dtype, p))
 
 
 @backends.cover("backend", backends.SINGLE, dimensions=[1, 2, 3, 4, 5])
