@@ -41,6 +41,8 @@ def main() -> None:
     parser.add_argument("--known", type=Path, help="file to keep those killed in, who stay so")
     parser.add_argument("--report", action="store_true", help="only of what the folder holds")
     arguments = parser.parse_args()
+    if arguments.output is not None:
+        arguments.output.mkdir(parents=True, exist_ok=True)
     first, last = map(int, arguments.lines.split("-"))
     text = Path(__file__).with_name("modules.toml").read_text(encoding="utf-8")
     settings = tomllib.loads(text)
