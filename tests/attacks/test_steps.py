@@ -156,3 +156,25 @@ def test_what_rounding_alone_leaves_is_not_completed(engine, missing, moves):
     arguments = {"p": 1, "bounds": (0, 100), "sphere": True, "direction": ep([[1.0, 1.0]])}
     found = steps.enforce_constraint(ep(z), ep(x0), 100 * (1 + missing), **arguments).raw
     np.testing.assert_allclose(found, [[100, 50 + 100 * missing * moves]], atol=1e-9)
+
+
+@pytest.mark.parametrize("p", [1, 2, math.inf])
+def test_the_next_iterate_is_projected_before_and_after_momentum(p):
+    rng = np.random.default_rng(0)
+    x0 = rng.uniform(0.3, 0.7, (2, 30))
+    z, x, previous = (ep(x0 + s * rng.normal(size=x0.shape)) for s in (5, 0.05, 0.02))
+    x0, direction, eps = ep(x0), ep(rng.normal(size=(2, 30))), 0.5
+    if p == math.inf:
+        eps = 0.1
+    constraint = {"p": p, "bounds": (0, 1), "sphere": True, "direction": direction}
+    copy = ep(z.raw.copy())
+    once = steps.enforce_constraint(copy, x0, eps, **constraint)
+    mix = 0.25, x, previous
+    expected = steps.enforce_constraint(once, x0, eps, **constraint, momentum=mix).raw
+    found = steps.next_iterate(z, x, previous, x0, eps, momentum=0.25, **constraint).raw
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_momentum_is_a_quarter_and_none_for_p_1_unless_given():
+    assert [steps.momentum_weight(None, p) for p in (1, 1.5, 2, math.inf)] == [0, 0.25, 0.25, 0.25]
+    assert steps.momentum_weight(0.4, 1) == steps.momentum_weight(0.4, 2) == 0.4

@@ -316,6 +316,30 @@ def test_the_threshold_of_a_sparse_step_is_guessed_from_a_sample_of_a_long_row(m
     assert 0 < low <= np.sort(np.abs(g[0]))[-100] <= high < np.inf
 
 
+def test_a_step_takes_what_is_not_finite_for_nothing_and_the_scale_of_a_row_for_its_own():
+    rng = np.random.default_rng(0)
+    x, g = rng.uniform(0.3, 0.7, (4, 40)), rng.normal(size=(4, 40))
+    plain = g.copy()
+    g[1, :3] = np.nan, np.inf, -np.inf
+    plain[1, :3] = 0
+    g[2] *= 1e-310  # eta is beyond the numbers; scaled it is not
+    g[3] = np.nan
+    plain[3] = 0
+    bounds = np.zeros((1, 1)), np.ones((1, 1))
+    norms = np.linalg.norm(plain, axis=1, keepdims=True)
+    expected = x + 0.1 * plain / np.where(norms > 0, norms, 1)
+    for overwrite in (False, True):
+        found, flags = arrays.steepest(
+            x, g.copy(), np.full(4, 0.1), 2.0, *bounds,
+            tolerance=0.0, lenient=True, overwrite=overwrite,
+        )  # fmt: skip
+        assert not flags.any()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    finite = np.empty(5)
+    steepest._fill_finite(np.array([-4.0, 1.0, np.nan, np.inf, 2.0]), finite)
+    assert list(finite) == [-1, 0.25, 0, 0, 0.5]
+
+
 def test_kernels_compile_where_no_place_for_their_cache_can_be_written(monkeypatch):
     def njit(**options):
         if options.get("cache"):
