@@ -322,7 +322,7 @@ def test_a_step_takes_what_is_not_finite_for_nothing_and_the_scale_of_a_row_for_
     plain = g.copy()
     g[1, :3] = np.nan, np.inf, -np.inf
     plain[1, :3] = 0
-    g[2] *= 1e-310  # eta is beyond the numbers; scaled it is not
+    g[2] *= 1e-311  # eta is beyond the numbers; scaled it is not
     g[3] = np.nan
     plain[3] = 0
     bounds = np.zeros((1, 1)), np.ones((1, 1))
