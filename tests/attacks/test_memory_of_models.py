@@ -80,13 +80,19 @@ def test_a_model_that_writes_its_gradients_to_one_place_is_attacked_like_any_oth
         torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
-def test_the_mean_of_draws_is_that_of_a_model_that_writes_its_logits_to_one_place():
-    class Drawing(_Replayed):
-        def _fixed(self, name, value):
-            shift = torch.rand(value.shape[:1]) if name == "logits" else torch.zeros(len(value))
-            return super()._fixed(name, value + shift.reshape(-1, *[1] * (value.ndim - 1)))
+class _Drawing(_Replayed):
+    def _fixed(self, name, value):
+        shift = torch.rand(value.shape[:1]) if name == "logits" else torch.zeros(len(value))
+        return super()._fixed(name, value + shift.reshape(-1, *[1] * (value.ndim - 1)))
 
-    model = fb.PyTorchModel(Drawing().eval(), bounds=(0, 1), device="cpu")
+
+def test_a_model_that_draws_numbers_and_writes_its_logits_to_one_place_is_told():
+    with pytest.warns(RuntimeWarning, match="another call"):
+        points(_Drawing(), attacks.ClipAwareMinimumNorm(p=2, steps=2), 2.0)
+
+
+def test_the_mean_of_draws_is_that_of_a_model_that_writes_its_logits_to_one_place():
+    model = fb.PyTorchModel(_Drawing().eval(), bounds=(0, 1), device="cpu")
     x = ep.astensor(_Network().x)
     mean = attacks.ensemble._MeanModel(model, 3)
     torch.manual_seed(0)
