@@ -258,6 +258,24 @@ def of_operators() -> Iterator[tuple[str, float, Count, Count]]:
                 yield f"{name}{'' if isinstance(eps, float) else ', eps a tensor'}", p, *counts
 
 
+def of_derivatives() -> Iterator[tuple[str, float, Count, Count]]:
+    """Yield each operator's name, p, and what a call that is differentiated and its gradient cost.
+
+    Values are not checked.
+    """
+    _, x, _ = example()
+    delta = torch.randn_like(x)
+    for (name, operator), (p, epsilon) in itertools.product(OPERATORS.items(), EPSILONS.items()):
+        eps = torch.full((len(x),), epsilon)
+        leaves = [t.clone().requires_grad_() for t in (x, delta, eps)]
+        with fc.value_checks("never"):
+            with counted() as forward:
+                result = operator(*leaves, p=p)
+            with counted() as backward:
+                torch.autograd.grad(result.sum(), leaves, allow_unused=True)
+        yield name, p, forward, backward
+
+
 ATTACKS: dict[str, Callable[..., Any]] = {
     "PGD": lambda p, n: attacks.ClipAwarePGD(p=p, steps=n),
     "APGD": lambda p, n: attacks.ClipAwareAPGD(p=p, steps=n),
@@ -288,6 +306,12 @@ def main() -> None:
                 f"{name} p={p:g}: {checked.launches.total()} launches, waits"
                 f" {checked.waits.total()}, without checks {unchecked.waits.total()}, copies"
                 f" {checked.copied}"
+            )
+        for name, p, forward, backward in of_derivatives():
+            print(
+                f"{name} p={p:g}, differentiated: {forward.launches.total()} launches, its"
+                f" gradient {backward.launches.total()}, waits"
+                f" {forward.waits.total() + backward.waits.total()}"
             )
         print(f"a gradient alone: {plain} launches")
         for name, p in itertools.product(ATTACKS, EPSILONS):

@@ -47,7 +47,7 @@ def _functions(setting: Setting) -> dict[str, tuple[float, Callable[..., Tensor]
         )
     for p in (1.0, 2.0, math.inf):
         functions[f"project, p={p:g}"] = p, lambda x, d, e, p=p: fc.project(x + d, x, e, p=p)
-    for p in (1.5, 2.0):
+    for p in (1.0, 1.5, 2.0):
         functions[f"steepest_step, p={p:g}"] = (
             p,
             lambda x, d, e, p=p: fc.steepest_step(x, d, e, p=p),

@@ -22,14 +22,13 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import eagerpy as ep
-import numpy as np
 
 from .. import engines
 from ..core import backends, checks, norms
 from ..core.formulas import clip, clipped_step, room_of
 from ..core.problem import Problem
-from ..engines.eager import bracket
 from . import autodiff
+from .l1 import fill_up, project_l1
 from .opaque import OPERATORS
 from .validation import prepare
 
@@ -212,7 +211,7 @@ def project(x: T, x0: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0, 1.0)) 
     problem = _along(problem, target - center)
     if problem.p == 1:
         problem.reject_bad_values()
-        return problem.restore(_project_l1(problem, target))  # type: ignore[no-any-return]
+        return problem.restore(project_l1(problem, target))  # type: ignore[no-any-return]
     eta = _eta(problem)
     inside = eta >= 1.0
     radial = clipped_step(problem, ep.minimum(eta, ep.ones_like(eta)))
@@ -253,7 +252,7 @@ def steepest_step(x: T, grad: T, eps: Any, *, p: float = 2.0, bounds: Any = (0.0
         return problem.restore(found)  # type: ignore[no-any-return]
     if problem.p == 1:
         problem.reject_bad_values()
-        return problem.restore(_fill_up(problem))  # type: ignore[no-any-return]
+        return problem.restore(fill_up(problem))  # type: ignore[no-any-return]
     problem.reject_bad_directions()
     if problem.p < norms.WIDE_BELOW:
         problem = problem.widened()
@@ -330,70 +329,6 @@ def _eta(problem: Problem) -> ep.Tensor:
 
 def _along(problem: Problem, direction: ep.Tensor) -> Problem:
     return dataclasses.replace(problem, given_delta=direction)
-
-
-def _project_l1(problem: Problem, target: ep.Tensor) -> ep.Tensor:
-    """Return ``sign(v) clip(|v| - t, 0, room)``, t >= 0 so that it sums to eps, or t = 0."""
-    v, room = problem.delta.abs(), room_of(problem)
-    wide_v, wide_room = backends.widen(backends.detach(v)), backends.widen(backends.detach(room))
-    eps = problem.eps_tensor(wide_v)
-
-    def size(t: ep.Tensor) -> ep.Tensor:
-        return norms.accumulate(ep.minimum(ep.maximum(wide_v - t, t * 0), wide_room))
-
-    # the sum falls piecewise linearly in t, with kinks where a coordinate leaves its bound
-    # and where it arrives at 0
-    ends = _along(problem, target)
-    # on an accelerator values have been checked, and a second look would be a second wait
-    with checks.skipped() if backends.on_accelerator(v) else contextlib.nullcontext():
-        found = engines.project(ends)
-    if found is not None:
-        t = found[1][:, None]
-        if isinstance(t, np.ndarray):  # else it is a tensor on the device
-            t = backends.from_numpy(v, t.astype(backends.dtype_name(v)))
-        middle = ep.astensor(t).astype(v.dtype)
-    else:
-        kinks = ep.concatenate([wide_v, ep.maximum(wide_v - wide_room, wide_v * 0)], axis=-1)
-        below, above = bracket(kinks, lambda t: size(t) <= backends.detach(eps))
-        middle = ((below + above) / 2).astype(v.dtype)
-
-    inside = size(backends.detach(eps) * 0) <= backends.detach(eps)
-    active = ep.logical_and(v > middle, v - room < middle)
-    full = v - room >= middle
-    count = norms.accumulate(ep.where(active, ep.ones_like(v), 0.0))
-    excess = norms.accumulate(
-        backends.widen(ep.where(active, v, 0.0) + ep.where(full, room, 0.0))
-    ) - problem.eps_tensor(wide_v)
-    t = excess.astype(v.dtype) / norms.positive_or_one(count)
-    # where eps is exactly the room of those that stay on their bounds, any t up to the next fits
-    t = ep.where(count > 0, t, middle)
-    shrunk = ep.minimum(ep.maximum(v - t, ep.zeros_like(v)), room)
-    outside = problem.x + problem.delta.sign() * shrunk
-    # inside the ball the target itself: the derivative of sign(v) |v| is 0 at v = 0, not 1
-    return clip(ep.where(inside, target, outside), problem.lower, problem.upper)
-
-
-def _fill_up(problem: Problem) -> ep.Tensor:
-    """Coordinates in the order of their gradient take all their room, until eps is spent."""
-    gain, room = problem.delta.abs(), room_of(problem)
-    wide = backends.widen(backends.detach(room))
-    eps = problem.eps_tensor(wide)
-    rank = backends.detach(gain)
-
-    # `bracket` wants a test that turns true upwards: the smallest gain g such that the
-    # coordinates with more gain than g fit into the budget
-    def fits(g: ep.Tensor) -> ep.Tensor:
-        return norms.accumulate(ep.where(rank > g, wide, 0.0)) <= backends.detach(eps)
-
-    _, last = bracket(rank, fits)
-    filled = rank > last
-    sharing = ep.logical_and(rank >= last, rank <= last)
-    left = eps - norms.accumulate(backends.widen(ep.where(filled, room, 0.0)))
-    shared = norms.accumulate(backends.widen(ep.where(sharing, room, 0.0)))
-    part = left / norms.positive_or_one(shared)
-    part = ep.minimum(ep.maximum(part, part * 0), ep.ones_like(part)).astype(room.dtype)
-    step = ep.where(filled, room, ep.where(sharing, part * room, 0.0))
-    return clip(problem.x + problem.delta.sign() * step, problem.lower, problem.upper)
 
 
 def _zeros(problem: Problem) -> ep.Tensor:

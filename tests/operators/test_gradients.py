@@ -316,6 +316,22 @@ def test_projection_is_the_identity_inside_ball_and_box(backend, p):
     np.testing.assert_array_equal(to_x0, np.zeros(SHAPE))
 
 
+@each_backend
+def test_a_share_that_rounds_to_nothing_still_has_its_slope(backend):
+    # nothing moves; the first fills up, and what is left for the others is no step from 0.75
+    x = np.array([[0.5, 0.5, 0.5, 0.5, 0.5], [0.5, 0.75, 0.75, 0.75, 0.75]])
+    gradient = np.array([[3.0, -3.0, 1.0, 1.0, 1.0], [3.0, -2.0, 2.0, 2.0, 2.0]])
+    eps = np.array([1e-20, 0.5 + 2.0**-53])
+    to_eps = backend.gradient(
+        lambda e: (
+            fc.steepest_step(backend.tensor(x), backend.tensor(gradient), e, p=1)
+            * backend.tensor(np.sign(gradient))
+        ),
+        eps,
+    )[0]
+    np.testing.assert_allclose(to_eps, [1, 1], rtol=1e-12)
+
+
 # What is differentiated, and how
 
 
