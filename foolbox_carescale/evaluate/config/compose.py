@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from hydra import compose, initialize
+from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -133,7 +133,8 @@ def compose_tree(
     content["hydra"] = {"searchpath": escape_interpolation(searchpath)}
     Plugins.instance().register(BoundedFiles)
     try:
-        with initialize(config_path=None, version_base="1.3"):
+        # hydra.initialize looks for its caller among all modules, most of the time that it takes
+        with initialize_config_module(__package__, version_base="1.3"):
             chosen = [str(choice.input_line) for choice in choices]
             if "attack" in spec.groups:
                 # composing takes Hydra a tenth of a second
