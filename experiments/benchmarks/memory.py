@@ -5,7 +5,8 @@
 
 A batch is as large as the inputs, which are not counted themselves. Measured is by how much the
 process grows in a call (Linux, glibc), which includes what PyTorch, NumPy and compiled code
-hold inside. Arrays of a batch have pages of their own, which go back as soon as they are free.
+hold inside. Arrays of a batch, and of one large image, have pages of their own, which go back as
+soon as they are free; what the allocator keeps for later is no need of the attack.
 
 The first model is linear in the pixels, so that its forward and backward hold only the gradient.
 Its loss rises with most steps. The second one adds noise to the logits: each sample's loss rises or
@@ -32,7 +33,7 @@ from foolbox_carescale import attacks
 ORDERS = (1.0, 2.0, math.inf)
 SHAPE, QUICK = (16, 3, 224, 224), (8, 3, 224, 224)
 STEPS = 12
-OWN_PAGES = 2**20  # bytes from which on an array has pages of its own
+OWN_PAGES = 2**17  # bytes from which on an array has pages of its own: glibc begins with as many
 M_MMAP_THRESHOLD = -3  # of glibc's mallopt
 FOOLBOX = {
     1.0: foolbox.attacks.L1ProjectedGradientDescentAttack,
@@ -77,7 +78,8 @@ def report(*, quick: bool) -> str:
         " (momentum: all but p = 1 and Adam); accumulated gradients (p = 1 and inf); the gradient"
         " of the best iterate (APGD, which goes back to it); and the moments of Adam, two, or one"
         " for p = inf, where only signs count. For p = 2 the new iterate takes the memory of the"
-        " gradient, where nothing else needs that.",
+        " gradient, and for p = 1 that of the iterate, where nothing else needs it. APGD for p ="
+        " inf has all of these but moments: six, where its best iterate is an old one.",
     ]  # fmt: skip
     return "\n".join(lines)
 

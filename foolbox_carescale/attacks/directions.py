@@ -10,12 +10,8 @@ import eagerpy as ep
 from foolbox.devutils import atleast_kd, flatten
 
 from ..core import backends
-from .indexing import clear_samples
+from .indexing import clear_samples, parts_of
 from .steps import accumulate, finite
-
-# Elements that Adam computes with at a time: its temporaries stay in a processor's cache, and on a
-# device below a batch of large images.
-PART, PART_ON_DEVICE = 2**17, 2**24
 
 
 class Direction(ABC):
@@ -116,31 +112,40 @@ class Adam(Direction):
             direction = gradient
         else:
             direction = ep.astensor(raw.new_empty(raw.shape))
-        at_once = PART_ON_DEVICE if backends.on_accelerator(gradient) else PART
-        rows = max(1, at_once // max(1, raw[0].numel()))
-        for start in range(0, len(raw), rows):
-            part = slice(start, start + rows)
-            before = self.first[part], None if self.signs else self.second[part]
-            first, second, along = self._next(gradient[part], *before)
-            self.first.raw[part] = first.raw
+        for part in parts_of(gradient):
+            second = None if self.signs else self.second[part]
+            along = self._next(gradient[part], self.first[part], second)[-1]
             if not self.signs:
-                self.second.raw[part], direction.raw[part] = second.raw, along.raw
+                direction.raw[part] = along.raw
+            del along  # before the next part
         return direction
 
     def _next(self, gradient: ep.Tensor, first: ep.Tensor, second: Any) -> tuple[Any, Any, Any]:
-        """Return both moments and the direction after a gradient."""
+        """Return both moments and the direction after a gradient.
+
+        Where ``*=`` and the like write over a tensor, as in PyTorch, the moments keep their memory.
+        """
         gradient = finite(gradient)
         # without the scale, gradients of confident samples drown in the 1e-8
         top = flatten(gradient).abs().max(axis=-1)
-        gradient = gradient / atleast_kd(ep.maximum(top, 1e-30), gradient.ndim)
-        first = self.beta1 * first + (1 - self.beta1) * gradient
+        scaled = (gradient / atleast_kd(ep.maximum(top, 1e-30), gradient.ndim)).raw
+        m = first.raw
+        m *= self.beta1
+        m += (1 - self.beta1) * scaled
         if self.signs:
-            return first, None, first
-        second = self.beta2 * second + (1 - self.beta2) * gradient.square()
-        del gradient
-        scale = (second / (1 - self.beta2**self.t)) ** self.partial
-        scale = scale + 1e-8
-        return first, second, first / (1 - self.beta1**self.t) / scale
+            return ep.astensor(m), None, ep.astensor(m)
+        v = second.raw
+        scaled *= scaled
+        scaled *= 1 - self.beta2
+        v *= self.beta2
+        v += scaled
+        del scaled
+        scale = v / (1 - self.beta2**self.t)
+        scale **= self.partial
+        scale += 1e-8
+        along = m / (1 - self.beta1**self.t)
+        along /= scale
+        return ep.astensor(m), ep.astensor(v), ep.astensor(along)
 
 
 class Conjugate(Direction):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import eagerpy as ep
@@ -13,6 +15,18 @@ from foolbox.devutils import atleast_kd
 from ..core import backends, memory
 
 Index = np.ndarray[Any, np.dtype[np.integer[Any]]]
+
+# Elements to compute with at a time: temporaries stay in a processor's cache, and on a device below
+# a batch of large images.
+PART, PART_ON_DEVICE = 2**17, 2**24
+
+
+def parts_of(tensor: ep.Tensor) -> Iterator[slice]:
+    """Yield which samples to compute with at a time, so that temporaries are small."""
+    at_once = PART_ON_DEVICE if backends.on_accelerator(tensor) else PART
+    rows = max(1, at_once // max(1, math.prod(tensor.shape[1:])))
+    for start in range(0, len(tensor), rows):
+        yield slice(start, start + rows)
 
 
 def take_samples(tensor: ep.Tensor, index: Index | ep.Tensor) -> ep.Tensor:
@@ -68,10 +82,8 @@ def replace_samples(
     its memory: a model may keep the points that it was called with.
     """
     where = atleast_kd(where, tensor.ndim)
-    raw = tensor.raw
-    in_place = in_place and backends.framework(tensor) == "torch"
-    # a gradient may be one number that stands for all
-    if in_place and raw.is_contiguous() and not memory.is_shared(raw):
+    if in_place and memory.may_be_overwritten(tensor):
+        raw = tensor.raw
         sys.modules["torch"].where(where.raw, values.raw, raw, out=raw)
         return tensor
     merged: ep.Tensor = ep.where(where, values, tensor)

@@ -207,6 +207,12 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         previous = x
         momentum = momentum_weight(self.momentum, self.p)
         highest = HighestLoss(state.best, lent=to_direction.keeps_gradients)
+
+        def is_ours(iterate: ep.Tensor) -> bool:
+            """Return whether nobody reads it any more, once the next iterate is made."""
+            others = state.x0, state.best.x, highest.x
+            return on_step is None and all(iterate is not other for other in others)
+
         for t in range(self.steps + 1):
             final = t == self.steps
             if final and self.keep == "last" and on_step is None:
@@ -248,16 +254,14 @@ class ClipAwareGradientAttack(ClipAwareAttack):
                 back = schedule.observe(t, as_numbers(loss))
                 if back is not None and (backends.on_accelerator(back) or back.any()):
                     samples = from_numbers(x0, back)
-                    held = (x0, state.best.x, highest.x)  # else memory of an iterate is ours
                     if highest.gradient is not gradient:
                         gradient = replace_samples(
                             gradient, samples, highest.gradient, in_place=True
                         )
                     if highest.x is not x:
-                        ours = on_step is None and all(x is not of for of in held)
-                        x = replace_samples(x, samples, highest.x, in_place=ours)
+                        x = replace_samples(x, samples, highest.x, in_place=is_ours(x))
                     if momentum:
-                        ours = on_step is None and all(previous is not of for of in held)
+                        ours = is_ours(previous)
                         previous = replace_samples(previous, samples, x, in_place=ours)
                     else:
                         previous = x
@@ -269,7 +273,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             del gradient  # here and below: nothing is held that the next gradient does not need
             if self._is_sparse:
                 moved = sparsity.counts(x if state.best.x is None else state.best.x, radius)
-                new = sparse_step(x, direction, size, moved, bounds=model.bounds)
+                ours = not momentum and is_ours(x)
+                new = sparse_step(x, direction, size, moved, bounds=model.bounds, overwrite=ours)
             else:
                 kept = to_direction.keeps_directions or direction is highest.gradient
                 new = self._step(x, direction, size, state, overwrite=not kept and self.p > 1)

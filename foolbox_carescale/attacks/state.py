@@ -17,6 +17,7 @@ from .indexing import (
     Index,
     as_numbers,
     keep_samples,
+    parts_of,
     put_samples,
     replace_samples,
     take_criterion,
@@ -258,13 +259,13 @@ class Sparsity:
         Returns:
             A NumPy array, or on an accelerator a native tensor.
         """
-        differs = best != self.x0
-        if backends.on_cpu(differs):  # without a number for each truth value
+        if backends.on_cpu(best):  # without a number for each truth value
             dtype = np.float64 if backends.dtype_name(self.x0) == "float64" else np.float32
-            rows = backends.to_numpy(differs)
+            parts = (best[part] != self.x0[part] for part in parts_of(best))
+            rows = (row for differs in parts for row in backends.to_numpy(differs))
             moved = ep.astensor(np.array([np.count_nonzero(row) for row in rows], dtype))
         else:
-            differs = backends.at_least_float32(differs.astype(self.x0.dtype))
+            differs = backends.at_least_float32((best != self.x0).astype(self.x0.dtype))
             moved = as_numbers(flatten(differs).sum(axis=-1))
         if self.share != "adaptive":
             counts = ep.ones_like(backends.widen(moved)) * (float(self.share) * self.size)

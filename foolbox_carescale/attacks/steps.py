@@ -14,7 +14,7 @@ import numpy as np
 from foolbox.devutils import atleast_kd, flatten
 
 from .. import engines
-from ..core import backends
+from ..core import backends, memory
 from ..core.norms import lp_norm
 from ..core.problem import all_finite
 from ..operators.api import perturb, project, steepest_step
@@ -89,7 +89,13 @@ def step(
 
 
 def sparse_step(
-    x: ep.Tensor, gradient: ep.Tensor, size: Any, counts: Any, *, bounds: Any
+    x: ep.Tensor,
+    gradient: ep.Tensor,
+    size: Any,
+    counts: Any,
+    *,
+    bounds: Any,
+    overwrite: bool = False,
 ) -> ep.Tensor:
     """Step evenly along the signs of the largest gradients that can move, by L1 norm ``size``.
 
@@ -100,14 +106,17 @@ def sparse_step(
         counts: How many coordinates to move, at least 1, shape (N,); ties may add some. An array,
             or on an accelerator a native tensor.
         bounds: Lower and upper bound.
+        overwrite: Whether the memory of x may be written to, in PyTorch, unless somebody else has
+            it: a model may keep the points that it was called with.
 
     Returns:
         The new points.
     """
+    overwrite = overwrite and memory.may_be_overwritten(x)
     problem = prepare(x, gradient, size, 1, bounds, names=("x", "grad"))
     if problem.empty:
         return x
-    found = engines.steepest_step(problem, counts, nonfinite_as_zero=True)
+    found = engines.steepest_step(problem, counts, nonfinite_as_zero=True, overwrite=overwrite)
     if found is not None:
         result: ep.Tensor = problem.restore(found)
         return result

@@ -15,6 +15,14 @@ from . import backends
 references_to: Callable[[object], int] = getattr(sys, "getrefcount", lambda _: 0)
 
 
+def may_be_overwritten(t: ep.Tensor) -> bool:
+    """Return whether a tensor that nobody needs any more may be written over, in PyTorch."""
+    if backends.framework(t) != "torch":
+        return False
+    # a gradient may be one number that stands for all
+    return bool(t.raw.is_contiguous()) and not is_shared(t.raw)
+
+
 def is_shared(tensor: Any) -> bool:
     """Return False only where it is certain that no other PyTorch tensor has a tensor's memory.
 

@@ -86,7 +86,7 @@ def steepest_step(
             along the signs of the largest gradients, in the place of the maximiser.
         nonfinite_as_zero: Whether gradients that are not finite may count as 0. An engine for
             which they are bad values all the same returns None.
-        overwrite: Whether the memory of the gradient may be written to.
+        overwrite: Whether the memory of the gradient may be written to, or with counts that of x.
     """
     return _first(problem).steepest_step(
         problem, counts, nonfinite_as_zero=nonfinite_as_zero, overwrite=overwrite

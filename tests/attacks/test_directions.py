@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from foolbox_carescale.attacks import directions, schedules
+from foolbox_carescale.attacks import directions, indexing, schedules
 from foolbox_carescale.attacks.state import BestIterate, HighestLoss
 
 
@@ -189,12 +189,23 @@ def test_adam_computes_by_parts_what_it_does_at_once(monkeypatch):
     gradients = torch.randn(4, 5, 7, generator=torch.Generator().manual_seed(0))
     adam = directions.Adam()
     at_once = [adam(ep.astensor(gradient)).numpy() for gradient in gradients]
-    monkeypatch.setattr(directions, "PART", 14)
+    monkeypatch.setattr(indexing, "PART", 14)
     adam = directions.Adam()
     for gradient, expected in zip(gradients, at_once, strict=True):
         direction = adam(ep.astensor(gradient), overwrite=True)
         assert direction.raw.data_ptr() == gradient.data_ptr()
         np.testing.assert_array_equal(direction.numpy(), expected)
+
+
+@pytest.mark.parametrize("signs", [False, True])
+def test_adam_leaves_a_gradient_as_it_is_and_its_moments_where_they_are(signs):
+    gradients = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0))
+    adam, before, places = directions.Adam(signs=signs), gradients.clone(), set()
+    for gradient in gradients:
+        adam(ep.astensor(gradient))
+        places.add((adam.first.raw.data_ptr(), None if signs else adam.second.raw.data_ptr()))
+    assert torch.equal(gradients, before)
+    assert len(places) == 1
 
 
 def test_adam_goes_nowhere_without_a_gradient():

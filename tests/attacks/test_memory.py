@@ -13,9 +13,9 @@ from foolbox_carescale import attacks
 
 ROOT = Path(__file__).parents[2]
 MOST = 5  # batches beside the inputs
-# These hold more by what they are (gradients of the best iterates, two moments), or less: for
+# One holds more by what it is (the gradients of the best iterates, and their sum), one less: for
 # p = 2 the step is written over the gradient.
-OTHERS = {"ClipAwarePGD2.0": 4, "ClipAwareAPGDinf": 6, "ClipAwareAdamPGD1.0": 6}
+OTHERS = {"ClipAwarePGD2.0": 4, "ClipAwareAPGDinf": 6}
 SCRATCH = 0.7  # batches: rows that the threads of the engine work on, and rounding to pages
 SHAPE = (32, 3, 96, 96)
 
@@ -34,20 +34,21 @@ import json
 from experiments.benchmarks import memory
 memory.STEPS = 6  # of 32 samples some have by then a best iterate that is none of the last two
 
-def peak(name, p):
+def peak(name, p, wavering=True):
     found = []
     while not found or (min(found) > most(name + repr(p)) and len(found) < 4):
         # else pages of libraries that the system took and that come back meanwhile count, too
-        found.append(memory.batches(memory.runs(p)[name], p, {SHAPE}, wavering=True))
+        found.append(memory.batches(memory.runs(p)[name], p, {SHAPE}, wavering=wavering))
     return min(found)
 
 def most(name):
     return {OTHERS}.get(name, {MOST}) + {SCRATCH}
 
-print(json.dumps({{
-    name + repr(p): peak(name, p)
-    for p in memory.ORDERS for name in {ATTACKS} if (name, p) != ("ClipAwareAdamPGD", 2)
-}}))
+peaks = {{name + repr(p): peak(name, p) for p in memory.ORDERS for name in {ATTACKS}}}
+memory.STEPS = 12  # some go back, and some find a better iterate afterwards
+for name in ("ClipAwareAPGD", "ClipAwareAdamPGD"):
+    peaks[name + ", rising"] = peak(name, 2.0, wavering=False)
+print(json.dumps(peaks))
 """
 
 
@@ -55,12 +56,12 @@ print(json.dumps({{
     sys.platform != "linux" or not Path("/proc/self/clear_refs").exists(),
     reason="only Linux tells the peak of a process",
 )
-def test_attacks_hold_few_batches_where_the_best_iterate_is_an_old_one():
+def test_attacks_hold_few_batches_where_the_best_iterate_is_an_old_one_and_where_the_loss_rises():
     printed = subprocess.run(
         [sys.executable, "-c", MEASURE], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     peaks = json.loads(printed)
-    assert len(peaks) == 14
+    assert len(peaks) == 17
     too_many = {
         name: peak for name, peak in peaks.items() if peak > OTHERS.get(name, MOST) + SCRATCH
     }

@@ -311,9 +311,13 @@ def test_the_threshold_of_a_sparse_step_is_guessed_from_a_sample_of_a_long_row(m
     monkeypatch.setattr(steepest, "_threshold_of", recorded)
     x, g = np.full((1, 4096), 0.5), np.random.default_rng(0).normal(size=(1, 4096))
     bounds = np.zeros((1, 1)), np.ones((1, 1))
-    arrays.steepest(x, g, np.ones(1), 1.0, *bounds, tolerance=0.0, counts=np.array([100]))
+    given = {"tolerance": 0.0, "counts": np.array([100])}
+    found, _ = arrays.steepest(x, g, np.ones(1), 1.0, *bounds, **given)
     *_, (low, high) = guesses  # the first ones are of the sample itself
     assert 0 < low <= np.sort(np.abs(g[0]))[-100] <= high < np.inf
+    over, _ = arrays.steepest(x, g, np.ones(1), 1.0, *bounds, **given, overwrite=True)
+    assert over is x
+    np.testing.assert_array_equal(over, found)
 
 
 def test_a_step_takes_what_is_not_finite_for_nothing_and_the_scale_of_a_row_for_its_own():

@@ -153,6 +153,29 @@ def test_sparse_step_moves_the_largest_gradients_that_can_move(dtype, n):
         assert np.abs(moved[i] - x[i]).astype(float).sum() == pytest.approx(0.01 * count, rel=1e-4)
 
 
+@each_n
+def test_sparse_step_in_memory_of_the_points_is_the_same(n):
+    x, g = problem(n, np.float32)
+    g[0, 2], g[1] = np.nan, 1e-44  # counts as 0; a gradient too small for a factor
+    counts = np.array([1, 3, n // 3])
+    gradient, arguments = ep(torch.from_numpy(g)), {"counts": counts, "bounds": (0, 1)}
+    expected = steps.sparse_step(ep(torch.from_numpy(x)), gradient, 0.5, **arguments).raw
+    points = torch.from_numpy(x.copy())
+    found = steps.sparse_step(ep(points), gradient, 0.5, **arguments, overwrite=True).raw
+    assert found.data_ptr() == points.data_ptr()
+    assert torch.equal(found, expected)
+    assert np.isnan(g[0, 2])
+
+    points = torch.from_numpy(x.copy())
+    kept = points.detach()  # as by a model
+    found = steps.sparse_step(ep(points), gradient, 0.5, **arguments, overwrite=True).raw
+    assert torch.equal(found, expected)
+    np.testing.assert_array_equal(kept, x)
+
+    steps.sparse_step(ep(before := x.copy()), ep(g), 0.5, **arguments, overwrite=True)
+    np.testing.assert_array_equal(before, x)  # an array's memory may be anybody's
+
+
 def test_sparse_step_takes_all_where_few_can_move():
     x, g = np.zeros((1, 6), np.float32), -np.ones((1, 6), np.float32)
     g[0, 2] = 1

@@ -160,9 +160,10 @@ def test_samples_beside_a_bad_one_are_moved_once_and_the_error_says_where(triton
 
 
 @pytest.mark.skipif(INTERPRETED, reason="nothing of Triton's")
-@pytest.mark.parametrize("call", ["perturb", "project", "steepest"])
+@pytest.mark.parametrize("call", ["perturb", "project", "steepest", "sparse"])
 def test_flags_of_rows_that_were_written_on_the_cpu_are_an_error(monkeypatch, call):
-    compiled = getattr(arrays, call)
+    name = "steepest" if call == "sparse" else call
+    compiled = getattr(arrays, name)
 
     def doubtful(*args, **kwargs):
         *found, flags = compiled(*args, **kwargs)
@@ -171,7 +172,7 @@ def test_flags_of_rows_that_were_written_on_the_cpu_are_an_error(monkeypatch, ca
     x = np.full((2, WIDTH), 0.5, np.float32)
     z = x + np.float32(0.1)
     monkeypatch.setattr(numba_cpu.NumbaCPU, "_arrays", arrays)
-    monkeypatch.setattr(arrays, call, doubtful)
+    monkeypatch.setattr(arrays, name, doubtful)
     if call == "perturb":
         with pytest.raises(ValueError, match=r"^x: values lie outside the bounds$"):
             fc.perturb(x, z, 0.01, in_place=True)
@@ -179,6 +180,11 @@ def test_flags_of_rows_that_were_written_on_the_cpu_are_an_error(monkeypatch, ca
     if call == "steepest":
         with pytest.raises(ValueError, match=r"^x: values lie outside the bounds$"):
             steps.step(ep.astensor(x), ep.astensor(z), 0.01, p=2, bounds=(0, 1), overwrite=True)
+        return
+    if call == "sparse":
+        points, gradient = (ep.astensor(torch.from_numpy(a)) for a in (x, z))
+        with pytest.raises(ValueError, match=r"^x: values lie outside the bounds$"):
+            steps.sparse_step(points, gradient, 0.01, np.ones(2), bounds=(0, 1), overwrite=True)
         return
     wrapped = {name: ep.astensor(a) for name, a in (("z", z), ("x0", x), ("direction", z))}
     momentum = 0.25, ep.astensor(x), ep.astensor(x)

@@ -64,7 +64,7 @@ class NumbaCPU(Engine):
         if 1 < problem.p < WIDE_BELOW:
             return None
         arrays = problem.arrays
-        overwrite = overwrite and _is_writable(problem, arrays[1])
+        overwrite = overwrite and _is_writable(problem, arrays[1 if counts is None else 0])
         points, flags = self._arrays.steepest(
             *arrays, tolerance=problem.tolerance, counts=counts, lenient=nonfinite_as_zero,
             overwrite=overwrite,

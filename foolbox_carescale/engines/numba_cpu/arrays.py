@@ -202,7 +202,7 @@ def steepest(
             signs of the largest gradients, in the place of the maximiser.
         lenient: Whether gradients that are not finite count as 0, without a flag.
         overwrite: Whether the result takes the memory of a contiguous gradient, which 1 < p < inf
-            does.
+            does, or with counts that of contiguous points.
 
     Returns:
         The points, shape (N, n), and flags; rows with a flag hold nothing of use.
@@ -215,8 +215,9 @@ def steepest(
     lower, upper = _bounds(lower, upper, n)
     numbers = np.zeros(rows) if counts is None else np.ascontiguousarray(counts, np.float64)
     x, gradient, eps = (_one_type(np.ascontiguousarray(a)) for a in (x, gradient, eps))
-    over = overwrite and 1 < p < np.inf
-    out = gradient if over else np.empty((rows, n), x.dtype)
+    over = overwrite and (1 < p < np.inf or counts is not None)
+    given = gradient if counts is None else x
+    out = given if over else np.empty((rows, n), x.dtype)
 
     def run(first: int, last: int) -> None:
         kernels.steepest_rows(

@@ -207,8 +207,8 @@ def write_row(x, v, lower, upper, eta, out):
 
 
 @compiled(fastmath=FAST)
-def _write_in_place(x, v, lower, upper, eta):
-    # A separate loop, because one that may alias is run element by element when it does.
+def write_in_place(x, v, lower, upper, eta):
+    """Write clip(x + eta v) over x: a loop that may alias is run element by element."""
     for j in range(x.size):
         moved = x[j] + eta * v[j]
         x[j] = clipped(moved, lower, upper, j)
@@ -237,4 +237,4 @@ def solve_rows(
             start = i * out_step
             write_row(xi, vi, low, high, x.dtype.type(eta[i]), out[start : start + n])
         elif mode == WRITE_IN_PLACE:
-            _write_in_place(xi, vi, low, high, x.dtype.type(eta[i]))
+            write_in_place(xi, vi, low, high, x.dtype.type(eta[i]))

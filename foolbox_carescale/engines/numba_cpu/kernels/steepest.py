@@ -29,7 +29,7 @@ from .passes import (
     start_of_run,
 )
 from .powers import FIRST, INFINITE, SQUARE, power
-from .roots import SMALLEST_EPS, solve_row, write_row
+from .roots import SMALLEST_EPS, solve_row, write_in_place, write_row
 
 INTERPOLATIONS = 16  # every other one of so many passes; where they do not help, halving goes on
 
@@ -213,7 +213,7 @@ def steepest_rows(
 
     For p = 1 and counts[i] > 0 the step goes evenly along the signs of the counts[i] largest
     gradients that can move, instead. dual is the order of 1 / (p - 1). If `lenient`, gradients
-    that are not finite count as 0. `over`: out is g, for 1 < p < inf.
+    that are not finite count as 0. `over`: out is g, for 1 < p < inf, or x, for p = 1 and counts.
     """
     n = x.shape[1]
     m = sample_size(n)
@@ -253,7 +253,9 @@ def steepest_rows(
                 if root >= ceiling and scaled == 0:  # a gradient so small that eta is not a number
                     flag = NAN_DELTA
                 root = min(root, ceiling)
-                if flag == 0 and len(order) == SQUARE and over and scaled == 0:
+                if flag == 0 and len(order) == FIRST and over:
+                    write_in_place(xi, v, low, high, x.dtype.type(root))
+                elif flag == 0 and len(order) == SQUARE and over and scaled == 0:
                     _write_over(xi, v, low, high, x.dtype.type(root))
                 elif flag == 0:
                     write_row(xi, v, low, high, x.dtype.type(root), out[i])
