@@ -115,13 +115,16 @@ class AttackState:
             loss = loss_fn(logits)
             return loss.sum(), (backends.detach(loss), backends.detach(logits))
 
+        # An iterate is written over unless another tensor has its memory: whoever keeps what it is
+        # given here keeps such a tensor.
+        given = backends.detach(x)
         grad = None
         if gradient:
             self.gradients += 1
             _, (loss, logits), grad = gradients.value_aux_and_grad(objective, x)
         else:
-            _, (loss, logits) = objective(x)
-        return Evaluation(loss, logits, self.criterion(x, logits), grad)
+            _, (loss, logits) = objective(given)
+        return Evaluation(loss, logits, self.criterion(given, logits), grad)
 
 
 class BestIterate:

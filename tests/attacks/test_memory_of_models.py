@@ -66,11 +66,12 @@ class _Replayed(_Network):
         return place.copy_(value).detach()
 
 
-def points(network, attack, p):
+def points(network, attack, p, criterion=fb.Misclassification):
     model = fb.PyTorchModel(network.eval(), bounds=(0, 1), device="cpu")
     epsilon = None if isinstance(attack, attacks.ClipAwareMinimumNorm) else EPSILONS[p]
     torch.manual_seed(0)
-    return attack(model, network.x, network(network.x).argmax(1), epsilons=epsilon)[1]
+    labels = network(network.x).argmax(1)
+    return attack(model, network.x, criterion(labels), epsilons=epsilon)[1]
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -125,16 +126,24 @@ def test_gradients_that_a_hook_has_kept_are_not_written_over(name):
 
 @pytest.mark.parametrize("road", ["CPU", "GPU"])
 @pytest.mark.parametrize("name", RUNS)
-def test_points_that_a_model_has_kept_are_not_written_over(name, road):
+def test_points_that_a_model_or_a_criterion_has_kept_are_not_written_over(name, road):
     class Remembering(_Network):
         def forward(self, x):
-            kept.append((x.detach(), x.detach().clone()))
+            kept.append((x.detach() if p == 1 else x, x.detach().clone()))
             return super().forward(x)
 
-    for p in (1.0, 2.0, math.inf):
+    class Criterion(fb.Misclassification):
+        def __call__(self, perturbed, outputs):
+            kept.append((perturbed.raw, perturbed.raw.clone()))
+            return super().__call__(perturbed, outputs)
+
+    for p, by in itertools.product((1.0, 2.0, math.inf), ("model", "criterion")):
         kept = []
         with counting.on_gpu_road(compiled=False) if road == "GPU" else contextlib.nullcontext():
-            points(Remembering(), RUNS[name](p), p)
+            if by == "model":
+                points(Remembering(), RUNS[name](p), p)
+            else:
+                points(_Network(), RUNS[name](p), p, Criterion)
         assert kept
         for x, copy in kept:
             torch.testing.assert_close(x, copy, rtol=0, atol=0)
