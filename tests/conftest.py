@@ -47,7 +47,8 @@ hypothesis.settings.load_profile("default")
 OF_KERNELS = ("tests/engines/", "tests/operators/")
 # which share MLflow's store and a process to fork from, each of which takes seconds to make
 OF_TRAINING = ("tests/training/", "tests/evaluate/test_tracking.py")
-# which need some of the kernels, too, and find them compiled if they come last
+# which need some of the kernels, too, and find them compiled if they come last; of these each test
+# goes to the process that is free, so that both end at the same time
 LAST = ("tests/attacks/",)
 
 
@@ -67,7 +68,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             for unit, files in (("kernels", OF_KERNELS), ("training", OF_TRAINING)):
                 if nodeid.startswith(files):
                     return unit
-            return super()._split_scope(nodeid)
+            return nodeid if nodeid.startswith(LAST) else super()._split_scope(nodeid)
 
     config.option.loadscopereorder = False  # by the number of tests; as they are collected instead
     return Scheduling(config, log)

@@ -51,6 +51,7 @@ def test_norm_is_exact_on_rows_of_several_segments_and_a_rest(p):
     problem.check(solve(problem))
 
 
+@pytest.mark.nightly
 def test_norm_is_exact_for_a_row_of_twelve_million():
     # four bytes per element: the memory of a random row in float64 would be the costly part
     n = 12_000_000
