@@ -79,8 +79,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda i: i.nodeid.startswith(LAST) - i.nodeid.startswith(OF_KERNELS))
 
 
-def pytest_collection_finish() -> None:
-    """Keep the garbage collector from searching what is imported by now while tests compile."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Import all that tests need without the garbage collector, a quarter of the time.
+
+    Nor does it search, while tests run, what is imported by then.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Spare the interpreter a search of everything, which takes it seconds to end."""
     gc.collect()
     gc.freeze()
 
