@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import foolbox_carescale as fc
+from foolbox_carescale import engines
 from tests import reference
 
 
@@ -15,7 +16,10 @@ def arrays():
 
 
 @pytest.mark.parametrize("p", [0.5, 1.0, 2.0, np.inf])
-def test_numpy_and_torch_are_overwritten_with_the_same_points(arrays, p):
+@pytest.mark.parametrize("compiled", [True, False])
+def test_numpy_and_torch_are_overwritten_with_the_same_points(arrays, p, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(engines, "ENGINES", engines.ENGINES[-1:])
     x, delta = arrays
     expected = fc.perturb(x, delta, 0.7, p=p)
     tensor = torch.tensor(x)
