@@ -230,3 +230,15 @@ def test_conjugate_directions_start_over_where_no_multiple_of_the_last_one_is_co
     assert conjugate(tensor([1.0, 1.0])).numpy().tolist() == [[1.0, 1.0]]
     conjugate.reset(ep.astensor(torch.tensor([[True]])))
     assert conjugate(tensor([-3.0, 2.0])).numpy().tolist() == [[-3.0, 2.0]]
+
+
+@pytest.mark.parametrize("kind", directions.KINDS)
+def test_a_direction_that_keeps_none_may_be_written_over(kind):
+    rows = torch.randn((4, 2, 5), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    kept, written = directions.make_direction(kind, 2.0), directions.make_direction(kind, 2.0)
+    for row in rows:
+        expected = kept(ep.astensor(row.clone())).raw.clone()
+        found = written(ep.astensor(row.clone())).raw
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        if not written.keeps_directions:
+            found.fill_(torch.nan)

@@ -1,9 +1,12 @@
 """How many coordinates a step for p = 1 moves, in numbers."""
 
+import contextlib
+
 import eagerpy as ep
 import pytest
 import torch
 
+from experiments.gpu import counting
 from foolbox_carescale.attacks.state import Sparsity
 
 N, SIZE = 2, 1000
@@ -17,6 +20,13 @@ def moved(*counts):
     return ep.astensor(points)
 
 
+@pytest.fixture(params=["CPU", "GPU"])
+def road(request):
+    with counting.on_gpu_road() if request.param == "GPU" else contextlib.nullcontext():
+        yield
+
+
+@pytest.mark.usefixtures("road")
 @pytest.mark.parametrize("radius", [4.0, ep.astensor(torch.tensor([4.0, 4.0]))])
 def test_adaptive_begins_with_moves_of_a_part_of_the_box_and_follows_the_best(radius):
     sparsity = Sparsity("adaptive", ep.astensor(X0), (-1, 1))
