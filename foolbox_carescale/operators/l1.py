@@ -92,4 +92,4 @@ def _least_gain(problem: Problem, gain: ep.Tensor, room: ep.Tensor, eps: ep.Tens
     # a share may be too small to move a coordinate
     spent = norms.accumulate(ep.where(gain >= least, room, 0.0))
     below = ep.where(ep.logical_and(gain < least, room > 0), gain, 0.0).max(axis=-1, keepdims=True)
-    return ep.where(spent < eps, below, least)
+    return ep.where(spent <= eps, below, least)

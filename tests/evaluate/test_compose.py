@@ -149,6 +149,16 @@ def test_attacks_of_a_group_beside_the_file_replace_the_default_ones(tmp_path):
     assert list(load_evaluation(written(tmp_path, "seed: 5\n")).attacks) == ["a"]
 
 
+def test_a_folder_beside_the_file_is_not_one_of_this_package_of_the_same_name(tmp_path):
+    path = written(tmp_path, "defaults: [conf/attack/pgd]\n")
+    with pytest.raises(UserError, match="conf/attack/pgd"):
+        load_evaluation(path)
+    (tmp_path / "conf" / "attack").mkdir(parents=True)
+    text = "# @package _global_\nattacks: {mine: {name: L2PGD}}\n"
+    (tmp_path / "conf" / "attack" / "pgd.yaml").write_text(text, encoding="utf-8")
+    assert list(load_evaluation(path).attacks) == ["mine"]
+
+
 def test_a_tag_that_would_run_code_is_refused_in_files_and_groups(tmp_path):
     payload = f"name: !!python/object/apply:os.mkdir [{tmp_path / 'ran'}]\n"
     (tmp_path / "model").mkdir()

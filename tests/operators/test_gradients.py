@@ -332,6 +332,22 @@ def test_a_share_that_rounds_to_nothing_still_has_its_slope(backend):
     np.testing.assert_allclose(to_eps, [1, 1], rtol=1e-12)
 
 
+@pytest.mark.parametrize("eps", [0.0, 0.5, 0.75, 9.0])  # of which all but the last are corners
+def test_corners_of_the_steepest_step_have_the_slopes_that_sorting_finds(monkeypatch, eps):
+    import torch
+
+    def slopes():
+        x = torch.tensor([[0.5, 0.75, 0.75]], dtype=torch.float64, requires_grad=True)
+        gradient = torch.tensor([[3.0, 2.0, -1.0]], dtype=torch.float64)
+        size = torch.tensor([eps], dtype=torch.float64, requires_grad=True)
+        moved = fc.steepest_step(x, gradient, size, p=1)
+        return torch.cat([t.flatten() for t in torch.autograd.grad(moved.sum(), (x, size))])
+
+    found = slopes()
+    monkeypatch.setattr(fc.engines, "ENGINES", fc.engines.ENGINES[-1:])
+    torch.testing.assert_close(found, slopes(), rtol=0, atol=1e-12)
+
+
 # What is differentiated, and how
 
 

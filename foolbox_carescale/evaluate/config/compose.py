@@ -26,6 +26,9 @@ from .validation import ConfigSpec, Tree, escape_interpolation, field_names, is_
 
 _RUN = "carescale_run"
 
+_WITHOUT_CONFIGS = "foolbox_carescale.core"
+"""Hydra searches a module before all folders; in this one it finds nothing."""
+
 _WITHOUT: list[Any] = [
     {f"override hydra/{group}": None}
     for group in (
@@ -134,7 +137,7 @@ def compose_tree(
     Plugins.instance().register(BoundedFiles)
     try:
         # hydra.initialize looks for its caller among all modules, most of the time that it takes
-        with initialize_config_module(__package__, version_base="1.3"):
+        with initialize_config_module(_WITHOUT_CONFIGS, version_base="1.3"):
             chosen = [str(choice.input_line) for choice in choices]
             if "attack" in spec.groups:
                 # composing takes Hydra a tenth of a second
