@@ -48,8 +48,9 @@ def _passes(attack: type[Any], **arguments: Any) -> tuple[int, int]:
     """Return the gradients and forward passes of a run of an attack."""
 
     def unshakable(x: torch.Tensor) -> torch.Tensor:
-        slopes = torch.linspace(-0.01, 0.01, 16 * 5).reshape(16, 5)
-        return x.flatten(1) @ slopes + torch.tensor([5.0, 0.0, 0.0, 0.0, 0.0])
+        # more classes than an ensemble ranks for its targets
+        slopes = torch.linspace(-0.01, 0.01, 16 * 40).reshape(16, 40)
+        return x.flatten(1) @ slopes + torch.eye(40)[0] * 5
 
     module = torch.nn.Module()
     module.forward = unshakable  # type: ignore[assignment]

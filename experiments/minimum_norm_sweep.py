@@ -123,8 +123,8 @@ def constants(setting: Setting) -> Iterator[None]:
             holder: Any = Sparsity if hasattr(Sparsity, name) else minimum_norm
             stack.enter_context(mock.patch.object(holder, name, setting[name]))
         if "decay" in setting:
-            decayed = functools.partial(directions.Momentum, setting["decay"])
-            stack.enter_context(mock.patch.dict(directions.KINDS, momentum=decayed))
+            decayed = directions.Momentum(setting["decay"])
+            stack.enter_context(mock.patch.object(directions, "Momentum", lambda _: decayed))
         yield
 
 

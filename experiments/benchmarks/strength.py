@@ -47,7 +47,7 @@ from foolbox_carescale import attacks as ours
 from foolbox_carescale.attacks.counting import CountingModel
 from foolbox_carescale.evaluate.config.types import norm_name, norm_order
 
-SAMPLES = {"digits": 50, "robust": 50, "robust_linf": 200, "imagenet": 10}
+SAMPLES = {"digits": 200, "robust": 200, "robust_linf": 200, "imagenet": 10}
 STEPS, LONG = 40, 100
 MALT_CLASSES = 100, 9  # that are ranked, and that are attacked
 ORDERS = (1.0, 1.5, 2.0, math.inf)

@@ -48,7 +48,7 @@ class Momentum(Direction):
     """Accumulated gradients, each of L1 norm 1: Dong et al. 2018, arXiv 1710.06081.
 
     They keep all of the sum (decay 1), for transfer between models. On the model itself a part is
-    stronger: 0.3 to 0.5 are alike for p = 2 and inf, and 0.3 is best for p = 1.
+    stronger: 0.3 for p = 1 and 2, and 0.5 for p = inf.
     """
 
     keeps_directions = True
@@ -190,6 +190,9 @@ KINDS: dict[str, type[Direction]] = {
 
 def make_direction(kind: str | None, p: float) -> Direction:
     """Return a direction; by default momentum where steps keep only signs, for p = 1 and inf."""
+    kind = kind or ("gradient" if 1 < p < math.inf else "momentum")
     if kind == "adam":
         return Adam(signs=p == math.inf)
-    return KINDS[kind or ("gradient" if 1 < p < math.inf else "momentum")]()
+    if kind == "momentum":
+        return Momentum(0.5 if p == math.inf else 0.3)
+    return KINDS[kind]()

@@ -34,8 +34,8 @@ Version = Literal["standard", "plus", "fast", "rand"]
 _STANDARD = {
     "attacks": ("minimum-norm", "apgd-t", "pgd-margin", "square"),
     "restarts": 1,
-    "targets": 3,
-    "queries": 1000,
+    "targets": 6,
+    "queries": 500,
     "draws": 1,
 }
 VERSIONS: dict[Version, dict[str, Any]] = {
@@ -85,7 +85,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
     Args:
         p: Order of the norm, in [1, inf].
         version: Sets the arguments that are None. "standard": "minimum-norm", "apgd-t"
-            towards 3 classes, "pgd-margin", and "square" with 1000 queries. "plus": all stages,
+            towards 6 classes, "pgd-margin", and "square" with 500 queries. "plus": all stages,
             with 5 restarts, 9 classes and 5000 queries, as AutoAttack has. "fast": "standard"
             without "square". "rand", for models with random parts: "apgd-ce" and "pgd-margin"
             with 20 draws.

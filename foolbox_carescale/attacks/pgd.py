@@ -59,7 +59,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             has fallen to epsilon.
         momentum: Weight of the previous displacement, in [0, 1): the next iterate is
             x + (1 - m) (z - x) + m (x - previous), where z is the result of the plain step. By
-            default 0.25, and 0 for p = 1, where it would move too many coordinates.
+            default 0.25, and 0 for p = 1 and p = inf, where accumulated gradients do better.
         direction: The "gradient", or gradients accumulated by
             "momentum", "adam", or "conjugate" (see ``directions``). By default momentum for p = 1
             and p = inf, whose steps keep only signs, and the gradient for other p.

@@ -193,9 +193,9 @@ def enforce_constraint(
 
 
 def momentum_weight(momentum: float | None, p: float) -> float:
-    """Return a momentum; by default 0.25, and 0 for p = 1, where it moves too many coordinates."""
+    """Return a momentum; by default 0.25, and 0 for p = 1 and inf, where gradients accumulate."""
     if momentum is None:
-        return 0.0 if p == 1 else 0.25
+        return 0.25 if 1 < p < math.inf else 0.0
     return momentum
 
 

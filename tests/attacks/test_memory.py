@@ -13,9 +13,9 @@ from foolbox_carescale import attacks
 
 ROOT = Path(__file__).parents[2]
 MOST = 5  # batches beside the inputs
-# One holds more by what it is (the gradients of the best iterates, and their sum), one less: for
-# p = 2 the step is written over the gradient.
-OTHERS = {"ClipAwarePGD2.0": 4, "ClipAwareAPGDinf": 6}
+# Some hold one less: for p = 2 the step is written over the gradient, and for p = inf there is no
+# iterate before.
+OTHERS = {"ClipAwarePGD2.0": 4, "ClipAwarePGDinf": 4}
 SCRATCH = 0.7  # batches: rows that the threads of the engine work on, and rounding to pages
 SHAPE = (32, 3, 96, 96)
 

@@ -175,6 +175,6 @@ def test_the_next_iterate_is_projected_before_and_after_momentum(p):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
-def test_momentum_is_a_quarter_and_none_for_p_1_unless_given():
-    assert [steps.momentum_weight(None, p) for p in (1, 1.5, 2, math.inf)] == [0, 0.25, 0.25, 0.25]
+def test_momentum_is_a_quarter_and_none_where_gradients_accumulate_unless_given():
+    assert [steps.momentum_weight(None, p) for p in (1, 1.5, 2, math.inf)] == [0, 0.25, 0.25, 0]
     assert steps.momentum_weight(0.4, 1) == steps.momentum_weight(0.4, 2) == 0.4
