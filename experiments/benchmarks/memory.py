@@ -75,11 +75,10 @@ def report(*, quick: bool) -> str:
     lines += [
         "", "At the peak an attack holds its iterate and the gradient. Beside these, as far as it"
         " has them: the best iterate, where that is no longer the last one; the iterate before"
-        " (momentum: all but p = 1 and Adam); accumulated gradients (p = 1 and inf); the gradient"
-        " of the best iterate (APGD, which goes back to it); and the moments of Adam, two, or one"
-        " for p = inf, where only signs count. For p = 2 the new iterate takes the memory of the"
-        " gradient, and for p = 1 that of the iterate, where nothing else needs it. APGD for p ="
-        " inf has all of these but moments: six, where its best iterate is an old one.",
+        " (momentum: p = 2 but for Adam); accumulated gradients (p = 1 and inf); the gradient of"
+        " the best iterate (APGD, which goes back to it); and the moments of Adam, two, or one for"
+        " p = inf, where only signs count. For p = 2 the new iterate takes the memory of the"
+        " gradient, and for p = 1 that of the iterate, where nothing else needs it.",
     ]  # fmt: skip
     return "\n".join(lines)
 

@@ -398,8 +398,8 @@ def _notes() -> list[str]:
         "all of them start with AutoAttack's larger epsilons.",
         "- ± is the standard deviation over seeds. FGM, BIM and Foolbox's momentum attack have "
         "no randomness.",
-        "- The other libraries have no attack for p = 1.5. With 50 samples, accuracy changes in "
-        "steps of 0.02.",
+        "- The other libraries have no attack for p = 1.5. With 200 samples, accuracy changes "
+        "in steps of 0.005.",
         "",
     ]
 
