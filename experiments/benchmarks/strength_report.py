@@ -84,7 +84,9 @@ def write(path: Path, folder: Path) -> None:
     if not rows:
         return
     results = Results(rows)
-    text = "\n".join([*_head(rows), *_goals(results), *_tables(results), *_notes()])
+    text = "\n".join(
+        [*_head(rows), *_in_short(results), *_goals(results), *_tables(results), *_notes()]
+    )
     (folder / "strength.md").write_text(text + "\n")
     if results.settings("fixed"):
         _curves(results, folder / "strength.png")
@@ -153,6 +155,75 @@ def _head(rows: list[Row]) -> list[str]:
         "![Security curves](strength.png)",
         "",
     ]
+
+
+# ------------------------------------------------------------------------------------- in short
+
+SHORT = {
+    "Foolbox PGD": ("foolbox_pgd",),
+    "`ClipAwarePGD`": ("pgd",),
+    "`ClipAwareAPGD`": ("apgd",),
+    "AutoAttack APGD-CE": ("autoattack_apgd", "autoattack_apgd_any"),
+    "APGD, probability margin": ("apgd_probability",),
+}
+SHORT_ENSEMBLES = {
+    "`ClipAwareAutoAttack`": "ensemble",
+    '`version="fast"`': "ensemble_fast",
+    "MALT": "malt",
+    "AutoAttack `standard`": "autoattack_standard",
+}
+
+
+def _in_short(results: Results) -> list[str]:
+    """Return a table of single attacks and one of ensembles, at one epsilon for each norm."""
+    single, ensembles = [], []
+    for setting in _middle(results):
+        modes = {
+            name: [rows for label in labels if (rows := results.rows(setting, label, 40))]
+            for name, labels in SHORT.items()
+        }
+        lowest = {name: min(map(_accuracy, rows)) for name, rows in modes.items() if rows}
+        highest = {name: max(map(_loss, rows)) for name, rows in modes.items() if rows}
+        single.append((_name(setting), [
+            f"{_bold(f'{lowest[name]:.3f}', lowest[name] <= min(lowest.values()) + 1e-9)} / "
+            f"{_bold(f'{highest[name]:.2f}', highest[name] == max(highest.values()))}"
+            if name in lowest else "-"
+            for name in SHORT
+        ]))  # fmt: skip
+    for setting in results.settings("ensemble"):
+        found = {
+            a: rows[0] for a in SHORT_ENSEMBLES.values() if (rows := results.rows(setting, a, 100))
+        }
+        least = min(row.robust_accuracy for row in found.values())
+        ensembles.append((_name(setting), [
+            f"{_bold(f'{found[a].robust_accuracy:.3f}', found[a].robust_accuracy == least)}, "
+            f"{found[a].forwards + found[a].backwards:.0f}" if a in found else "-"
+            for a in SHORT_ENSEMBLES.values()
+        ]))  # fmt: skip
+    return [
+        "## In short",
+        "",
+        "40 iterations at the middle epsilon of each norm: robust accuracy / loss; bold is the "
+        "best. AutoAttack's APGD-CE has two modes: accuracy of the one that breaks more, loss of "
+        "the one whose loss is higher.",
+        "",
+        *_table(single, list(SHORT)),
+        "Ensembles: robust accuracy, and forward and backward passes per sample.",
+        "",
+        *_table(ensembles, list(SHORT_ENSEMBLES)),
+    ]
+
+
+def _middle(results: Results) -> list[Key]:
+    """Return the settings of fixed epsilon with the middle epsilon of each model and norm."""
+    groups: dict[tuple[str, float], list[Key]] = {}
+    for setting in results.settings("fixed"):
+        groups.setdefault((setting[1], setting[2]), []).append(setting)
+    return [group[(len(group) - 1) // 2] for group in groups.values()]
+
+
+def _bold(text: str, is_bold: bool) -> str:
+    return f"**{text}**" if is_bold else text
 
 
 # ---------------------------------------------------------------------------------------- goals
