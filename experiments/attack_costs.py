@@ -48,7 +48,7 @@ def _passes(attack: type[Any], **arguments: Any) -> tuple[int, int]:
     """Return the gradients and forward passes of a run of an attack."""
 
     def unshakable(x: torch.Tensor) -> torch.Tensor:
-        # more classes than an ensemble ranks for its targets
+        # more classes than the ensemble ranks
         slopes = torch.linspace(-0.01, 0.01, 16 * 40).reshape(16, 40)
         return x.flatten(1) @ slopes + torch.eye(40)[0] * 5
 

@@ -6,13 +6,14 @@
 Memory: a run of one gradient step on generated images of 224 pixels, in a process of its own for
 each number of images. Decodes: of the same run, alone and in shards. Images per second: JPEG files
 of 500 x 400 pixels, resized and cropped to 224, with and without threads; on cores that are idle.
-The cases take turns. Two processes that share nothing tell what the two cores can give.
+The cases alternate. Two independent processes show what the two cores can deliver.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import resource
 import statistics
@@ -38,7 +39,7 @@ BATCH = 50
 SIDE = 224
 SHARDS = (7, 32)
 FILES, SECONDS, ROUNDS = 200, 3, 9
-TWICE = "two processes, none each"
+TWICE = "two processes without threads"
 
 DECODED: Counter[int] = Counter()
 
@@ -113,12 +114,15 @@ def measure_rate(workers: int, folder: Path) -> dict[str, float]:
     data = open_data(config)
     batches: list[npt.NDArray[np.int64]] = np.split(np.arange(len(data)), len(data) // 20)
     data.batch(batches[-1])
+    print("ready", flush=True)
+    sys.stdin.readline()  # so that processes begin together
     images, began = 0, time.perf_counter()
-    while time.perf_counter() - began < SECONDS:
-        for number, positions in enumerate(batches):
-            images += len(data.batch(positions))
-            for ahead in batches[number + 1 : number + 3]:
-                data.prefetch(ahead)
+    for number in itertools.count():
+        images += len(data.batch(batches[number % len(batches)]))
+        for ahead in (1, 2):
+            data.prefetch(batches[(number + ahead) % len(batches)])
+        if time.perf_counter() - began > SECONDS:
+            break
     rate = images / (time.perf_counter() - began)
     data.close()
     return {"rate": rate}
@@ -184,18 +188,19 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def measure_rates() -> dict[str, list[tuple[float, float]]]:
-    """Return by case, for each round, images per second, and beside those of one thread."""
+    """Return, per case, for each round: images per second, and their ratio to one thread's."""
     found: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder))
-        for _ in range(ROUNDS):
-            cases = {str(workers): [workers] for workers in (0, 1, 2)} | {TWICE: [0, 0]}
+        cases = {str(workers): [workers] for workers in (0, 1, 2)} | {TWICE: [0, 0]}
+        for number in range(ROUNDS):
+            order = list(cases)[:: -1 if number % 2 else 1]
             rates = {
-                case: sum(one["rate"] for one in _in_processes(processes, "rate", folder))
-                for case, processes in cases.items()
+                case: sum(one["rate"] for one in _in_processes(cases[case], "rate", folder))
+                for case in order
             }
-            for case, rate in rates.items():
-                found.setdefault(case, []).append((rate, rate / rates["1"]))
+            for case in cases:
+                found.setdefault(case, []).append((rates[case], rates[case] / rates["1"]))
     return found
 
 
@@ -206,9 +211,19 @@ def _in_process(number: int, *case: str) -> dict[str, float]:
 def _in_processes(numbers: list[int], *case: str) -> list[dict[str, float]]:
     command = [sys.executable, "-W", "ignore", "-m", HERE, "--case", *case, "--images"]
     started = [
-        subprocess.Popen([*command, str(number)], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         for number in numbers
     ]
+    if case[0] == "rate":
+        for process in started:
+            assert process.stdout is not None
+            process.stdout.readline()
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
     printed = [process.communicate()[0] for process in started]
     if any(process.returncode for process in started):
         raise SystemExit(1)

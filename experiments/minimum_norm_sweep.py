@@ -58,7 +58,8 @@ def settings(p: float) -> dict[str, Setting]:
         **{f"momentum {m}": {"momentum": m} for m in (0.0, 0.25, 0.5)},
     }  # fmt: skip
     if not 1 < p < float("inf"):
-        found |= {f"decay {decay}": {"decay": decay} for decay in (0.0, 0.6)}
+        others = (0.0, 0.6) if p == 1 else (0.0, 0.3, 0.7)
+        found |= {f"decay {decay}": {"decay": decay} for decay in others}
     if p == 1:
         found |= {f"sparser by {by}": {"SPARSER": by} for by in (1.2, 2.0, 3.0)}
         found |= {f"first move {part}": {"FIRST_MOVE": part} for part in (0.1, 1.0)}
@@ -123,9 +124,14 @@ def constants(setting: Setting) -> Iterator[None]:
             holder: Any = Sparsity if hasattr(Sparsity, name) else minimum_norm
             stack.enter_context(mock.patch.object(holder, name, setting[name]))
         if "decay" in setting:
-            decayed = directions.Momentum(setting["decay"])
-            stack.enter_context(mock.patch.object(directions, "Momentum", lambda _: decayed))
+            decayed = functools.partial(_with_decay, directions.Momentum, setting["decay"])
+            stack.enter_context(mock.patch.object(directions, "Momentum", decayed))
         yield
+
+
+def _with_decay(momentum: type[directions.Momentum], decay: float, _: float) -> directions.Momentum:
+    """Return accumulated gradients of this decay, whatever an attack asks for."""
+    return momentum(decay)
 
 
 def summary(key: tuple[str, ...], name: str, norms: Any, base: Any) -> dict[str, Any]:

@@ -74,10 +74,10 @@ def report(*, quick: bool) -> str:
             lines.append(f"| {p:g} | {name} | {peaks[0]:.1f} | {peaks[1]:.1f} |")
     lines += [
         "", "At the peak an attack holds its iterate and the gradient. Beside these, as far as it"
-        " has them: the best iterate, where that is no longer the last one; the iterate before"
-        " (momentum: p = 2 but for Adam); accumulated gradients (p = 1 and inf); the gradient of"
-        " the best iterate (APGD, which goes back to it); and the moments of Adam, two, or one for"
-        " p = inf, where only signs count. For p = 2 the new iterate takes the memory of the"
+        " has them: the best iterate, where that is no longer the last one; the previous"
+        " iterate (`momentum`, here for p = 2); accumulated gradients (p = 1 and inf); the gradient"
+        " of the best iterate (APGD, which goes back to it); and the moments of Adam, two, or one"
+        " for p = inf, where only signs count. For p = 2 the new iterate takes the memory of the"
         " gradient, and for p = 1 that of the iterate, where nothing else needs it.",
     ]  # fmt: skip
     return "\n".join(lines)

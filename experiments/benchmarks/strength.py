@@ -22,7 +22,7 @@ Each line of ``strength.csv`` is one attack on one model at one epsilon under on
 line is not computed again, so a run can be stopped, resumed and split by the options.
 Regularly, and at the end, ``strength.md`` (tables, and
 which goals hold) and ``strength.png`` (security curves) are written from the whole CSV.
-``experiments.benchmarks.strength_recheck`` tells misses from noise, with more samples.
+``experiments.benchmarks.strength_recheck`` tells misses from noise, on other samples.
 """
 
 from __future__ import annotations

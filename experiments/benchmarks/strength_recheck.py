@@ -1,12 +1,13 @@
-"""Measure again, with more samples and a paired test, where a peer was ahead in ``strength``.
+"""Measure again, on other samples and with a paired test, where a peer was ahead in ``strength``.
 
     python -m experiments.benchmarks.strength_recheck --output experiments/results
 
 ``strength.csv`` in the folder ``--output`` says where the robust accuracy of one of our attacks, on
 average over the seeds, is above that of Foolbox's attack of the same kind, of either mode of
 AutoAttack's APGD, or of APGD on the probability margin. Both attacks run there again, under each
-seed. A sample's outcome is the share of the seeds under which it stayed correctly classified. The
-exact sign test is over the samples with different outcomes.
+seed, on samples that ``strength`` did not use: else chance that chose a pair would count again. A
+sample's outcome is the share of the seeds under which it stayed correctly classified. The exact
+sign test is over the samples with different outcomes.
 
 A line of ``strength_recheck.csv`` is one attack at one epsilon under one seed, with a digit for
 each sample (1: misclassified); one that is there is not computed again. ``strength_recheck.md`` has
@@ -74,7 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
         if options.render or (cell, options.samples) in known:
             continue
         if cell.model not in targets:
-            targets[cell.model] = load_target(cell.model, options.samples, options.weights)
+            used = strength.SAMPLES[cell.model]
+            targets[cell.model] = load_target(cell.model, options.samples, options.weights, used)
         row, found = strength.measure(targets[cell.model], cell)
         known[cell, options.samples] = found.numpy()
         append(path, cell, found)
@@ -161,8 +163,8 @@ def table(pairs: list[Pair], known: Known, samples: int) -> list[str]:
         "`python -m experiments.benchmarks.strength_recheck` made this page; its docstring says "
         f"how. Measured {describe(('torch', 'foolbox', 'pyautoattack', 'foolbox-carescale'))}.",
         "",
-        f"Robust accuracy of {samples} samples under {SEEDS} seeds, at equal gradients. Of the "
-        f"{len(pairs)} pairs in which ours was higher with 50 samples, whatever the difference, "
+        f"Robust accuracy of {samples} other samples under {SEEDS} seeds, at equal gradients. Of "
+        f"the {len(pairs)} pairs in which ours was higher there, whatever the difference, "
         f"{len(rows)} were measured: ours is {counts}. Chance: of a difference this large between "
         f"attacks of equal strength, by a paired test; below {CHANCE:.0%} ours is called better or "
         "worse.",

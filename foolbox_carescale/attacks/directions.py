@@ -47,8 +47,8 @@ class Gradient(Direction):
 class Momentum(Direction):
     """Accumulated gradients, each of L1 norm 1: Dong et al. 2018, arXiv 1710.06081.
 
-    They keep all of the sum (decay 1), for transfer between models. On the model itself a part is
-    stronger: 0.3 for p = 1 and 2, and 0.5 for p = inf.
+    They keep all of the sum (decay 1), for transfer between models. Against the model itself,
+    keeping a part is stronger: ``make_direction`` takes 0.5 for p = inf and 0.3 for other p.
     """
 
     keeps_directions = True

@@ -57,7 +57,7 @@ class ClipAwareMinimumNorm(LpAttack, MinimizationAttack):  # type: ignore[misc] 
             in place of all; or None, for one after the other by restarts.
         momentum: Weight of the previous displacement, in [0, 1), as for
             ``ClipAwareGradientAttack``; by default 0.25, and 0 for p = 1 and p = inf, where
-            accumulated gradients do better.
+            accumulating gradients works better.
 
     A misclassified sample keeps perturbation 0. Where no adversarial example is found, the input
     itself is returned.

@@ -98,9 +98,10 @@ ClipAwarePGD = variant(
     "ClipAwarePGD",
     """Projected gradient descent whose every iterate is exactly epsilon away after the clip.
 
-    By default the step decreases from 2 epsilon by a cosine, with momentum (for p = 1 and inf of
-    the gradients), and the iterate with the highest loss is returned. ``schedule="constant"`` is
-    the classical attack. The arguments are those of ``ClipAwareGradientAttack``.
+    By default the step decreases from 2 epsilon by a cosine, with momentum of the iterates or, for
+    p = 1 and p = inf, of the gradients, and the iterate with the highest loss is returned.
+    ``schedule="constant"`` is the classical attack. The arguments are those of
+    ``ClipAwareGradientAttack``.
 
     Source: Madry et al. 2018, arXiv 1706.06083, on the operator of Rauber & Bethge 2020,
     arXiv 2007.07677.

@@ -59,7 +59,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             has fallen to epsilon.
         momentum: Weight of the previous displacement, in [0, 1): the next iterate is
             x + (1 - m) (z - x) + m (x - previous), where z is the result of the plain step. By
-            default 0.25, and 0 for p = 1 and p = inf, where accumulated gradients do better.
+            default 0.25, and 0 for p = 1 and p = inf, where accumulating gradients works better.
         direction: The "gradient", or gradients accumulated by
             "momentum", "adam", or "conjugate" (see ``directions``). By default momentum for p = 1
             and p = inf, whose steps keep only signs, and the gradient for other p.
@@ -182,6 +182,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         for restart, loss_fn in enumerate(loss_fns * self.restarts):
             if len(state.samples) < len(x0):
                 loss_fn = loss_fn.select(state.samples)
+            last: Any = None  # that of the restart before is not held while this one runs
             last = self._run_restart(state, loss_fn, restart, on_step)
             if self.stop_when_broken and state.best.found.all():
                 break

@@ -20,8 +20,9 @@ from typing import Any, Literal, TypeVar
 import eagerpy as ep
 import numpy as np
 
-from ..attacks.directions import Momentum
+from ..attacks.directions import Momentum, make_direction
 from ..attacks.schedules import FINAL_STEP, Cosine
+from ..attacks.steps import momentum_weight
 from ..core import backends
 from ..operators.api import perturb, project, steepest_step
 from ..operators.validation import checked_eps
@@ -179,7 +180,7 @@ def adversarial(
     bounds: Any = (0.0, 1.0),
     steps: int = 5,
     rel_stepsize: float = 2.0,
-    momentum: float = 0.25,
+    momentum: float | None = None,
     keep: Literal["best", "last"] = "best",
     key: Any = None,
 ) -> T:
@@ -187,10 +188,10 @@ def adversarial(
 
     As ``ClipAwarePGD``: each step is the exact maximiser of the linearised loss inside the box
     (``steepest_step``), for p = 1 and p = inf along accumulated gradients; its result goes back
-    to the sphere, moves with momentum, and goes to the sphere again. The step decreases from
-    ``rel_stepsize * eps`` by a cosine. Omitted are sparse steps and larger balls for p = 1,
-    restarts, and the check for misclassification, which a loss does not show. It
-    compiles to one loop, ``lax.fori_loop`` or ``tf.while_loop``.
+    to the sphere, for other p moves with momentum, and goes to the sphere again. The step
+    decreases from ``rel_stepsize * eps`` by a cosine. Omitted are sparse steps and larger balls for
+    p = 1, restarts, and the check for misclassification, which a loss does not show. It compiles to
+    one loop, ``lax.fori_loop`` or ``tf.while_loop``.
 
     Args:
         loss: Inputs (N, ...) -> a loss for each, shape (N,), of a model in the mode of
@@ -201,7 +202,8 @@ def adversarial(
         bounds: Lower and upper bound.
         steps: Number of gradients.
         rel_stepsize: First step relative to epsilon.
-        momentum: Weight of the previous displacement, in [0, 1).
+        momentum: Weight of the previous displacement, in [0, 1); by default 0.25, and 0 for p = 1
+            and p = inf.
         keep: "best" returns, per input, the iterate with the highest loss, for which the last one
             costs one more forward pass; "last" the last one.
         key: For a random start, as for ``sample``; None starts from x.
@@ -220,6 +222,7 @@ def adversarial(
     kind = _framework(x, "x")
     _check_arguments(steps, rel_stepsize, momentum, keep)
     perturb(x, x, eps, p=p, bounds=bounds)  # for its checks: in the loop it can read no values
+    weight_of_previous, direction = momentum_weight(momentum, p), make_direction(None, p)
     start = x if key is None else noisy(key, x, eps, p=p, bounds=bounds)
 
     def on_sphere(z: Any, direction: Any) -> Any:
@@ -234,22 +237,21 @@ def adversarial(
         best, highest = _best_of(now, values, best, highest, offered)
         gradient = ep.astensor(gradient)
         gradient = ep.where(gradient.abs() < math.inf, gradient, ep.zeros_like(gradient))
-        if p in (1, math.inf):
-            # the sum of directions.Momentum, which may read values
+        if isinstance(direction, Momentum):  # whose own sum may read values
             length = ep.maximum(_summed(gradient.abs()), 1e-12)
             unit = gradient / backends.reshape(length, (-1,) + (1,) * (gradient.ndim - 1))
-            gradient = Momentum().decay * ep.astensor(total) + unit
+            gradient = direction.decay * ep.astensor(total) + unit
             total = gradient.raw
         z = steepest_step(now, gradient.raw, eps * size, p=p, bounds=bounds)
         z = on_sphere(z, gradient.raw)
-        if momentum:
+        if weight_of_previous:
             z = now + (1 - weight) * (z - now) + weight * (now - before)
             z = on_sphere(z, gradient.raw)
         return z, now, total, best, highest
 
     schedule = Cosine(rel_stepsize, FINAL_STEP, steps)
     plans = [
-        (schedule.size(t), momentum if t else 0.0, float(t > 0 or key is not None))
+        (schedule.size(t), weight_of_previous if t else 0.0, float(t > 0 or key is not None))
         for t in range(steps)
     ]
     zeros = ep.zeros_like(ep.astensor(start))
@@ -262,12 +264,12 @@ def adversarial(
     return backends.detach(ep.astensor(last)).raw  # type: ignore[no-any-return]
 
 
-def _check_arguments(steps: Any, rel_stepsize: float, momentum: float, keep: str) -> None:
+def _check_arguments(steps: Any, rel_stepsize: float, momentum: float | None, keep: str) -> None:
     if not (isinstance(steps, int) and steps >= 1):
         raise ValueError(f"steps: expected an integer >= 1, got {steps!r}")
     if not 0 < rel_stepsize < math.inf:
         raise ValueError(f"rel_stepsize: expected a finite number > 0, got {rel_stepsize!r}")
-    if not 0 <= momentum < 1:
+    if momentum is not None and not 0 <= momentum < 1:
         raise ValueError(f"momentum: expected a number in [0, 1), got {momentum!r}")
     if keep not in ("best", "last"):
         raise ValueError(f"keep: expected one of best, last, got {keep!r}")

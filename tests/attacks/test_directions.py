@@ -1,5 +1,7 @@
 """Directions and schedules by hand-made sequences whose answer is known."""
 
+import math
+
 import eagerpy as ep
 import numpy as np
 import pytest
@@ -140,6 +142,12 @@ def test_what_is_gone_back_to_is_held_once_while_it_is_the_best_of_all():
     # the second iterate is adversarial at a lower loss; the last is better in all respects
     assert told == [(True, [1, 1]), (False, [2, 1]), (False, [2, 3]), (True, [4, 4])]
     assert best.x.raw.flatten().tolist() == [4, 4]
+
+
+def test_gradients_are_summed_with_a_decay_of_half_for_linf_and_less_for_others():
+    decays = [directions.make_direction("momentum", p).decay for p in (1, 2, math.inf)]
+    assert decays == [0.3, 0.3, 0.5]
+    assert directions.make_direction(None, math.inf).decay == 0.5
 
 
 def test_momentum_sums_gradients_of_unit_l1_norm():
