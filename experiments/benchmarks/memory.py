@@ -30,7 +30,7 @@ import torch
 from experiments.benchmarks.environment import describe
 from foolbox_carescale import attacks
 
-ORDERS = (1.0, 2.0, math.inf)
+ORDERS = (1.0, 1.5, 2.0, math.inf)
 SHAPE, QUICK = (16, 3, 224, 224), (8, 3, 224, 224)
 STEPS = 12
 OWN_PAGES = 2**17  # bytes from which on an array has pages of its own: glibc begins with as many
@@ -73,12 +73,14 @@ def report(*, quick: bool) -> str:
             peaks = [batches(attack, p, shape, wavering=wavering) for wavering in (False, True)]
             lines.append(f"| {p:g} | {name} | {peaks[0]:.1f} | {peaks[1]:.1f} |")
     lines += [
-        "", "At the peak an attack holds its iterate and the gradient. Beside these, as far as it"
-        " has them: the best iterate, where that is no longer the last one; the previous"
-        " iterate (`momentum`, here for p = 2); accumulated gradients (p = 1 and inf); the gradient"
-        " of the best iterate (APGD, which goes back to it); and the moments of Adam, two, or one"
-        " for p = inf, where only signs count. For p = 2 the new iterate takes the memory of the"
-        " gradient, and for p = 1 that of the iterate, where nothing else needs it.",
+        "",
+        "At the peak an attack holds its iterate and the gradient. Beside these, as far as it "
+        "has them: the best iterate, where that is no longer the last one; the previous "
+        "iterate (`momentum`, for 1 < p < inf); accumulated gradients (p = 1 and inf); the "
+        "gradient of the best iterate (APGD, which goes back to it); and the moments of Adam, "
+        "two, or one for p = inf, where only signs count. For 1 < p < inf the new iterate "
+        "takes the memory of the gradient, and for p = 1 that of the iterate, where nothing "
+        "else needs it.",
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -86,8 +88,8 @@ def report(*, quick: bool) -> str:
 def runs(p: float) -> dict[str, Any]:
     """Return the gradient attacks of one order, by name; Foolbox's PGD first."""
     steps: dict[str, Any] = {"p": p, "steps": STEPS}
-    return {
-        "Foolbox's PGD": FOOLBOX[p](steps=STEPS),
+    peers = {"Foolbox's PGD": FOOLBOX[p](steps=STEPS)} if p in FOOLBOX else {}
+    return peers | {
         "ClipAwareFGM": attacks.ClipAwareFGM(p=p),
         "ClipAwareBIM": attacks.ClipAwareBIM(**steps),
         "ClipAwarePGD": attacks.ClipAwarePGD(**steps),

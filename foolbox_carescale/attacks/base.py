@@ -24,6 +24,7 @@ from ..core import backends, checks
 from ..core.norms import lp_norm
 from ..operators.validation import checked_eps, checked_order
 from .arguments import HALF_ROUNDING, checked_criterion, checked_epsilons, checked_inputs
+from .indexing import parts_of
 from .model import as_foolbox_model, checked_model
 from .steps import NORM_ROUNDING
 
@@ -174,6 +175,12 @@ def checked_arguments(
 
 def lp_distance(x: ep.Tensor, y: ep.Tensor, p: float) -> ep.Tensor:
     """Return the p-norm of ``y - x``, shape (N,), in float32 at least."""
+    if len(x) and backends.framework(x) in ("torch", "numpy") and backends.on_cpu(x):
+        return ep.concatenate([_lp_distance(x[part], y[part], p) for part in parts_of(x)])
+    return _lp_distance(x, y, p)
+
+
+def _lp_distance(x: ep.Tensor, y: ep.Tensor, p: float) -> ep.Tensor:
     x, y = backends.at_least_float32(x), backends.at_least_float32(y)
     return lp_norm(flatten(y - x), p).reshape((-1,))
 
