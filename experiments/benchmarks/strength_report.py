@@ -147,8 +147,9 @@ def _head(rows: list[Row]) -> list[str]:
         "",
         "`python -m experiments.benchmarks.strength` made this page; its docstring says what is "
         "compared.",
-        f"Correctly classified samples: {samples}. Up to {seeds} seeds for everything random in "
-        "the attacks, with the same model and samples. "
+        f"Correctly classified samples: {samples}. "
+        + ("One seed" if seeds == 1 else f"Up to {seeds} seeds")
+        + " for everything random in the attacks, with the same model and samples. "
         f"{len(rows)} runs in {hours:.1f} hours.",
         f"Measured {describe(PACKAGES)}.",
         "",
@@ -518,6 +519,7 @@ def _curves(results: Results, path: Path) -> None:
                     axis.plot(*zip(*known, strict=True), marker=marker, color=colour, label=label)
             axis.set_title(f"{model} {norm_name(p)}", fontsize=9)
             axis.set_xlabel("epsilon", fontsize=8)
+            axis.locator_params(axis="x", nbins=5)
             axis.tick_params(labelsize=7)
         line[0].set_ylabel("robust accuracy, 40 iterations", fontsize=8)
     handles = {}
