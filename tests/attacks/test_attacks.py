@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from foolbox_carescale import attacks
-from foolbox_carescale.attacks import pgd, registry, schedules
+from foolbox_carescale.attacks import indexing, pgd, registry, schedules
+from foolbox_carescale.attacks.base import lp_distance
 from tests import reference
 from tests.attacks import model_cases
 from tests.attacks.table import (
@@ -283,3 +284,14 @@ def test_half_precision_is_exact_up_to_the_rounding_of_the_points(make, argument
         assert case.in_box(points)
         assert np.abs(case.norm(points, p) - epsilon).max() <= rounding
     assert torch.equal(raw, clipped)
+
+
+@pytest.mark.parametrize("p", [1, 1.5, 2, math.inf])
+@pytest.mark.parametrize("to_tensor", [np.asarray, torch.as_tensor])
+@pytest.mark.parametrize("count", [1, 5])
+def test_norms_of_a_few_samples_at_a_time_are_those_of_all(monkeypatch, to_tensor, count, p):
+    monkeypatch.setattr(indexing, "PART", 2 * 12)  # two samples
+    x, y = np.random.default_rng(0).normal(size=(2, count, 3, 4))
+    found = lp_distance(ep.astensor(to_tensor(x)), ep.astensor(to_tensor(y)), p).numpy()
+    expected = [np.linalg.norm(row, ord=p) for row in (y - x).reshape(count, 12)]
+    np.testing.assert_allclose(found, np.reshape(expected, (count,)), rtol=1e-14)
