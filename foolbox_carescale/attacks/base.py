@@ -175,6 +175,7 @@ def checked_arguments(
 
 def lp_distance(x: ep.Tensor, y: ep.Tensor, p: float) -> ep.Tensor:
     """Return the p-norm of ``y - x``, shape (N,), in float32 at least."""
+    # a few samples at a time: the powers of a whole batch would be the peak of a call
     if backends.framework(x) in ("torch", "numpy") and backends.on_cpu(x) and len(x):
         return ep.concatenate([_lp_distance(x[part], y[part], p) for part in parts_of(x)])
     return _lp_distance(x, y, p)

@@ -193,7 +193,7 @@ def enforce_constraint(
 
 
 def momentum_weight(momentum: float | None, p: float) -> float:
-    """Return a momentum; by default 0.25, and 0 for p = 1 and inf, which sum gradients."""
+    """Return a momentum; by default 0.25, 0 for p = 1 and inf, which sum gradients instead."""
     if momentum is None:
         return 0.25 if 1 < p < math.inf else 0.0
     return momentum

@@ -16,6 +16,7 @@ MOST = 5  # batches beside the inputs
 # Some hold one less: for 1 < p < inf the step is written over the gradient, and for p = inf there
 # is no iterate before.
 OTHERS = {"ClipAwarePGD1.5": 4, "ClipAwarePGD2.0": 4, "ClipAwarePGDinf": 4}
+OTHERS["ClipAwarePGD2.0, restarts"] = 4
 SCRATCH = 0.7  # batches: rows that the threads of the engine work on, and rounding to pages
 SHAPE = (32, 3, 96, 96)
 
@@ -48,6 +49,8 @@ peaks = {{name + repr(p): peak(name, p) for p in memory.ORDERS for name in {ATTA
 memory.STEPS = 12  # some go back, and some find a better iterate afterwards
 for name in ("ClipAwareAPGD", "ClipAwareAdamPGD"):
     peaks[name + ", rising"] = peak(name, 2.0, wavering=False)
+twice = memory.attacks.ClipAwarePGD(p=2, steps=6, restarts=2)  # the first one's end is not held
+peaks["ClipAwarePGD2.0, restarts"] = memory.batches(twice, 2.0, {SHAPE}, wavering=True)
 print(json.dumps(peaks))
 """
 
@@ -61,7 +64,7 @@ def test_attacks_hold_few_batches_where_the_best_iterate_is_an_old_one_and_where
         [sys.executable, "-c", MEASURE], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     peaks = json.loads(printed)
-    assert len(peaks) == 22
+    assert len(peaks) == 23
     too_many = {
         name: peak for name, peak in peaks.items() if peak > OTHERS.get(name, MOST) + SCRATCH
     }
