@@ -188,11 +188,16 @@ KINDS: dict[str, type[Direction]] = {
 }
 
 
-def make_direction(kind: str | None, p: float) -> Direction:
-    """Return a direction; by default momentum where steps keep only signs, for p = 1 and inf."""
-    kind = kind or ("gradient" if 1 < p < math.inf else "momentum")
+def default_kind(p: float) -> str:
+    """Return the direction for p: momentum where steps keep only signs, for p = 1 and inf."""
+    return "gradient" if 1 < p < math.inf else "momentum"
+
+
+def make_direction(kind: str | None, p: float, decay: float | None = None) -> Direction:
+    """Return a direction, by default that for p; ``decay`` is momentum's."""
+    kind = kind or default_kind(p)
     if kind == "adam":
         return Adam(signs=p == math.inf)
     if kind == "momentum":
-        return Momentum(0.5 if p == math.inf else 0.3)
+        return Momentum((0.5 if p == math.inf else 0.3) if decay is None else decay)
     return KINDS[kind]()

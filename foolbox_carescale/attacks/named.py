@@ -113,9 +113,9 @@ ClipAwareMomentumPGD = variant(
     "ClipAwareMomentumPGD",
     """``ClipAwarePGD`` along accumulated gradients, each of L1 norm 1 (MI-FGSM).
 
-    Each step keeps half of the sum for p = inf, and 0.3 of it for other p; MI-FGSM keeps all of
-    it. For p = 1 and p = inf this is the default of ``ClipAwarePGD``, too. The arguments are those
-    of ``ClipAwareGradientAttack``.
+    Each step keeps half of the sum for p = inf, and 0.3 of it for other p, as it does by default
+    in ``ClipAwarePGD`` for p = 1 and p = inf; ``decay=1`` keeps all of it, as MI-FGSM does. The
+    arguments are those of ``ClipAwareGradientAttack``.
 
     Source: Dong et al. 2018, arXiv 1710.06081.
     """,

@@ -63,6 +63,9 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         direction: The "gradient", or gradients accumulated by
             "momentum", "adam", or "conjugate" (see ``directions``). By default momentum for p = 1
             and p = inf, whose steps keep only signs, and the gradient for other p.
+        decay: For the direction "momentum": the part of the sum of gradients that each step keeps,
+            in [0, 1]. By default 0.5 for p = inf and 0.3 for other p; MI-FGSM has 1 (Dong et al.
+            2018, arXiv 1710.06081).
         random_start: Start from noise instead of the input, at the first radius.
         constraint: "sphere" keeps every iterate at exactly epsilon, "ball" at most epsilon away.
         keep: "best" returns, per input, the adversarial iterate with the highest loss (any
@@ -95,6 +98,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
     schedule: Parameter[Schedule] = one_of(Schedule)
     momentum = interval("[0, 1)").or_none()
     direction: Parameter[Direction | None] = one_of(Direction).or_none()
+    decay = interval("[0, 1]").or_none()
     constraint: Parameter[Constraint] = one_of(Constraint)
     keep: Parameter[Keep] = one_of(Keep)
     sparsity: Parameter[float | Literal["adaptive"]] = Parameter(
@@ -119,6 +123,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         schedule: Schedule = "cosine",
         momentum: float | None = None,
         direction: Direction | None = None,
+        decay: float | None = None,
         random_start: bool = True,
         constraint: Constraint = "sphere",
         keep: Keep = "best",
@@ -136,6 +141,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         self.schedule = schedule
         self.momentum = momentum
         self.direction = direction
+        self.decay = decay
         self.random_start = random_start
         self.constraint = constraint
         self.keep = keep
@@ -143,6 +149,9 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         self.targets = targets
         self.larger_epsilon = larger_epsilon
         self.stop_when_broken = stop_when_broken
+        followed = direction or directions.default_kind(self.p)
+        if decay is not None and followed != "momentum":
+            raise ValueError(f"decay: needs direction='momentum', got {decay!r} with {followed!r}")
         if stop_when_broken and keep == "last":
             raise ValueError("stop_when_broken: needs keep='best', got 'last'")
         if restarts > 1 and keep == "last":
@@ -199,7 +208,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         factors = self._radius_factors()
         fall = factors.index(1.0)  # the first iterate that counts
         schedule = self._schedule(fall)
-        to_direction = directions.make_direction(self.direction, self.p)
+        to_direction = directions.make_direction(self.direction, self.p, self.decay)
         sparsity = Sparsity(self.sparsity, x0, model.bounds)
         x, size = x0, epsilon
         if self.random_start:

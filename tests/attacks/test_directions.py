@@ -3,10 +3,12 @@
 import math
 
 import eagerpy as ep
+import foolbox
 import numpy as np
 import pytest
 import torch
 
+from foolbox_carescale import attacks
 from foolbox_carescale.attacks import directions, indexing, schedules
 from foolbox_carescale.attacks.state import BestIterate, HighestLoss
 
@@ -148,6 +150,26 @@ def test_gradients_are_summed_with_a_decay_of_half_for_linf_and_less_for_others(
     decays = [directions.make_direction("momentum", p).decay for p in (1, 2, math.inf)]
     assert decays == [0.3, 0.3, 0.5]
     assert directions.make_direction(None, math.inf).decay == 0.5
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0])
+def test_an_attack_keeps_as_much_of_the_sum_as_it_is_told(decay, monkeypatch):
+    made, make = [], directions.make_direction
+    monkeypatch.setattr(directions, "make_direction", lambda *of: made.append(make(*of)) or made[0])
+    x, labels = torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.long)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    model = foolbox.PyTorchModel(network.eval(), bounds=(0, 1), device="cpu")
+    attack = attacks.ClipAwareMomentumPGD(p=math.inf, steps=3, decay=decay)
+    attack.run(model, x, labels, epsilon=0.1)
+    # gradients of a linear model of two classes are parallel: sums of L1 norm 1 each
+    assert made[0].sum.raw.abs().sum().item() == pytest.approx(1 + 2 * decay, rel=1e-5)
+
+
+@pytest.mark.parametrize(("p", "arguments"), [(2, {}), (1, {"direction": "adam"})])
+def test_decay_needs_a_sum_of_gradients(p, arguments):
+    with pytest.raises(ValueError, match=r"decay: needs direction='momentum', got 0\.5 with '"):
+        attacks.ClipAwarePGD(p=p, decay=0.5, **arguments)
+    assert attacks.ClipAwarePGD(p=1, decay=0.5).decay == 0.5
 
 
 def test_momentum_sums_gradients_of_unit_l1_norm():

@@ -114,7 +114,7 @@ MADE = {
     "FGSM": (lambda m: torchattacks.FGSM(m, eps=EPS), math.inf),
     "PGD": (lambda m: torchattacks.PGD(m, eps=EPS, alpha=0.01, steps=3), math.inf),
     "PGDL2": (lambda m: torchattacks.PGDL2(m, eps=EPS, steps=3), 2),
-    "MIFGSM": (lambda m: torchattacks.MIFGSM(m, eps=EPS, steps=3), math.inf),
+    "MIFGSM": (lambda m: torchattacks.MIFGSM(m, eps=EPS, steps=3, decay=1.0), math.inf),
     "APGD": (lambda m: torchattacks.APGD(m, norm="L1", eps=1.0, steps=3), 1),
     "Square": (lambda m: torchattacks.Square(m, norm="L2", eps=EPS, n_queries=3), 2),
     "AutoAttack": (lambda m: torchattacks.AutoAttack(m, "L2", EPS, version="fast"), 2),
