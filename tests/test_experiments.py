@@ -197,10 +197,10 @@ def test_the_benchmark_of_stages_lists_what_each_breaks(tmp_path, monkeypatch):
 
     monkeypatch.setitem(stages.SAMPLES, "digits", 4)
     monkeypatch.setattr(stages, "STEPS", 4)
-    monkeypatch.setattr(stages, "QUERIES", 4)
+    monkeypatch.setitem(stages.VERSIONS["standard"], "queries", 4)
     stages.main(["--models", "digits", "--orders", "2", "--output", str(tmp_path)])
     text = (tmp_path / "stages.md").read_text()
-    for name in ("minimum-norm", "apgd-ce", "square", "apgd-t towards the 3 nearest"):
+    for name in ("minimum-norm", "apgd-ce", "square", "apgd-t towards the 6 nearest"):
         assert f"| {name} | " in text
 
 

@@ -4,9 +4,10 @@
     python -m experiments.benchmarks.stages --output results --models digits --orders 2
 
 Every stage attacks all samples, with 100 gradients, at the middle epsilon of the strength
-benchmark. Targeted runs aim at the nearest classes (the order of ``ClipAwareAutoAttack``) and, for
-comparison, at the most likely ones (the order of AutoAttack). A line of ``stages.csv`` is one
-stage with the samples that it breaks; ``stages.md`` has the tables.
+benchmark, with the settings of ``version="standard"``. Targeted runs aim at the nearest classes
+(the order of ``ClipAwareAutoAttack``) and, for comparison, at the most likely ones (the order of
+AutoAttack). A line of ``stages.csv`` is one stage with the samples that it breaks; ``stages.md``
+has the tables.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from experiments.benchmarks.environment import describe
 from experiments.benchmarks.models import SAMPLES, Target, load_target
 from experiments.benchmarks.strength import EPSILONS
 from foolbox_carescale.attacks import ClipAwareAPGD, ClipAwareAutoAttack
-from foolbox_carescale.attacks.ensemble import STAGES, targets_of
+from foolbox_carescale.attacks.ensemble import STAGES, VERSIONS, targets_of
 from foolbox_carescale.attacks.losses import LossFn, other_classes, targeted_dlr
 from foolbox_carescale.evaluate.config.types import norm_name, norm_order
 
-STEPS, TARGETS, QUERIES = 100, 3, 1000
+STEPS = 100
 
 Found = dict[str, np.ndarray[Any, np.dtype[np.bool_]]]
 
@@ -69,14 +70,14 @@ def stages(target: Target, p: float, epsilon: float) -> Found:
     settings: dict[str, Any] = {"p": p, "steps": STEPS, "stop_when_broken": True}
     alone = [name for name in STAGES if name != "apgd-t"]
     attacks: dict[str, Any] = {
-        name: ClipAwareAutoAttack(p=p, attacks=(name,), steps=STEPS, restarts=1, queries=QUERIES)
-        for name in alone
+        name: ClipAwareAutoAttack(p=p, attacks=(name,), steps=STEPS) for name in alone
     }
+    targets = VERSIONS["standard"]["targets"]
     x, labels = ep.astensor(target.images), ep.astensor(target.labels)
     likely = other_classes(ep.astensor(target.model(target.images)), labels)
-    nearest = targets_of(target.model, x, Misclassification(labels), p, TARGETS)
+    nearest = targets_of(target.model, x, Misclassification(labels), p, targets)
     for name, order in (("likely", likely), ("nearest", nearest)):
-        for rank in range(min(TARGETS, order.shape[1])):
+        for rank in range(min(targets, order.shape[1])):
             classes = ep.astensor(torch.as_tensor(order[:, rank]).to(target.labels.device))
             loss = LossFn(targeted_dlr, labels, classes)
             attacks[f"apgd-t{rank + 1}, {name}"] = ClipAwareAPGD(**settings, loss=loss)

@@ -41,13 +41,12 @@ import foolbox
 import torch
 
 from experiments.benchmarks import strength_report
-from experiments.benchmarks.models import Target, load_target
+from experiments.benchmarks.models import SAMPLES, Target, load_target
 from experiments.benchmarks.strength_report import Row
 from foolbox_carescale import attacks as ours
 from foolbox_carescale.attacks.counting import CountingModel
 from foolbox_carescale.evaluate.config.types import norm_name, norm_order
 
-SAMPLES = {"digits": 200, "robust": 200, "robust_linf": 200, "imagenet": 10}
 STEPS, LONG = 40, 100
 MALT_CLASSES = 100, 9  # that are ranked, and that are attacked
 ORDERS = (1.0, 1.5, 2.0, math.inf)

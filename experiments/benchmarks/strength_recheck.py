@@ -29,7 +29,7 @@ import numpy.typing as npt
 import torch
 from scipy.stats import binomtest
 
-from experiments.benchmarks import strength, strength_report
+from experiments.benchmarks import models, strength, strength_report
 from experiments.benchmarks.environment import describe
 from experiments.benchmarks.models import Target, load_target
 from experiments.benchmarks.strength_report import Key, Results
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.render or (cell, options.samples) in known:
             continue
         if cell.model not in targets:
-            used = strength.SAMPLES[cell.model]
+            used = models.SAMPLES[cell.model]
             targets[cell.model] = load_target(cell.model, options.samples, options.weights, used)
         row, found = strength.measure(targets[cell.model], cell)
         known[cell, options.samples] = found.numpy()
