@@ -94,7 +94,7 @@ def checked_criterion(criterion: Any, x: ep.Tensor) -> Criterion:
     return with_classes(made, checked_classes(classes, x))
 
 
-def checked_epsilons(epsilons: Any, minimizes: bool) -> Any:
+def checked_epsilons(epsilons: Any, minimizes: bool, name: str = "epsilons") -> Any:
     """Return epsilons as a number, None, or a list of them; None only where ``minimizes``.
 
     Raises:
@@ -103,20 +103,20 @@ def checked_epsilons(epsilons: Any, minimizes: bool) -> Any:
     epsilons = _from_pandas(epsilons)
     if hasattr(epsilons, "dtype") and getattr(epsilons, "ndim", None) is not None:
         if not isinstance(epsilons, np.generic):
-            tensor = backends.as_eagerpy(epsilons, "epsilons")
-            backends.reject_valueless(tensor, "epsilons")
+            tensor = backends.as_eagerpy(epsilons, name)
+            backends.reject_valueless(tensor, name)
             epsilons = backends.to_numpy(backends.at_least_float32(tensor))
         epsilons = epsilons.tolist()
     elif isinstance(epsilons, Iterable) and not isinstance(epsilons, (str, bytes, Mapping)):
         epsilons = list(epsilons)
     if isinstance(epsilons, list) and not epsilons:
-        raise ValueError("epsilons: there is none; give one at least")
+        raise ValueError(f"{name}: there is none; give one at least")
     if isinstance(epsilons, list):
-        return [_checked_epsilon(epsilon, minimizes) for epsilon in epsilons]
-    return _checked_epsilon(epsilons, minimizes)
+        return [_checked_epsilon(epsilon, minimizes, name) for epsilon in epsilons]
+    return _checked_epsilon(epsilons, minimizes, name)
 
 
-def _checked_epsilon(epsilon: Any, minimizes: bool) -> Any:
+def _checked_epsilon(epsilon: Any, minimizes: bool, name: str) -> Any:
     """Return an epsilon as a number, whatever kind of number it is; or None; or a tensor."""
     if epsilon is None and minimizes:
         return None
@@ -128,7 +128,7 @@ def _checked_epsilon(epsilon: Any, minimizes: bool) -> Any:
     except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one is PyTorch's
         value = math.nan
     if isinstance(epsilon, (bool, np.bool_, bytes)) or not 0 <= value < math.inf:
-        message = f"epsilons: expected finite numbers >= 0, got {epsilon!r}"
+        message = f"{name}: expected finite numbers >= 0, got {epsilon!r}"
         if epsilon is None:
             message += "; for the smallest perturbations use ClipAwareMinimumNorm"
         raise ValueError(message)

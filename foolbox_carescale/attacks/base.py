@@ -21,11 +21,13 @@ from foolbox.distances import LpDistance
 from foolbox.models import Model
 
 from ..core import backends, checks
+from ..core.fractions import parse_fraction
 from ..core.norms import lp_norm
 from ..operators.validation import checked_eps, checked_order
 from .arguments import HALF_ROUNDING, checked_criterion, checked_epsilons, checked_inputs
 from .indexing import parts_of
 from .model import as_foolbox_model, checked_model
+from .parameters import integer
 from .steps import NORM_ROUNDING
 
 NORMS: dict[str, float | None] = {"L1": 1.0, "L2": 2.0, "Linf": math.inf, "Lp": None}
@@ -39,18 +41,28 @@ class ClipAwareDistance(LpDistance):
 
     Foolbox clips every result of an attack to epsilon again. For a perturbation that is
     already exactly epsilon long, this would only move pixels off the bounds by a rounding error.
+
+    Args:
+        p: Order of the norm.
+        made_at_epsilon: Whether perturbations were made epsilon long, so that one in half precision
+            is longer by its rounding at most. That of a minimisation may be longer for good.
     """
 
+    def __init__(self, p: float, *, made_at_epsilon: bool = True) -> None:
+        super().__init__(p)
+        self.made_at_epsilon = made_at_epsilon
+
     def __call__(self, references: Any, perturbed: Any) -> Any:
-        """Return the p-norm of ``perturbed - references``, shape (N,)."""
+        """Return the p-norm of ``perturbed - references``, shape (N,), in float32 at least."""
         (x, y), restore = ep.astensors_(references, perturbed)
-        return restore(lp_distance(x, y, self.p).astype(x.dtype))
+        return restore(lp_distance(x, y, self.p))
 
     def clip_perturbation(self, references: Any, perturbed: Any, epsilon: Any) -> Any:
         """Shorten perturbations that are longer than epsilon, and only those."""
         (x, y), restore = ep.astensors_(references, perturbed)
         size = lp_distance(x, y, self.p)
-        fits = size <= epsilon * (1 + NORM_ROUNDING) + _half_rounding(y, self.p)
+        rounding = _half_rounding(y, self.p) if self.made_at_epsilon else 0.0
+        fits = size <= epsilon * (1 + NORM_ROUNDING) + rounding
         if fits.all():
             return restore(y)
         shrink = ep.where(fits, ep.ones_like(size), epsilon / ep.maximum(size, 1e-30))
@@ -91,12 +103,18 @@ class CheckedCall(AttackWithDistance):
             RuntimeWarning: logits of the model are not all finite, so success may mean nothing; on
                 an accelerator only the first are looked at.
         """
+        if self._minimizes and "early_stop" in kwargs:
+            raise TypeError("early_stop: the call takes it from epsilons; pass it to run")
         checked = checked_call(model, inputs, criterion, epsilons, minimizes=self._minimizes)
         model, inputs, criterion, epsilons = checked
         if len(inputs) == 0:
             return _nothing(inputs, epsilons)
         with checks.deferred():
             return super().__call__(model, inputs, criterion, epsilons=epsilons, **kwargs)  # type: ignore[safe-super]
+
+    def repeat(self, times: int) -> RepeatedClipAware:
+        """Return the attack run ``times`` times; a sample keeps its first success."""
+        return RepeatedClipAware(self, times)
 
 
 class LpAttack(CheckedCall, ABC):
@@ -114,11 +132,7 @@ class LpAttack(CheckedCall, ABC):
     @property
     def distance(self) -> ClipAwareDistance:
         """Return the Lp distance of the attack's order."""
-        return ClipAwareDistance(self.p)
-
-    def repeat(self, times: int) -> RepeatedClipAware:
-        """Return the attack run ``times`` times; a sample keeps its first success."""
-        return RepeatedClipAware(self, times)
+        return ClipAwareDistance(self.p, made_at_epsilon=not self._minimizes)
 
 
 class ClipAwareAttack(LpAttack, FixedEpsilonAttack):  # type: ignore[misc]  # a final call
@@ -131,6 +145,8 @@ class ClipAwareAttack(LpAttack, FixedEpsilonAttack):  # type: ignore[misc]  # a 
 
 class RepeatedClipAware(CheckedCall, Repeated):
     """Foolbox's repetition, with the same checks."""
+
+    times = integer(least=1)
 
     @property
     def _minimizes(self) -> bool:  # type: ignore[override]
@@ -150,7 +166,7 @@ def checked_arguments(
         model: A Foolbox model, or a PyTorch module that takes inputs in [0, 1].
         inputs: Points inside its bounds, shape (N, ...).
         criterion: Labels, or a Foolbox criterion, or None.
-        epsilon: A number, or a tensor of shape (N,).
+        epsilon: A number, a fraction such as "8/255", or a tensor of shape (N,).
         name: Of epsilon, for messages.
 
     Returns:
@@ -165,6 +181,10 @@ def checked_arguments(
     """
     model = as_foolbox_model(model, inputs)
     x, restore = checked_inputs(inputs, model)
+    try:
+        epsilon = parse_fraction(epsilon)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
     # half precision would round an epsilon of its own to 3 digits
     epsilon = checked_eps(epsilon, backends.at_least_float32(x), name)
     if not isinstance(epsilon, float):

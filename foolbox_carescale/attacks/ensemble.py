@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from .indexing import Index, put_samples, take_criterion, take_samples
 from .minimum_norm import ClipAwareMinimumNorm, linear_radius
 from .model import WrappedModel
 from .named import ClipAwareAPGD, ClipAwarePGD
-from .parameters import Parameter, integer, one_of, seed_or_none
+from .parameters import Parameter, boolean, integer, one_of, seed_or_none
 from .seeding import seeded
 from .square import ClipAwareSquare
 from .state import AttackState
@@ -101,12 +101,13 @@ class ClipAwareAutoAttack(ClipAwareAttack):
             the call returns is of one more pass.
         verbose: Print a line after each stage: its name, the robust accuracy, the passes that it
             spent, and its seconds.
-        seed: Seed of all random numbers, so that two runs are the same; None uses the
+        seed: Seed of all random numbers, so that two runs are the same; None draws from the
             framework's generator.
 
     An unbroken sample gets the result of the first stage but "minimum-norm": exactly epsilon
-    away, with the highest loss. What "minimum-norm" breaks is brought to epsilon, where it is
-    adversarial there too; else it stays nearer. What is misclassified already may stay as it is.
+    away, with the highest loss. With "minimum-norm" alone it stays as it is. What "minimum-norm"
+    breaks is brought to epsilon, where it is adversarial there too; else it stays nearer. What is
+    misclassified already may stay as it is.
 
     Source: Croce & Hein 2020, arXiv 2003.01690; the order of the classes is that of Melamed &
     Yehudai 2024, arXiv 2407.02240.
@@ -119,7 +120,9 @@ class ClipAwareAutoAttack(ClipAwareAttack):
     attacks: Parameter[Sequence[str]] = Parameter(
         f"some of {', '.join(STAGES)}",
         lambda value: (
-            bool(value) and not isinstance(value, str) and all(name in STAGES for name in value)
+            isinstance(value, (list, tuple))
+            and bool(value)
+            and all(name in STAGES for name in value)
         ),
     )
     steps = integer(least=1)
@@ -128,6 +131,7 @@ class ClipAwareAutoAttack(ClipAwareAttack):
     targeted_loss: Parameter[TargetedLoss] = one_of(TargetedLoss)
     queries = integer(least=1)
     draws = integer(least=1)
+    verbose = boolean()
     seed = seed_or_none()
 
     def __init__(
@@ -143,11 +147,11 @@ class ClipAwareAutoAttack(ClipAwareAttack):
         queries: int | None = None,
         draws: int | None = None,
         verbose: bool = False,
-        seed: int | None = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__(p=p)
         self.version = version
-        if attacks is not None and not isinstance(attacks, str):
+        if isinstance(attacks, Iterable) and not isinstance(attacks, str):
             attacks = tuple(attacks)
         given = {
             "attacks": attacks,
@@ -272,6 +276,11 @@ class ClipAwareAutoAttack(ClipAwareAttack):
     def _towards(self, labels: ep.Tensor, targets: ep.Tensor) -> losses.LossFn:
         def loss(logits: ep.Tensor, labels: ep.Tensor, targets: ep.Tensor) -> ep.Tensor:
             few = logits.shape[-1] < losses.LEAST_CLASSES
+            if few and self.targeted_loss == "dlr":
+                raise ValueError(
+                    f"targeted_loss: 'dlr' needs at least {losses.LEAST_CLASSES} classes, the model"
+                    f" has {logits.shape[-1]}; use 'margin' or 'dlr_or_margin'"
+                )
             if self.targeted_loss == "margin" or (few and self.targeted_loss == "dlr_or_margin"):
                 return losses.targeted_margin(logits, labels, targets)
             return losses.targeted_dlr(logits, labels, targets)

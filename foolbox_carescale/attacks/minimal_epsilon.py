@@ -13,7 +13,13 @@ from foolbox.models import Model
 
 from ..core import backends, checks
 from ..operators.api import perturb
-from .base import CheckedCall, ClipAwareAttack, ClipAwareDistance, checked_arguments
+from .base import (
+    CheckedCall,
+    ClipAwareAttack,
+    ClipAwareDistance,
+    checked_arguments,
+    lp_distance,
+)
 from .parameters import Parameter, integer, interval, positive
 
 GROWTH = 4.0
@@ -82,8 +88,8 @@ class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # 
 
     @property
     def distance(self) -> ClipAwareDistance:
-        """Return the wrapped attack's distance."""
-        return self.attack.distance
+        """Return the Lp distance of the wrapped attack's order."""
+        return ClipAwareDistance(self.attack.p, made_at_epsilon=False)
 
     @checks.deferred()
     def run(
@@ -143,7 +149,7 @@ class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # 
         """Return the best points with these among them, their norms, and which are adversarial."""
         found = is_adversarial(x)
         x = self._nearer(x0, x, found, is_adversarial, bounds)
-        distance = backends.at_least_float32(self.distance(x0, x))
+        distance = lp_distance(x0, x, self.attack.p)
         smaller = ep.logical_and(found, distance < size)
         best = ep.where(atleast_kd(smaller, x.ndim), x, best)
         return best, ep.where(smaller, distance, size), found.numpy()
@@ -155,7 +161,7 @@ class MinimalEpsilon(CheckedCall, MinimizationAttack):  # type: ignore[misc]  # 
         if self.ray_passes == 0 or not found.any():
             return x
         p = self.attack.p
-        norm = self.distance(x0, x)
+        norm = lp_distance(x0, x, p)
         low, high = ep.zeros_like(norm), norm
         direction = x - x0
         for _ in range(self.ray_passes):

@@ -16,7 +16,7 @@ from ..core import backends, checks
 from ..core.norms import sample
 from ..operators.api import perturb
 from .base import ClipAwareAttack, checked_arguments, variant
-from .parameters import Parameter, integer, one_of
+from .parameters import Parameter, boolean, integer, one_of
 from .seeding import fresh_seed
 
 DISTRIBUTIONS = ("gaussian", "uniform", "laplace", "signs", "salt_and_pepper", "generalized")
@@ -52,6 +52,7 @@ class ClipAwareNoise(ClipAwareAttack):
 
     repeats = integer(least=1)
     distribution: Parameter[str] = one_of(DISTRIBUTIONS)
+    inside = boolean()
 
     def __init__(
         self,

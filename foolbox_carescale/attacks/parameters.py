@@ -16,6 +16,8 @@ from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, Generic, TypeVar, get_args, overload
 
+import numpy as np
+
 T = TypeVar("T")
 
 
@@ -82,6 +84,11 @@ def interval(expected: str) -> Parameter[float]:
         return above and (number <= most if expected[-1] == "]" else number < most)
 
     return Parameter(f"a number in {expected}", allows)
+
+
+def boolean() -> Parameter[bool]:
+    """Return the constraint to True and False; a text such as "no" is neither."""
+    return Parameter("True or False", lambda value: isinstance(value, (bool, np.bool_)))
 
 
 def one_of(choices: Any) -> Parameter[Any]:

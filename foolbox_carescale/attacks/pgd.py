@@ -23,7 +23,7 @@ from ..operators.api import perturb
 from . import directions, losses, schedules
 from .base import ClipAwareAttack, checked_arguments, lp_distance
 from .indexing import as_numbers, from_numbers, keep_samples, replace_samples, take_samples
-from .parameters import Parameter, integer, interval, one_of, positive
+from .parameters import Parameter, boolean, integer, interval, one_of, positive
 from .state import AttackState, HighestLoss, Iterate, Sparsity
 from .steps import momentum_weight, next_iterate, sparse_step, step
 
@@ -68,6 +68,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             2018, arXiv 1710.06081).
         random_start: Start from noise instead of the input, at the first radius.
         constraint: "sphere" keeps every iterate at exactly epsilon, "ball" at most epsilon away.
+            An iterate that is the input itself has no direction in which to grow, and stays so:
+            where all gradients are 0, or push only against bounds that the input touches.
         keep: "best" returns, per input, the adversarial iterate with the highest loss (any
             iterate with the highest loss if none is adversarial); "last" returns the last one.
         sparsity: For p = 1, the share of the coordinates that one step moves, those with the
@@ -99,6 +101,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
     momentum = interval("[0, 1)").or_none()
     direction: Parameter[Direction | None] = one_of(Direction).or_none()
     decay = interval("[0, 1]").or_none()
+    random_start = boolean()
     constraint: Parameter[Constraint] = one_of(Constraint)
     keep: Parameter[Keep] = one_of(Keep)
     sparsity: Parameter[float | Literal["adaptive"]] = Parameter(
@@ -110,6 +113,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         "a finite number >= 1",
         lambda value: value is None or value == 1 or positive(above=1).allows(value),
     )
+    stop_when_broken = boolean()
 
     def __init__(
         self,
@@ -152,7 +156,7 @@ class ClipAwareGradientAttack(ClipAwareAttack):
         followed = direction or directions.default_kind(self.p)
         if decay is not None and followed != "momentum":
             raise ValueError(f"decay: needs direction='momentum', got {decay!r} with {followed!r}")
-        if stop_when_broken and keep == "last":
+        if self.stop_when_broken and keep == "last":
             raise ValueError("stop_when_broken: needs keep='best', got 'last'")
         if restarts > 1 and keep == "last":
             raise ValueError(f"restarts: {restarts} with keep='last' is wasted; use keep='best'")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from ..attacks import ClipAwareAutoAttack
+from ..attacks.arguments import checked_epsilons
 from ..attacks.ensemble import STAGES, VERSIONS
 
 Tensor = torch.Tensor
@@ -68,7 +69,8 @@ class AutoAttack:
         if norm not in ORDERS:
             raise ValueError(f"norm: expected one of {', '.join(ORDERS)}, got {norm!r}")
         self.model: Any = model if isinstance(model, torch.nn.Module) else _Function(model)
-        self.norm, self.epsilon, self.seed = norm, eps, seed
+        self.norm, self.seed = norm, seed
+        self.epsilon = checked_epsilons(eps, minimizes=False, name="eps")
         self.verbose, self.log_path = verbose, log_path
         self.device = device or device_of(self.model)
         self.set_version(version)

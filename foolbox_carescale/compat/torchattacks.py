@@ -21,6 +21,7 @@ import torch
 from foolbox.criteria import Misclassification, TargetedMisclassification
 
 from .. import attacks
+from ..attacks.arguments import checked_epsilons
 from ..attacks.seeding import seeded
 from .autoattack import ORDERS, device_of
 
@@ -34,7 +35,7 @@ class Attack:
     Args:
         model: A PyTorch module from images in [0, 1] to logits; it is in evaluation mode during
             the attack.
-        eps: Norm of the perturbation.
+        eps: Norm of the perturbation; or a fraction such as "8/255".
         attack: The attack.
         seed: Of all random numbers; None draws others in each call.
     """
@@ -46,7 +47,8 @@ class Attack:
         attack: attacks.ClipAwareAttack,
         seed: int | None = None,
     ) -> None:
-        self.model, self.eps, self.attack, self.seed = model, eps, attack, seed
+        self.model, self.attack, self.seed = model, attack, seed
+        self.eps = checked_epsilons(eps, minimizes=False, name="eps")
         self._target: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def set_mode_default(self) -> None:
@@ -76,13 +78,14 @@ class Attack:
         if self._target is not None:
             criterion = TargetedMisclassification(self._target(images, labels))
         model: Any = self.model
-        training = model.training
+        modes = [(module, module.training) for module in model.modules()]
         model.eval()
         try:
             with seeded(ep.astensor(images), self.seed):
                 found: Tensor = self.attack.run(model, images, criterion, epsilon=self.eps)
         finally:
-            model.train(training)
+            for module, training in modes:  # a frozen batch norm stays frozen
+                module.training = training
         return found
 
 

@@ -189,6 +189,10 @@ def checked_eps(
             eps = np.asarray(eps, dtype=float)
         except (TypeError, ValueError):
             raise ValueError(f"{name}: expected numbers, one per sample, got {eps!r}") from None
+    if eps is None or isinstance(eps, (str, bool)):
+        raise ValueError(
+            f"{name}: expected a number, or a tensor with one for each sample, got {eps!r}"
+        )
     tensor = _like(eps, x, name)
     if tensor.ndim == 0:
         tensor = tensor.reshape((1,))

@@ -51,6 +51,19 @@ def test_repeat_refuses_inputs_outside_the_bounds_like_the_attack_itself(case):
     assert case.in_box(raw)
     assert isinstance(attack.repeat(3), type(attack))
     assert attack.repeat(3).times == 6
+    with pytest.raises(ValueError, match=r"times: expected an integer >= 1, got 1\.5"):
+        attacks.L2ClipAwarePGD().repeat(1.5)
+
+
+@on_torch
+def test_run_takes_an_epsilon_as_people_write_it(case):
+    attack = attacks.L2ClipAwareBIM(steps=1)
+    points = attack.run(case.model, case.x, case.labels, epsilon="8/255")
+    assert torch.equal(points, attack.run(case.model, case.x, case.labels, epsilon=8 / 255))
+    for wrong in (None, "large", True):
+        with pytest.raises(ValueError, match=r"^epsilon: .* number") as error:
+            attack.run(case.model, case.x, case.labels, epsilon=wrong)
+        assert repr(wrong) in str(error.value)
 
 
 @pytest.mark.parametrize(("make", "arguments"), SOME_GRADIENT)
@@ -163,6 +176,9 @@ CONSTRUCTOR_ERRORS = [
     ),
     (attacks.L2ClipAwarePGD, {"constraint": "box"}, "constraint: .*sphere, ball, got 'box'"),
     (attacks.L2ClipAwareBIM, {"keep": "first"}, "keep: .*best, last, got 'first'"),
+    (attacks.L2ClipAwarePGD, {"random_start": "no"}, "random_start: .* True or False, got 'no'"),
+    (attacks.L2ClipAwarePGD, {"stop_when_broken": "off"}, "stop_when_broken: .* got 'off'"),
+    (attacks.L2ClipAwareGaussianNoise, {"inside": 1}, "inside: .* got 1"),
     (attacks.L2ClipAwareGaussianNoise, {"repeats": 0}, "repeats: .* >= 1, got 0"),
     (attacks.ClipAwareNoise, {"distribution": "cauchy"}, "distribution: .* got 'cauchy'"),
 ]

@@ -169,7 +169,7 @@ def test_a_seed_makes_two_runs_equal_and_leaves_the_framework_s_generator_alone(
         assert np.array_equal(draw(), expected)
     assert np.array_equal(first, points(seed=1))
     assert not np.array_equal(first, points(seed=2))
-    assert not np.array_equal(points(seed=None), points(seed=None))
+    assert not np.array_equal(points(), points()), "by default it draws, as every attack does"
 
 
 @pytest.mark.parametrize("case", model_cases.EVERY, indirect=True)
@@ -217,7 +217,7 @@ def test_samples_have_their_own_epsilon(case):
 
 def test_few_classes_get_the_margin_unless_the_dlr_is_asked_for():
     case, _ = model_cases.linear(classes=3)
-    with pytest.raises(ValueError, match=r"targeted DLR needs at least 4 classes .* has 3"):
+    with pytest.raises(ValueError, match=r"targeted_loss: 'dlr' needs at least 4 .* has 3; use"):
         attacked(case, part=1e-3, targeted_loss="dlr")
     for loss in ("margin", "dlr_or_margin"):
         _, _, seen = attacked(case, part=1e-3, targeted_loss=loss)
@@ -250,6 +250,8 @@ def test_together_they_are_stronger_than_the_first_alone(digits):
         ({"draws": 0}, "draws: .* >= 1, got 0"),
         ({"attacks": ()}, r"attacks: expected some of minimum-norm, .*, got \(\)"),
         ({"attacks": "square"}, "attacks: expected some of .*, got 'square'"),
+        ({"attacks": 5}, "attacks: expected some of .*, got 5"),
+        ({"verbose": 3}, "verbose: expected True or False, got 3"),
         ({"attacks": ("fab",)}, "attacks: expected some of .*'fab'"),
         ({"targeted_loss": "ce"}, "targeted_loss: expected one of .*, got 'ce'"),
         ({"targets": 0}, "targets: .* >= 1, got 0"),

@@ -31,6 +31,7 @@ ATTACKS = {
     "minimum norm": attacks.ClipAwareMinimumNorm(steps=2),
     "minimal epsilon": attacks.MinimalEpsilon(PGD, max_runs=2),
     "repeated": PGD.repeat(2),
+    "repeated search": attacks.MinimalEpsilon(PGD, max_runs=2).repeat(2),
 }
 WITHOUT_GRADIENT = {name: ATTACKS[name] for name in ("noise", "query")}
 each_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)

@@ -32,6 +32,23 @@ def test_it_finds_the_distance_to_a_linear_decision_boundary(p, q):
     assert (found <= distance * 1.002).all()
 
 
+def test_norms_beyond_the_range_of_float16_are_searched():
+    class Mean(torch.nn.Module):
+        def forward(self, x):
+            mean = x.float().mean((1, 2, 3)) / 255
+            return torch.stack([mean, 0 * mean + 0.2], 1)
+
+    x = (torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 255).half()
+    model = fb.PyTorchModel(Mean().eval(), bounds=(0, 255), device="cpu")
+    search = attacks.MinimalEpsilon(attacks.ClipAwarePGD(p=1, steps=3, random_start=False))
+    points, _, success = search(model, x, model(x).argmax(1), epsilons=None)
+    assert success.all()
+    norms = (points.float() - x.float()).abs().flatten(1).sum(1)
+    least = (x.float().mean((1, 2, 3)) - 0.2 * 255) * 3072
+    assert (norms >= least * (1 - 1e-3)).all()
+    assert (norms <= least * 1.02).all()
+
+
 def test_epsilons_are_judged_on_one_search():
     case, _ = model_cases.linear()
     search = attacks.MinimalEpsilon(attacks.L2ClipAwareFGM())

@@ -33,6 +33,35 @@ def test_it_finds_the_distance_to_a_linear_boundary_inside_the_box(p):
     assert (found <= high.numpy() * (1.02 if p == 1 else 1.005)).all()
 
 
+@pytest.mark.parametrize("search", [False, True])
+@pytest.mark.parametrize("p", [1, 2, math.inf])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_lets_no_perturbation_pass_that_is_longer_than_epsilon(dtype, p, search):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10)).eval()
+    x = torch.rand(6, 3, 32, 32).to(dtype)
+    labels = network(x.float()).argmax(1)
+    attack = attacks.ClipAwareMinimumNorm(p=p, steps=20)
+    if search:
+        wrapped = attacks.ClipAwareBIM(p=p, steps=5)
+        attack = attacks.MinimalEpsilon(wrapped, max_runs=8, init_attack=attack)
+    raw, _, found = attack(network, x, labels, epsilons=None)
+    norms = torch.linalg.vector_norm((raw.float() - x.float()).flatten(1), ord=p, dim=1)
+    assert found.all()
+    _, cut, success = attack(network, x, labels, epsilons=[0.0, norms.max().item() * 1.01])
+    assert not success[0].any()
+    assert torch.equal(cut[0], x)
+    assert success[1].all()
+
+
+def test_the_call_says_where_early_stop_goes():
+    case, _ = model_cases.linear()
+    with pytest.raises(TypeError, match="early_stop: the call takes it from epsilons; pass it to"):
+        attacks.ClipAwareMinimumNorm()(
+            case.model, case.x, case.labels, epsilons=None, early_stop=0.1
+        )
+
+
 @table.every_backend
 @pytest.mark.parametrize("p", [1, 3, math.inf])
 def test_every_iterate_is_inside_the_box_and_the_nearest_adversarial_one_comes_back(case, p):

@@ -77,6 +77,24 @@ def test_a_function_is_a_model_and_lines_go_to_a_file_too(network, samples, tmp_
     assert "robust accuracy" not in log.read_text().splitlines()[0]
 
 
+def test_eps_may_be_a_fraction(network, samples):
+    adversary = AutoAttack(network, eps="8/255", version="fast", verbose=False)
+    assert adversary.epsilon == torchattacks.FGSM(network, eps="8/255").eps == 8 / 255
+    torchattacks.FGSM(network, eps="8/255")(*samples)
+    with pytest.raises(ValueError, match="eps: expected finite numbers >= 0, got nan"):
+        torchattacks.PGD(network, eps=math.nan)
+
+
+def test_every_module_gets_its_own_mode_back(samples):
+    norm, dropout = torch.nn.BatchNorm1d(192), torch.nn.Dropout()
+    network = torch.nn.Sequential(torch.nn.Flatten(), norm, dropout, torch.nn.Linear(192, 5))
+    norm.eval()  # frozen in fine-tuning
+    before = [module.training for module in network.modules()]
+    torchattacks.FGSM(network)(*samples)
+    assert [module.training for module in network.modules()] == before
+    assert before == [True, True, False, True, True]
+
+
 def test_where_nothing_is_left_no_attack_runs(network, samples, capsys):
     x, _ = samples
     wrong = (network(x).argmax(1) + 1) % 5
@@ -89,6 +107,7 @@ def test_where_nothing_is_left_no_attack_runs(network, samples, capsys):
     ("arguments", "message"),
     [
         ({"norm": "l2"}, "norm: expected one of L1, L2, Linf, got 'l2'"),
+        ({"eps": -1}, "eps: expected finite numbers >= 0, got -1"),
         ({"version": "best"}, "version: expected one of standard, .* got 'best'"),
         ({"attacks_to_run": ["square"]}, "attacks_to_run: version='standard' has its own"),
         ({"is_tf_model": True}, "is_tf_model: expected False"),
