@@ -229,15 +229,27 @@ def test_strength_is_compared_sample_by_sample():
     from experiments.benchmarks.strength_recheck import Pair, table
 
     pair = Pair(("fixed", "digits", 2.0, 0.3), "pgd", "autoattack_apgd", 40)
-    outcomes = np.zeros((2, 20), bool)
+    outcomes = np.ones((2, 20))
 
     def verdict(found):
-        rows = {(cell, 20): found[int(cell.attack != pair.ours)] for cell in pair.cells()}
-        return table([pair], rows, 20)[-1].split(" | ")[3:]
+        both = [np.stack([one, 2 - one]) for one in found]  # accuracy, and loss: 1 or 2
+        rows = {(cell, 20): both[int(cell.attack != pair.ours)] for cell in pair.cells()}
+        accuracy, loss = (table([pair], rows, 20, loss=of)[0].split(" | ") for of in (False, True))
+        assert accuracy[-4:] == loss[-4:]
+        return accuracy[3:]
 
-    assert verdict(outcomes) == ["1.0000", "autoattack_apgd", "1.0000", "1.000", "level |"]
-    outcomes[0, :4] = True  # a coin gives these with chance 1/8, either way
-    assert verdict(outcomes) == ["0.8000", "autoattack_apgd", "1.0000", "0.125", "level |"]
-    outcomes[0, :8] = True  # 2/256
-    assert verdict(outcomes)[-2:] == ["0.008", "better |"]
-    assert verdict(outcomes[::-1])[-2:] == ["0.008", "worse |"]
+    even = ["1.0000", "autoattack_apgd", "1.0000", "0", "0", "1.000", "level |"]
+    assert verdict(outcomes) == even
+    outcomes[0, :4] = 0  # a coin gives these with chance 1/8, either way
+    assert verdict(outcomes) == [
+        "0.8000",
+        "autoattack_apgd",
+        "1.0000",
+        "4",
+        "0",
+        "0.125",
+        "level |",
+    ]
+    outcomes[0, :8] = 0  # 2/256
+    assert verdict(outcomes)[-4:] == ["8", "0", "0.008", "better |"]
+    assert verdict(outcomes[::-1])[-4:] == ["0", "8", "0.008", "worse |"]

@@ -179,7 +179,7 @@ def fixed(model: str, p: float, seed: int, attacks: dict[str, tuple[int, ...]]) 
 
 
 def measure(target: Target, cell: Cell) -> tuple[Row, torch.Tensor]:
-    """One row, and which samples are misclassified; what the attack returns is clipped first."""
+    """One row, and the logits behind it; what the attack returns is clipped first."""
     torch.manual_seed(cell.seed)
     target.model.forwards = target.model.backwards = 0
     started = time.perf_counter()
@@ -206,7 +206,7 @@ def measure(target: Target, cell: Cell) -> tuple[Row, torch.Tensor]:
         backwards=backwards / len(points),
         seconds=seconds,
     )
-    return row, found
+    return row, logits
 
 
 def _ours(name: str, **parameters: Any) -> Run:
