@@ -43,18 +43,21 @@ def train(arguments: argparse.Namespace) -> int:
     try:
         trained = train(training, progress=sys.stdout.isatty())
     except KeyboardInterrupt as interrupt:
-        print(f"carescale: interrupted; {printable(str(interrupt))}", file=sys.stderr)
+        how = f"; {printable(str(interrupt))}" if interrupt.args else " before the first epoch"
+        print(f"carescale: interrupted{how}", file=sys.stderr)
         return INTERRUPTED
     if os.environ.get("RANK", "0") != "0":  # one of torchrun's processes speaks
         return 0
     about, last = trained.about, trained.epochs[-1]
+    own = training.model._target_ or training.data._target_
+    flag = " --allow-code" if own else ""
     print_lines(
         make_console(),
         f"{about['architecture']}, {about['recipe']['name']}: epoch {about['epoch']} of"
         f" {last.epoch}, held out {about['accuracy']:.3f}, perturbed"
         f" {about['perturbed_accuracy']:.3f}",
         str(trained.weights),
-        f"evaluate it with: carescale evaluate {shlex.quote(str(trained.folder))}",
+        f"evaluate it with: carescale evaluate {shlex.quote(str(trained.folder))}{flag}",
     )
     return 0
 

@@ -59,7 +59,7 @@ examples:
       on noise of exactly epsilon, until the loss no longer decreases
   carescale train recipe=pgd-at recipe.p=inf recipe.eps=0.03 model=resnet18 data=cifar10
       config groups: model, data, recipe, optimizer, schedule, tracking
-  carescale train output=runs/mine
+  carescale train runs/mine/config.yaml output=runs/mine
       resume an interrupted training in that folder
   carescale train --print-config
       all keys and their values, as a file to start from

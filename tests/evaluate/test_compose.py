@@ -423,6 +423,7 @@ def test_an_entry_of_a_defaults_list_that_means_nothing_is_one_line(tmp_path, en
         ("epsilons.L2=0.5", "epsilons.L2: 0.5 is not a list; write [0.5]"),
         ("epsilons.L2=[]", "epsilons.L2: the list is empty"),
         ("epsilons.L2=[0.5", "the override 'epsilons.L2=[0.5' does not parse"),
+        ("data.classes=[Größe]", "quotes around a text of more than a-z, 0-9 and _-./"),
         ("epsilons.L2=[1,1.0]", "epsilons.L2: [1.0, 1.0] holds an epsilon twice"),
         ("executor.retries=-1", "executor.retries: -1 is less than 0"),
         ("attacks.foolbox_l2_pdg.steps=3", "did you mean 'foolbox_l2_pgd'"),

@@ -232,6 +232,14 @@ def test_torchvisions_data_sets_that_cut_images_to_8_bits_are_read_in_full_depth
         load_data(config)
 
 
+def test_a_pgm_of_16_bits_is_scaled_like_a_png(tmp_path):
+    (tmp_path / "cat").mkdir()
+    head = b"P5 4 4 65535\n"
+    (tmp_path / "cat" / "1.pgm").write_bytes(head + grey_steps().astype(">u2").tobytes())
+    images = load_data(DataConfig("folder", root=str(tmp_path))).images
+    assert np.allclose(images[0, 1], grey_steps() / 65535, atol=1e-6)
+
+
 def test_images_of_floats_are_taken_as_they_are_in_0_to_1_and_named_otherwise(tmp_path):
     (tmp_path / "cat").mkdir()
     floats = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
@@ -274,6 +282,16 @@ def test_folders_named_by_other_numbers_than_their_labels_are_warned_about(tmp_p
     with pytest.warns(EvaluationWarning, match="labels are 0 for '3', 1 for '7', 2 for '20'; name"):
         data = load_data(dataclasses.replace(config, classes=[7]))
     assert np.allclose(data.images * 255, 7)
+
+
+def test_a_class_that_is_a_number_is_the_folder_of_that_number(tmp_path):
+    # YAML reads 002 as the number 2
+    config = folder_of(tmp_path, **{f"00{n}": Image.new("L", (2, 2), n) for n in (1, 2, 3)})
+    with pytest.warns(EvaluationWarning, match="labels are 0 for '001'"):
+        data = load_data(dataclasses.replace(config, classes=[2]))
+        with pytest.raises(UserError, match="has no class 0"):
+            load_data(dataclasses.replace(config, classes=[0]))
+    assert np.allclose(data.images * 255, 2)
 
 
 @pytest.mark.parametrize(

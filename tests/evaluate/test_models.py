@@ -31,7 +31,7 @@ from foolbox_carescale.evaluate.models.loading import (
     resolve_model,
 )
 from foolbox_carescale.evaluate.models.weights import read_state
-from foolbox_carescale.evaluate.runner.resolve import resolve
+from foolbox_carescale.evaluate.runner.resolve import resolve, view_of
 
 
 class Mean(torch.nn.Module):
@@ -194,6 +194,13 @@ def test_the_config_has_the_last_word_on_size_and_interpolation(downloaded):
     run, loaded = resolve(evaluation)
     assert loaded.shape == (3, 64, 64)
     assert (run.data.resize, run.data.interpolation) == (None, "bicubic")
+
+
+def test_another_size_keeps_the_interpolation_of_the_weights():
+    view = view_of(DataConfig(size=64), ModelConfig("swin_t", "DEFAULT"))
+    assert (view.size, view.resize, view.interpolation) == (64, None, "bicubic")
+    own = DataConfig(size=64, resize=80, interpolation="nearest")
+    assert view_of(own, ModelConfig("swin_t", "DEFAULT")) == own
 
 
 def test_weights_for_other_classes_than_the_datas_are_warned_about(downloaded):
@@ -636,6 +643,27 @@ def test_wrappers_of_a_state_dict_are_opened_and_prefixes_left_out(tmp_path, key
     assert read_back.keys() == state.keys()
     said = [record for record in caplog.records if "left out" in record.message]
     assert len(said) == bool(prefix)
+
+
+class Wrapper(torch.nn.Module):
+    def __init__(self, depth):
+        super().__init__()
+        self.model = Wrapper(depth - 1) if depth else torch.nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.model(x.flatten(1))
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_weights_fit_a_module_in_which_a_prefix_is_its_own(tmp_path, depth, prefix):
+    state, path = Wrapper(depth).state_dict(), tmp_path / "w.pt"
+    torch.save({prefix + name: value for name, value in state.items()}, path)
+    target = ModelConfig(_target_=f"{__name__}.Wrapper", params={"depth": depth}, weights=str(path))
+    model, _ = load_model(target)
+    held = module_of(model).state_dict()
+    assert all(torch.equal(held[name], state[name]) for name in state)
+    assert held.keys() == state.keys()
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])

@@ -179,6 +179,18 @@ def test_the_browser_shows_images_of_the_sample_that_was_chosen(visit, real):
     assert page.locator(".gallery figure").count() == 4
 
 
+def test_each_run_says_over_which_samples_it_is_compared(visit, tmp_path):
+    runs = [
+        synthetic.run(tmp_path / name, samples=samples)
+        for name, samples in (("first", 50), ("second", 50), ("third", 30))
+    ]
+    write_report(*runs, output=tmp_path / "report")
+    page = visit(tmp_path / "report" / "report.html")
+    text = page.locator("section:visible", has_text="Robust accuracy minus that of").inner_text()
+    assert "(second over the 50 samples that both have, paired)" in text
+    assert "(third over the 30 samples that both have, paired)" in text
+
+
 def test_runs_are_compared_with_intervals(visit, real):
     page = visit(real / "both" / "report.html")
     text = page.locator(

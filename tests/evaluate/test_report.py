@@ -394,6 +394,11 @@ def test_runs_of_other_samples_are_compared_without_pairs(results, tmp_path):
     )
     (one,) = differences(aggregate([results, other]))
     assert not one.paired
+    stream = io.StringIO()
+    print_comparison([results, results, other], Console(file=stream, width=120))
+    lines = stream.getvalue().splitlines()[-2:]
+    assert lines[0].endswith("(2): over the same samples, paired")
+    assert lines[1].endswith("other (3): of different samples, not paired")
 
 
 def test_comparing_runs_that_share_no_attack_is_an_error_of_one_line(results, tmp_path):

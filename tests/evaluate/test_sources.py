@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from foolbox_carescale.evaluate import (
     DataConfig,
     Evaluation,
+    EvaluationWarning,
     ModelConfig,
     UserError,
     evaluate,
@@ -354,7 +355,8 @@ def carrying(tensors=False):
 
 def test_a_module_of_ones_own_may_carry_mean_and_std():
     images, target = torch.rand(2, 1, 4, 4), f"{__name__}.carrying"
-    model, config = load_model(ModelConfig(_target_=target))
+    with pytest.warns(EvaluationWarning, match=r"carries, \[0\.5\] and \[0\.25\].* zeros and ones"):
+        model, config = load_model(ModelConfig(_target_=target))
     assert (config.mean, config.std) == ([0.5], [0.25])
     assert torch.equal(model(images), ((images - 0.5) / 0.25).flatten(1)[:, :2])
     own, config = load_model(ModelConfig(_target_=target, params={"tensors": True}))

@@ -228,7 +228,7 @@ def test_a_folder_that_evaluate_cannot_take_a_model_from_is_one_line(tmp_path):
     with pytest.raises(UserError, match="is a folder without a training"):
         load_evaluation(tmp_path)
     (tmp_path / "train.json").touch()
-    with pytest.raises(UserError, match="has not ended; resume it with carescale train output="):
+    with pytest.raises(UserError, match=r"has not ended; resume it with .*config\.yaml output="):
         load_evaluation(tmp_path)
     (tmp_path / "weights.safetensors").touch()
     for text in (None, "model: 3", "[]", "model: {}"):

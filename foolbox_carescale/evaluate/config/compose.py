@@ -211,7 +211,8 @@ def parse_override(override: str, spec: ConfigSpec = EVALUATION) -> Override:
             parsed = parser.parse_override(f"{key}='{quoted}'")
     except HydraException as error:
         raise UserError(
-            f"the override {override!r} does not parse; write key=value, and lists as [1,2]"
+            f"the override {override!r} does not parse; write key=value, lists as [1,2], and quotes"
+            " around a text of more than a-z, 0-9 and _-./, as in \"data.classes=['Füße']\""
         ) from error
     except (ValueError, RecursionError):  # Python's, of thousands of digits or brackets
         raise UserError(f"the override {override[:60]!r}... is too long or too deep") from None

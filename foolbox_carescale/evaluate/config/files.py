@@ -63,7 +63,8 @@ def read_training(folder: Path) -> Tree:
         )
     if not (folder / WEIGHTS).is_file():
         raise UserError(
-            f"{folder}: the training has not ended; resume it with carescale train output={folder}"
+            f"{folder}: the training has not ended; resume it with carescale train"
+            f" {folder / 'config.yaml'} output={folder}"
         )
     path = folder / "config.yaml"
     try:

@@ -147,8 +147,8 @@ class DataConfig(TargetArguments):
     ``train/{000..127}.tar``, ``a/*.tar::b/*.tar`` or a directory.
     """
     size: Count | None = None
-    """Height and width in pixels, cropped from the centre. None takes it, with ``resize`` and
-    ``interpolation``, from the model's named weights; others do not change the images.
+    """Height and width in pixels, cropped from the centre. None takes it, with ``resize``, from the
+    model's named weights; others do not change the images.
     """
     seed: Seed = 0
     """Seed of the draw of samples, if the data hold more than ``samples``."""
@@ -164,13 +164,15 @@ class DataConfig(TargetArguments):
     image's shape; None takes ``size``.
     """
     interpolation: Interpolation | None = None
-    """``bilinear``, ``bicubic``, ``nearest``, ...; None takes bilinear."""
+    """``bilinear``, ``bicubic``, ``nearest``, ...; None takes that of the model's named weights, or
+    bilinear.
+    """
     index: PathText | None = None
     """A text file with one sample per line: its place in the data set, as in the column
     ``sample`` of the results. Only these are taken, in this order.
     """
     classes: list[Integer | str] | None = None
-    """Only samples of these classes, by number or by name; a folder's number is its name."""
+    """Only samples of these classes, by number or by name; where names are numbers, by name."""
     on_error: Literal["raise", "skip"] = "raise"
     """An image that cannot be read: ``raise`` computes the batches without any, and then ends with
     its error; ``skip`` leaves it out of all numbers, with a warning.

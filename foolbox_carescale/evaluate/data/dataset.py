@@ -378,7 +378,12 @@ def _class_number(source: Source, value: int | str) -> int:
     if str(value) in names:
         return names[str(value)]
     known = source.num_classes or np.inf
-    if re.fullmatch(r"\d{1,18}", str(value)) and int(value) < known:
-        return int(value)
+    if re.fullmatch(r"\d{1,18}", str(value)):
+        # YAML reads the name 002 as the number 2
+        numbers = {int(name): k for name, k in names.items() if re.fullmatch(r"\d{1,18}", name)}
+        if int(value) in numbers:
+            return numbers[int(value)]
+        if not numbers and int(value) < known:
+            return int(value)
     valid = nearest(str(value), names) if names else f"give numbers below {source.num_classes}"
     raise UserError(f"data.classes: {source.name} has no class {value!r}; {valid}")

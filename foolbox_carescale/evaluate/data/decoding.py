@@ -110,8 +110,8 @@ def _deep_rgb(image: Any) -> Images:
     grey = np.asarray(image).astype(np.float32)
     if image.mode != "F":
         grey /= np.float32(65535)
-    # PNG has no more than 16 bits
-    if (image.mode == "I" and image.format != "PNG") or not 0 <= grey.min() <= grey.max() <= 1:
+    known = image.mode != "I" or image.format in ("PNG", "PPM")  # of no more than 16 bits
+    if not known or not 0 <= grey.min() <= grey.max() <= 1:
         raise SampleError(
             f"data: {getattr(image, 'filename', None) or 'an image'} has 32 bits per pixel, whose"
             " scale is unknown; save it with 8 or 16 bits, or as floats in [0, 1]"

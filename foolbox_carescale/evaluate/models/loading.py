@@ -15,7 +15,7 @@ from foolbox.models import Model, PyTorchModel
 from ...attacks.model import module_of
 from ..config.types import ModelConfig
 from ..config.validation import expand_path
-from ..errors import LOGGER, EvaluationWarning, UserError, warn
+from ..errors import EvaluationWarning, UserError, warn
 from .outputs import adapt_module
 from .sources import source_of, torchvision
 from .sources.preset import Preset
@@ -119,7 +119,7 @@ def build_network(
             raise UserError(
                 f"model._target_: {config._target_} returned a Foolbox model; return its module"
             )
-        mean, std = _carried(network, str(config._target_))
+        mean, std = _carried(network, config)
     else:
         config = resolve_model(config, data=data, num_classes=num_classes)
         network, preset = _named_model(config, num_classes)
@@ -173,15 +173,24 @@ def _from_target(config: ModelConfig) -> tuple[Any, ModelConfig]:
     )
 
 
-def _carried(network: torch.nn.Module, name: str) -> tuple[list[float] | None, list[float] | None]:
+def _carried(
+    network: torch.nn.Module, config: ModelConfig
+) -> tuple[list[float] | None, list[float] | None]:
     """Return the lists of numbers ``mean`` and ``std`` that a user's own module carries.
 
-    Tensors are what a module computes with itself.
+    Tensors are what a module computes with itself. It may do so with lists, too, which nobody can
+    tell from here.
     """
     mean, std = ([*map(float, v)] if _are_numbers(v) else None for v in _mean_and_std(network))
-    if mean is None or std is None:
+    if mean is None or std is None or (config.mean is not None and config.std is not None):
         return None, None
-    LOGGER.info("model.mean and model.std are those that %s carries: %s, %s", name, mean, std)
+    warn(
+        EvaluationWarning(
+            f"model.mean and model.std are those that {config._target_} carries, {mean} and {std}",
+            "give both in the config; zeros and ones if the model normalises its images itself",
+        ),
+        stacklevel=4,
+    )
     return mean, std
 
 

@@ -136,13 +136,15 @@ def _without_prefix(path: Path, state: dict[str, torch.Tensor]) -> dict[str, tor
 
 
 def load_into(module: torch.nn.Module, path: Path) -> None:
-    """Load a file into a user's own module, in which a prefix may be a part of its own.
+    """Load a file into a user's own module, whose own names may begin with a prefix.
 
     Raises:
         RuntimeError: They do not fit.
     """
     state, names = read_state(path), set(module.state_dict())
-    prefixed = ({f"{p}{name}": value for name, value in state.items()} for p in PREFIXES)
+    first = next(iter(state), "")
+    own = (name.removesuffix(first) for name in names if name.endswith(first))
+    prefixed = ({f"{prefix}{name}": value for name, value in state.items()} for prefix in own)
     module.load_state_dict(next((one for one in prefixed if one.keys() == names), state))
 
 

@@ -131,11 +131,13 @@ def print_comparison(results: Sequence[Results], console: Console) -> None:
             f"{one.low:+.3f} to {one.high:+.3f}",
         )
     console.print(table)
-    pairs = {one.paired for one in found}
-    console.print(
-        "over the same samples, paired" if pairs == {True} else "of different samples, not paired",
-        highlight=False,
-    )
+    paired = {one.run: one.paired for one in found}
+    texts = {True: "over the same samples, paired", False: "of different samples, not paired"}
+    for kind in (True, False):
+        names = ", ".join(name for name, is_paired in paired.items() if is_paired is kind)
+        if names:
+            which = "" if len(set(paired.values())) == 1 else f"{_plain(names)}: "
+            console.print(f"{which}{texts[kind]}", highlight=False)
 
 
 def _plain(text: str) -> str:

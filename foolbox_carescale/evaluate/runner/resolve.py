@@ -43,13 +43,15 @@ def resolve(evaluation: Evaluation) -> tuple[Evaluation, Data]:
 
 
 def view_of(data: DataConfig, model: ModelConfig) -> DataConfig:
-    """Return the data in the size and interpolation of the weights, unless a size is given."""
-    preset = preset_of(model) if data.size is None else None
+    """Return the data in the size and interpolation of the weights, where the config has none."""
+    preset = preset_of(model)
     if preset is None or preset.size is None:
         return data
+    # another size is not cropped from the side that the weights' size is cropped from
+    resize = data.resize or (preset.resize if data.size is None else None)
     return dataclasses.replace(
         data,
-        size=preset.size,
-        resize=data.resize or preset.resize,
+        size=data.size or preset.size,
+        resize=resize,
         interpolation=data.interpolation or preset.interpolation,
     )

@@ -122,9 +122,16 @@ const differenceTable = (norm) => {
       return { node: [number, html("small", {}, `${fixed(d.low, 2)} to ${fixed(d.high, 2)}`)], value: d.value };
     }),
   ]);
-  const paired = found.every((d) => d.paired)
-    ? ` over the ${found[0].n} samples that both have, paired`
-    : ", not paired: the samples differ";
+  const kinds = new Map(
+    found.map((d) => [
+      d.run,
+      d.paired ? ` over the ${d.n} samples that both have, paired` : ", not paired: the samples differ",
+    ]),
+  );
+  const paired =
+    new Set(kinds.values()).size === 1
+      ? [...kinds.values()][0]
+      : [...kinds].map(([run, kind]) => ` (${run}${kind})`).join("");
   return card(
     `Robust accuracy minus that of ${base}`,
     `With Newcombe’s 95% interval${paired}. Coloured where the interval excludes 0; ` +
