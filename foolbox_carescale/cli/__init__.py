@@ -10,8 +10,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ..evaluate.errors import LOGGER, EvaluationWarning, StorageError, UserError
-from .console import CANNOT_STORE, WRONG_INPUT
+from ..evaluate.errors import LOGGER, EvaluationWarning, StorageError, UserError, printable
+from .console import CANNOT_STORE, INTERRUPTED, WRONG_INPUT
 from .output import guarded
 from .parser import parse
 
@@ -47,6 +47,10 @@ def _run(given: list[str]) -> int:
         for line in str(error).split("\n"):
             print(f"carescale: error: {line}", file=sys.stderr)
         return CANNOT_STORE if isinstance(error, StorageError) else WRONG_INPUT
+    except KeyboardInterrupt as interrupt:  # also while PyTorch is imported
+        how = f"; {printable(str(interrupt))}" if interrupt.args else ""
+        print(f"carescale: interrupted{how}", file=sys.stderr)
+        return INTERRUPTED
 
 
 @contextlib.contextmanager

@@ -12,10 +12,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..evaluate.errors import UserError, nearest, printable
+from ..evaluate.errors import UserError, nearest
 from .console import (
     CLAIM_FAILS,
-    INTERRUPTED,
     files_in_one_line,
     make_console,
     print_lines,
@@ -40,12 +39,7 @@ def train(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in evaluate
     from ..training.trainer import train
 
-    try:
-        trained = train(training, progress=sys.stdout.isatty())
-    except KeyboardInterrupt as interrupt:
-        how = f"; {printable(str(interrupt))}" if interrupt.args else " before the first epoch"
-        print(f"carescale: interrupted{how}", file=sys.stderr)
-        return INTERRUPTED
+    trained = train(training, progress=sys.stdout.isatty())
     if os.environ.get("RANK", "0") != "0":  # one of torchrun's processes speaks
         return 0
     about, last = trained.about, trained.epochs[-1]

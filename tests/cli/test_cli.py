@@ -452,3 +452,12 @@ def test_a_run_may_be_started_from_any_thread(config, tmp_path):
         command = ["evaluate", "--quiet", config, "samples=1", f"output={tmp_path / 'run'}"]
         assert pool.submit(main, command).result() == 0
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_ctrl_c_is_one_line_in_any_command(monkeypatch, capsys):
+    def interrupted(*arguments, **keywords):
+        raise KeyboardInterrupt("the same command resumes")
+
+    monkeypatch.setattr("foolbox_carescale.cli.commands.require_extra", interrupted)
+    assert main(["report", "run"]) == 130
+    assert capsys.readouterr().err == "carescale: interrupted; the same command resumes\n"
