@@ -155,6 +155,7 @@ def test_another_config_is_refused_with_the_keys_that_differ(tmp_path, changes, 
     with pytest.raises(UserError, match="holds a run with another config") as caught:
         evaluate(tiny(folder, **changes))
     assert all(word in str(caught.value) for word in words), caught.value
+    assert str(caught.value).endswith(f"{folder}/config.yaml --allow-code")  # a function of ours
     assert "\n" not in str(caught.value)
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
 

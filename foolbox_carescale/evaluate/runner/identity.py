@@ -107,7 +107,7 @@ def reconcile(evaluation: Evaluation, record: Mapping[str, Any], folder: Path) -
         if now.get(key, missing) not in (asked.get(key, missing), resolved.get(key, missing))
     ]
     if different:
-        _refuse([_described(key, asked, now) for key in different], folder)
+        _refuse(different, asked, now, folder)
     order = [label for label in record["resolved"]["attacks"] if label in evaluation.attacks]
     evaluation = dataclasses.replace(
         evaluation, attacks={label: evaluation.attacks[label] for label in order}
@@ -153,7 +153,7 @@ def check_config(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
         if before.get(key, missing) != after.get(key, missing)
     ]
     if different:
-        _refuse([_described(key, before, after) for key in different], folder)
+        _refuse(different, before, after, folder)
 
 
 def check_same_model(then: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
@@ -286,13 +286,17 @@ def _described(key: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> str
     return f"{shown} is {then[key]!r} there and {now[key]!r} here"
 
 
-def _refuse(differences: list[str], folder: Path) -> None:
-    more = f"; {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+def _refuse(
+    different: list[str], then: Mapping[str, Any], now: Mapping[str, Any], folder: Path
+) -> None:
+    more = f"; {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
+    runs_code = any(key.endswith("._target_") and then[key] is not None for key in then)
     raise UserError(
         f"output: {folder} holds a run with another config: "
-        + "; ".join(differences[:_SHOWN])
+        + "; ".join(_described(key, then, now) for key in different[:_SHOWN])
         + more
         + f"; choose another folder, or continue that run with {folder / 'config.yaml'}"
+        + (" --allow-code" if runs_code else "")
     )
 
 
