@@ -187,8 +187,8 @@ def test_each_run_says_over_which_samples_it_is_compared(visit, tmp_path):
     write_report(*runs, output=tmp_path / "report")
     page = visit(tmp_path / "report" / "report.html")
     text = page.locator("section:visible", has_text="Robust accuracy minus that of").inner_text()
-    assert "(second over the 50 samples that both have, paired)" in text
-    assert "(third over the 30 samples that both have, paired)" in text
+    for run in ("interval: second over the 50", "paired; third over the 30"):
+        assert f"{run} samples that both have, paired" in text
 
 
 def test_runs_are_compared_with_intervals(visit, real):

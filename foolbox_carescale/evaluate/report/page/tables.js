@@ -131,7 +131,7 @@ const differenceTable = (norm) => {
   const paired =
     new Set(kinds.values()).size === 1
       ? [...kinds.values()][0]
-      : [...kinds].map(([run, kind]) => ` (${run}${kind})`).join("");
+      : `: ${[...kinds].map(([run, kind]) => run + kind).join("; ")}`;
   return card(
     `Robust accuracy minus that of ${base}`,
     `With Newcombe’s 95% interval${paired}. Coloured where the interval excludes 0; ` +
