@@ -118,10 +118,8 @@ def behind_in_loss(results: Results) -> list[Pair]:
         for steps in (strength.STEPS, strength.LONG):
             for ours in strength_report.STEEPEST:
                 pair = results.pair(setting, ours, "autoattack_apgd", steps)
-                if pair and setting[1] != "imagenet":
-                    mine, theirs = (mean(row.loss for row in rows) for rows in pair)
-                    if mine < theirs * (1 - strength_report.SAME):
-                        found.append(Pair(setting, ours, "autoattack_apgd", steps))
+                if pair and setting[1] != "imagenet" and not strength_report.no_lower_loss(*pair):
+                    found.append(Pair(setting, ours, "autoattack_apgd", steps))
     return found
 
 

@@ -44,8 +44,8 @@ class ClipAwareDistance(LpDistance):
 
     Args:
         p: Order of the norm.
-        made_at_epsilon: Whether perturbations were made epsilon long, so that one in half precision
-            is longer by its rounding at most. That of a minimisation may be longer for good.
+        made_at_epsilon: Whether the attack made perturbations of norm epsilon, so that one in half
+            precision exceeds it by rounding only. A minimum-norm attack did not.
     """
 
     def __init__(self, p: float, *, made_at_epsilon: bool = True) -> None:

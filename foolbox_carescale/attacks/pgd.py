@@ -68,8 +68,8 @@ class ClipAwareGradientAttack(ClipAwareAttack):
             2018, arXiv 1710.06081).
         random_start: Start from noise instead of the input, at the first radius.
         constraint: "sphere" keeps every iterate at exactly epsilon, "ball" at most epsilon away.
-            An iterate that is the input itself has no direction in which to grow, and stays so:
-            where all gradients are 0, or push only against bounds that the input touches.
+            An iterate that is the input itself has no direction and stays there. This happens if
+            all gradients are 0, or push only against bounds that the input touches.
         keep: "best" returns, per input, the adversarial iterate with the highest loss (any
             iterate with the highest loss if none is adversarial); "last" returns the last one.
         sparsity: For p = 1, the share of the coordinates that one step moves, those with the
