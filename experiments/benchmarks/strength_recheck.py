@@ -83,10 +83,10 @@ def main(arguments: list[str] | None = None) -> None:
         row, logits = strength.measure(target, cell)
         losses = torch.nn.functional.cross_entropy(logits, target.labels, reduction="none")
         outcomes = torch.stack([logits.argmax(-1) == target.labels, losses]).double().numpy()
-        known[cell, options.samples] = outcomes
         append(path, cell, outcomes)
         print(f"{cell}: {row.robust_accuracy:.3f}, {row.seconds:.1f} s", file=sys.stderr)
-    text = "\n".join(page(pairs, of_loss, known, options.samples)) + "\n"
+    # of the file, which rounds losses: so that rendering it again gives the same page
+    text = "\n".join(page(pairs, of_loss, read(path), options.samples)) + "\n"
     (options.output / "strength_recheck.md").write_text(text, encoding="utf-8")
     print(text)
 
@@ -146,7 +146,7 @@ def append(path: Path, cell: strength.Cell, outcomes: npt.NDArray[np.float64]) -
         if new:
             writer.writerow([*vars(cell), "misclassified", "losses"])
         digits = "".join(str(1 - int(right)) for right in outcomes[0])
-        losses = " ".join(f"{loss:.4g}" for loss in outcomes[1])
+        losses = " ".join(f"{loss:.6g}" for loss in outcomes[1])
         writer.writerow([*vars(cell).values(), digits, losses])
 
 
